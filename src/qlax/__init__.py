@@ -1,0 +1,58 @@
+"""qlax: deep Q-learning without replay or target network (PQN), whole training runs compiled by JAX.
+
+The public names; each is imported when it is first used, so that `import qlax` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qlax import pqn as pqn
+    from qlax.agent import Agent as Agent
+    from qlax.agent import load as load
+    from qlax.config import Config as Config
+    from qlax.envs import make as make
+    from qlax.envs.vec import Vec as Vec
+    from qlax.networks import QNetwork as QNetwork
+    from qlax.returns import q_lambda as q_lambda
+    from qlax.trainer import Result as Result
+    from qlax.trainer import resume as resume
+    from qlax.trainer import train as train
+    from qlax.types import Env as Env
+    from qlax.types import Network as Network
+    from qlax.types import Step as Step
+    from qlax.types import UserError as UserError
+    from qlax.types import check_env as check_env
+
+_HOME = {
+    "Agent": "agent",
+    "Config": "config",
+    "Env": "types",
+    "Network": "types",
+    "QNetwork": "networks",
+    "Result": "trainer",
+    "Step": "types",
+    "UserError": "types",
+    "Vec": "envs.vec",
+    "check_env": "types",
+    "load": "agent",
+    "make": "envs",
+    "q_lambda": "returns",
+    "resume": "trainer",
+    "train": "trainer",
+}
+
+__all__ = [*_HOME, "pqn"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "pqn":
+        return importlib.import_module("qlax.pqn")
+    if name not in _HOME:
+        raise AttributeError(f"module 'qlax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"qlax.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

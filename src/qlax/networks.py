@@ -1,0 +1,195 @@
+"""Q-networks: encoders, memories and the normalisation that replaces the target network.
+
+Axes: L steps of a segment, B rows of a batch, then features; A actions.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qlax.types import PyTree, UserError
+
+Norm = Literal["layer", "batch", "batch_renorm", "none"]
+Memory = Literal["none", "lstm", "gru"]
+Encoder = Literal["mlp", "cnn"]
+
+CELLS = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
+HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (256, 256), "cnn": (128,)}  # the paper's, for classic control and MinAtar
+
+
+class QNetwork(nn.Module):
+    """Encoder, memory if any, and a linear head; satisfies `qlax.types.Network`.
+
+    Attributes:
+      num_actions: A.
+      encoder: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16 features first, as for MinAtar.
+      hidden: widths of the dense layers; the memory is as wide as the last.
+      norm: before every activation. "none" is for ablations: nothing else stabilises the learning.
+      input_norm: of the observation.
+      memory: "none", or the cell between encoder and head.
+      dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
+      axis_name: of the mapped axis over which batch statistics are shared.
+    """
+
+    num_actions: int
+    encoder: Encoder = "mlp"
+    hidden: tuple[int, ...] = (256, 256)
+    norm: Norm = "layer"
+    input_norm: Norm = "none"
+    memory: Memory = "none"
+    dueling: bool = False
+    axis_name: str | None = None
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it has a memory, and so learns from segments of the whole rollout."""
+        return self.memory != "none"
+
+    def initial_memory(self, batch: int) -> PyTree:
+        """Zeros, each leaf `[batch, hidden[-1]]`; `()` without memory."""
+        if not self.recurrent:
+            return ()
+        cell = CELLS[self.memory](self.hidden[-1], parent=None)
+        return cell.initialize_carry(jax.random.key(0), (batch, self.hidden[-1]))
+
+    @nn.compact
+    def __call__(self, memory: PyTree, obs: jax.Array, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
+        """`obs [L, B, ...]`, `first [L, B]` -> `q [L, B, A]` float32, memory after the last step."""
+        length, batch = first.shape
+        x = obs.reshape(length * batch, *obs.shape[2:])
+        x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+        if self.encoder == "mlp":
+            x = x.reshape(length * batch, -1)
+        x = self._normalise(self.input_norm, x, train)
+        kernel_init = nn.initializers.lecun_normal()
+        if self.encoder == "cnn":
+            kernel_init = nn.initializers.he_normal()
+            x = nn.relu(self._normalise(self.norm, Convolution(16, kernel_init=kernel_init)(x), train))
+            x = x.reshape(length * batch, -1)
+        for width in self.hidden:
+            x = nn.relu(self._normalise(self.norm, nn.Dense(width, kernel_init=kernel_init)(x), train))
+        x = x.reshape(length, batch, -1)
+        if self.recurrent:
+            x, memory = self._remember(memory, x, first)
+        q = nn.Dense(self.num_actions)(x)
+        if self.dueling:
+            q = nn.Dense(1)(x) + q - q.mean(-1, keepdims=True)
+        return q, memory
+
+    def _remember(self, memory: PyTree, x: jax.Array, first: jax.Array) -> tuple[jax.Array, PyTree]:
+        """Output of the cell `[L, B, H]`, begun anew wherever an episode does, and its memory after the last step."""
+
+        def step(cell, memory, inputs):
+            x, first = inputs
+            return cell(jax.tree.map(lambda m: jnp.where(first[:, None], 0.0, m), memory), x)
+
+        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+        memory, x = scan(CELLS[self.memory](self.hidden[-1], name="memory_cell"), memory, (x, first))
+        return x, memory
+
+    def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
+        match norm:
+            case "layer":
+                return nn.LayerNorm()(x)
+            case "batch":
+                return nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)(x)
+            case "batch_renorm":
+                return BatchRenorm(axis_name=self.axis_name)(x, train)
+        return x
+
+
+class Convolution(nn.Module):
+    """A 3 x 3 convolution of stride 1 without padding.
+
+    The arithmetic is `nn.Conv`'s. XLA compiles a convolution inside a loop on the CPU to code five
+    times slower than outside; there it is one matrix product over shifted slices instead.
+    """
+
+    features: int
+    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` -> `[B, H - 2, W - 2, features]`."""
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        height, width = x.shape[1] - 2, x.shape[2] - 2
+
+        def shifted_slices(x, kernel):
+            shifts = [(i, j) for i in range(3) for j in range(3)]
+            patches = jnp.concatenate([x[:, i : i + height, j : j + width] for i, j in shifts], axis=-1)
+            return patches @ kernel.reshape(-1, self.features)
+
+        def convolution(x, kernel):
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+        return jax.lax.platform_dependent(x, kernel, cpu=shifted_slices, default=convolution) + bias
+
+
+class BatchRenorm(nn.Module):
+    """Batch normalisation whose training output follows the running statistics, within limits.
+
+    The limits widen with the number of gradient steps as in the paper: plain batch normalisation for
+    5,000 steps, then r up to 3 at 40,000 and d up to 5 at 25,000.
+
+    Source: Ioffe, "Batch renormalization", 2017, arXiv:1702.03275, algorithm 1 and section 4.
+    """
+
+    momentum: float = 0.99
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """`x [..., F]`; statistics are over all axes but the last."""
+        features = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        var = self.variable("batch_stats", "var", jnp.ones, features)
+        steps = self.variable("batch_stats", "steps", jnp.zeros, (), jnp.int32)
+        scale = self.param("scale", nn.initializers.ones_init(), features)
+        bias = self.param("bias", nn.initializers.zeros_init(), features)
+        sigma = jnp.sqrt(var.value + self.epsilon)
+        if not train:
+            return (x - mean.value) / sigma * scale + bias
+
+        axes = tuple(range(x.ndim - 1))
+        batch_mean = self._over_devices(x.mean(axes))
+        batch_var = self._over_devices(jnp.square(x - batch_mean).mean(axes))
+        batch_sigma = jnp.sqrt(batch_var + self.epsilon)
+        r_max = 1 + 2 * jnp.clip((steps.value - 5_000) / 35_000, 0.0, 1.0)
+        d_max = 5 * jnp.clip((steps.value - 5_000) / 20_000, 0.0, 1.0)
+        r = jax.lax.stop_gradient(jnp.clip(batch_sigma / sigma, 1 / r_max, r_max))
+        d = jax.lax.stop_gradient(jnp.clip((batch_mean - mean.value) / sigma, -d_max, d_max))
+        mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+        var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        steps.value = steps.value + 1
+        return ((x - batch_mean) / batch_sigma * r + d) * scale + bias
+
+    def _over_devices(self, x: jax.Array) -> jax.Array:
+        return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
+
+
+def default_encoder(obs: Any) -> Encoder:
+    """The encoder that fits one member's observation: "cnn" for three axes, else "mlp".
+
+    Args:
+      obs: array, or its shape and dtype, without the axes N and M.
+
+    Raises:
+      UserError: no encoder of ours understands it.
+    """
+    if not hasattr(obs, "dtype"):
+        kind = type(obs).__name__
+        raise UserError(
+            f"observation is a {kind} of arrays, which needs a network of your own: --network my_module:MyNetwork"
+        )
+    is_image = obs.dtype == jnp.uint8 and len(obs.shape) == 3
+    if not (is_image or obs.dtype == bool or jnp.issubdtype(obs.dtype, jnp.floating)):
+        raise UserError(
+            f"observation is {obs.dtype}{list(obs.shape)}; expected bool, float, or uint8 with three axes (an image): "
+            "let the environment deliver categories one-hot and counts as float"
+        )
+    return "cnn" if len(obs.shape) == 3 else "mlp"

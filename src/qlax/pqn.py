@@ -1,0 +1,311 @@
+"""PQN: online Q(lambda) in many environments at once, without replay and without a target network.
+
+One `update` is: act for T steps in N environments (`rollout`), turn what happened into Q(lambda)
+targets, and fit Q to them with a few epochs of minibatch gradient descent (`learn`).
+
+Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions.
+The network is trained on segments of L consecutive steps: L = T if it has memory, else L = 1.
+
+Source: Gallici et al., "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from qlax.returns import q_lambda
+from qlax.types import Network, PyTree, Step, UserError, strong
+
+
+class Hyper(NamedTuple):
+    """Scalars that may be traced: `jax.vmap` over them, or change them while training."""
+
+    learning_rate: float | jax.Array = 5e-4  # at the start
+    learning_rate_end: float | jax.Array = 0.0  # at the end, as a fraction of learning_rate; 1 is constant
+    gamma: float | jax.Array = 0.99
+    lam: float | jax.Array = 0.65
+    epsilon_start: float | jax.Array = 1.0
+    epsilon_end: float | jax.Array = 0.05
+    epsilon_fraction: float | jax.Array = 0.1  # of all updates, until epsilon_end; 0: epsilon_end from the start
+    max_grad_norm: float | jax.Array = 10.0
+    reward_scale: float | jax.Array = 1.0  # of the rewards learned from; metrics report raw ones
+
+
+class Shape(NamedTuple):
+    """Numbers that fix array shapes: a change compiles anew."""
+
+    num_envs: int = 128
+    num_steps: int = 32
+    num_minibatches: int = 32
+    num_epochs: int = 2
+    num_updates: int = 1000  # of the whole run, for the schedules
+
+
+class Transition(NamedTuple):
+    """What the learner remembers of one step; `[T, N, ...]` once stacked."""
+
+    first: jax.Array  # [N] bool, an episode begins here
+    obs: PyTree  # [N, M, ...]
+    legal: jax.Array | None  # [N, M, A] bool
+    action: jax.Array  # [N, M] int32
+    value: jax.Array  # [N] of the team: max over legal a of Q(s_t, a)
+    reward: jax.Array  # [N] float32
+    terminated: jax.Array  # [N] bool
+    truncated: jax.Array  # [N] bool
+    metrics: dict[str, jax.Array]  # each [N] float32, nan where there is nothing to report
+
+
+class Rollout(NamedTuple):
+    """T steps in N environments, and the memory from which their first step started."""
+
+    memory: PyTree  # [N, M, ...]; () without memory
+    transitions: Transition  # [T, N, ...]
+
+
+class Decision(NamedTuple):
+    """What `act` chose and saw: the environments need the first two, `observe` the rest."""
+
+    key: jax.Array  # for the environments' own randomness
+    action: jax.Array  # [N, M] int32
+    first: jax.Array  # [N] bool, as in `Transition`
+    value: jax.Array  # [N]
+
+
+class Mean(NamedTuple):
+    """A metric on its way: add both over time and devices, then divide; a mean of means is wrong."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+class Mixing(NamedTuple):
+    """How the members' values make the team's."""
+
+    value: Callable[..., jax.Array]  # q [..., M, A], legal -> value of the best joint action [...]
+    q: Callable[..., jax.Array]  # q [..., M, A], action [..., M] -> Q of that joint action [...]
+
+
+class TrainState(NamedTuple):
+    """Everything that changes. A checkpoint is this and nothing else."""
+
+    params: PyTree
+    stats: PyTree  # the network's other collections (statistics of its normalisation)
+    opt_state: PyTree
+    env: PyTree  # state of the environments; () if they live on the host
+    step: Step  # the latest one seen
+    memory: PyTree  # [N, M, ...]; () without memory
+    hyper: Hyper  # float32 scalars
+    key: jax.Array
+    updates: jax.Array  # int32; environment steps are updates * T * N, counted on the host in Python
+
+
+class PQN(NamedTuple):
+    """Pure functions; all but `rollout` and `update` also serve environments that live on the host."""
+
+    init: Callable[..., TrainState]  # key, hyper, step, env=() -> TrainState
+    act: Callable[[TrainState], tuple[TrainState, Decision]]
+    observe: Callable[[TrainState, Decision, PyTree, Step], tuple[TrainState, Transition]]
+    rollout: Callable[[TrainState], tuple[TrainState, Rollout]]
+    learn: Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]
+    update: Callable[[TrainState], tuple[TrainState, dict[str, Mean]]]
+
+
+def only_legal(q: jax.Array, legal: jax.Array | None) -> jax.Array:
+    """Illegal actions are worth -inf; a row without any legal action is left as it is. `[..., A]`."""
+    return q if legal is None else jnp.where(legal | ~legal.any(-1, keepdims=True), q, -jnp.inf)
+
+
+def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilon: jax.Array) -> jax.Array:
+    """The best legal action, or with probability epsilon a uniform legal one. `[..., A]` -> `[...]` int32."""
+    key_explore, key_action = jax.random.split(key)
+    greedy = only_legal(q, legal).argmax(-1).astype(jnp.int32)
+    if legal is None:
+        uniform = jax.random.randint(key_action, greedy.shape, 0, q.shape[-1])
+    else:
+        uniform = jax.random.categorical(key_action, only_legal(jnp.zeros_like(q), legal)).astype(jnp.int32)
+    return jnp.where(jax.random.bernoulli(key_explore, epsilon, greedy.shape), uniform, greedy)
+
+
+def half_squared(error: jax.Array) -> jax.Array:
+    """Half the squared error, elementwise."""
+    return 0.5 * jnp.square(error)
+
+
+def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation:
+    """The paper's optimiser: clipped by global norm, learning rate falling linearly."""
+    end = hyper.learning_rate * hyper.learning_rate_end
+    schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
+    return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(schedule))
+
+
+def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
+    """VDN: a team is worth the sum of its members' best legal values. `[..., M, A]` -> `[...]`."""
+    return only_legal(q, legal).max(-1).sum(-1)
+
+
+def team_q(q: jax.Array, action: jax.Array) -> jax.Array:
+    """VDN: Q of a joint action is the sum over members. `[..., M, A]`, `[..., M]` -> `[...]`."""
+    return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0].sum(-1)
+
+
+VDN = Mixing(team_value, team_q)  # Sunehag et al., 2017, arXiv:1706.05296
+
+
+def make(
+    env: Any,
+    network: Network,
+    shape: Shape,
+    *,
+    optimizer: Callable[[Hyper, int], optax.GradientTransformation] = radam,
+    explore: Callable[[jax.Array, jax.Array, jax.Array | None, jax.Array], jax.Array] = epsilon_greedy,
+    loss: Callable[[jax.Array], jax.Array] = half_squared,
+    returns: Callable[..., jax.Array] = q_lambda,
+    mixing: Mixing = VDN,
+    axis_name: str | None = None,
+) -> PQN:
+    """PQN for these environments and this network.
+
+    Args:
+      env: a `Vec`, or anything with its `step`; None if the environments live on the host.
+      network: see `qlax.types.Network`.
+      shape: the static sizes; N is per device.
+      optimizer: `(hyper, num_gradient_steps)` -> optax transformation, built inside `learn`: its scalars may be traced.
+      explore: `(key, q [N, M, A], legal, epsilon)` -> action `[N, M]` int32; greedy for epsilon 0, as in evaluation.
+      loss: error -> cost, elementwise.
+      returns: targets with the arguments and the form of `q_lambda`, on whose end `G_T = v_T` segments rely.
+      mixing: how a team's values follow from its members'.
+      axis_name: of the mapped axis of devices that split the environments of one run.
+
+    Raises:
+      UserError: the minibatches do not divide the segments.
+    """
+    T, N, S = shape.num_steps, shape.num_envs, shape.num_minibatches
+    L = T if network.recurrent else 1
+    segments = T // L * N
+    if segments % S:
+        raise UserError(f"num_minibatches={S} does not divide the {segments} segments of {T} steps x {N} environments")
+    num_gradient_steps = shape.num_updates * shape.num_epochs * S
+
+    def total(x: jax.Array) -> jax.Array:
+        return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+    def apply(params, stats, memory, obs, first, train=False):
+        """`obs [L, B, M, ...]`, `first [L, B]` -> `q [L, B, M, A]`, memory, stats. To the network a team is a batch."""
+        l, b, m = jax.tree.leaves(obs)[0].shape[:3]
+        obs = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs)
+        memory = jax.tree.map(lambda x: x.reshape(b * m, *x.shape[2:]), memory)
+        variables, mutable = {"params": params, **stats}, list(stats) if train else []
+        (q, memory), stats = network.apply(variables, memory, obs, jnp.repeat(first, m, 1), train, mutable=mutable)
+        memory = jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), memory)
+        return q.reshape(l, b, m, -1), memory, stats
+
+    def look(state: TrainState):
+        """Q of the latest observation `[N, M, A]`, the memory after it, and where an episode begins."""
+        first = state.step.terminated | state.step.truncated
+        obs = jax.tree.map(lambda x: x[None], state.step.obs)
+        q, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
+        return q[0], memory, first
+
+    def epsilon(state: TrainState):
+        h, updates = state.hyper, state.updates.astype(jnp.float32)
+        horizon = h.epsilon_fraction * shape.num_updates
+        progress = jnp.where(horizon > 0, jnp.minimum(updates / jnp.maximum(horizon, 1e-6), 1.0), 1.0)
+        return h.epsilon_start + progress * (h.epsilon_end - h.epsilon_start)
+
+    def init(key: jax.Array, hyper: Hyper, step: Step, env: PyTree = ()) -> TrainState:
+        n, m = jax.tree.leaves(step.obs)[0].shape[:2]
+        obs = jax.tree.map(lambda x: x.reshape(1, n * m, *x.shape[2:]), step.obs)
+        memory = network.initial_memory(n * m)
+        key, key_network = jax.random.split(key)
+        variables = dict(network.init(key_network, memory, obs, jnp.ones((1, n * m), bool), False))
+        params = variables.pop("params")
+        hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper)
+        opt_state = optimizer(hyper, num_gradient_steps).init(params)
+        step = step._replace(terminated=jnp.ones(n, bool))  # an episode begins: nothing came before
+        memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
+        return strong(TrainState(params, variables, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
+
+    def act(state: TrainState) -> tuple[TrainState, Decision]:
+        key, key_now = jax.random.split(state.key)
+        if axis_name is not None:
+            key_now = jax.random.fold_in(key_now, jax.lax.axis_index(axis_name))
+        key_explore, key_env = jax.random.split(key_now)
+        q, memory, first = look(state)
+        action = explore(key_explore, q, state.step.legal, epsilon(state))
+        decision = Decision(key_env, action, first, mixing.value(q, state.step.legal))
+        return state._replace(memory=memory, key=key), decision
+
+    def observe(state: TrainState, decision: Decision, env: PyTree, step: Step) -> tuple[TrainState, Transition]:
+        _, action, first, value = decision
+        seen = Transition(first, state.step.obs, state.step.legal, action, value, *step[2:])
+        return state._replace(env=env, step=step), seen
+
+    def rollout(state: TrainState) -> tuple[TrainState, Rollout]:
+        def one(state, _):
+            state, decision = act(state)
+            return observe(state, decision, *env.step(decision.key, state.env, decision.action))
+
+        memory = state.memory
+        state, transitions = jax.lax.scan(one, state, length=T)
+        return state, Rollout(memory, transitions)
+
+    def learn(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
+        h, steps = state.hyper, rollout.transitions
+        reward = h.reward_scale * steps.reward
+        value = jnp.concatenate([steps.value, mixing.value(look(state)[0], state.step.legal)[None]])
+        g = returns(reward, steps.terminated, steps.truncated, value, h.gamma, h.lam)
+        tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # what step t bootstraps from
+        weight = 1.0 - (steps.truncated & ~steps.terminated).astype(jnp.float32)
+
+        def split(x):  # [T, N, ...] -> [L, segments, ...]
+            return x.reshape(T // L, L, *x.shape[1:]).swapaxes(0, 1).reshape(L, segments, *x.shape[2:])
+
+        data = (steps.obs, steps.first, steps.legal, steps.action, reward, steps.terminated, steps.truncated, weight)
+        data, tail = jax.tree.map(split, data), split(tail)[-1]
+        tx = optimizer(h, num_gradient_steps)
+
+        def minibatch(carry, index):
+            params, stats, opt_state = carry
+            obs, first, legal, action, reward, terminated, truncated, weight = jax.tree.map(lambda x: x[:, index], data)
+            memory, end = jax.tree.map(lambda x: x[index], (rollout.memory, tail))
+            total_weight = jnp.maximum(total(weight.sum()), 1.0)
+
+            def objective(params):
+                q, _, new_stats = apply(params, stats, memory, obs, first, train=True)
+                # Within a segment targets follow the newest Q; beyond its end they come from the rollout.
+                value = jnp.concatenate([mixing.value(jax.lax.stop_gradient(q), legal), end[None]])
+                target = returns(reward, terminated, truncated, value, h.gamma, h.lam)[:-1]
+                error = jnp.where(weight > 0, target - mixing.q(q, action), 0.0)
+                cost = (weight * loss(error)).sum()
+                return cost / total_weight, (new_stats, cost, jnp.abs(error).sum())
+
+            grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
+            grads = jax.tree.map(total, grads)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            measured = (
+                Mean(cost, weight.sum()),
+                Mean(error, weight.sum()),
+                Mean(optax.global_norm(grads), jnp.float32(1)),
+            )
+            return (optax.apply_updates(params, updates), stats, opt_state), measured
+
+        def epoch(carry, key):
+            return jax.lax.scan(minibatch, carry, jax.random.permutation(key, segments).reshape(S, -1))
+
+        key, key_epochs = jax.random.split(state.key)
+        carry = (state.params, state.stats, state.opt_state)
+        carry, measured = jax.lax.scan(epoch, carry, jax.random.split(key_epochs, shape.num_epochs))
+        metrics = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in steps.metrics.items()}
+        metrics |= dict(zip(("loss", "td_error", "grad_norm"), jax.tree.map(jnp.sum, measured), strict=True))
+        metrics |= {"value": Mean(steps.value.mean(), jnp.float32(1)), "epsilon": Mean(epsilon(state), jnp.float32(1))}
+        params, stats, opt_state = carry
+        state = state._replace(params=params, stats=stats, opt_state=opt_state, key=key, updates=state.updates + 1)
+        return state, jax.tree.map(total, metrics)
+
+    def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
+        return learn(*rollout(state))
+
+    return PQN(init, act, observe, rollout, learn, update)
