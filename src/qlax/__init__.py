@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qlax.config import Config as Config
     from qlax.envs import make as make
     from qlax.envs.vec import Vec as Vec
+    from qlax.errors import UserError as UserError
     from qlax.networks import QNetwork as QNetwork
     from qlax.returns import q_lambda as q_lambda
     from qlax.trainer import Result as Result
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from qlax.types import Env as Env
     from qlax.types import Network as Network
     from qlax.types import Step as Step
-    from qlax.types import UserError as UserError
     from qlax.types import check_env as check_env
 
 _HOME = {
@@ -32,7 +32,7 @@ _HOME = {
     "QNetwork": "networks",
     "Result": "trainer",
     "Step": "types",
-    "UserError": "types",
+    "UserError": "errors",
     "Vec": "envs.vec",
     "check_env": "types",
     "load": "agent",

@@ -10,7 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax.types import PyTree, UserError
+from qlax.errors import UserError
+from qlax.imports import import_object
+from qlax.types import PyTree
 
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
 Memory = Literal["none", "lstm", "gru"]
@@ -193,3 +195,23 @@ def default_encoder(obs: Any) -> Encoder:
             "let the environment deliver categories one-hot and counts as float"
         )
     return "cnn" if len(obs.shape) == 3 else "mlp"
+
+
+def build(description: dict[str, Any], num_actions: int) -> Any:
+    """The network that a description names.
+
+    Args:
+      description: fields of `QNetwork`, or `{"network": "module:Name"}` of one's own, called with A.
+      num_actions: A.
+
+    Raises:
+      UserError: it cannot be imported, or lacks what `qlax.types.Network` asks for.
+    """
+    if "network" not in description:
+        return QNetwork(num_actions, **{**description, "hidden": tuple(description["hidden"])})
+    path = description["network"]
+    network = import_object(path)(num_actions)
+    for member in ("recurrent", "initial_memory", "init", "apply"):
+        if not hasattr(network, member):
+            raise UserError(f"network {path!r} has no {member!r}; see qlax.Network")
+    return network

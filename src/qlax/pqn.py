@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qlax.errors import UserError
 from qlax.returns import q_lambda
-from qlax.types import Network, PyTree, Step, UserError, strong
+from qlax.types import Network, PyTree, Step, strong
 
 
 class Hyper(NamedTuple):

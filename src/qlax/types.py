@@ -4,25 +4,15 @@ Axes, always in this order: T steps, N environments, M team members (1 for a sin
 features; A actions; L steps of a segment; B = N * M rows of a batch.
 """
 
-import difflib
-from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qlax.errors import UserError
+
 PyTree = Any
-
-
-class UserError(ValueError):
-    """Something a user asked for cannot be; the message says what was wrong and what was expected."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: what was probably meant, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 class Step(NamedTuple):

@@ -1,11 +1,11 @@
 """Environments by name: `make("gymnax/CartPole-v1")`."""
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
-from qlax.types import Env, UserError, check_contract, nearest
+from qlax.errors import UserError, nearest
+from qlax.imports import import_object
+from qlax.types import Env, check_contract
 
 SUITES = ("gymnax",)  # each a module of this package and an extra of the same name
 
@@ -45,22 +45,3 @@ def make(env_id: str, **options: Any) -> Env:
             f"unknown environment {env_id!r}: expected suite/name or module:Name; suites: {', '.join(SUITES)}"
         )
     return suite(suite_name).make(name, **options)
-
-
-def import_object(path: str) -> Any:
-    """What `module:Name` refers to.
-
-    Raises:
-      UserError: it cannot be imported.
-    """
-    module_name, _, attribute = path.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import {module_name!r} of {path!r}: {error}") from error
-    if not hasattr(module, attribute):
-        known = [name for name in vars(module) if not name.startswith("_")]
-        raise UserError(f"module {module_name!r} has no {attribute!r}{nearest(attribute, known)}")
-    return getattr(module, attribute)

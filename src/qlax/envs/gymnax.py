@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
-from qlax.types import PyTree, Step, UserError, nearest
+from qlax.errors import UserError, nearest
+from qlax.types import PyTree, Step
 
 NEEDS_NETWORK = "MNISTBandit-bsuite"  # downloads its data when it is made
 

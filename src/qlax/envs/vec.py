@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qlax.types import Env, PyTree, Step, UserError, strong
+from qlax.errors import UserError
+from qlax.types import Env, PyTree, Step, strong
 
 
 class Copies(NamedTuple):

@@ -1,0 +1,163 @@
+"""The `qlax` command."""
+
+import argparse
+import signal
+import sys
+from typing import Any, NoReturn
+
+import qlax
+from qlax.config import FIELDS, Sweep, configure, environment_preset, from_file, parse, preset_text, presets
+from qlax.errors import UserError, nearest
+
+NOT_FLAGS = ("env", "preset")  # the target says both
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line, and flags are spelt out."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        _fail(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code: 2 for what a user can mend, 1 where training failed."""
+    from qlax.trainer import DivergedError, Stopped
+
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    options, unknown = parser.parse_known_args(words)
+    try:
+        if unknown:
+            flags = [word for word in unknown if word.startswith("-")]
+            known = [flag for action in options.parser._actions for flag in action.option_strings]
+            hint = nearest(flags[0], known) if flags else ""
+            raise UserError(f"unknown {'flag' if flags else 'argument'} {(flags or unknown)[0]!r}{hint}")
+        options.command(options)
+    except UserError as error:
+        _fail(str(error))
+    except DivergedError as error:
+        print(f"qlax: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"qlax: {stopped}", file=sys.stderr)
+        return 0 if stopped.signal_number == signal.SIGTERM else 130
+    return 0
+
+
+def _fail(message: str) -> NoReturn:
+    print("qlax:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="qlax", description="Deep Q-learning without replay or target network (PQN), in JAX.")
+    parser.add_argument("--version", action="version", version=f"qlax {qlax.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
+
+    def command(name: str, function: Any, help: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=help, description=help)
+        subparser.set_defaults(command=function, parser=subparser)
+        return subparser
+
+    train = command("train", _train, "train agents")
+    train.add_argument("target", nargs="?", help="a preset, or an environment as suite/name or module:Name")
+    train.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
+    train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")
+    _add_cache_flag(train)
+    for name, field in FIELDS.items():
+        if name in NOT_FLAGS:
+            continue
+        kind, flag = field.metadata["kind"], "--" + name.replace("_", "-")
+        default = field.default if field.default not in (None, False) and name != "env_options" else None
+        help = field.metadata["help"] + (f" (default {default:g})" if isinstance(default, int | float) else "")
+        help += f" (default {default})" if isinstance(default, str) else ""
+        if isinstance(field.default, bool):
+            train.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
+        else:
+            several = "+" if field.type == Sweep or name == "env_options" else None
+            metavar = "|".join(kind.choices) if kind.choices else name.split("_")[-1].upper()
+            train.add_argument(flag, nargs=several, metavar=metavar, help=help)
+
+    resume = command("resume", _resume, "go on with an interrupted run")
+    resume.add_argument("run", help="its directory")
+    _add_cache_flag(resume)
+    command("envs", _envs, "list the environments").add_argument("suite", nargs="?", help="of this suite alone")
+    command("presets", _presets, "list the presets").add_argument("preset", nargs="?", help="show this one")
+    return parser
+
+
+def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
+    help = "keep compiled programs for the next time (default), or not"
+    parser.add_argument("--compilation-cache", action=argparse.BooleanOptionalAction, default=True, help=help)
+
+
+def _train(options: argparse.Namespace) -> None:
+    given = {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
+    overrides = {name: _value(name, value) for name, value in given.items()}
+    if (options.target is None) == (options.config is None):
+        raise UserError(
+            "name what to train: a preset (see 'qlax presets'), an environment, or --config FILE, one of them"
+        )
+    config = from_file(options.config, **overrides) if options.config else configure(options.target, **overrides)
+    if config.preset is None and (preset := environment_preset(config.env)):
+        print(f"qlax: the preset {preset!r} has settings made for {config.env}", file=sys.stderr)
+    _report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
+
+
+def _value(name: str, given: Any) -> Any:
+    """What a flag says: a list of words, one word, or true or false."""
+    if isinstance(given, bool):
+        return given
+    if not isinstance(given, list):
+        return parse(name, given)
+    values = [parse(name, word) for word in given]
+    return {k: v for value in values for k, v in value.items()} if name == "env_options" else values
+
+
+def _resume(options: argparse.Namespace) -> None:
+    _report(qlax.resume(options.run, compilation_cache=options.compilation_cache))
+
+
+def _report(result: qlax.Result) -> None:
+    """Greedy return of every run, speed, and where things are."""
+    summary = result.summary
+    cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""
+    print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
+    for index, (run, greedy) in enumerate(zip(result.config.runs(), summary["eval_return"]["per_run"], strict=True)):
+        which = ", ".join([f"seed {run['seed']}", *(f"{name} {run[name]:g}" for name in result.config.swept)])
+        print(f"  run {index} ({which}): {greedy:.2f}")
+    steps, runs = summary["total_steps"], len(result.agents)
+    print(
+        f"{steps:,} steps in each of {runs} run{'s' * (runs > 1)}: {summary['steps_per_second']:,.0f} steps/s on ",
+        end="",
+    )
+    print(f"{summary['device']}, after {summary['compile_seconds']:.1f} s of compilation")
+    print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
+
+
+def _envs(options: argparse.Namespace) -> None:
+    from qlax.envs import SUITES, suite
+
+    for name in [options.suite] if options.suite else SUITES:
+        for env in suite(name).names():
+            print(f"{name}/{env}")
+
+
+def _presets(options: argparse.Namespace) -> None:
+    known = presets()
+    if options.preset is None:
+        for name in known:
+            print(f"{name:24} {preset_text(name).splitlines()[0].lstrip('# ')}")
+    elif options.preset in known:
+        print(preset_text(options.preset), end="")
+    else:
+        raise UserError(
+            f"unknown preset {options.preset!r}{nearest(options.preset, known)}; presets: {', '.join(known)}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

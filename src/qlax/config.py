@@ -1,0 +1,357 @@
+"""Settings of a training run: typed, checked, read from presets and files."""
+
+import dataclasses
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from qlax.errors import UserError, nearest
+
+Sweep = float | tuple[float, ...]  # one value, or one a setting
+NORMS = ("layer", "batch", "batch_renorm", "none")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field may hold."""
+
+    expected: str  # for error messages
+    convert: Callable[[Any], Any]  # to the field's own type; ValueError where it does not fit
+    parse: Callable[[str], Any]  # the same for a word of the command line
+    choices: tuple[str, ...] = ()
+
+
+def _option(default: Any, help: str, kind: Kind) -> Any:
+    metadata = {"help": help, "kind": kind}
+    return dataclasses.field(
+        metadata=metadata, **({"default_factory": dict} if default == {} else {"default": default})
+    )
+
+
+def _number(x: Any, low: float, high: float, whole: bool) -> float:
+    if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high or not math.isfinite(x):
+        raise ValueError
+    if whole and x != int(x):
+        raise ValueError
+    return int(x) if whole else float(x)
+
+
+def _range(noun: str, low: float, high: float) -> str:
+    return noun + (f" from {low:g}" if low > -math.inf else "") + (f" to {high:g}" if high < math.inf else "")
+
+
+def _whole(default: int | None, help: str, low: float = 1, high: float = math.inf) -> Any:
+    def convert(x: Any) -> Any:
+        return _number(x, low, high, whole=True)
+
+    return _option(default, help, Kind(_range("a whole number", low, high), convert, lambda text: convert(float(text))))
+
+
+def _sweep(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    def convert(x: Any) -> Any:
+        if not isinstance(x, list | tuple):
+            return _number(x, low, high, whole=False)
+        values = tuple(_number(value, low, high, whole=False) for value in x)
+        if not values:
+            raise ValueError
+        return values if len(values) > 1 else values[0]
+
+    return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
+
+
+def _widths(default: None, help: str) -> Any:
+    def convert(x: Any) -> Any:
+        return tuple(_number(width, 1, math.inf, whole=True) for width in (x if isinstance(x, list | tuple) else [x]))
+
+    def parse(text: str) -> Any:
+        return convert([float(width) for width in text.split(",")])
+
+    return _option(default, help, Kind("whole numbers from 1, as 256,256", convert, parse))
+
+
+def _text(default: str | None, help: str, choices: tuple[str, ...] = ()) -> Any:
+    def convert(x: Any) -> Any:
+        if not isinstance(x, str) or (choices and x not in choices):
+            raise ValueError
+        return x
+
+    return _option(
+        default, help, Kind("one of " + ", ".join(choices) if choices else "text", convert, convert, choices)
+    )
+
+
+def _flag(help: str) -> Any:
+    def convert(x: Any) -> Any:
+        if not isinstance(x, bool):
+            raise ValueError
+        return x
+
+    def parse(text: str) -> Any:
+        return convert({"true": True, "false": False}.get(text, text))
+
+    return _option(False, help, Kind("true or false", convert, parse))
+
+
+def _table(help: str) -> Any:
+    def convert(x: Any) -> Any:
+        if not isinstance(x, dict) or not all(isinstance(value, bool | int | float | str) for value in x.values()):
+            raise ValueError
+        return dict(x)
+
+    def parse(text: str) -> Any:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError
+        try:
+            return {name: json.loads(value)}
+        except ValueError:
+            return {name: value}
+
+    return _option({}, help, Kind("name=value", convert, parse))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every choice of a training run; the defaults are the paper's for MinAtar.
+
+    A field of type `Sweep` may hold several values: every combination of them is trained with every seed.
+    Intervals count updates; None is derived from the rest when a run begins.
+
+    Raises:
+      UserError: a value of the wrong type or out of range, or sizes that do not fit each other.
+    """
+
+    env: str = _text("", "suite/name, or module:Name of your own")
+    env_options: dict[str, Any] = _table("parameters of the environment, as name=value")
+    preset: str | None = _text(None, "where these settings came from")
+    seed: int = _whole(0, "of the first run", low=0, high=2**31 - 1)
+    seeds: int = _whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
+    total_steps: int = _whole(1_000_000, "environment steps a run, rounded up to whole updates")
+
+    num_envs: int = _whole(128, "environments a run, N")
+    num_steps: int = _whole(32, "steps of a rollout, T")
+    num_minibatches: int = _whole(32, "gradient steps an epoch")
+    num_epochs: int = _whole(2, "times a rollout is learned from")
+
+    learning_rate: Sweep = _sweep(5e-4, "at the start", low=0)
+    learning_rate_end: Sweep = _sweep(0.0, "at the end, as a fraction of learning_rate; 1 is constant", low=0, high=1)
+    gamma: Sweep = _sweep(0.99, "discount", low=0, high=1)
+    lam: Sweep = _sweep(0.65, "lambda of Q(lambda); 0 is one-step Q-learning", low=0, high=1)
+    epsilon_start: Sweep = _sweep(1.0, "share of random actions at the start", low=0, high=1)
+    epsilon_end: Sweep = _sweep(0.05, "share of random actions at the end", low=0, high=1)
+    epsilon_fraction: Sweep = _sweep(0.1, "of the run, until epsilon_end is reached", low=0, high=1)
+    max_grad_norm: Sweep = _sweep(10.0, "gradients are clipped to this global norm", low=1e-9)
+    reward_scale: Sweep = _sweep(1.0, "factor of the rewards learned from")
+
+    network: str | None = _text(None, "module:Name of your own, called with the number of actions")
+    encoder: str | None = _text(None, "what fits the observation, unless given", choices=("mlp", "cnn"))
+    hidden: tuple[int, ...] | None = _widths(None, "widths of the dense layers; the encoder's own, unless given")
+    norm: str = _text("layer", "normalisation before every activation", choices=NORMS)
+    input_norm: str = _text("none", "normalisation of the observation", choices=NORMS)
+    memory: str = _text("none", "recurrent cell", choices=("none", "lstm", "gru"))
+    dueling: bool = _flag("separate value and advantage")
+
+    reset_ratio: int = _whole(1, "copies that share a fresh episode a step")
+    time_limit_is_terminal: bool = _flag("learn as if nothing followed a time limit")
+
+    eval_episodes: int = _whole(64, "greedy episodes an evaluation, one in each of as many environments")
+    eval_max_steps: int | None = _whole(None, "evaluation cuts episodes this long; the time limit, unless given")
+    log_interval: int | None = _whole(None, "updates a line of metrics.jsonl, and a call of the device")
+    eval_interval: int | None = _whole(None, "updates between evaluations, a multiple of log_interval")
+    checkpoint_interval: int | None = _whole(None, "updates between checkpoints, a multiple of log_interval")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if not self.env:
+            raise UserError("env is missing: name a preset, or an environment as suite/name or module:Name")
+        segments = self.num_envs if self.memory != "none" else self.num_envs * self.num_steps
+        if segments % self.num_minibatches:
+            what = f"{self.num_envs} environments"
+            what += (
+                " (whole rollouts, as the network has a memory)"
+                if self.memory != "none"
+                else f" x {self.num_steps} steps"
+            )
+            fitting = _nearest_divisors(segments, self.num_minibatches)
+            raise UserError(f"num_minibatches={self.num_minibatches} does not divide the {what}; use {fitting}")
+        if self.num_envs % self.reset_ratio:
+            fitting = _nearest_divisors(self.num_envs, self.reset_ratio)
+            raise UserError(f"reset_ratio={self.reset_ratio} does not divide num_envs={self.num_envs}; use {fitting}")
+        for name in ("eval_interval", "checkpoint_interval"):
+            interval, log_interval = getattr(self, name), self.log_interval
+            if interval and log_interval and interval % log_interval:
+                fitting = math.ceil(interval / log_interval) * log_interval
+                raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; use {fitting}")
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        return math.ceil(self.total_steps / self.steps_per_update)
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one update of one run."""
+        return self.num_envs * self.num_steps
+
+    @property
+    def swept(self) -> list[str]:
+        """The fields that hold several values."""
+        return [name for name in SWEEPABLE if isinstance(getattr(self, name), tuple)]
+
+    def settings(self) -> list[dict[str, float]]:
+        """One setting of the sweepable fields for every combination of their values."""
+        values = [value if isinstance(value, tuple) else (value,) for value in (getattr(self, n) for n in SWEEPABLE)]
+        return [dict(zip(SWEEPABLE, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """What each run has of its own, ordered by setting, then seed: `seed` and the sweepable fields."""
+        seeds = range(self.seed, self.seed + self.seeds)
+        return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
+
+    def with_intervals(self, time_limit: int | None) -> "Config":
+        """The same with whatever intervals are None derived, by the sizes of the run alone.
+
+        A line of metrics is about a second of a laptop's work and at most a thousandth of the run; an evaluation
+        takes a tenth of the arithmetic at most; a checkpoint is less than a minute's work and at most a fiftieth.
+        """
+        steps = self.steps_per_update * len(self.runs())
+        log_interval = self.log_interval or min(
+            max(math.ceil(16_384 / steps), math.ceil(self.num_updates / 1000)),
+            *(interval for interval in (self.eval_interval, self.checkpoint_interval, self.num_updates) if interval),
+        )
+        if not self.log_interval:  # intervals asked for are kept, so the derived one has to divide them
+            log_interval = math.gcd(log_interval, *(i for i in (self.eval_interval, self.checkpoint_interval) if i))
+        max_steps = self.eval_max_steps or time_limit or 10_000
+        forward_passes = self.total_steps * (1 + 3 * self.num_epochs)  # a backward pass counts two
+        evaluations = min(20, max(1, int(0.1 * forward_passes / (self.eval_episodes * max_steps))))
+        lines = self.num_updates / log_interval
+        checkpoint_lines = max(math.ceil(200_000 / (steps * log_interval)), math.ceil(lines / 50))
+        return dataclasses.replace(
+            self,
+            log_interval=log_interval,
+            eval_interval=self.eval_interval or log_interval * math.ceil(lines / evaluations),
+            checkpoint_interval=self.checkpoint_interval or log_interval * checkpoint_lines,
+            eval_max_steps=max_steps,
+        )
+
+    def to_json(self) -> str:
+        """What `from_file` reads back."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+SWEEPABLE = [name for name, field in FIELDS.items() if field.type == Sweep]
+
+
+def configure(target: str | None = None, **overrides: Any) -> Config:
+    """The settings of a preset or of an environment, with some of them replaced.
+
+    Args:
+      target: a preset, such as "cartpole"; else an environment, "suite/name" or "module:Name".
+      overrides: fields of `Config`.
+
+    Raises:
+      UserError: no such preset or field, or a value that cannot be.
+    """
+    settings: dict[str, Any] = {}
+    if target is not None:
+        known = presets()
+        if target in known:
+            settings = {**_read_preset(target), "preset": target}
+        elif ":" in target or ("/" in target and not any(p.startswith(target.split("/")[0] + "/") for p in known)):
+            settings = {"env": target}
+        else:
+            hint = nearest(target, known)
+            raise UserError(f"unknown preset {target!r}{hint}; presets: {', '.join(known)}; environments: suite/name")
+    return _config({**settings, **overrides}, "settings")
+
+
+def from_file(path: Path | str, **overrides: Any) -> Config:
+    """The settings in a `config.json`, with some of them replaced.
+
+    Raises:
+      UserError: the file is missing, damaged or not one of ours.
+    """
+    try:
+        settings = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds a {type(settings).__name__}; expected an object of settings")
+    return _config({**settings, **overrides}, str(path))
+
+
+def presets() -> list[str]:
+    """Names of the presets."""
+    root = Path(str(_presets()))
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.toml"))
+
+
+def preset_text(name: str) -> str:
+    """A preset as it stands in its file: the comments say where it comes from and what to expect."""
+    return (_presets() / f"{name}.toml").read_text()
+
+
+def environment_preset(env: str) -> str | None:
+    """The preset made for this environment, if there is one."""
+    return next((name for name in presets() if _read_preset(name)["env"] == env), None)
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of a field as written on a command line; one of several where the field is a sweep.
+
+    Raises:
+      UserError: it cannot be read as the field's type.
+    """
+    try:
+        return FIELDS[name].metadata["kind"].parse(text)
+    except ValueError:
+        raise _unfitting(FIELDS[name], text) from None
+
+
+def _presets() -> Any:
+    return resources.files("qlax") / "presets"
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    return tomllib.loads(preset_text(name))
+
+
+def _config(settings: dict[str, Any], source: str) -> Config:
+    for name in settings:
+        if name not in FIELDS:
+            raise UserError(f"unknown setting {name!r} in {source}{nearest(name, FIELDS)}")
+    return Config(**settings)
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    if value is None and field.default is None:
+        return None
+    try:
+        return field.metadata["kind"].convert(value)
+    except ValueError:
+        raise _unfitting(field, value) from None
+
+
+def _unfitting(field: dataclasses.Field, value: Any) -> UserError:
+    kind = field.metadata["kind"]
+    hint = nearest(value, kind.choices) if isinstance(value, str) else ""
+    if isinstance(value, list | tuple) and field.type != Sweep:
+        hint = f"; several values are for {', '.join(SWEEPABLE)}"
+    return UserError(f"{field.name}={value!r}: expected {kind.expected}{hint}")
+
+
+def _nearest_divisors(number: int, wanted: int) -> str:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = max(d for d in divisors if d <= wanted)
+    above = [d for d in divisors if d > wanted][:1]
+    return " or ".join(str(d) for d in [below, *above])

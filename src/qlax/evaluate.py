@@ -1,0 +1,59 @@
+"""Greedy evaluation: the first whole episode of every environment, and no other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qlax.pqn import PQN, TrainState
+
+
+def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, TrainState], dict[str, jax.Array]]:
+    """A function that plays one greedy episode in each of E environments.
+
+    Counting the first episode of every environment, and waiting for all of them, keeps short episodes
+    from being favoured, as they are where whatever ends within a fixed number of steps is averaged.
+
+    Args:
+      algorithm: whose `act` chooses, with epsilon 0.
+      env: a `Vec` of E copies.
+      max_steps: a greedy policy may never finish; an episode this long is cut and counts as it stands.
+
+    Returns:
+      `(key, state) -> metrics`, each `[E]`: those of the environment at the end of its episode, such as
+      `episode_return` and `episode_length`, and `cut`, 1 where `max_steps` cut the episode.
+    """
+
+    def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        key_reset, key_act = jax.random.split(key)
+        env_state, step = env.reset(key_reset)
+        envs = step.reward.shape[0]
+        greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
+        memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
+        step = step._replace(terminated=jnp.ones(envs, bool))  # so that the memory is reset
+        state = state._replace(env=env_state, step=step, memory=memory, hyper=greedy, key=key_act)
+        unfinished = jnp.ones(envs, bool)
+        so_far = {"episode_return": jnp.zeros(envs), "episode_length": jnp.zeros(envs)}
+        records = {name: jnp.full(envs, jnp.nan) for name in step.metrics} | so_far
+
+        def unfinished_within_limit(carry):
+            _, unfinished, _, steps = carry
+            return unfinished.any() & (steps < max_steps)
+
+        def one(carry):
+            state, unfinished, records, steps = carry
+            state, decision = algorithm.act(state)
+            state, transition = algorithm.observe(state, decision, *env.step(decision.key, state.env, decision.action))
+            ended = unfinished & ~jnp.isnan(transition.metrics["episode_return"])
+            running = unfinished & ~ended
+            records |= {k: jnp.where(ended, transition.metrics[k], v) for k, v in records.items()}
+            records["episode_return"] += jnp.where(running, transition.reward, 0.0)
+            records["episode_length"] += running.astype(jnp.float32)
+            return state, running, records, steps + 1
+
+        carry = (state, unfinished, records, jnp.int32(0))
+        _, unfinished, records, _ = jax.lax.while_loop(unfinished_within_limit, one, carry)
+        return records | {"cut": unfinished.astype(jnp.float32)}
+
+    return evaluate

@@ -1,0 +1,116 @@
+"""What a configuration means: its environments, network and the functions that a run compiles."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax import envs, evaluate, networks, pqn
+from qlax.config import Config
+from qlax.envs.vec import Vec
+
+
+class Intervals(NamedTuple):
+    """In updates; the first divides the others."""
+
+    log: int
+    evaluation: int
+    checkpoint: int
+
+
+class Program:
+    """Everything of a run that is decided before it begins; checks it all, compiles and writes nothing."""
+
+    def __init__(self, config: Config, plugins: dict[str, Any]):
+        env = envs.make(config.env, **config.env_options)
+        self.vec = _vec(env, config, config.num_envs)
+        _, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
+        observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
+        if config.network is None:
+            encoder = config.encoder or networks.default_encoder(observation)
+            hidden = config.hidden or networks.HIDDEN[encoder]
+            config = dataclasses.replace(config, encoder=encoder, hidden=hidden)
+            fields = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling")
+            self.description = {name: getattr(config, name) for name in fields}
+        else:
+            self.description = {"network": config.network}
+        network = networks.build(self.description, env.num_actions)
+        self.config = config = config.with_intervals(getattr(env, "time_limit", None))
+        sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
+        self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **plugins)
+        self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
+        self.score: Callable[[float], float] | None = getattr(env, "score", None)
+        self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
+        eval_vec = _vec(env, config, config.eval_episodes)
+        self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
+        runs = config.runs()
+        self.agent_info = {
+            "env": config.env,
+            "env_options": config.env_options,
+            "network": self.description,
+            "num_actions": int(env.num_actions),
+            "obs_axes": len(jax.tree.leaves(observation)[0].shape),
+        }
+        self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
+        self.seeds = np.array([run["seed"] for run in runs], np.uint32)
+        self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
+        jax.eval_shape(self.start, self.seeds, self.hyper)  # a network that cannot read the observation fails here
+
+    def start(self, seeds: jax.Array, hyper: pqn.Hyper) -> pqn.TrainState:
+        """States of all runs before the first update."""
+
+        def one(seed, hyper):
+            key_env, key_init, _ = _keys(seed)
+            env_state, step = self.vec.reset(key_env)
+            return self.algorithm.init(key_init, hyper, step, env_state)
+
+        return jax.vmap(one)(seeds, hyper)
+
+    def chunk(self, state: pqn.TrainState, num_updates: jax.Array) -> tuple[pqn.TrainState, dict[str, pqn.Mean]]:
+        """So many updates of all runs, and their metrics added up.
+
+        The number is not static, so the last, shorter chunk is the same program: one compilation, and the
+        same bits whatever the length.
+        """
+        update = jax.vmap(self.algorithm.update)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, state)[1])
+
+        def one(_, carry):
+            state, sums = carry
+            state, metrics = update(state)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        return jax.lax.fori_loop(0, num_updates, one, (state, nothing))
+
+    def evaluate(self, state: pqn.TrainState, seeds: jax.Array) -> dict[str, jax.Array]:
+        """Greedy episodes of all runs, `[R, E]`; the same worlds whenever the same number of updates is done."""
+
+        def one(state, seed):
+            _, _, key = _keys(seed)
+            return self._evaluate(jax.random.fold_in(key, state.updates), state)
+
+        return jax.vmap(one)(state, seeds)
+
+
+def _floats(values: Iterable[float]) -> jax.Array:
+    return jnp.array(list(values), jnp.float32)
+
+
+def _where(plugin: Any) -> str:
+    """Where a plug-in was defined: what a checkpoint remembers of it."""
+    parts = plugin if isinstance(plugin, tuple) else (plugin,)
+    return ", ".join(f"{part.__module__}.{part.__qualname__}" for part in parts)
+
+
+def _keys(seed: jax.Array) -> jax.Array:
+    """For the environments, for the learner and for the evaluation."""
+    return jax.random.split(jax.random.key(seed), 3)
+
+
+def _vec(env: Any, config: Config, num_envs: int) -> Vec:
+    ratio = math.gcd(config.reset_ratio, num_envs)
+    return Vec(env, num_envs, reset_ratio=ratio, time_limit_is_terminal=config.time_limit_is_terminal)

@@ -1,0 +1,350 @@
+"""Training runs: chunks of updates on the device; log, evaluate, save and resume between them."""
+
+import dataclasses
+import json
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+
+from qlax import checkpoint, pqn
+from qlax.agent import Agent
+from qlax.config import Config, configure, from_file
+from qlax.errors import UserError
+from qlax.log import MetricsFile, ProgressDisplay, curves
+from qlax.plot import learning_curve
+from qlax.program import Program
+
+KEPT_CHECKPOINTS = 2
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was interrupted and a checkpoint saved; the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class DivergedError(RuntimeError):
+    """A loss, gradient or value was not finite; the message says where, and what is left."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run leaves behind.
+
+    Attributes:
+      directory: of the run.
+      config: every choice made.
+      summary: what `summary.json` holds.
+      curves: the lines of `metrics.jsonl` as arrays: `steps [lines]`, `eval_return [lines, R]`, nan without a value.
+      agents: one a run, in the order of `config.runs()`.
+    """
+
+    directory: Path
+    config: Config
+    summary: dict[str, Any]
+    curves: dict[str, np.ndarray]
+    agents: list[Agent]
+
+
+def train(
+    target: str | Config,
+    *,
+    out: Path | str | None = None,
+    progress: bool | None = None,
+    compilation_cache: bool = True,
+    plugins: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Result:
+    """Train runs side by side in one program, and write all about them to a directory.
+
+    Args:
+      target: a preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `Config`.
+      out: the directory; None: a new one under `runs/`.
+      progress: whether to show it on the terminal; None: if there is one.
+      compilation_cache: keep compiled programs in the user's cache directory, for the next time.
+      plugins: `optimizer`, `explore`, `loss`, `returns` or `mixing`, as `qlax.pqn.make` takes them.
+      overrides: fields of `Config`; several values of a sweepable one make as many settings.
+
+    Raises:
+      UserError: something asked for cannot be; nothing was written.
+      Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint.
+      DivergedError: a number was not finite.
+    """
+    config = dataclasses.replace(target, **overrides) if isinstance(target, Config) else configure(target, **overrides)
+    program = Program(config, plugins or {})
+    directory = _new_directory(out, config)
+    (directory / "config.json").write_text(program.config.to_json())
+    return _train(program, directory, None, progress, compilation_cache)
+
+
+def resume(
+    directory: Path | str,
+    *,
+    progress: bool | None = None,
+    compilation_cache: bool = True,
+    plugins: dict[str, Any] | None = None,
+) -> Result:
+    """Go on with an interrupted run, to the same numbers bit for bit as if it had not been.
+
+    Args:
+      directory: of the run.
+      progress: as in `train`.
+      compilation_cache: as in `train`.
+      plugins: the same as the run was begun with.
+
+    Raises:
+      UserError: there is no such run, it is finished, or it was begun otherwise.
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").exists():
+        raise UserError(f"{directory} holds no run: there is no config.json")
+    if (directory / "summary.json").exists():
+        raise UserError(f"{directory} holds a finished run; there is nothing to resume")
+    program = Program(from_file(directory / "config.json"), plugins or {})
+    newest = checkpoint.latest(directory / "checkpoints")
+    return _train(program, directory, newest, progress, compilation_cache)
+
+
+class _Clock:
+    """Seconds of training and of evaluation, which the device does one after the other."""
+
+    def __init__(self, info: dict[str, Any]):
+        self.seconds = {name: info.get(name, 0.0) for name in ("compile_seconds", "train_seconds", "eval_seconds")}
+        self._last = time.perf_counter()
+
+    def spend(self, name: str) -> float:
+        """Count the time since the last call as this; returns it."""
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        self.seconds[name] += elapsed
+        return elapsed
+
+
+class _Boundary(NamedTuple):
+    """What was dispatched at the end of a chunk, to be read while the next one is computed."""
+
+    updates: int  # done
+    chunk_updates: int
+    metrics: dict[str, pqn.Mean]
+    evaluation: dict[str, jax.Array] | None
+    snapshot: pqn.TrainState | None
+
+
+def _train(
+    program: Program, directory: Path, newest: Path | None, progress: bool | None, compilation_cache: bool
+) -> Result:
+    if compilation_cache and not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    config, runs = program.config, len(program.seeds)
+    log_interval, eval_interval, checkpoint_interval = program.intervals
+    metrics_file = MetricsFile(directory / "metrics.jsonl")
+    shape = jax.eval_shape(program.start, program.seeds, program.hyper)
+    info: dict[str, Any] = {"updates": 0, "plugins": program.plugins}
+    state = None
+    if newest is not None:
+        info, state = checkpoint.read_info(newest), checkpoint.restore(newest, shape)
+        if info["plugins"] != program.plugins:
+            raise UserError(f"{directory} was begun with the plugins {info['plugins']}, not {program.plugins}")
+    done = info["updates"]
+    metrics_file.keep(done)
+    all_steps = config.steps_per_update * runs
+    clock = _Clock(info)
+
+    def save(updates: int, state: pqn.TrainState) -> None:
+        folder = directory / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        info = {"updates": updates, "plugins": program.plugins, "jax_version": jax.__version__, **clock.seconds}
+        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info)
+        for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def settle(boundary: _Boundary) -> None:
+        """Wait for the chunk, and write what came of it."""
+        sums = jax.device_get(boundary.metrics)
+        seconds = clock.spend("train_seconds")
+        evaluation = jax.device_get(boundary.evaluation)
+        clock.spend("eval_seconds")
+        line: dict[str, Any] = {
+            "updates": boundary.updates,
+            "steps": boundary.updates * config.steps_per_update,
+            "seconds": round(clock.seconds["train_seconds"], 3),
+            "steps_per_second": round(boundary.chunk_updates * all_steps / seconds, 1),
+            **_means(sums),
+            **_evaluated(evaluation, runs),
+        }
+        metrics_file.append(line)
+        _check_finite(line, boundary, program, directory)
+        if boundary.snapshot is not None:
+            save(boundary.updates, boundary.snapshot)
+        display.show(
+            boundary.updates * all_steps, line["steps_per_second"], line["episode_return"], line["eval_return"]
+        )
+
+    with (
+        _stop_requests() as stop,
+        ProgressDisplay(config.num_updates * all_steps, done * all_steps, progress) as display,
+    ):
+        if state is None:
+            state = jax.jit(program.start)(program.seeds, program.hyper)
+        state = jax.device_put(state)
+        chunk = jax.jit(program.chunk, donate_argnums=0).lower(shape, 0).compile()
+        evaluation = jax.jit(program.evaluate).lower(shape, program.seeds).compile()
+        copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(shape).compile()
+        clock.spend("compile_seconds")
+        pending: _Boundary | None = None
+        while done < config.num_updates and not stop:
+            updates = min(log_interval - done % log_interval, config.num_updates - done)
+            state, sums = chunk(state, updates)
+            done += updates
+            last = done == config.num_updates
+            evaluated = evaluation(state, program.seeds) if last or done % eval_interval == 0 else None
+            snapshot = copy(state) if done % checkpoint_interval == 0 and not last else None
+            if pending:
+                settle(pending)
+            pending = _Boundary(done, updates, sums, evaluated, snapshot)
+        if pending:
+            settle(pending)
+        if stop:
+            save(done, state)
+            steps = done * config.steps_per_update
+            message = f"stopped after {steps:,} of {config.num_updates * config.steps_per_update:,} steps a run"
+            raise Stopped(f"{message}; go on with: qlax resume {directory}", stop[0])
+        save(config.num_updates, state)
+    return _finish(program, directory, metrics_file, state, clock)
+
+
+def _finish(
+    program: Program, directory: Path, metrics_file: MetricsFile, state: pqn.TrainState, clock: _Clock
+) -> Result:
+    config, runs = program.config, program.config.runs()
+    (directory / "agents").mkdir(exist_ok=True)
+    weights = jax.device_get({"params": state.params, **state.stats})
+    agents = []
+    for index, run in enumerate(runs):
+        variables = jax.tree.map(lambda x, index=index: x[index], weights)
+        agents.append(Agent(variables, {**program.agent_info, **run}))
+        agents[-1].save(directory / "agents" / f"{index}{checkpoint.SUFFIX}")
+    arrays = curves(metrics_file.read())
+    learning_curve(directory / "curve.png", arrays, program.labels, config.preset or config.env)
+
+    steps = config.num_updates * config.steps_per_update
+    late = arrays["updates"] > 0.9 * config.num_updates
+    episodes = arrays["episodes"][late]
+    ended = np.nansum(arrays["episode_return"][late] * episodes, axis=0)
+    with np.errstate(invalid="ignore"):
+        train_return = ended / episodes.sum(axis=0)
+    eval_return = arrays["eval_return"][-1]
+    returns = {"train_return": train_return, "eval_return": eval_return}
+    if program.score:
+        returns["eval_score"] = np.array([program.score(x) for x in eval_return])
+    device = jax.devices()[0]
+    summary = {
+        "env": config.env,
+        "preset": config.preset,
+        "seeds": [run["seed"] for run in runs],
+        "settings": {name: [run[name] for run in runs] for name in config.swept},
+        "network": program.description,
+        "total_steps": steps,
+        "updates": config.num_updates,
+        "device": f"{device.platform}: {device.device_kind}",
+        "jax_version": jax.__version__,
+        **{name: round(seconds, 3) for name, seconds in clock.seconds.items()},
+        "steps_per_second": round(steps * len(runs) / clock.seconds["train_seconds"], 1),
+        **{name: _mean_and_runs(values) for name, values in returns.items()},
+        "eval_episodes": config.eval_episodes,
+        "eval_cut": [float(x) for x in arrays["eval_cut"][-1]],
+    }
+    aside = directory / "summary.partial"
+    aside.write_text(json.dumps(summary, indent=2) + "\n")
+    aside.replace(directory / "summary.json")
+    return Result(directory, config, summary, arrays, agents)
+
+
+def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
+    per_run = [float(x) if math.isfinite(x) else None for x in values]
+    known = [x for x in per_run if x is not None]
+    return {"mean": sum(known) / len(known) if known else None, "per_run": per_run}
+
+
+def _means(sums: dict[str, pqn.Mean]) -> dict[str, np.ndarray]:
+    """The metrics of a chunk `[R]`; nan where nothing was counted."""
+    with np.errstate(invalid="ignore"):
+        means = {name: np.asarray(total) / weight for name, (total, weight) in sums.items()}
+    return {"episodes": np.asarray(sums["episode_return"].weight)} | means
+
+
+def _evaluated(evaluation: dict[str, np.ndarray] | None, runs: int) -> dict[str, np.ndarray]:
+    """Means over the episodes of an evaluation `[R]`; nan without one, so that all lines have the same names."""
+    names = {"episode_return": "eval_return", "episode_length": "eval_length", "cut": "eval_cut"}
+    if evaluation is None:
+        return {name: np.full(runs, np.nan) for name in names.values()}
+    return {names.get(name, f"eval_{name}"): np.nanmean(x, axis=1) for name, x in evaluation.items()}
+
+
+def _check_finite(line: dict[str, Any], boundary: _Boundary, program: Program, directory: Path) -> None:
+    for name in ("loss", "grad_norm", "value"):
+        for index in np.flatnonzero(~np.isfinite(line[name])):
+            config, run = program.config, program.config.runs()[index]
+            which = ", ".join(f"{field}={run[field]:g}" for field in ("seed", *config.swept))
+            begun = (boundary.updates - boundary.chunk_updates) * config.steps_per_update
+            kept = checkpoint.latest(directory / "checkpoints")
+            raise DivergedError(
+                f"{name} is not finite in run {index} ({which}) between {begun:,} and {line['steps']:,} steps; "
+                f"last good checkpoint: {kept or 'none'}; try a lower learning_rate or max_grad_norm, or norm=layer"
+            )
+
+
+def _new_directory(out: Path | str | None, config: Config) -> Path:
+    """An empty directory that was not there before, or was empty."""
+    if out is not None:
+        directory = Path(out)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            what = "already holds a run" if (directory / "config.json").exists() else "exists and is not empty"
+            raise UserError(f"{directory} {what}; name another directory with --out, or resume a run with: qlax resume")
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+    name = re.sub(r"[^a-z0-9]+", "-", (config.preset or config.env).lower()).strip("-")
+    Path("runs").mkdir(exist_ok=True)
+    for number in range(1, 1_000_000):
+        directory = Path("runs") / f"{name}-{number}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+    raise UserError("runs/ is full")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
+    requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+
+    def ask(number: int, _: Any) -> None:
+        requests.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

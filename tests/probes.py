@@ -1,0 +1,210 @@
+"""Small environments whose Q-values are known, each for one mechanism, and random ones for tests that need every case.
+
+All satisfy `qlax.types.Env`; the docstrings say what Q is.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from qlax.envs.vec import Vec
+from qlax.types import Step
+
+
+def show(obs, reward=0.0, terminated=False, truncated=False, legal=None, metrics=None) -> Step:
+    """One instance's step; what is not named is that of a reset."""
+    return Step(obs, legal, jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated), metrics or {})
+
+
+class ConstantReward:
+    """One step, reward 1: Q = 1."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1))
+
+    def step(self, key, state, action):
+        del key, action
+        return state, show(jnp.ones(1), reward=1, terminated=True)
+
+
+class ObservationReward:
+    """One step, the reward is the observation, -1 or 1: Q = observation."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        obs = jax.random.rademacher(key, (1,), jnp.float32)
+        return obs, show(obs)
+
+    def step(self, key, state, action):
+        del key, action
+        return state, show(state, reward=state[0], terminated=True)
+
+
+class DelayedReward:
+    """`length` steps shown one-hot, reward 1 for the last: Q = gamma^k, k steps before it."""
+
+    num_actions = 2
+
+    def __init__(self, length=5):
+        self.length = length
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jax.nn.one_hot(0, self.length))
+
+    def step(self, key, state, action):
+        del key, action
+        last = state == self.length - 1
+        return state + 1, show(jax.nn.one_hot(state + 1, self.length), reward=last, terminated=last)
+
+
+class ActionReward:
+    """One step, two actions; the observation names one with which the reward is 1, else it is -1: so is Q."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        named = jax.random.randint(key, (), 0, 2)
+        return named, show(jax.nn.one_hot(named, 2))
+
+    def step(self, key, state, action):
+        del key
+        return state, show(jax.nn.one_hot(state, 2), reward=jnp.where(action == state, 1, -1), terminated=True)
+
+
+class MaskedAction:
+    """Two steps; in the second, action 1 pays 1 and action 0 nothing, but action 1 is legal in half the episodes only.
+
+    The first step shows which half, the second shows the same in both: so Q of the illegal action is known, and high.
+    Q = gamma in the first step of an open episode, 0 in the first step of a closed one, and 0 and 1 in the second
+    step. The metric `illegal` counts illegal actions.
+    """
+
+    num_actions = 2
+
+    def reset(self, key):
+        is_open = jax.random.bernoulli(key)
+        return (jnp.int32(0), is_open), self._show(jnp.int32(0), is_open, illegal=jnp.nan)
+
+    def step(self, key, state, action):
+        del key
+        index, is_open = state
+        last = index == 1
+        took_it = last & (action == 1)
+        return (index + 1, is_open), self._show(index + 1, is_open, took_it & ~is_open, reward=took_it, terminated=last)
+
+    def _show(self, index, is_open, illegal, **ends):
+        obs = jnp.where(index == 0, jax.nn.one_hot(is_open.astype(int), 3), jax.nn.one_hot(2, 3))
+        legal = jnp.stack([jnp.bool_(True), (index == 0) | is_open])
+        return show(obs, legal=legal, metrics={"illegal": jnp.float32(illegal)}, **ends)
+
+
+class Recall:
+    """Four steps: the first shows which action the last wants (reward 1, else -1), the others show nothing.
+
+    Q = 1 or -1 in the last step, known only to who remembers; gamma^3 in the first.
+    """
+
+    num_actions = 2
+    length = 4
+
+    def reset(self, key):
+        wanted = jax.random.randint(key, (), 0, 2)
+        return (jnp.int32(0), wanted), show(jax.nn.one_hot(wanted, 2))
+
+    def step(self, key, state, action):
+        del key
+        index, wanted = state
+        last = index == self.length - 1
+        reward = jnp.where(last, jnp.where(action == wanted, 1, -1), 0)
+        return (index + 1, wanted), show(jnp.zeros(2), reward=reward, terminated=last)
+
+
+class EndlessReward:
+    """A task that never ends, with reward 1 every `period` steps and a time limit: cut, but not over.
+
+    The observation is the phase p, one-hot: Q = gamma^(period - 1 - p) / (1 - gamma^period). With a period of 1 that is
+    1 / (1 - gamma); with a period as long as the time limit only the very last step of an episode pays.
+    """
+
+    num_actions = 2
+
+    def __init__(self, period, time_limit):
+        self.period, self.time_limit = period, time_limit
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jax.nn.one_hot(0, self.period))
+
+    def step(self, key, state, action):
+        del key, action
+        state = state + 1
+        phase = state % self.period
+        return state, show(jax.nn.one_hot(phase, self.period), reward=phase == 0, truncated=state == self.time_limit)
+
+
+class Team:
+    """`num_agents` members, each in a copy of `env` of its own; one reward, the sum: Q is the sum of the members'."""
+
+    def __init__(self, env, num_agents):
+        self.env, self.num_agents, self.num_actions = env, num_agents, env.num_actions
+
+    def reset(self, key):
+        return self._together(*jax.vmap(self.env.reset)(jax.random.split(key, self.num_agents)))
+
+    def step(self, key, state, action):
+        return self._together(*jax.vmap(self.env.step)(jax.random.split(key, self.num_agents), state, action))
+
+    def _together(self, state, steps):
+        return state, show(steps.obs, steps.reward.sum(), steps.terminated.all(), steps.truncated.all())
+
+
+class RandomWorld:
+    """Random observations, legal actions and ends; the reward depends on observation and actions.
+
+    Args:
+      num_agents: size of the team; None for a single agent.
+      masked: whether some actions are illegal.
+    """
+
+    num_actions = 4
+    num_features = 3
+
+    def __init__(self, num_agents=None, masked=False):
+        self.masked = masked
+        self.team = () if num_agents is None else (num_agents,)
+        if num_agents is not None:
+            self.num_agents = num_agents
+
+    def reset(self, key):
+        step = self._show(key, reward=0.0)
+        return step.obs, step
+
+    def step(self, key, state, action):
+        key_show, key_terminated, key_truncated = jax.random.split(key, 3)
+        terminated = jax.random.bernoulli(key_terminated, 0.15)
+        truncated = jax.random.bernoulli(key_truncated, 0.2)
+        reward = jnp.sin(3 * state.sum()) + jnp.cos(2 * action).sum()
+        step = self._show(key_show, reward=reward, terminated=terminated, truncated=truncated)
+        return step.obs, step
+
+    def _show(self, key, **ends):
+        key_obs, key_legal, key_one = jax.random.split(key, 3)
+        obs = jax.random.normal(key_obs, (*self.team, self.num_features))
+        if not self.masked:
+            return show(obs, **ends)
+        legal = jax.random.bernoulli(key_legal, 0.5, (*self.team, self.num_actions))
+        one = jax.random.randint(key_one, self.team, 0, self.num_actions)
+        return show(obs, legal=legal | jax.nn.one_hot(one, self.num_actions, dtype=bool), **ends)
+
+
+class LossyVec(Vec):
+    """A back end that at times loses what followed an action, also where the task ended with it."""
+
+    def step(self, key, state, action):
+        state, step = super().step(key, state, action)
+        lost = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.15, (self.num_envs,))
+        return state, step._replace(truncated=step.truncated | lost)
