@@ -245,7 +245,7 @@ def learn(network, params, optimizer_state, rollout, hyper, shape):
 
 
 def _team(network, params, data, first, envs):
-    """q [T+1, B, M, A] of all observations of the environments `envs` [B]."""
+    """Q [T+1, B, M, A] of all observations of the environments `envs` [B]."""
     if network == "mlp":
         return mlp(params, data["obs"][:, envs])
     q, _ = leaky(params, *_members_as_batch(data, first, envs))
@@ -258,7 +258,7 @@ def _team_value(q, legal):
 
 
 def _members_as_batch(data, first, envs):
-    """memory [B * M, F], obs [T+1, B * M, F], first [T+1, B * M]: every member has a memory of its own."""
+    """Memory [B * M, F], obs [T+1, B * M, F], first [T+1, B * M]: every member has a memory of its own."""
     memory, obs = data["memory"][envs], data["obs"][:, envs]
     members, features = obs.shape[2:]
     return memory.reshape(-1, features), obs.reshape(len(obs), -1, features), np.repeat(first[:, envs], members, axis=1)

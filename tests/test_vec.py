@@ -5,7 +5,8 @@ import pytest
 from counting import STOP, Counting
 
 from qlax.envs.vec import Vec
-from qlax.types import Step, UserError
+from qlax.errors import UserError
+from qlax.types import Step
 
 nan = np.nan
 KEYS = jax.random.split(jax.random.key(0), 100)

@@ -31,7 +31,7 @@ class Agent:
         self.reset()
 
     def reset(self) -> None:
-        """Begin new episodes: forget whatever was seen."""
+        """Begin new episodes: forget whatever was seen. Needed by agents with memory alone."""
         self._memory: PyTree | None = None
         self._leading: tuple[int, ...] = ()
 
@@ -45,9 +45,9 @@ class Agent:
           `[..., A]` float32, with the same leading axes.
 
         Raises:
-          UserError: the leading axes changed in the middle of an episode.
+          UserError: the leading axes changed while there is something to remember.
         """
-        obs = jax.tree.map(jnp.asarray, obs)
+        obs = jnp.asarray(obs) if isinstance(obs, list) else jax.tree.map(jnp.asarray, obs)
         leaf, axes = jax.tree.leaves(obs)[0], self.info["obs_axes"]
         leading = leaf.shape[: leaf.ndim - axes]
         rows = int(np.prod(leading, dtype=int))
@@ -55,9 +55,10 @@ class Agent:
         first = self._memory is None
         if first:
             self._memory, self._leading = self._network.initial_memory(rows), leading
-        if leading != self._leading:
+        elif leading != self._leading:
             raise UserError(f"observations with leading axes {leading} after {self._leading}: call reset() between")
-        q, self._memory = self._look(self._memory, obs, jnp.full((1, rows), first))
+        q, memory = self._look(self._memory, obs, jnp.full((1, rows), first))
+        self._memory = memory if self._network.recurrent else None
         return np.asarray(q).reshape(*leading, -1)
 
     def act(self, obs: Any, legal: Any = None) -> np.ndarray:

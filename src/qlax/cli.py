@@ -24,17 +24,16 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 2 for what a user can mend, 1 where training failed."""
-    from qlax.trainer import DivergedError, Stopped
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        flags = [word for word in unknown if word.startswith("-")]
+        known = [flag for action in options.parser._actions for flag in action.option_strings]
+        hint = nearest(flags[0], known) if flags else ""
+        _fail(f"unknown {'flag' if flags else 'argument'} {(flags or unknown)[0]!r}{hint}")
 
-    words = sys.argv[1:] if arguments is None else arguments
-    parser = _parser()
-    options, unknown = parser.parse_known_args(words)
+    from qlax.trainer import DivergedError, Stopped  # after the flags: JAX takes a while to import
+
     try:
-        if unknown:
-            flags = [word for word in unknown if word.startswith("-")]
-            known = [flag for action in options.parser._actions for flag in action.option_strings]
-            hint = nearest(flags[0], known) if flags else ""
-            raise UserError(f"unknown {'flag' if flags else 'argument'} {(flags or unknown)[0]!r}{hint}")
         options.command(options)
     except UserError as error:
         _fail(str(error))
@@ -71,9 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         if name in NOT_FLAGS:
             continue
         kind, flag = field.metadata["kind"], "--" + name.replace("_", "-")
-        default = field.default if field.default not in (None, False) and name != "env_options" else None
-        help = field.metadata["help"] + (f" (default {default:g})" if isinstance(default, int | float) else "")
-        help += f" (default {default})" if isinstance(default, str) else ""
+        default = f"{field.default:g}" if type(field.default) in (int, float) else field.default
+        help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
         if isinstance(field.default, bool):
             train.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
         else:
@@ -98,9 +96,7 @@ def _train(options: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
     overrides = {name: _value(name, value) for name, value in given.items()}
     if (options.target is None) == (options.config is None):
-        raise UserError(
-            "name what to train: a preset (see 'qlax presets'), an environment, or --config FILE, one of them"
-        )
+        raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
     config = from_file(options.config, **overrides) if options.config else configure(options.target, **overrides)
     if config.preset is None and (preset := environment_preset(config.env)):
         print(f"qlax: the preset {preset!r} has settings made for {config.env}", file=sys.stderr)
@@ -121,7 +117,7 @@ def _resume(options: argparse.Namespace) -> None:
     _report(qlax.resume(options.run, compilation_cache=options.compilation_cache))
 
 
-def _report(result: qlax.Result) -> None:
+def _report(result: "qlax.Result") -> None:
     """Greedy return of every run, speed, and where things are."""
     summary = result.summary
     cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""

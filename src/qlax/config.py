@@ -315,7 +315,7 @@ def parse(name: str, text: str) -> Any:
     try:
         return FIELDS[name].metadata["kind"].parse(text)
     except ValueError:
-        raise _unfitting(FIELDS[name], text) from None
+        raise _unfitting(FIELDS[name], text, text) from None
 
 
 def _presets() -> Any:
@@ -339,15 +339,15 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     try:
         return field.metadata["kind"].convert(value)
     except ValueError:
-        raise _unfitting(field, value) from None
+        raise _unfitting(field, value, repr(value)) from None
 
 
-def _unfitting(field: dataclasses.Field, value: Any) -> UserError:
+def _unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
     kind = field.metadata["kind"]
     hint = nearest(value, kind.choices) if isinstance(value, str) else ""
     if isinstance(value, list | tuple) and field.type != Sweep:
         hint = f"; several values are for {', '.join(SWEEPABLE)}"
-    return UserError(f"{field.name}={value!r}: expected {kind.expected}{hint}")
+    return UserError(f"{field.name}={written}: expected {kind.expected}{hint}")
 
 
 def _nearest_divisors(number: int, wanted: int) -> str:

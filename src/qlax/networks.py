@@ -210,7 +210,10 @@ def build(description: dict[str, Any], num_actions: int) -> Any:
     if "network" not in description:
         return QNetwork(num_actions, **{**description, "hidden": tuple(description["hidden"])})
     path = description["network"]
-    network = import_object(path)(num_actions)
+    try:
+        network = import_object(path)(num_actions)
+    except TypeError as error:
+        raise UserError(f"network {path!r} cannot be made for {num_actions} actions: {error}") from error
     for member in ("recurrent", "initial_memory", "init", "apply"):
         if not hasattr(network, member):
             raise UserError(f"network {path!r} has no {member!r}; see qlax.Network")

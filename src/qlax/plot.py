@@ -10,7 +10,7 @@ import numpy as np
 
 
 def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str], title: str) -> None:
-    """Draw the returns against the steps of a run: a line a setting, its spread over seeds shaded.
+    """Draw the returns against the steps of a run: a line a setting, shaded from its least to its best seed.
 
     Args:
       path: of the picture; its suffix chooses the format.
@@ -21,16 +21,15 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     for index, label in enumerate(dict.fromkeys(labels)):
         of_setting = np.array([other == label for other in labels])
-        for name, style, kind in (("eval_return", "-", "greedy"), ("episode_return", ":", "while training")):
+        for name, style, kind in (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring")):
             steps, returns = curves["steps"], curves[name][:, of_setting]
             known = np.isfinite(returns).all(axis=1)
             steps, returns = steps[known], returns[known]
             text = ", ".join(part for part in (label, kind) if part)
             mean, color = returns.mean(axis=1), f"C{index % 10}"
             axes.plot(steps, mean, style, color=color, label=text, marker="." if len(steps) < 2 else None)
-            if returns.shape[1] > 1:
-                axes.fill_between(steps, returns.min(axis=1), returns.max(axis=1), color=color, alpha=0.15, lw=0)
-    axes.set(title=title, xlabel="environment steps", ylabel="episode return (shaded: least to most of the seeds)")
+            axes.fill_between(steps, returns.min(axis=1), returns.max(axis=1), color=color, alpha=0.15, lw=0)
+    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -289,7 +289,7 @@ def make(
             measured = (
                 Mean(cost, weight.sum()),
                 Mean(error, weight.sum()),
-                Mean(optax.global_norm(grads), jnp.float32(1)),
+                Mean(optax.tree.norm(grads), jnp.float32(1)),
             )
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 

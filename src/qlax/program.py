@@ -12,6 +12,7 @@ import numpy as np
 from qlax import envs, evaluate, networks, pqn
 from qlax.config import Config
 from qlax.envs.vec import Vec
+from qlax.errors import UserError
 
 
 class Intervals(NamedTuple):
@@ -35,13 +36,14 @@ class Program:
             hidden = config.hidden or networks.HIDDEN[encoder]
             config = dataclasses.replace(config, encoder=encoder, hidden=hidden)
             fields = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling")
-            self.description = {name: getattr(config, name) for name in fields}
+            self.description = {name: getattr(config, name) for name in fields} | {"hidden": list(hidden)}
         else:
             self.description = {"network": config.network}
         network = networks.build(self.description, env.num_actions)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None))
         sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **plugins)
+        self.update = jax.vmap(self.algorithm.update)
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
@@ -58,7 +60,15 @@ class Program:
         self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
-        jax.eval_shape(self.start, self.seeds, self.hyper)  # a network that cannot read the observation fails here
+        try:
+            jax.eval_shape(self.update, jax.eval_shape(self.start, self.seeds, self.hyper))
+        except Exception as error:
+            if config.network is None:
+                raise
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"network {config.network!r} breaks its contract, see qlax.Network: {first_line}"
+            ) from error
 
     def start(self, seeds: jax.Array, hyper: pqn.Hyper) -> pqn.TrainState:
         """States of all runs before the first update."""
@@ -76,12 +86,11 @@ class Program:
         The number is not static, so the last, shorter chunk is the same program: one compilation, and the
         same bits whatever the length.
         """
-        update = jax.vmap(self.algorithm.update)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, state)[1])
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(self.update, state)[1])
 
         def one(_, carry):
             state, sums = carry
-            state, metrics = update(state)
+            state, metrics = self.update(state)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
         return jax.lax.fori_loop(0, num_updates, one, (state, nothing))

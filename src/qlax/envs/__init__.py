@@ -36,7 +36,10 @@ def make(env_id: str, **options: Any) -> Env:
       UserError: unknown, not installed, or it breaks the contract of `Env`.
     """
     if ":" in env_id:
-        env = import_object(env_id)(**options)
+        try:
+            env = import_object(env_id)(**options)
+        except TypeError as error:
+            raise UserError(f"{env_id} cannot be made: {error}") from error
         check_contract(env)
         return env
     suite_name, slash, name = env_id.partition("/")

@@ -67,12 +67,15 @@ def make(name: str, **options) -> Gymnax:
         raise UserError(f"gymnax/{name} downloads data, which failed: {error}") from error
     fields = {field.name for field in dataclasses.fields(params)}
     arguments = set(inspect.signature(type(env).__init__).parameters) - {"self", "args", "kwargs"}
-    for option in options:
+    for option, value in options.items():
         if option not in fields | arguments:
             known = sorted(fields | arguments)
             raise UserError(
                 f"gymnax/{name} has no option {option!r}{nearest(option, known)}; options: {', '.join(known)}"
             )
+        default = getattr(params, option, None)
+        if isinstance(default, int | float) and not isinstance(value, int | float):
+            raise UserError(f"gymnax/{name}: {option}={value!r}: expected a number, as {default!r}")
     constructed = {option: value for option, value in options.items() if option in arguments}
     if constructed:
         env, params = gymnax.make(name, **constructed)

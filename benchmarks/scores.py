@@ -1,0 +1,72 @@
+"""Train what the README reports, and keep the summaries: `python benchmarks/scores.py [name...]`.
+
+Every result is one file in `benchmarks/results/`, with the command that repeats it, the machine and the date.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+COMMANDS = {
+    "cartpole": "cartpole --seeds 4",
+    "acrobot": "acrobot --seeds 4",
+    "mountaincar": "mountaincar --seeds 4",
+    "memory-chain": "memory-chain --seeds 4",
+    "memory-chain-without-memory": "memory-chain --seeds 4 --memory none",
+    "breakout": "minatar/breakout --total-steps 1000000 --seeds 2",
+    "asterix": "minatar/asterix --total-steps 1000000 --seeds 2",
+    "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 2",
+    "freeway": "minatar/freeway --total-steps 1000000 --seeds 2",
+}
+
+
+def processor() -> str:
+    """The name of the processor, as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def main(names: list[str]) -> None:
+    """Run the named commands one after the other, all of them without a name."""
+    versions = {package: importlib.metadata.version(package) for package in ("qlax", "jax", "flax", "optax", "gymnax")}
+    machine = f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    for name in names or COMMANDS:
+        with tempfile.TemporaryDirectory() as folder:
+            command = ["qlax", "train", *COMMANDS[name].split()]
+            subprocess.run([sys.executable, "-m", "qlax.cli", *command[1:], "--out", f"{folder}/run"], check=True)
+            summary = json.loads(Path(folder, "run", "summary.json").read_text())
+        date = datetime.date.today().isoformat()
+        record = {"command": " ".join(command), "date": date, "machine": machine, "versions": versions, **summary}
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(table())
+
+
+def table() -> str:
+    """The results kept so far, as Markdown."""
+    rows = [
+        "| command | greedy return of each seed | while exploring | steps/s, all seeds | seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in COMMANDS:
+        if not (path := RESULTS / f"{name}.json").exists():
+            continue
+        result = json.loads(path.read_text())
+        greedy, exploring = (
+            ", ".join(f"{value:.4g}" for value in result[kind]["per_run"]) for kind in ("eval_return", "train_return")
+        )
+        speed = f"{result['steps_per_second']:,.0f} | {result['train_seconds']:.0f} + {result['compile_seconds']:.0f}"
+        rows.append(f"| `{result['command']}` | {greedy} | {exploring} | {speed} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

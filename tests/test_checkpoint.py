@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qlax import checkpoint
+from qlax.errors import UserError
+from qlax.pqn import Hyper
+
+TREE = {
+    "key": jax.random.split(jax.random.key(3), 2),
+    "hyper": Hyper(),
+    "scalar": jnp.int32(7),
+    "nothing": (),
+    "mask": jnp.array([True, False]),
+    "matrix": jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32).T,
+}
+TREE["hyper"] = jax.tree.map(jnp.float32, TREE["hyper"])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "0001.safetensors"
+    checkpoint.save(path, TREE, {"updates": 1})
+    return path
+
+
+def test_a_tree_comes_back_bit_for_bit(saved):
+    restored = checkpoint.restore(saved, jax.eval_shape(lambda: TREE))
+    assert jax.tree.structure(restored) == jax.tree.structure(TREE)
+    assert jax.random.key_data(restored.pop("key")).tolist() == jax.random.key_data(TREE["key"]).tolist()
+    for name, expected in TREE.items():
+        if name != "key":
+            jax.tree.map(np.testing.assert_array_equal, restored[name], expected)
+    assert checkpoint.read_info(saved) == {"updates": 1}
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"more": jnp.zeros(1)}, "it lacks more"),
+        ({"scalar": jnp.zeros(2)}, r"scalar is int32\[\], expected float32\[2\]"),
+        ({"hyper": ()}, "holds the unexpected hyper/"),
+    ],
+)
+def test_a_file_of_another_configuration_is_named(saved, change, message):
+    with pytest.raises(UserError, match=rf"0001.safetensors belongs to another configuration: .*{message}"):
+        checkpoint.restore(saved, {**TREE, **change})
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-5], lambda data: b"x" * 100])
+def test_a_damaged_file_is_named(saved, damage):
+    saved.write_bytes(damage(saved.read_bytes()))
+    with pytest.raises(UserError, match=r"0001.safetensors cannot be read"):
+        checkpoint.restore(saved, TREE)
+
+
+def test_the_newest_of_a_folder(saved):
+    assert checkpoint.latest(saved.parent) == saved
+    checkpoint.save(saved.with_name("0002.safetensors"), TREE, {})
+    (saved.parent / "0003.partial").write_bytes(b"a write that was cut short")
+    assert checkpoint.latest(saved.parent).stem == "0002"
+    assert checkpoint.latest(saved.parent / "none") is None

@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from runs import CARTPOLE, SMALL, flags, without_times
+
+from qlax.cli import main
+from qlax.log import MetricsFile
+
+BROKEN = """
+import jax.numpy as jnp
+import qlax
+
+class Silent:
+    num_actions = 2
+    def reset(self, key):
+        return 0, None
+    def step(self, key, state, action):
+        return 0, None
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
+    assert main(["train", CARTPOLE, "--out", "first", "--seeds", "2", "--lam", "0", "0.9", *flags(SMALL)]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("run ") >= 4
+    assert "run 3 (seed 1, lam 0.9):" in said.out
+    assert "steps/s on cpu" in said.out
+    assert "first/curve.png" in said.out
+    assert "preset 'cartpole'" in said.err
+    assert main(["train", "--config", "first/config.json", "--out", "second"]) == 0
+    first, second = (MetricsFile(tmp_path / name / "metrics.jsonl").read() for name in ("first", "second"))
+    assert [without_times(line) for line in first] == [without_times(line) for line in second]
+
+
+def test_every_kind_of_flag_reaches_the_configuration(tmp_path):
+    words = "--num-envs 4 --num-steps 1_6 --total-steps 1e2 --hidden 8,4 --dueling --env-options max_steps_in_episode=9"
+    small = {
+        name: value for name, value in SMALL.items() if name not in ("num_envs", "num_steps", "hidden", "total_steps")
+    }
+    assert main(["train", "cartpole", "--out", "run", *words.split(), "--norm", "none", *flags(small)]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {"num_envs": 4, "num_steps": 16, "total_steps": 100, "hidden": [8, 4], "dueling": True, "norm": "none"}
+    assert {name: config[name] for name in expected} == expected
+    assert config["env_options"] == {"max_steps_in_episode": 9}
+    assert (config["preset"], config["lam"]) == ("cartpole", 0.95)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train", "name one thing to train"),
+        ("train cartpol", "did you mean 'cartpole'"),
+        ("train gymnax/CartPole", "gymnax has no environment 'CartPole'; did you mean 'CartPole-v1'"),
+        ("train gymnas/CartPole-v1", "unknown suite 'gymnas'; did you mean 'gymnax'"),
+        ("train gymnax/Pendulum-v1", "continuous action space"),
+        ("train cartpole --lamm 0.5", "unknown flag '--lamm'; did you mean '--lam'"),
+        ("train cartpole --gama 0.5", "unknown flag '--gama'; did you mean '--gamma'"),
+        ("train cartpole extra", "unknown argument 'extra'"),
+        ("train cartpole --gamma 1.5", "gamma=1.5: expected a number from 0 to 1"),
+        ("train cartpole --lam 0 -0.1", "expected a number from 0 to 1"),
+        ("train cartpole --epsilon-end 2", "epsilon_end=2"),
+        ("train cartpole --num-envs 0", "num_envs=0: expected a whole number from 1"),
+        ("train cartpole --seeds few", "seeds=few: expected a whole number from 1"),
+        ("train cartpole --num-minibatches 30", "does not divide the 32 environments x 64 steps; use 16 or 32"),
+        ("train cartpole --env-options gravitas=1", "no option 'gravitas'; did you mean 'gravity'"),
+        ("train cartpole --env-options gravity", "env_options=gravity: expected name=value"),
+        ("train cartpole --env-options gravity=high", "gravity='high'"),
+        ("train cartpole --out used", "used exists and is not empty"),
+        ("train cartpole --norm leyer", "did you mean 'layer'"),
+        ("train --config damaged.json", "damaged.json is not JSON"),
+        ("train --config foreign.json", "unknown setting 'lr' in foreign.json"),
+        ("train --config missing.json", "missing.json cannot be read"),
+        ("train nowhere:Env", "cannot import 'nowhere'"),
+        ("train broken_world:Silent2", "has no 'Silent2'; did you mean 'Silent'"),
+        ("train broken_world:Silent", "environment Silent: reset(key) returns NoneType second; expected a qlax.Step"),
+        ("train cartpole --network broken_world:Silent", "broken_world:Silent"),
+        ("resume nowhere", "nowhere holds no run"),
+        ("presets cartpol", "did you mean 'cartpole'"),
+        ("envs gymnas", "did you mean 'gymnax'"),
+        ("trane", "invalid choice: 'trane'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(words, message, capsys, monkeypatch, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    (tmp_path / "damaged.json").write_text('{"env": ')
+    (tmp_path / "foreign.json").write_text('{"env": "gymnax/CartPole-v1", "lr": 1}')
+    (tmp_path / "broken_world.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in said.err
+    lines = [line for line in said.err.splitlines() if "has settings made for" not in line]
+    assert len(lines) == 1
+    assert said.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_lists_of_environments_and_presets(capsys):
+    assert main(["envs"]) == 0
+    assert "gymnax/Breakout-MinAtar\n" in capsys.readouterr().out
+    assert main(["presets"]) == 0
+    assert any(line.startswith("minatar/breakout ") for line in capsys.readouterr().out.splitlines())
+    assert main(["presets", "cartpole"]) == 0
+    assert "learning_rate" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_jax():
+    code = """
+import sys, qlax.cli
+try:
+    qlax.cli.main(['train', '--help'])
+except SystemExit:
+    sys.exit('jax' in sys.modules)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--learning-rate" in shown.stdout

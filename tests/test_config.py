@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from qlax.config import FIELDS, SWEEPABLE, Config, configure, from_file, preset_text, presets
+from qlax.errors import UserError
+from qlax.pqn import Hyper
+
+ENV = "gymnax/CartPole-v1"
+
+
+def test_every_traced_hyperparameter_can_be_swept():
+    assert tuple(SWEEPABLE) == Hyper._fields
+
+
+def test_runs_are_ordered_by_setting_then_seed():
+    config = Config(env=ENV, seed=7, seeds=2, lam=[0, 0.5], gamma=(0.9, 1))
+    runs = [(run["gamma"], run["lam"], run["seed"]) for run in config.runs()]
+    assert runs == [(g, lam, seed) for g in (0.9, 1.0) for lam in (0.0, 0.5) for seed in (7, 8)]
+    assert config.swept == ["gamma", "lam"]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}).with_intervals(100)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert from_file(tmp_path / "config.json") == config
+    assert from_file(tmp_path / "config.json", lam=1).lam == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": 1.5}, r"gamma=1.5: expected a number from 0 to 1"),
+        ({"lam": [0.5, -1]}, r"lam=\[0.5, -1\]: expected a number from 0 to 1"),
+        ({"epsilon_end": 2}, r"epsilon_end=2: expected a number from 0 to 1"),
+        ({"learning_rate": float("nan")}, r"learning_rate=nan: expected a number from 0"),
+        ({"num_envs": 0}, r"num_envs=0: expected a whole number from 1"),
+        ({"num_steps": 2.5}, r"num_steps=2.5: expected a whole number"),
+        ({"seeds": True}, r"seeds=True: expected a whole number"),
+        ({"num_envs": [8, 16]}, r"num_envs=\[8, 16\]: expected a whole number from 1; several values are for .*lam"),
+        ({"norm": "leyer"}, r"norm='leyer': expected one of layer, .*did you mean 'layer'"),
+        ({"dueling": 1}, r"dueling=1: expected true or false"),
+        ({"hidden": [0]}, r"hidden=\[0\]: expected whole numbers from 1"),
+        ({"env_options": [1]}, r"env_options=\[1\]: expected name=value"),
+        ({"lam": []}, r"lam=\[\]: expected a number"),
+        ({"num_minibatches": 30}, r"num_minibatches=30 does not divide the 128 environments x 32 steps; use 16|30|32"),
+        ({"num_minibatches": 96, "memory": "gru"}, r"does not divide the 128 environments \(whole .*; use 64 or 128"),
+        ({"reset_ratio": 3}, r"reset_ratio=3 does not divide num_envs=128; use 2 or 4"),
+        ({"log_interval": 3, "eval_interval": 7}, r"eval_interval=7 is not a multiple of log_interval=3; use 9"),
+        ({"env": ""}, r"env is missing"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(settings, message):
+    with pytest.raises(UserError, match=message):
+        Config(**{"env": ENV, **settings})
+
+
+def test_an_unknown_setting_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown setting 'lamda'.*did you mean 'lam'"):
+        configure(ENV, lamda=0.5)
+
+
+@pytest.mark.parametrize(("target", "hint"), [("cartpol", "cartpole"), ("minatar/brekout", "minatar/breakout")])
+def test_an_unknown_preset_is_named_with_the_nearest(target, hint):
+    with pytest.raises(UserError, match=f"unknown preset '{target}'; did you mean '{hint}'"):
+        configure(target)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "holds a list; expected an object"),
+        ('{"env": "a/b", "ALG_NAME": 1}', "unknown setting 'ALG_NAME'"),
+        ('{"env": "a/b", "gamma": "high"}', "gamma='high'"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        from_file(tmp_path / "config.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing.json cannot be read"):
+        from_file(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_are_valid_and_say_where_they_come_from(name):
+    config = configure(name)
+    assert config.preset == name
+    heading = [line for line in preset_text(name).splitlines() if line.startswith("#")]
+    for word in ("Source:", "Expect:", "Hardware:"):
+        assert any(word in line for line in heading), f"the heading of {name} lacks {word}"
+
+
+def test_derived_intervals_divide_each_other():
+    for steps in (1, 5_000, 10**6, 10**9):
+        for given in ({}, {"log_interval": 7}, {"eval_interval": 9}, {"eval_interval": 9, "checkpoint_interval": 6}):
+            config = Config(env=ENV, total_steps=steps, seeds=3, **given).with_intervals(500)
+            assert config.eval_interval % config.log_interval == 0
+            assert config.checkpoint_interval % config.log_interval == 0
+            assert {name: getattr(config, name) for name in given} == given
+            assert json.loads(config.to_json())["eval_max_steps"] == 500
+
+
+def test_every_field_has_a_help_text():
+    assert all(field.metadata["help"] for field in FIELDS.values())

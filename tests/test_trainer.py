@@ -1,0 +1,271 @@
+import json
+import logging
+import math
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from runs import CARTPOLE, SMALL, without_times
+
+import qlax
+from qlax import checkpoint
+from qlax.config import from_file
+from qlax.log import MetricsFile, ProgressDisplay
+from qlax.pqn import VDN, epsilon_greedy
+from qlax.program import Program
+from qlax.trainer import DivergedError, Stopped
+from qlax.types import Step
+
+
+def lines_of(directory):
+    return [without_times(line) for line in MetricsFile(Path(directory) / "metrics.jsonl").read()]
+
+
+def same_weights(one, other):
+    trees = ([agent.variables for agent in result.agents] for result in (one, other))
+    return jax.tree.all(jax.tree.map(np.array_equal, *trees))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two seeds of two settings, undisturbed."""
+    return qlax.train(CARTPOLE, out=tmp_path_factory.mktemp("run") / "whole", seed=7, seeds=2, lam=[0.0, 0.9], **SMALL)
+
+
+def test_a_run_leaves_everything_behind(whole):
+    files = {path.relative_to(whole.directory).as_posix() for path in whole.directory.rglob("*") if path.is_file()}
+    agents = {f"agents/{index}.safetensors" for index in range(4)}
+    assert files >= agents | {"config.json", "metrics.jsonl", "summary.json", "curve.png"}
+    summary = json.loads((whole.directory / "summary.json").read_text())
+    assert summary == whole.summary
+    assert summary["seeds"] == [7, 8, 7, 8]
+    assert summary["settings"] == {"lam": [0.0, 0.0, 0.9, 0.9]}
+    assert summary["total_steps"] == 12 * 32
+    assert summary["network"]["encoder"] == "mlp"
+    for name in ("train_return", "eval_return"):
+        assert summary[name]["mean"] == pytest.approx(np.mean(summary[name]["per_run"]))
+
+
+def test_lines_come_at_the_intervals(whole):
+    lines = lines_of(whole.directory)
+    assert [line["updates"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["steps"] for line in lines] == [64, 128, 192, 256, 320, 384]
+    evaluated = [line["updates"] for line in lines if line["eval_return"][0] is not None]
+    assert evaluated == [4, 8, 12]
+    assert {len(line["loss"]) for line in lines} == {4}
+    assert whole.curves["loss"].shape == (6, 4)
+
+
+def test_train_return_covers_the_end_of_training(whole):
+    last = lines_of(whole.directory)[-1]
+    expected = [value if value is not None else None for value in last["episode_return"]]
+    assert whole.summary["train_return"]["per_run"] == pytest.approx(expected)
+
+
+def test_steps_are_rounded_up_to_whole_updates(tmp_path):
+    result = qlax.train(CARTPOLE, out=tmp_path / "run", **{**SMALL, "total_steps": 33})
+    assert result.summary["updates"] == 2
+    assert result.summary["total_steps"] == 64
+
+
+def test_the_written_configuration_repeats_the_run(whole, tmp_path):
+    again = qlax.train(from_file(whole.directory / "config.json"), out=tmp_path / "again")
+    assert lines_of(again.directory) == lines_of(whole.directory)
+    assert same_weights(again, whole)
+
+
+def test_the_length_of_a_chunk_changes_no_bit(whole, tmp_path):
+    longer = {**SMALL, "log_interval": 5, "eval_interval": 5, "checkpoint_interval": 5}
+    other = qlax.train(CARTPOLE, out=tmp_path / "run", seed=7, seeds=2, lam=[0.0, 0.9], **longer)
+    assert same_weights(other, whole)
+
+
+def test_a_run_alone_equals_itself_among_others(whole, tmp_path):
+    alone = qlax.train(CARTPOLE, out=tmp_path / "alone", seed=8, lam=0.9, **SMALL)
+    for name in ("loss", "value", "grad_norm"):
+        first_five = slice(None, 2)  # lines of two updates
+        np.testing.assert_allclose(alone.curves[name][first_five, 0], whole.curves[name][first_five, 3], rtol=1e-5)
+
+
+def interrupt_at(monkeypatch, updates, number):
+    """The process gets a signal when so many updates have been reported."""
+    show = ProgressDisplay.show
+
+    def show_and_stop(display, done, *rest):
+        show(display, done, *rest)
+        if done == updates * 32:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ProgressDisplay, "show", show_and_stop)
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [({"norm": "batch"}, signal.SIGTERM), ({"memory": "gru", "dueling": True}, signal.SIGINT)],
+    ids=["batch norm, SIGTERM", "memory, Ctrl-C"],
+)
+def test_resuming_changes_no_bit(settings, number, monkeypatch, tmp_path):
+    settings = {**SMALL, **settings}
+    undisturbed = qlax.train(CARTPOLE, out=tmp_path / "undisturbed", **settings)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6, number)
+        with pytest.raises(Stopped, match=r"qlax resume .*interrupted") as stopped:
+            qlax.train(CARTPOLE, out=tmp_path / "interrupted", **settings)
+    assert stopped.value.signal_number == number
+    assert not (tmp_path / "interrupted" / "summary.json").exists()
+    resumed = qlax.resume(tmp_path / "interrupted")
+    assert lines_of(resumed.directory) == lines_of(undisturbed.directory)
+    assert same_weights(resumed, undisturbed)
+
+
+def test_after_a_crash_the_last_checkpoint_counts(whole, monkeypatch, tmp_path):
+    """Lines written after it are written again, once; the intervals of the run still hold."""
+
+    def crash(display, done, *rest):
+        if done >= 4 * 6 * 32:
+            raise OSError("power failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressDisplay, "show", crash)
+        with pytest.raises(OSError, match="power failure"):
+            qlax.train(CARTPOLE, out=tmp_path / "run", seed=7, seeds=2, lam=[0.0, 0.9], **SMALL)
+    assert lines_of(tmp_path / "run")[-1]["updates"] == 6
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints").stem == "0000000004"
+    resumed = qlax.resume(tmp_path / "run")
+    assert lines_of(resumed.directory) == lines_of(whole.directory)
+    assert same_weights(resumed, whole)
+
+
+def test_without_a_checkpoint_it_begins_anew(whole, tmp_path):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (directory / name).write_bytes((whole.directory / name).read_bytes())
+    resumed = qlax.resume(directory)
+    assert lines_of(resumed.directory) == lines_of(whole.directory)
+    assert same_weights(resumed, whole)
+
+
+def test_what_cannot_be_resumed(whole, tmp_path):
+    with pytest.raises(qlax.UserError, match="finished run"):
+        qlax.resume(whole.directory)
+    with pytest.raises(qlax.UserError, match="holds no run"):
+        qlax.resume(tmp_path)
+
+
+def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_path):
+    calls = []
+
+    def never_explore(key, q, legal, epsilon):
+        calls.append(q.shape)
+        return epsilon_greedy(key, q, legal, 0 * epsilon)
+
+    plugins = {"explore": never_explore, "mixing": VDN}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            qlax.train(CARTPOLE, out=tmp_path / "run", plugins=plugins, **SMALL)
+    assert calls
+    with pytest.raises(qlax.UserError, match="never_explore"):
+        qlax.resume(tmp_path / "run")
+    assert qlax.resume(tmp_path / "run", plugins=plugins).summary["updates"] == 12
+
+
+def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
+    caplog.set_level(logging.DEBUG, logger="jax")
+    with jax.log_compiles():
+        result = qlax.train(CARTPOLE, out=tmp_path / "run", **{**SMALL, "total_steps": 11 * 32})  # the last is shorter
+    compiled = [record for record in caplog.records if "XLA compilation of jit(chunk)" in record.getMessage()]
+    assert len(compiled) == 1
+    program = Program(result.config, {})
+    states = jax.eval_shape(program.start, program.seeds, program.hyper)
+    text = jax.jit(program.chunk).lower(states, 1).as_text()
+    assert "while" in text
+    assert "callback" not in text
+
+
+class Exploding:
+    """The reward is infinite from some step of an episode on."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        del key
+        return jax.numpy.int32(0), self._show(jax.numpy.int32(0))
+
+    def step(self, key, state, action):
+        del key, action
+        return state + 1, self._show(state + 1)
+
+    def _show(self, state):
+        false = jax.numpy.bool_(False)
+        obs = jax.numpy.ones(1)
+        return Step(obs, None, jax.numpy.where(state > 60, jax.numpy.inf, 0.0), false, false, {})
+
+
+def test_divergence_stops_the_run_and_says_where(tmp_path):
+    with pytest.raises(
+        DivergedError, match=r"loss is not finite in run 0 \(seed=3\) between 192 and 256 steps"
+    ) as error:
+        qlax.train("test_trainer:Exploding", out=tmp_path / "run", seed=3, seeds=2, **SMALL)
+    assert "0000000004.safetensors" in str(error.value)
+    assert [line["updates"] for line in lines_of(tmp_path / "run")] == [2, 4, 6, 8]
+    assert lines_of(tmp_path / "run")[-1]["loss"][0] is None
+
+
+def test_a_directory_in_use_is_left_alone(whole, tmp_path):
+    before = (whole.directory / "config.json").read_text()
+    with pytest.raises(qlax.UserError, match="already holds a run"):
+        qlax.train(CARTPOLE, out=whole.directory, **SMALL)
+    assert (whole.directory / "config.json").read_text() == before
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(qlax.UserError, match="not empty"):
+        qlax.train(CARTPOLE, out=tmp_path, **SMALL)
+
+
+def test_runs_get_directories_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    small = {**SMALL, "total_steps": 32}
+    directories = [qlax.train(CARTPOLE, **small).directory.as_posix() for _ in range(2)]
+    assert directories == ["runs/gymnax-cartpole-v1-1", "runs/gymnax-cartpole-v1-2"]
+
+
+def test_score_of_the_suite_is_reported(tmp_path):
+    result = qlax.train("test_trainer:Scored", out=tmp_path / "run", **SMALL)
+    assert result.summary["eval_return"]["per_run"] == [3.0]
+    assert result.summary["eval_score"]["per_run"] == [0.25]
+
+
+class Scored:
+    """Three steps of reward 1, of 12 possible."""
+
+    num_actions = 2
+    time_limit = 3
+
+    def reset(self, key):
+        del key
+        return jax.numpy.int32(0), self._show(jax.numpy.int32(0))
+
+    def step(self, key, state, action):
+        del key, action
+        return state + 1, self._show(state + 1)
+
+    def score(self, episode_return):
+        return episode_return / 12
+
+    def _show(self, state):
+        reward = jax.numpy.float32(state > 0)
+        return Step(jax.numpy.ones(1), None, reward, state > 9, state >= self.time_limit, {})
+
+
+def test_intervals_follow_from_the_sizes_alone():
+    config = qlax.Config(env=CARTPOLE, total_steps=10_000_000).with_intervals(1000)
+    assert config.num_updates == math.ceil(10_000_000 / 4096)
+    assert config.log_interval == 4
+    assert config.eval_interval % config.log_interval == 0
+    assert config.checkpoint_interval % config.log_interval == 0
+    assert config.num_updates / config.eval_interval <= 20
+    assert config.with_intervals(1000) == config
