@@ -4,7 +4,7 @@ import pytest
 
 from qlax.config import FIELDS, SWEEPABLE, Config, configure, from_file, preset_text, presets
 from qlax.errors import UserError
-from qlax.pqn import Hyper
+from qlax.pqn import Hyper, Shape
 
 ENV = "gymnax/CartPole-v1"
 
@@ -107,3 +107,10 @@ def test_derived_intervals_divide_each_other():
 
 def test_every_field_has_a_help_text():
     assert all(field.metadata["help"] for field in FIELDS.values())
+
+
+def test_settings_and_algorithm_have_the_same_defaults():
+    config = Config(env=ENV)
+    assert Hyper()._asdict() == {name: getattr(config, name) for name in Hyper._fields}
+    sizes = [name for name in Shape._fields if name != "num_updates"]
+    assert [getattr(Shape(), name) for name in sizes] == [getattr(config, name) for name in sizes]

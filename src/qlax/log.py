@@ -67,21 +67,21 @@ class ProgressDisplay:
         self._progress = Progress(
             BarColumn(bar_width=None),
             _Steps(),
-            TextColumn("{task.fields[speed]} steps/s"),
+            TextColumn("{task.fields[speed]}"),
             TextColumn("[bold]return {task.fields[shown]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             disable=not (console.is_terminal if visible is None else visible),
             expand=True,
         )
-        self._task = self._progress.add_task("", total=total_steps, completed=done, speed="-", shown="-")
+        self._task = self._progress.add_task("", total=total_steps, completed=done, speed="compiling", shown="-")
 
     def show(self, done: int, steps_per_second: float, episode_return: np.ndarray, eval_return: np.ndarray) -> None:
         """Steps done by all runs, and the newest returns `[R]`, of which the greedy ones are shown if known."""
         training, greedy = _mean(episode_return), _mean(eval_return)
         shown = f"{training:.4g}" if math.isfinite(training) else "-"
         shown += f", greedy {greedy:.4g}" if math.isfinite(greedy) else ""
-        self._progress.update(self._task, completed=done, speed=f"{steps_per_second:,.0f}", shown=shown)
+        self._progress.update(self._task, completed=done, speed=f"{steps_per_second:,.0f} steps/s", shown=shown)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -84,11 +84,13 @@ def train(
       Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint.
       DivergedError: a number was not finite.
     """
+    if compilation_cache:
+        _enable_compilation_cache()
     config = dataclasses.replace(target, **overrides) if isinstance(target, Config) else configure(target, **overrides)
     program = Program(config, plugins or {})
     directory = _new_directory(out, config)
     (directory / "config.json").write_text(program.config.to_json())
-    return _train(program, directory, None, progress, compilation_cache)
+    return _Session(program, directory, None, progress).train()
 
 
 def resume(
@@ -109,6 +111,8 @@ def resume(
     Raises:
       UserError: there is no such run, it is finished, or it was begun otherwise.
     """
+    if compilation_cache:
+        _enable_compilation_cache()
     directory = Path(directory)
     if not (directory / "config.json").exists():
         raise UserError(f"{directory} holds no run: there is no config.json")
@@ -116,11 +120,11 @@ def resume(
         raise UserError(f"{directory} holds a finished run; there is nothing to resume")
     program = Program(from_file(directory / "config.json"), plugins or {})
     newest = checkpoint.latest(directory / "checkpoints")
-    return _train(program, directory, newest, progress, compilation_cache)
+    return _Session(program, directory, newest, progress).train()
 
 
 class _Clock:
-    """Seconds of training and of evaluation, which the device does one after the other."""
+    """Seconds of compilation, training and evaluation, which come one after the other."""
 
     def __init__(self, info: dict[str, Any]):
         self.seconds = {name: info.get(name, 0.0) for name in ("compile_seconds", "train_seconds", "eval_seconds")}
@@ -144,135 +148,142 @@ class _Boundary(NamedTuple):
     snapshot: pqn.TrainState | None
 
 
-def _train(
-    program: Program, directory: Path, newest: Path | None, progress: bool | None, compilation_cache: bool
-) -> Result:
-    if compilation_cache and not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    config, runs = program.config, len(program.seeds)
-    log_interval, eval_interval, checkpoint_interval = program.intervals
-    metrics_file = MetricsFile(directory / "metrics.jsonl")
-    shape = jax.eval_shape(program.start, program.seeds, program.hyper)
-    info: dict[str, Any] = {"updates": 0, "plugins": program.plugins}
-    state = None
-    if newest is not None:
-        info, state = checkpoint.read_info(newest), checkpoint.restore(newest, shape)
+class _Session:
+    """One process's part of a run: from the beginning, or from a checkpoint, to the end or an interruption."""
+
+    def __init__(self, program: Program, directory: Path, newest: Path | None, progress: bool | None):
+        self.program, self.config, self.directory = program, program.config, directory
+        self.shapes = jax.eval_shape(program.start, program.seeds, program.hyper)
+        info: dict[str, Any] = {"updates": 0, "plugins": program.plugins}
+        self.restored: pqn.TrainState | None = None
+        if newest is not None:
+            info, self.restored = checkpoint.read_info(newest), checkpoint.restore(newest, self.shapes)
         if info["plugins"] != program.plugins:
             raise UserError(f"{directory} was begun with the plugins {info['plugins']}, not {program.plugins}")
-    done = info["updates"]
-    metrics_file.keep(done)
-    all_steps = config.steps_per_update * runs
-    clock = _Clock(info)
+        self.done: int = info["updates"]
+        self.metrics_file = MetricsFile(directory / "metrics.jsonl")
+        self.metrics_file.keep(self.done)
+        self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
+        self.display = ProgressDisplay(self.config.num_updates * self.all_steps, self.done * self.all_steps, progress)
+        self.clock = _Clock(info)
 
-    def save(updates: int, state: pqn.TrainState) -> None:
-        folder = directory / "checkpoints"
+    def train(self) -> Result:
+        """Chunk after chunk; the host reads what came of one while the device computes the next."""
+        program, total = self.program, self.config.num_updates
+        log_interval, eval_interval, checkpoint_interval = program.intervals
+        with _stop_requests() as stop, self.display:
+            state = jax.device_put(self.restored or jax.jit(program.start)(program.seeds, program.hyper))
+            chunk = jax.jit(program.chunk, donate_argnums=0).lower(self.shapes, 0).compile()
+            evaluate = jax.jit(program.evaluate).lower(self.shapes, program.seeds).compile()
+            copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(self.shapes).compile()
+            self.clock.spend("compile_seconds")
+            pending: _Boundary | None = None
+            while self.done < total and not stop:
+                updates = min(log_interval - self.done % log_interval, total - self.done)
+                state, metrics = chunk(state, updates)
+                self.done += updates
+                # Both read the state, so they have to be dispatched before the next chunk takes it.
+                due = self.done % eval_interval == 0 or self.done == total
+                evaluation = evaluate(state, program.seeds) if due else None
+                snapshot = copy(state) if self.done % checkpoint_interval == 0 and self.done < total else None
+                if pending:
+                    self._settle(pending)
+                pending = _Boundary(self.done, updates, metrics, evaluation, snapshot)
+            if pending:
+                self._settle(pending)
+            self._save(self.done, state)
+            if self.done < total:
+                steps, all_steps = (updates * self.config.steps_per_update for updates in (self.done, total))
+                message = f"stopped after {steps:,} of {all_steps:,} steps a run"
+                raise Stopped(f"{message}; go on with: qlax resume {self.directory}", stop[0])
+        return self._finish(state)
+
+    def _settle(self, boundary: _Boundary) -> None:
+        """Wait for the chunk, and write what came of it; its checkpoint counts once its metrics were finite."""
+        sums = jax.device_get(boundary.metrics)
+        seconds = self.clock.spend("train_seconds")
+        evaluation = jax.device_get(boundary.evaluation)
+        self.clock.spend("eval_seconds")
+        line: dict[str, Any] = {
+            "updates": boundary.updates,
+            "steps": boundary.updates * self.config.steps_per_update,
+            "seconds": round(self.clock.seconds["train_seconds"], 3),
+            "steps_per_second": round(boundary.chunk_updates * self.all_steps / seconds, 1),
+            **_means(sums),
+            **_evaluated(evaluation, len(self.program.seeds)),
+        }
+        self.metrics_file.append(line)
+        self._check_finite(line, boundary.chunk_updates)
+        if boundary.snapshot is not None:
+            self._save(boundary.updates, boundary.snapshot)
+        done, speed = boundary.updates * self.all_steps, line["steps_per_second"]
+        self.display.show(done, speed, line["episode_return"], line["eval_return"])
+
+    def _save(self, updates: int, state: pqn.TrainState) -> None:
+        folder = self.directory / "checkpoints"
         folder.mkdir(exist_ok=True)
-        info = {"updates": updates, "plugins": program.plugins, "jax_version": jax.__version__, **clock.seconds}
-        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info)
+        info = {"updates": updates, "plugins": self.program.plugins, "jax_version": jax.__version__}
+        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info | self.clock.seconds)
         for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
-    def settle(boundary: _Boundary) -> None:
-        """Wait for the chunk, and write what came of it."""
-        sums = jax.device_get(boundary.metrics)
-        seconds = clock.spend("train_seconds")
-        evaluation = jax.device_get(boundary.evaluation)
-        clock.spend("eval_seconds")
-        line: dict[str, Any] = {
-            "updates": boundary.updates,
-            "steps": boundary.updates * config.steps_per_update,
-            "seconds": round(clock.seconds["train_seconds"], 3),
-            "steps_per_second": round(boundary.chunk_updates * all_steps / seconds, 1),
-            **_means(sums),
-            **_evaluated(evaluation, runs),
+    def _check_finite(self, line: dict[str, Any], chunk_updates: int) -> None:
+        for name in ("loss", "grad_norm", "value"):
+            for index in np.flatnonzero(~np.isfinite(line[name])):
+                run = self.config.runs()[index]
+                which = ", ".join(f"{field}={run[field]:g}" for field in ("seed", *self.config.swept))
+                begun = line["steps"] - chunk_updates * self.config.steps_per_update
+                kept = checkpoint.latest(self.directory / "checkpoints")
+                raise DivergedError(
+                    f"{name} is not finite in run {index} ({which}) between {begun:,} and {line['steps']:,} steps; "
+                    f"last good checkpoint: {kept or 'none'}; try a lower learning_rate or max_grad_norm, or norm=layer"
+                )
+
+    def _finish(self, state: pqn.TrainState) -> Result:
+        """Weights, learning curve and, last of all, the summary."""
+        config, runs = self.config, self.config.runs()
+        (self.directory / "agents").mkdir(exist_ok=True)
+        weights = jax.device_get({"params": state.params, **state.stats})
+        agents = []
+        for index, run in enumerate(runs):
+            variables = jax.tree.map(lambda x, index=index: x[index], weights)
+            agents.append(Agent(variables, {**self.program.agent_info, **run}))
+            agents[-1].save(self.directory / "agents" / f"{index}{checkpoint.SUFFIX}")
+        arrays = curves(self.metrics_file.read())
+        title = config.preset or config.env
+        learning_curve(self.directory / "curve.png", arrays, self.program.labels, title)
+        summary = self._summary(arrays)
+        aside = self.directory / "summary.partial"
+        aside.write_text(json.dumps(summary, indent=2) + "\n")
+        aside.replace(self.directory / "summary.json")
+        return Result(self.directory, config, summary, arrays, agents)
+
+    def _summary(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        config, runs, seconds = self.config, self.config.runs(), self.clock.seconds
+        late = arrays["updates"] > 0.9 * config.num_updates
+        episodes = arrays["episodes"][late]
+        with np.errstate(invalid="ignore"):
+            train_return = np.nansum(arrays["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
+        returns = {"train_return": train_return, "eval_return": arrays["eval_return"][-1]}
+        if self.program.score:
+            returns["eval_score"] = np.array([self.program.score(x) for x in returns["eval_return"]])
+        device = jax.devices()[0]
+        return {
+            "env": config.env,
+            "preset": config.preset,
+            "seeds": [run["seed"] for run in runs],
+            "settings": {name: [run[name] for run in runs] for name in config.swept},
+            "network": self.program.description,
+            "total_steps": config.num_updates * config.steps_per_update,
+            "updates": config.num_updates,
+            "device": f"{device.platform}: {device.device_kind}",
+            "jax_version": jax.__version__,
+            **{name: round(value, 3) for name, value in seconds.items()},
+            "steps_per_second": round(config.num_updates * self.all_steps / seconds["train_seconds"], 1),
+            **{name: _mean_and_runs(values) for name, values in returns.items()},
+            "eval_episodes": config.eval_episodes,
+            "eval_cut": arrays["eval_cut"][-1].tolist(),
         }
-        metrics_file.append(line)
-        _check_finite(line, boundary, program, directory)
-        if boundary.snapshot is not None:
-            save(boundary.updates, boundary.snapshot)
-        display.show(
-            boundary.updates * all_steps, line["steps_per_second"], line["episode_return"], line["eval_return"]
-        )
-
-    with (
-        _stop_requests() as stop,
-        ProgressDisplay(config.num_updates * all_steps, done * all_steps, progress) as display,
-    ):
-        if state is None:
-            state = jax.jit(program.start)(program.seeds, program.hyper)
-        state = jax.device_put(state)
-        chunk = jax.jit(program.chunk, donate_argnums=0).lower(shape, 0).compile()
-        evaluation = jax.jit(program.evaluate).lower(shape, program.seeds).compile()
-        copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(shape).compile()
-        clock.spend("compile_seconds")
-        pending: _Boundary | None = None
-        while done < config.num_updates and not stop:
-            updates = min(log_interval - done % log_interval, config.num_updates - done)
-            state, sums = chunk(state, updates)
-            done += updates
-            last = done == config.num_updates
-            evaluated = evaluation(state, program.seeds) if last or done % eval_interval == 0 else None
-            snapshot = copy(state) if done % checkpoint_interval == 0 and not last else None
-            if pending:
-                settle(pending)
-            pending = _Boundary(done, updates, sums, evaluated, snapshot)
-        if pending:
-            settle(pending)
-        if stop:
-            save(done, state)
-            steps = done * config.steps_per_update
-            message = f"stopped after {steps:,} of {config.num_updates * config.steps_per_update:,} steps a run"
-            raise Stopped(f"{message}; go on with: qlax resume {directory}", stop[0])
-        save(config.num_updates, state)
-    return _finish(program, directory, metrics_file, state, clock)
-
-
-def _finish(
-    program: Program, directory: Path, metrics_file: MetricsFile, state: pqn.TrainState, clock: _Clock
-) -> Result:
-    config, runs = program.config, program.config.runs()
-    (directory / "agents").mkdir(exist_ok=True)
-    weights = jax.device_get({"params": state.params, **state.stats})
-    agents = []
-    for index, run in enumerate(runs):
-        variables = jax.tree.map(lambda x, index=index: x[index], weights)
-        agents.append(Agent(variables, {**program.agent_info, **run}))
-        agents[-1].save(directory / "agents" / f"{index}{checkpoint.SUFFIX}")
-    arrays = curves(metrics_file.read())
-    learning_curve(directory / "curve.png", arrays, program.labels, config.preset or config.env)
-
-    steps = config.num_updates * config.steps_per_update
-    late = arrays["updates"] > 0.9 * config.num_updates
-    episodes = arrays["episodes"][late]
-    ended = np.nansum(arrays["episode_return"][late] * episodes, axis=0)
-    with np.errstate(invalid="ignore"):
-        train_return = ended / episodes.sum(axis=0)
-    eval_return = arrays["eval_return"][-1]
-    returns = {"train_return": train_return, "eval_return": eval_return}
-    if program.score:
-        returns["eval_score"] = np.array([program.score(x) for x in eval_return])
-    device = jax.devices()[0]
-    summary = {
-        "env": config.env,
-        "preset": config.preset,
-        "seeds": [run["seed"] for run in runs],
-        "settings": {name: [run[name] for run in runs] for name in config.swept},
-        "network": program.description,
-        "total_steps": steps,
-        "updates": config.num_updates,
-        "device": f"{device.platform}: {device.device_kind}",
-        "jax_version": jax.__version__,
-        **{name: round(seconds, 3) for name, seconds in clock.seconds.items()},
-        "steps_per_second": round(steps * len(runs) / clock.seconds["train_seconds"], 1),
-        **{name: _mean_and_runs(values) for name, values in returns.items()},
-        "eval_episodes": config.eval_episodes,
-        "eval_cut": [float(x) for x in arrays["eval_cut"][-1]],
-    }
-    aside = directory / "summary.partial"
-    aside.write_text(json.dumps(summary, indent=2) + "\n")
-    aside.replace(directory / "summary.json")
-    return Result(directory, config, summary, arrays, agents)
 
 
 def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
@@ -296,17 +307,11 @@ def _evaluated(evaluation: dict[str, np.ndarray] | None, runs: int) -> dict[str,
     return {names.get(name, f"eval_{name}"): np.nanmean(x, axis=1) for name, x in evaluation.items()}
 
 
-def _check_finite(line: dict[str, Any], boundary: _Boundary, program: Program, directory: Path) -> None:
-    for name in ("loss", "grad_norm", "value"):
-        for index in np.flatnonzero(~np.isfinite(line[name])):
-            config, run = program.config, program.config.runs()[index]
-            which = ", ".join(f"{field}={run[field]:g}" for field in ("seed", *config.swept))
-            begun = (boundary.updates - boundary.chunk_updates) * config.steps_per_update
-            kept = checkpoint.latest(directory / "checkpoints")
-            raise DivergedError(
-                f"{name} is not finite in run {index} ({which}) between {begun:,} and {line['steps']:,} steps; "
-                f"last good checkpoint: {kept or 'none'}; try a lower learning_rate or max_grad_norm, or norm=layer"
-            )
+def _enable_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory, unless JAX was told of another place."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _new_directory(out: Path | str | None, config: Config) -> Path:
