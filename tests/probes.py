@@ -3,11 +3,22 @@
 All satisfy `qlax.types.Env`; the docstrings say what Q is.
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 
 from qlax.envs.vec import Vec
 from qlax.types import Step
+
+
+@contextlib.contextmanager
+def strict_and_quick():
+    """Ranks must match, and programs that run for a moment are compiled without XLA's best efforts."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.numpy_rank_promotion("raise"):
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def show(obs, reward=0.0, terminated=False, truncated=False, legal=None, metrics=None) -> Step:
@@ -184,21 +195,17 @@ class RandomWorld:
         return step.obs, step
 
     def step(self, key, state, action):
-        key_show, key_terminated, key_truncated = jax.random.split(key, 3)
-        terminated = jax.random.bernoulli(key_terminated, 0.15)
-        truncated = jax.random.bernoulli(key_truncated, 0.2)
+        key_show, key_ends = jax.random.split(key)
+        terminated, truncated = jax.random.uniform(key_ends, (2,)) < jnp.array([0.15, 0.2])
         reward = jnp.sin(3 * state.sum()) + jnp.cos(2 * action).sum()
         step = self._show(key_show, reward=reward, terminated=terminated, truncated=truncated)
         return step.obs, step
 
     def _show(self, key, **ends):
-        key_obs, key_legal, key_one = jax.random.split(key, 3)
-        obs = jax.random.normal(key_obs, (*self.team, self.num_features))
-        if not self.masked:
-            return show(obs, **ends)
-        legal = jax.random.bernoulli(key_legal, 0.5, (*self.team, self.num_actions))
-        one = jax.random.randint(key_one, self.team, 0, self.num_actions)
-        return show(obs, legal=legal | jax.nn.one_hot(one, self.num_actions, dtype=bool), **ends)
+        numbers = jax.random.normal(key, (*self.team, self.num_features + self.num_actions))
+        obs, chances = jnp.split(numbers, [self.num_features], axis=-1)
+        legal = chances >= jnp.minimum(chances.max(-1, keepdims=True), 0.0)  # at least the one of the best chance
+        return show(obs, legal=legal if self.masked else None, **ends)
 
 
 class LossyVec(Vec):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 from probes import (
     ActionReward,
@@ -14,6 +15,7 @@ from probes import (
     EndlessReward,
     MaskedAction,
     ObservationReward,
+    RandomWorld,
     Recall,
     Team,
 )
@@ -21,6 +23,7 @@ from probes import (
 from qlax import pqn
 from qlax.envs.vec import Vec
 from qlax.networks import QNetwork
+from qlax.types import check_contract
 
 GAMMA = 0.8
 EXACT = 0.01
@@ -28,17 +31,9 @@ LAGGING = 0.05  # batch norm acts with running statistics, which are late: its v
 
 
 @pytest.fixture(autouse=True, scope="module")
-def strict_ranks():
-    with jax.numpy_rank_promotion("raise"):
+def strict_and_quick():
+    with probes.strict_and_quick():
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Programs that run for a tenth of a second are not worth XLA's best efforts."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Trained(NamedTuple):
@@ -76,6 +71,26 @@ def train(env, *, num_updates=150, num_steps=8, num_minibatches=2, time_limit_is
         return jax.lax.scan(lambda state, _: algorithm.update(state), state, length=num_updates)
 
     return Trained(network, *run(jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        ConstantReward(),
+        ObservationReward(),
+        DelayedReward(),
+        ActionReward(),
+        MaskedAction(),
+        Recall(),
+        EndlessReward(2, 3),
+        Team(Recall(), 2),
+        RandomWorld(),
+        RandomWorld(2, masked=True),
+    ],
+    ids=lambda env: type(env).__name__,
+)
+def test_probe_keeps_the_contract(env):
+    check_contract(env)
 
 
 def assert_q(q, expected, tolerance=EXACT):
