@@ -231,7 +231,7 @@ def test_without_norm_there_is_none():
 
 
 def test_images_are_divided_by_255_and_bools_used_as_they_are():
-    network = QNetwork(A, "cnn", hidden=(6,))
+    network = QNetwork(A, "cnn", hidden=(6,), norm="none")  # a norm would hide the scale
     obs = np.random.default_rng(0).integers(0, 256, (L, B, 5, 4, 2)).astype(np.uint8)
     variables = initial(network, obs)
     close(act(network, variables, obs), act(network, variables, obs.astype(np.float32) / 255))

@@ -98,7 +98,7 @@ BREAKS_THE_CONTRACT = {
         {"env": Team(), **both(obs=lambda obs: obs[0, :1])},
         "obs of reset has shape (1,); expected the team of (2,) first",
     ),
-    "metrics not a dict": (both(metrics=lambda _: ()), "metrics of reset is tuple; expected a dict of scalars"),
+    "metrics not a dict": (both(metrics=lambda _: ()), "metrics of reset are (); expected a dict of scalars"),
     "metrics per member": (both(metrics=lambda _: {"count": jnp.zeros(2)}), "metrics"),
     "other state": (
         {"step": with_state(lambda state: state | {"count": jnp.float32(0)})},
@@ -148,7 +148,10 @@ def noise_of_numpy(state, step):
 
 BREAKS_WHILE_RUNNING = {
     "contract": (both(terminated=jnp.int32), "terminated of reset is int32; expected bool"),
-    "NumPy's randomness in step": ({"step": noise_of_numpy}, "gave two outcomes; expected a pure function"),
+    "NumPy's randomness in step": (
+        {"step": noise_of_numpy},
+        "gave two outcomes for the same input; expected a pure function",
+    ),
     "NumPy's randomness in reset": (
         {"reset": with_state(lambda state: state | {"start": np.random.randint(1 << 20) + state["start"]})},
         "expected a pure function",

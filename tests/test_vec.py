@@ -142,7 +142,7 @@ class Weak(Counting):
 
     def step(self, key, state, action):
         del key
-        state = {"start": state["start"], "count": state["count"] + 1, "strong": 1, "weak": jnp.float32(1)}
+        state = {"start": state["start"], "count": state["count"] + 1, "strong": 1, "weak": 1.0}
         obs = jnp.where(action == 0, 1.0, 2.0)[None]
         return state, Step(obs, None, action, state["count"] > 3, state["count"] > 2, {"count": 1.0})
 

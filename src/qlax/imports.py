@@ -15,6 +15,8 @@ def import_object(path: str) -> Any:
       UserError: it cannot be imported.
     """
     module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise UserError(f"{path!r} is no import path; expected module:Name")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -128,14 +128,15 @@ class Convolution(nn.Module):
         def convolution(x, kernel):
             return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-        return jax.lax.platform_dependent(x, kernel, cpu=shifted_slices, default=convolution) + bias
+        return jax.lax.platform_dependent(x, kernel, cpu=shifted_slices, default=convolution) + _along_last(bias, x)
 
 
 class BatchRenorm(nn.Module):
     """Batch normalisation whose training output follows the running statistics, within limits.
 
     The limits widen with the number of gradient steps as in the paper: plain batch normalisation for
-    5,000 steps, then r up to 3 at 40,000 and d up to 5 at 25,000.
+    5,000 steps, then r up to 3 at 40,000 and d up to 5 at 25,000. Averaged over time is the variance,
+    as in every batch normalisation of today, where the paper averages its root.
 
     Source: Ioffe, "Batch renormalization", 2017, arXiv:1702.03275, algorithm 1 and section 4.
     """
@@ -154,28 +155,34 @@ class BatchRenorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones_init(), features)
         bias = self.param("bias", nn.initializers.zeros_init(), features)
         sigma = jnp.sqrt(var.value + self.epsilon)
-        if not train:
-            return (x - mean.value) / sigma * scale + bias
-
-        axes = tuple(range(x.ndim - 1))
-        batch_mean = self._over_devices(x.mean(axes))
-        batch_var = self._over_devices(jnp.square(x - batch_mean).mean(axes))
-        batch_sigma = jnp.sqrt(batch_var + self.epsilon)
-        r_max = 1 + 2 * jnp.clip((steps.value - 5_000) / 35_000, 0.0, 1.0)
-        d_max = 5 * jnp.clip((steps.value - 5_000) / 20_000, 0.0, 1.0)
-        r = jax.lax.stop_gradient(jnp.clip(batch_sigma / sigma, 1 / r_max, r_max))
-        d = jax.lax.stop_gradient(jnp.clip((batch_mean - mean.value) / sigma, -d_max, d_max))
-        mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
-        var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
-        steps.value = steps.value + 1
-        return ((x - batch_mean) / batch_sigma * r + d) * scale + bias
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            batch_mean = self._over_devices(x.mean(axes))
+            batch_var = self._over_devices(jnp.square(x - _along_last(batch_mean, x)).mean(axes))
+            batch_sigma = jnp.sqrt(batch_var + self.epsilon)
+            r_max = 1 + 2 * jnp.clip((steps.value - 5_000) / 35_000, 0.0, 1.0)
+            d_max = 5 * jnp.clip((steps.value - 5_000) / 20_000, 0.0, 1.0)
+            r = jax.lax.stop_gradient(jnp.clip(batch_sigma / sigma, 1 / r_max, r_max))
+            d = jax.lax.stop_gradient(jnp.clip((batch_mean - mean.value) / sigma, -d_max, d_max))
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+            steps.value = steps.value + 1
+            center, slope, shift = batch_mean, r / batch_sigma * scale, d * scale + bias
+        else:
+            center, slope, shift = mean.value, scale / sigma, bias
+        return (x - _along_last(center, x)) * _along_last(slope, x) + _along_last(shift, x)
 
     def _over_devices(self, x: jax.Array) -> jax.Array:
         return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
 
 
+def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:
+    """`[F]` as `[1, ..., F]`, to go with `x [..., F]`."""
+    return values.reshape(*(1,) * (x.ndim - 1), -1)
+
+
 def default_encoder(obs: Any) -> Encoder:
-    """The encoder that fits one member's observation: "cnn" for three axes, else "mlp".
+    """The encoder that fits one member's observation: "cnn" for three axes of at least 3 x 3, else "mlp".
 
     Args:
       obs: array, or its shape and dtype, without the axes N and M.
@@ -194,7 +201,7 @@ def default_encoder(obs: Any) -> Encoder:
             f"observation is {obs.dtype}{list(obs.shape)}; expected bool, float, or uint8 with three axes (an image): "
             "let the environment deliver categories one-hot and counts as float"
         )
-    return "cnn" if len(obs.shape) == 3 else "mlp"
+    return "cnn" if len(obs.shape) == 3 and min(obs.shape[:2]) >= 3 else "mlp"
 
 
 def build(description: dict[str, Any], num_actions: int) -> Any:

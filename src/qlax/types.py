@@ -129,7 +129,7 @@ def check_contract(env: Any) -> None:
             dtype = getattr(x, field).dtype
             expect(dtype == jnp.bool_, f"{field} of {what} is {dtype}; expected bool")
         expect(
-            x.reward.dtype != jnp.bool_ and jnp.issubdtype(x.reward.dtype, jnp.number),
+            jnp.issubdtype(x.reward.dtype, jnp.number),
             f"reward of {what} is {x.reward.dtype}; expected float32",
         )
         if x.legal is not None:
@@ -140,9 +140,12 @@ def check_contract(env: Any) -> None:
                 leaf.shape[: len(team)] == team,
                 f"obs of {what} has shape {leaf.shape}; expected the team of {team} first",
             )
-        expect(
-            isinstance(x.metrics, dict), f"metrics of {what} is {type(x.metrics).__name__}; expected a dict of scalars"
+        shapes = (
+            {metric: leaf.shape for metric, leaf in x.metrics.items()} if isinstance(x.metrics, dict) else x.metrics
         )
+        scalars = isinstance(shapes, dict) and not any(shapes.values())
+        expect(scalars, f"metrics of {what} are {shapes}; expected a dict of scalars")
+
     for what, before, after in (
         ("state", state, next_state),
         ("obs", first.obs, step.obs),
@@ -168,15 +171,25 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
     name = type(env).__name__
     team = (env.num_agents,) if hasattr(env, "num_agents") else ()
     shared = (env.shared,) if hasattr(env, "shared") else ()
-    reset = jax.jit(env.reset)
-    # Traced apart, so that NumPy's or the clock's numbers in it would differ.
-    step_once, step_again = jax.jit(lambda *a: env.step(*a)), jax.jit(lambda *a: env.step(*a))
+    # Traced apart, so that NumPy's or the clock's numbers in them would differ.
+    resets = [jax.jit(lambda *a: env.reset(*a)) for _ in range(2)]
+    steps = [jax.jit(lambda *a: env.step(*a)) for _ in range(2)]
+
+    def run_twice(what: str, functions: list, *arguments: Any) -> Any:
+        outcome, again = (function(*arguments) for function in functions)
+        same = jax.tree.map(lambda a, b: np.array_equal(_comparable(a), _comparable(b), equal_nan=True), outcome, again)
+        if not all(jax.tree.leaves(same)):
+            raise UserError(
+                f"environment {name}: {what} gave two outcomes for the same input; expected a pure function"
+            )
+        return outcome
+
     random = np.random.default_rng(seed)
     key, state, step = jax.random.key(seed), None, None
     for index in range(num_steps):
         key, key_reset, key_step = jax.random.split(key, 3)
         if step is None or step.terminated or step.truncated:
-            state, step = reset(key_reset)
+            state, step = run_twice("reset", resets, key_reset)
             if step.terminated or step.truncated or step.reward != 0:
                 raise UserError(f"environment {name}: reset shows an end or a reward; expected a first step without")
         legal = np.ones((*team, env.num_actions), bool) if step.legal is None else np.asarray(step.legal)
@@ -185,13 +198,7 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
                 f"environment {name}: no legal action after {index} steps; expected at least one per member"
             )
         action = np.where(legal, random.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
-        outcome, again = (f(key_step, state, action, *shared) for f in (step_once, step_again))
-        same = jax.tree.map(lambda a, b: np.array_equal(_comparable(a), _comparable(b), equal_nan=True), outcome, again)
-        if not all(jax.tree.leaves(same)):
-            raise UserError(
-                f"environment {name}: the same key, state and action gave two outcomes; expected a pure function"
-            )
-        state, step = outcome
+        state, step = run_twice("step", steps, key_step, state, action, *shared)
         for field, x in (("reward", step.reward), ("obs", step.obs)):
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(x)):
                 raise UserError(f"environment {name}: {field} is not finite after {index + 1} steps")

@@ -5,6 +5,8 @@ Adapts gymnax 1.0, whose `step_env` neither resets nor knows the time limit.
 
 import dataclasses
 import inspect
+import math
+from typing import Any
 
 import gymnax
 import jax
@@ -67,21 +69,34 @@ def make(name: str, **options) -> Gymnax:
         raise UserError(f"gymnax/{name} downloads data, which failed: {error}") from error
     fields = {field.name for field in dataclasses.fields(params)}
     arguments = set(inspect.signature(type(env).__init__).parameters) - {"self", "args", "kwargs"}
-    for option, value in options.items():
+    for option in options:
         if option not in fields | arguments:
             known = sorted(fields | arguments)
             raise UserError(
                 f"gymnax/{name} has no option {option!r}{nearest(option, known)}; options: {', '.join(known)}"
             )
-        default = getattr(params, option, None)
-        if isinstance(default, int | float) and not isinstance(value, int | float):
-            raise UserError(f"gymnax/{name}: {option}={value!r}: expected a number, as {default!r}")
     constructed = {option: value for option, value in options.items() if option in arguments}
     if constructed:
-        env, params = gymnax.make(name, **constructed)
-    params = params.replace(**{option: value for option, value in options.items() if option in fields})
+        try:
+            env, params = gymnax.make(name, **constructed)
+        except Exception as error:
+            raise UserError(f"gymnax/{name} cannot be made with {constructed}: {error}") from error
+    changed = {option: value for option, value in options.items() if option in fields}
+    params = params.replace(
+        **{option: _like(getattr(params, option), option, value) for option, value in changed.items()}
+    )
     action_space = env.action_space(params)
     if not isinstance(action_space, spaces.Discrete):
         shape = action_space.shape
         raise UserError(f"gymnax/{name} has a continuous action space of shape {shape}; PQN needs discrete actions")
     return Gymnax(env, params)
+
+
+def _like(default: Any, option: str, value: Any) -> Any:
+    """The value with the type of the default: XLA does not mix whole numbers and others in one `select`."""
+    if not isinstance(default, int | float):
+        return value
+    lowest = 1 if option == "max_steps_in_episode" else -math.inf
+    if not isinstance(value, int | float) or type(default)(value) != value or value < lowest:
+        raise UserError(f"{option}={value!r}: expected a number like {default!r}")
+    return type(default)(value)

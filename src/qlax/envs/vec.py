@@ -45,9 +45,9 @@ class Vec:
     """
 
     def __init__(self, env: Env, num_envs: int, *, reset_ratio: int = 1, time_limit_is_terminal: bool = False):
-        if num_envs < 1:
-            raise UserError(f"num_envs={num_envs}: expected at least 1")
-        if reset_ratio < 1 or num_envs % reset_ratio:
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise UserError(f"num_envs={num_envs}: expected a whole number from 1")
+        if not isinstance(reset_ratio, int) or reset_ratio < 1 or num_envs % reset_ratio:
             raise UserError(f"reset_ratio={reset_ratio}: expected a divisor of num_envs={num_envs}")
         self.env = env
         self.num_envs = num_envs
