@@ -39,6 +39,7 @@ def main(names: list[str]) -> None:
     """Run the named commands one after the other, all of them without a name."""
     versions = {package: importlib.metadata.version(package) for package in ("qlax", "jax", "flax", "optax", "gymnax")}
     machine = f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    RESULTS.mkdir(exist_ok=True)
     for name in names or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             command = ["qlax", "train", *COMMANDS[name].split()]
@@ -53,7 +54,7 @@ def main(names: list[str]) -> None:
 def table() -> str:
     """The results kept so far, as Markdown."""
     rows = [
-        "| command | greedy return of each seed | while exploring | steps/s, all seeds | seconds |",
+        "| command | greedy return of each seed | while exploring | steps/s, all seeds | seconds of training |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in COMMANDS:
@@ -63,7 +64,7 @@ def table() -> str:
         greedy, exploring = (
             ", ".join(f"{value:.4g}" for value in result[kind]["per_run"]) for kind in ("eval_return", "train_return")
         )
-        speed = f"{result['steps_per_second']:,.0f} | {result['train_seconds']:.0f} + {result['compile_seconds']:.0f}"
+        speed = f"{result['steps_per_second']:,.0f} | {result['train_seconds']:.0f}"
         rows.append(f"| `{result['command']}` | {greedy} | {exploring} | {speed} |")
     return "\n".join(rows)
 

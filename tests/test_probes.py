@@ -158,11 +158,13 @@ def test_no_recall_without_memory():
     assert np.abs(last).max() < 0.3  # right half the time: close to 0
 
 
-# With time limits as ends, half-way through an endless reward an episode is over: v = 1 + gamma 4/5 v.
-@pytest.mark.parametrize(("time_limit_is_terminal", "value"), [(False, 10), (True, 1 / (1 - 0.9 * 4 / 5))])
-def test_time_limit_does_not_pull_the_value_to_zero(time_limit_is_terminal, value):
+# Where a time limit is an end, one step in five is the last: v = 1 + gamma 4/5 v for lambda = 0.
+@pytest.mark.parametrize(
+    ("time_limit_is_terminal", "lam", "value"), [(False, 0.65, 10), (True, 0.0, 1 / (1 - 0.9 * 4 / 5))]
+)
+def test_time_limit_does_not_pull_the_value_to_zero(time_limit_is_terminal, lam, value):
     env = EndlessReward(period=1, time_limit=5)
-    options = {"num_steps": 10, "learning_rate": 3e-2, "gamma": 0.9, "lam": 0.0}
+    options = {"num_steps": 10, "learning_rate": 3e-2, "gamma": 0.9, "lam": lam}
     q = train(env, time_limit_is_terminal=time_limit_is_terminal, **options).q([[[1]]])
     assert_q(q, value, tolerance=0.3)
 
