@@ -61,12 +61,14 @@ def table() -> str:
         if not (path := RESULTS / f"{name}.json").exists():
             continue
         result = json.loads(path.read_text())
-        greedy, exploring = (
-            ", ".join(f"{value:.4g}" for value in result[kind]["per_run"]) for kind in ("eval_return", "train_return")
-        )
+        greedy, exploring = (_listed(result[kind]["per_run"]) for kind in ("eval_return", "train_return"))
         speed = f"{result['steps_per_second']:,.0f} | {result['train_seconds']:.0f}"
         rows.append(f"| `{result['command']}` | {greedy} | {exploring} | {speed} |")
     return "\n".join(rows)
+
+
+def _listed(values: list[float | None]) -> str:
+    return ", ".join("-" if value is None else f"{value:.4g}" for value in values)
 
 
 if __name__ == "__main__":

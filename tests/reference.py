@@ -183,9 +183,10 @@ def as_float64(tree):
 
 
 def learn(network, params, optimizer_state, rollout, hyper, shape):
-    """Every gradient step made on one rollout, minibatches in the order in which the data lie.
+    """Every gradient step made on one rollout from `params`, minibatches in the order in which the data lie.
 
     Args:
+      params: before; see `mlp` and `leaky`.
       network: "mlp" (segments of one step, targets fixed) or "leaky" (segments of T steps, targets by newest params).
       optimizer_state: `RAdam.initial(params)`, or what the last call returned.
       rollout: memory [N, M, F] at its start or None; first [T, N]; obs [T+1, N, M, F]; legal [T+1, N, M, A] or None;

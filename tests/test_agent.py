@@ -59,9 +59,36 @@ def test_memory_lasts_until_reset(agent):
     np.testing.assert_array_equal(agent.q_values(obs), first)
 
 
+def test_an_episode_may_begin_anew_in_some_rows(agent):
+    obs = observations(2)
+    first, second = agent.q_values(obs), agent.q_values(obs)
+    third = agent.q_values(obs, first=[True, False])
+    np.testing.assert_allclose(third[0], first[0], rtol=1e-5)
+    agent.reset()
+    for _ in range(2):
+        agent.q_values(obs)
+    np.testing.assert_array_equal(third[1], agent.q_values(obs)[1])
+    assert np.array_equal(third[1], second[1]) == (agent.info["network"]["memory"] == "none")
+
+
+@pytest.mark.parametrize("obs", [np.zeros(3), np.zeros((4, 5)), 0.0, [], {"a": np.zeros(4), "b": np.zeros(4)}])
+def test_another_observation_is_refused(agent, obs):
+    with pytest.raises(qlax.UserError, match=r"expected \(4,\)"):
+        agent.act(obs)
+
+
+def test_observations_are_cast_to_what_the_agent_was_trained_on(agent):
+    whole = np.array([[0, 1, 2, 3]], np.uint8)
+    expected = agent.q_values(whole.astype(np.float32))
+    agent.reset()
+    np.testing.assert_array_equal(agent.q_values(whole), expected)
+
+
 def test_what_cannot_be_loaded_is_named(trained, tmp_path):
     with pytest.raises(qlax.UserError, match="agents there: 0, 1"):
         qlax.load(trained.directory, 7)
     (tmp_path / "0.safetensors").write_bytes(b"no weights")
     with pytest.raises(qlax.UserError, match=r"0.safetensors cannot be read"):
         qlax.load(tmp_path / "0.safetensors")
+    with pytest.raises(qlax.UserError, match="holds no agent"):
+        qlax.load(next((trained.directory / "checkpoints").iterdir()))

@@ -12,6 +12,9 @@ BROKEN = """
 import jax.numpy as jnp
 import qlax
 
+def explode():
+    return 1 / 0
+
 class Silent:
     num_actions = 2
     def reset(self, key):
@@ -80,6 +83,12 @@ def test_every_kind_of_flag_reaches_the_configuration(tmp_path):
         ("train nowhere:Env", "cannot import 'nowhere'"),
         ("train broken_world:Silent2", "has no 'Silent2'; did you mean 'Silent'"),
         ("train broken_world:Silent", "environment Silent: reset(key) returns NoneType second; expected a qlax.Step"),
+        ("train cartpole --encoder cnn", "encoder=cnn: expected an observation with three axes"),
+        ("train cartpole --env-options max_steps_in_episode=Infinity", "max_steps_in_episode=inf: expected a number"),
+        ("train cartpole --out /dev/null/run", "cannot make the directory /dev/null/run: Not a directory"),
+        ("train minatr/breakout", "did you mean 'minatar/breakout'"),
+        ("train broken_world:explode", "broken_world:explode cannot be made: ZeroDivisionError: division by zero"),
+        ("train cartpole --network broken_world:Silent --hidden 8", "hidden is for qlax's own network"),
         ("train cartpole --network broken_world:Silent", "broken_world:Silent"),
         ("resume nowhere", "nowhere holds no run"),
         ("presets cartpol", "did you mean 'cartpole'"),

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from qlax.config import FIELDS, SWEEPABLE, Config, configure, from_file, preset_text, presets
@@ -40,6 +41,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"num_envs": [8, 16]}, r"num_envs=\[8, 16\]: expected a whole number from 1; several values are for .*lam"),
         ({"norm": "leyer"}, r"norm='leyer': expected one of layer, .*did you mean 'layer'"),
         ({"dueling": 1}, r"dueling=1: expected true or false"),
+        ({"hidden": []}, r"hidden=\[\]: expected whole numbers from 1"),
         ({"hidden": [0]}, r"hidden=\[0\]: expected whole numbers from 1"),
         ({"env_options": [1]}, r"env_options=\[1\]: expected name=value"),
         ({"lam": []}, r"lam=\[\]: expected a number"),
@@ -60,7 +62,10 @@ def test_an_unknown_setting_is_named_with_the_nearest():
         configure(ENV, lamda=0.5)
 
 
-@pytest.mark.parametrize(("target", "hint"), [("cartpol", "cartpole"), ("minatar/brekout", "minatar/breakout")])
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [("cartpol", "cartpole"), ("minatar/brekout", "minatar/breakout"), ("minatr/asterix", "minatar/asterix")],
+)
 def test_an_unknown_preset_is_named_with_the_nearest(target, hint):
     with pytest.raises(UserError, match=f"unknown preset '{target}'; did you mean '{hint}'"):
         configure(target)
@@ -103,6 +108,29 @@ def test_derived_intervals_divide_each_other():
             assert config.checkpoint_interval % config.log_interval == 0
             assert {name: getattr(config, name) for name in given} == given
             assert json.loads(config.to_json())["eval_max_steps"] == 500
+
+
+def test_what_follows_from_other_settings_follows_anew(tmp_path):
+    written = configure(ENV, total_steps=100_000, eval_episodes=5).with_intervals(500).derive(encoder="mlp")
+    assert set(written.derived) == {"log_interval", "eval_interval", "checkpoint_interval", "eval_max_steps", "encoder"}
+    (tmp_path / "config.json").write_text(written.to_json())
+    longer = from_file(tmp_path / "config.json", total_steps=10_000_000)
+    expected = configure(ENV, total_steps=10_000_000, eval_episodes=5)
+    assert longer == expected
+    assert longer.with_intervals(500).eval_interval > written.eval_interval
+    assert configure(written, total_steps=10_000_000) == expected
+
+
+def test_options_are_added_to_those_of_the_preset():
+    config = configure("memory-chain", env_options={"max_steps_in_episode": 50})
+    assert config.env_options == {"memory_length": 20, "max_steps_in_episode": 50}
+    assert configure("memory-chain", env=ENV, env_options={"gravity": 1.0}).env_options == {"gravity": 1.0}
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = Config(env=ENV, lam=np.linspace(0, 1, 3), gamma=np.float32(0.5), seeds=np.int64(3))
+    assert (config.lam, config.gamma, config.seeds) == ((0.0, 0.5, 1.0), 0.5, 3)
+    assert type(config.seeds) is int
 
 
 def test_every_field_has_a_help_text():

@@ -71,6 +71,30 @@ def test_the_first_whole_episode_of_every_environment_counts(network):
     np.testing.assert_array_equal(records["cut"], np.zeros(16))
 
 
+class Paid:
+    """One step; its reward is what all copies share."""
+
+    num_actions = 2
+    shared = jnp.float32(1)
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1))
+
+    def step(self, key, state, action, wage):
+        del key, action
+        return state, show(jnp.ones(1), reward=wage, terminated=True)
+
+
+def test_what_the_environments_share_is_as_it_is_in_training():
+    vec = Vec(Paid(), 4)
+    algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state._replace(shared=(jnp.float32(0.5),)))
+    records = evaluate.make(algorithm, vec, 3)(jax.random.key(2), state)
+    np.testing.assert_array_equal(records["episode_return"], np.full(4, 0.5))
+
+
 def test_evaluation_is_greedy():
     records, lengths = evaluated(Fixed())
     np.testing.assert_array_equal(records["episode_return"], lengths)

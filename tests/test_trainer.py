@@ -1,3 +1,4 @@
+import functools
 import json
 import logging
 import math
@@ -172,6 +173,20 @@ def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_p
     with pytest.raises(qlax.UserError, match="never_explore"):
         qlax.resume(tmp_path / "run")
     assert qlax.resume(tmp_path / "run", plugins=plugins).summary["updates"] == 12
+
+
+def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_arguments():
+    config = qlax.Config(env=CARTPOLE, **SMALL)
+    with pytest.raises(qlax.UserError, match=r"unknown plugin 'explor'; did you mean 'explore'"):
+        Program(config, {"explor": epsilon_greedy})
+    program = Program(config, {"explore": functools.partial(epsilon_greedy, epsilon=0.0)})
+    assert program.plugins == {"explore": "qlax.pqn.epsilon_greedy with () {'epsilon': 0.0}"}
+
+
+def test_sizes_that_disagree_are_named():
+    vec = qlax.Vec(qlax.make(CARTPOLE), 4)
+    with pytest.raises(qlax.UserError, match="num_envs is 8 in the shape, but there are 4"):
+        qlax.pqn.make(vec, qlax.QNetwork(2), qlax.pqn.Shape(num_envs=8))
 
 
 def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):

@@ -156,6 +156,10 @@ BREAKS_WHILE_RUNNING = {
         {"reset": with_state(lambda state: state | {"start": np.random.randint(1 << 20) + state["start"]})},
         "expected a pure function",
     ),
+    "running return": (
+        both(metrics=lambda _: {"episode_return": jnp.float32(0)}),
+        "episode_return is to be nan exactly where no episode ended",
+    ),
     "nan reward": ({"step": nan_at_count_2("reward")}, "reward is not finite after 2 steps"),
     "nan obs": ({"step": nan_at_count_2("obs")}, "obs is not finite after 2 steps"),
     "nothing legal": (

@@ -19,15 +19,15 @@ class Agent:
 
     Args:
       variables: parameters and norm statistics, as the network takes them.
-      info: what describes it: `network` (see `qlax.networks.build`), `num_actions`, `obs_axes` (of one
-        member's observation), `env`, `env_options`, and what the run had of its own, such as `seed`.
+      info: what describes it: `network` (see `qlax.networks.build`), `num_actions`, `obs` (dtype and shape of
+        every array of one member's observation), `env`, `env_options`, and what the run had of its own, such as `seed`.
     """
 
     def __init__(self, variables: PyTree, info: dict[str, Any]):
         self.info = info
         self.variables = variables
         self._network = networks.build(info["network"], info["num_actions"])
-        self._look = jax.jit(lambda memory, obs, first: self._network.apply(self.variables, memory, obs, first, False))
+        self._look = jax.jit(lambda *inputs: self._network.apply(*inputs, train=False))
         self.reset()
 
     def reset(self) -> None:
@@ -35,35 +35,46 @@ class Agent:
         self._memory: PyTree | None = None
         self._leading: tuple[int, ...] = ()
 
-    def q_values(self, obs: Any) -> np.ndarray:
+    def q_values(self, obs: Any, first: Any = False) -> np.ndarray:
         """Q of every action, and one step of memory.
 
         Args:
           obs: one observation, or any number of leading axes (environments, members) before its own.
+          first: where an episode begins, so that its memory is reset before; bool, of the leading axes or one for all.
 
         Returns:
           `[..., A]` float32, with the same leading axes.
 
         Raises:
-          UserError: the leading axes changed while there is something to remember.
+          UserError: not an observation of this agent's environment, or the leading axes changed while there is
+            something to remember.
         """
-        obs = jnp.asarray(obs) if isinstance(obs, list) else jax.tree.map(jnp.asarray, obs)
-        leaf, axes = jax.tree.leaves(obs)[0], self.info["obs_axes"]
-        leading = leaf.shape[: leaf.ndim - axes]
+        leaves, structure = jax.tree.flatten(np.asarray(obs) if isinstance(obs, list | tuple) else obs)
+        leaves = [np.asarray(leaf) for leaf in leaves]
+        expected = [(np.dtype(dtype), tuple(shape)) for dtype, shape in self.info["obs"]]
+        axes = leaves[0].ndim - len(expected[0][1]) if leaves else 0
+        leading = leaves[0].shape[: max(axes, 0)] if leaves else ()
+        if [leaf.shape for leaf in leaves] != [(*leading, *shape) for _, shape in expected]:
+            found = ", ".join(str(leaf.shape) for leaf in leaves)
+            wanted = ", ".join(str(shape) for _, shape in expected)
+            raise UserError(f"observation of shape {found}; expected {wanted}, after any leading axes")
         rows = int(np.prod(leading, dtype=int))
-        obs = jax.tree.map(lambda x: x.reshape(1, rows, *x.shape[len(leading) :]), obs)
-        first = self._memory is None
-        if first:
-            self._memory, self._leading = self._network.initial_memory(rows), leading
+        typed = zip(leaves, expected, strict=True)
+        obs = jax.tree.unflatten(
+            structure, [leaf.astype(dtype).reshape(1, rows, *shape) for leaf, (dtype, shape) in typed]
+        )
+        begin = np.broadcast_to(first, leading).reshape(1, rows)
+        if self._memory is None:
+            self._memory, self._leading, begin = self._network.initial_memory(rows), leading, np.ones((1, rows), bool)
         elif leading != self._leading:
             raise UserError(f"observations with leading axes {leading} after {self._leading}: call reset() between")
-        q, memory = self._look(self._memory, obs, jnp.full((1, rows), first))
+        q, memory = self._look(self.variables, self._memory, obs, begin)
         self._memory = memory if self._network.recurrent else None
         return np.asarray(q).reshape(*leading, -1)
 
-    def act(self, obs: Any, legal: Any = None) -> np.ndarray:
+    def act(self, obs: Any, legal: Any = None, first: Any = False) -> np.ndarray:
         """The best action, `[...]` int32 with the leading axes of `obs`; `legal [..., A]` bool where not all are."""
-        q = self.q_values(obs)
+        q = self.q_values(obs, first)
         legal = None if legal is None else jnp.asarray(legal)
         return np.asarray(only_legal(jnp.asarray(q), legal).argmax(-1), np.int32)
 
@@ -88,4 +99,7 @@ def load(run: Path | str, index: int = 0) -> Agent:
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
         raise UserError(f"there is no agent {path}; agents there: {', '.join(found) or 'none'}")
     named = {tuple(name.split("/")): array for name, array in checkpoint.read(path).items()}
-    return Agent(unflatten_dict(named), checkpoint.read_info(path))
+    info = checkpoint.read_info(path)
+    if "network" not in info:
+        raise UserError(f"{path} holds no agent; those of a run are in its folder agents/")
+    return Agent(unflatten_dict(named), info)

@@ -9,7 +9,7 @@ import qlax
 from qlax.config import FIELDS, Sweep, configure, environment_preset, from_file, parse, preset_text, presets
 from qlax.errors import UserError, nearest
 
-NOT_FLAGS = ("env", "preset")  # the target says both
+NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except Stopped as stopped:
         print(f"qlax: {stopped}", file=sys.stderr)
-        return 0 if stopped.signal_number == signal.SIGTERM else 130
+        return 0 if stopped.signal_number == signal.SIGTERM else 130  # machines that are taken back send SIGTERM
+    except KeyboardInterrupt:
+        print("qlax: stopped at once", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     train = command("train", _train, "train agents")
+    train.epilog = "Several values of a number, as in --lam 0 0.65 0.95, train every combination side by side."
     train.add_argument("target", nargs="?", help="a preset, or an environment as suite/name or module:Name")
     train.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
     train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")
@@ -70,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in NOT_FLAGS:
             continue
         kind, flag = field.metadata["kind"], "--" + name.replace("_", "-")
-        default = f"{field.default:g}" if type(field.default) in (int, float) else field.default
+        default = f"{field.default:,}" if type(field.default) in (int, float) else field.default
         help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
         if isinstance(field.default, bool):
             train.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
@@ -88,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
-    help = "keep compiled programs for the next time (default), or not"
+    help = "whether to keep compiled programs for the next time"
     parser.add_argument("--compilation-cache", action=argparse.BooleanOptionalAction, default=True, help=help)
 
 
@@ -126,12 +130,14 @@ def _report(result: "qlax.Result") -> None:
         which = ", ".join([f"seed {run['seed']}", *(f"{name} {run[name]:g}" for name in result.config.swept)])
         print(f"  run {index} ({which}): {greedy:.2f}")
     steps, runs = summary["total_steps"], len(result.agents)
-    print(
-        f"{steps:,} steps in each of {runs} run{'s' * (runs > 1)}: {summary['steps_per_second']:,.0f} steps/s on ",
-        end="",
-    )
-    print(f"{summary['device']}, after {summary['compile_seconds']:.1f} s of compilation")
+    print(f"network: {', '.join(_written(name, value) for name, value in summary['network'].items())}")
+    speed = f"{summary['steps_per_second']:,.0f} steps/s on {summary['device']}"
+    print(f"{runs} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
     print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
+
+
+def _written(name: str, value: Any) -> str:
+    return f"{name} {','.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _envs(options: argparse.Namespace) -> None:

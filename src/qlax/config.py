@@ -1,6 +1,7 @@
 """Settings of a training run: typed, checked, read from presets and files."""
 
 import dataclasses
+import difflib
 import itertools
 import json
 import math
@@ -35,11 +36,17 @@ def _option(default: Any, help: str, kind: Kind) -> Any:
 
 
 def _number(x: Any, low: float, high: float, whole: bool) -> float:
+    x = _plain(x)
     if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high or not math.isfinite(x):
         raise ValueError
     if whole and x != int(x):
         raise ValueError
     return int(x) if whole else float(x)
+
+
+def _plain(x: Any) -> Any:
+    """NumPy's and JAX's numbers and arrays as Python's."""
+    return x.tolist() if hasattr(x, "tolist") else x
 
 
 def _range(noun: str, low: float, high: float) -> str:
@@ -55,6 +62,7 @@ def _whole(default: int | None, help: str, low: float = 1, high: float = math.in
 
 def _sweep(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
     def convert(x: Any) -> Any:
+        x = _plain(x)
         if not isinstance(x, list | tuple):
             return _number(x, low, high, whole=False)
         values = tuple(_number(value, low, high, whole=False) for value in x)
@@ -67,7 +75,10 @@ def _sweep(default: float, help: str, low: float = -math.inf, high: float = math
 
 def _widths(default: None, help: str) -> Any:
     def convert(x: Any) -> Any:
-        return tuple(_number(width, 1, math.inf, whole=True) for width in (x if isinstance(x, list | tuple) else [x]))
+        x = x if isinstance(x, list | tuple) else [x]
+        if not x:
+            raise ValueError
+        return tuple(_number(width, 1, math.inf, whole=True) for width in x)
 
     def parse(text: str) -> Any:
         return convert([float(width) for width in text.split(",")])
@@ -84,6 +95,15 @@ def _text(default: str | None, help: str, choices: tuple[str, ...] = ()) -> Any:
     return _option(
         default, help, Kind("one of " + ", ".join(choices) if choices else "text", convert, convert, choices)
     )
+
+
+def _names(help: str) -> Any:
+    def convert(x: Any) -> Any:
+        if not isinstance(x, list | tuple) or not all(name in FIELDS for name in x):
+            raise ValueError
+        return tuple(x)
+
+    return _option((), help, Kind("names of fields", convert, convert))
 
 
 def _flag(help: str) -> Any:
@@ -121,7 +141,7 @@ class Config:
     """Every choice of a training run; the defaults are the paper's for MinAtar.
 
     A field of type `Sweep` may hold several values: every combination of them is trained with every seed.
-    Intervals count updates; None is derived from the rest when a run begins.
+    Intervals count updates. What is None follows from the rest when a run begins; `derived` then names it.
 
     Raises:
       UserError: a value of the wrong type or out of range, or sizes that do not fit each other.
@@ -130,6 +150,7 @@ class Config:
     env: str = _text("", "suite/name, or module:Name of your own")
     env_options: dict[str, Any] = _table("parameters of the environment, as name=value")
     preset: str | None = _text(None, "where these settings came from")
+    derived: tuple[str, ...] = _names("fields that were not asked for but follow from the others")
     seed: int = _whole(0, "of the first run", low=0, high=2**31 - 1)
     seeds: int = _whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
     total_steps: int = _whole(1_000_000, "environment steps a run, rounded up to whole updates")
@@ -218,8 +239,9 @@ class Config:
     def with_intervals(self, time_limit: int | None) -> "Config":
         """The same with whatever intervals are None derived, by the sizes of the run alone.
 
-        A line of metrics is about a second of a laptop's work and at most a thousandth of the run; an evaluation
-        takes a tenth of the arithmetic at most; a checkpoint is less than a minute's work and at most a fiftieth.
+        A line of metrics is about a second of a laptop's work, or a thousandth of a long run; all evaluations
+        together take a tenth of the run's arithmetic and of its steps in sequence at most; checkpoints are some ten
+        seconds of a laptop's work apart, or a two-hundredth of a long run.
         """
         steps = self.steps_per_update * len(self.runs())
         log_interval = self.log_interval or min(
@@ -229,17 +251,24 @@ class Config:
         if not self.log_interval:  # intervals asked for are kept, so the derived one has to divide them
             log_interval = math.gcd(log_interval, *(i for i in (self.eval_interval, self.checkpoint_interval) if i))
         max_steps = self.eval_max_steps or time_limit or 10_000
-        forward_passes = self.total_steps * (1 + 3 * self.num_epochs)  # a backward pass counts two
-        evaluations = min(20, max(1, int(0.1 * forward_passes / (self.eval_episodes * max_steps))))
+        # A backward pass costs two forward passes. Small batches cost as much as large ones, hence the second bound.
+        arithmetic = self.total_steps * (1 + 3 * self.num_epochs) / (self.eval_episodes * max_steps)
+        gradient_steps = self.num_epochs * self.num_minibatches
+        sequence = self.num_updates * (self.num_steps + 3 * gradient_steps) / max_steps
+        evaluations = min(20, max(1, int(0.1 * min(arithmetic, sequence))))
         lines = self.num_updates / log_interval
-        checkpoint_lines = max(math.ceil(200_000 / (steps * log_interval)), math.ceil(lines / 50))
-        return dataclasses.replace(
-            self,
+        checkpoint_lines = max(math.ceil(200_000 / (steps * log_interval)), math.ceil(lines / 200))
+        return self.derive(
             log_interval=log_interval,
-            eval_interval=self.eval_interval or log_interval * math.ceil(lines / evaluations),
-            checkpoint_interval=self.checkpoint_interval or log_interval * checkpoint_lines,
+            eval_interval=log_interval * math.ceil(lines / evaluations),
+            checkpoint_interval=log_interval * checkpoint_lines,
             eval_max_steps=max_steps,
         )
+
+    def derive(self, **values: Any) -> "Config":
+        """The same with these values for whichever of the fields are None, remembered in `derived`."""
+        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing, derived=(*self.derived, *missing))
 
     def to_json(self) -> str:
         """What `from_file` reads back."""
@@ -250,27 +279,29 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SWEEPABLE = [name for name, field in FIELDS.items() if field.type == Sweep]
 
 
-def configure(target: str | None = None, **overrides: Any) -> Config:
+def configure(target: str | Config | None = None, **overrides: Any) -> Config:
     """The settings of a preset or of an environment, with some of them replaced.
 
     Args:
-      target: a preset, such as "cartpole"; else an environment, "suite/name" or "module:Name".
-      overrides: fields of `Config`.
+      target: a preset, such as "cartpole"; an environment, "suite/name" or "module:Name"; or settings to start from.
+      overrides: fields of `Config`; options of the environment are added to those of the preset.
 
     Raises:
       UserError: no such preset or field, or a value that cannot be.
     """
     settings: dict[str, Any] = {}
-    if target is not None:
+    if isinstance(target, Config):
+        settings = dataclasses.asdict(target)
+    elif target is not None:
         known = presets()
         if target in known:
             settings = {**_read_preset(target), "preset": target}
-        elif ":" in target or ("/" in target and not any(p.startswith(target.split("/")[0] + "/") for p in known)):
+        elif ":" in target or ("/" in target and not _is_almost(target, known)):
             settings = {"env": target}
         else:
             hint = nearest(target, known)
             raise UserError(f"unknown preset {target!r}{hint}; presets: {', '.join(known)}; environments: suite/name")
-    return _config({**settings, **overrides}, "settings")
+    return _config(settings, overrides, "settings")
 
 
 def from_file(path: Path | str, **overrides: Any) -> Config:
@@ -287,7 +318,7 @@ def from_file(path: Path | str, **overrides: Any) -> Config:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} holds a {type(settings).__name__}; expected an object of settings")
-    return _config({**settings, **overrides}, str(path))
+    return _config(settings, overrides, str(path))
 
 
 def presets() -> list[str]:
@@ -326,11 +357,23 @@ def _read_preset(name: str) -> dict[str, Any]:
     return tomllib.loads(preset_text(name))
 
 
-def _config(settings: dict[str, Any], source: str) -> Config:
-    for name in settings:
+def _is_almost(target: str, known: list[str]) -> bool:
+    """Whether it is a preset with a slip of the pen, or at least of their folder."""
+    return any(target.split("/")[0] == name.split("/")[0] for name in known) or bool(
+        difflib.get_close_matches(target, known, cutoff=0.85)
+    )
+
+
+def _config(settings: dict[str, Any], overrides: dict[str, Any], source: str) -> Config:
+    for name in (*settings, *overrides):
         if name not in FIELDS:
             raise UserError(f"unknown setting {name!r} in {source}{nearest(name, FIELDS)}")
-    return Config(**settings)
+    if overrides:  # what followed from other settings has to follow anew
+        settings = {name: value for name, value in settings.items() if name not in settings.get("derived", ())}
+        settings.pop("derived", None)
+    if "env_options" in overrides and "env_options" in settings and "env" not in overrides:
+        overrides = {**overrides, "env_options": {**settings["env_options"], **overrides["env_options"]}}
+    return Config(**{**settings, **overrides})
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, described, nearest
 
 
 def import_object(path: str) -> Any:
@@ -21,8 +21,8 @@ def import_object(path: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import {module_name!r} of {path!r}: {error}") from error
+    except Exception as error:
+        raise UserError(f"cannot import {module_name!r} of {path!r}: {described(error)}") from error
     if not hasattr(module, attribute):
         known = [name for name in vars(module) if not name.startswith("_")]
         raise UserError(f"module {module_name!r} has no {attribute!r}{nearest(attribute, known)}")

@@ -64,6 +64,8 @@ class ProgressDisplay:
 
     def __init__(self, total_steps: int, done: int = 0, visible: bool | None = None):
         console = Console(stderr=True)
+        self._returns = (math.nan, math.nan)  # the newest of training and of evaluation
+        self._visible = console.is_terminal if visible is None else visible
         self._progress = Progress(
             BarColumn(bar_width=None),
             _Steps(),
@@ -71,17 +73,24 @@ class ProgressDisplay:
             TextColumn("[bold]return {task.fields[shown]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            disable=not (console.is_terminal if visible is None else visible),
+            disable=not self._visible,
             expand=True,
         )
         self._task = self._progress.add_task("", total=total_steps, completed=done, speed="compiling", shown="-")
 
     def show(self, done: int, steps_per_second: float, episode_return: np.ndarray, eval_return: np.ndarray) -> None:
-        """Steps done by all runs, and the newest returns `[R]`, of which the greedy ones are shown if known."""
-        training, greedy = _mean(episode_return), _mean(eval_return)
+        """Steps done by all runs, and their returns `[R]`; where there are none, the last known ones stay."""
+        means = (_mean(episode_return), _mean(eval_return))
+        training, greedy = (new if math.isfinite(new) else old for new, old in zip(means, self._returns, strict=True))
+        self._returns = (training, greedy)
         shown = f"{training:.4g}" if math.isfinite(training) else "-"
         shown += f", greedy {greedy:.4g}" if math.isfinite(greedy) else ""
         self._progress.update(self._task, completed=done, speed=f"{steps_per_second:,.0f} steps/s", shown=shown)
+
+    def say(self, text: str) -> None:
+        """A line of its own above the display."""
+        if self._visible:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

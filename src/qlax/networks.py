@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax.errors import UserError
+from qlax.errors import UserError, described
 from qlax.imports import import_object
 from qlax.types import PyTree
 
@@ -201,7 +201,23 @@ def default_encoder(obs: Any) -> Encoder:
             f"observation is {obs.dtype}{list(obs.shape)}; expected bool, float, or uint8 with three axes (an image): "
             "let the environment deliver categories one-hot and counts as float"
         )
-    return "cnn" if len(obs.shape) == 3 and min(obs.shape[:2]) >= 3 else "mlp"
+    return "cnn" if _has_grid(obs) else "mlp"
+
+
+def checked_encoder(encoder: Any, obs: Any) -> Encoder:
+    """The encoder, if it understands one member's observation; see `default_encoder` for both.
+
+    Raises:
+      UserError: it does not.
+    """
+    default_encoder(obs)
+    if encoder == "cnn" and not _has_grid(obs):
+        raise UserError(f"encoder=cnn: expected an observation with three axes, at least 3 x 3; this has {obs.shape}")
+    return encoder
+
+
+def _has_grid(obs: Any) -> bool:
+    return len(obs.shape) == 3 and min(obs.shape[:2]) >= 3
 
 
 def build(description: dict[str, Any], num_actions: int) -> Any:
@@ -219,8 +235,10 @@ def build(description: dict[str, Any], num_actions: int) -> Any:
     path = description["network"]
     try:
         network = import_object(path)(num_actions)
-    except TypeError as error:
-        raise UserError(f"network {path!r} cannot be made for {num_actions} actions: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"network {path!r} cannot be made for {num_actions} actions: {described(error)}") from error
     for member in ("recurrent", "initial_memory", "init", "apply"):
         if not hasattr(network, member):
             raise UserError(f"network {path!r} has no {member!r}; see qlax.Network")

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 
 def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str], title: str) -> None:
@@ -18,7 +15,8 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
       labels: of each run, R; runs with the same label are seeds of one setting.
       title: above the picture.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")  # not pyplot: a notebook keeps its own backend
+    axes = figure.subplots()
     for index, label in enumerate(dict.fromkeys(labels)):
         of_setting = np.array([other == label for other in labels])
         for name, style, kind in (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring")):
@@ -33,4 +31,3 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

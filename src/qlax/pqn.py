@@ -178,12 +178,15 @@ def make(
       loss: error -> cost, elementwise.
       returns: targets with the arguments and the form of `q_lambda`, on whose end `G_T = v_T` segments rely.
       mixing: how a team's values follow from its members'.
-      axis_name: of the mapped axis of devices that split the environments of one run.
+      axis_name: of the mapped axis of devices that split the environments of one run; in a `shard_map`
+        with `check_vma=False`, as the gradients are summed here.
 
     Raises:
-      UserError: the minibatches do not divide the segments.
+      UserError: the minibatches do not divide the segments, or the environments are not N.
     """
     T, N, S = shape.num_steps, shape.num_envs, shape.num_minibatches
+    if getattr(env, "num_envs", N) != N:
+        raise UserError(f"num_envs is {N} in the shape, but there are {env.num_envs} environments")
     L = T if network.recurrent else 1
     segments = T // L * N
     if segments % S:

@@ -1,6 +1,6 @@
 """What a configuration means: its environments, network and the functions that a run compiles."""
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax import envs, evaluate, networks, pqn
-from qlax.config import Config
+from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
-from qlax.errors import UserError
+from qlax.errors import UserError, nearest
+
+NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling")
+PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
 
 class Intervals(NamedTuple):
@@ -27,17 +30,23 @@ class Program:
     """Everything of a run that is decided before it begins; checks it all, compiles and writes nothing."""
 
     def __init__(self, config: Config, plugins: dict[str, Any]):
+        for name in plugins:
+            if name not in PLUGINS:
+                raise UserError(f"unknown plugin {name!r}{nearest(name, PLUGINS)}; plugins: {', '.join(PLUGINS)}")
         env = envs.make(config.env, **config.env_options)
         self.vec = _vec(env, config, config.num_envs)
         _, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
         observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
         if config.network is None:
-            encoder = config.encoder or networks.default_encoder(observation)
-            hidden = config.hidden or networks.HIDDEN[encoder]
-            config = dataclasses.replace(config, encoder=encoder, hidden=hidden)
-            fields = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling")
-            self.description = {name: getattr(config, name) for name in fields} | {"hidden": list(hidden)}
+            config = config.derive(encoder=networks.default_encoder(observation))
+            encoder = networks.checked_encoder(config.encoder, observation)
+            config = config.derive(hidden=networks.HIDDEN[encoder])
+            self.description = {name: getattr(config, name) for name in NETWORK_FIELDS}
+            self.description["hidden"] = list(self.description["hidden"])
         else:
+            for name in NETWORK_FIELDS:
+                if getattr(config, name) != FIELDS[name].default:
+                    raise UserError(f"{name} is for qlax's own network; it has no effect on {config.network!r}")
             self.description = {"network": config.network}
         network = networks.build(self.description, env.num_actions)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None))
@@ -55,7 +64,7 @@ class Program:
             "env_options": config.env_options,
             "network": self.description,
             "num_actions": int(env.num_actions),
-            "obs_axes": len(jax.tree.leaves(observation)[0].shape),
+            "obs": [[str(leaf.dtype), list(leaf.shape)] for leaf in jax.tree.leaves(observation)],
         }
         self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
@@ -111,8 +120,11 @@ def _floats(values: Iterable[float]) -> jax.Array:
 
 def _where(plugin: Any) -> str:
     """Where a plug-in was defined: what a checkpoint remembers of it."""
-    parts = plugin if isinstance(plugin, tuple) else (plugin,)
-    return ", ".join(f"{part.__module__}.{part.__qualname__}" for part in parts)
+    if isinstance(plugin, tuple):
+        return ", ".join(_where(part) for part in plugin)
+    if isinstance(plugin, functools.partial):
+        return f"{_where(plugin.func)} with {plugin.args} {plugin.keywords}"
+    return f"{plugin.__module__}.{getattr(plugin, '__qualname__', type(plugin).__qualname__)}"
 
 
 def _keys(seed: jax.Array) -> jax.Array:

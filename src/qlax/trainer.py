@@ -1,13 +1,12 @@
 """Training runs: chunks of updates on the device; log, evaluate, save and resume between them."""
 
-import dataclasses
 import json
 import math
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ def train(
     """
     if compilation_cache:
         _enable_compilation_cache()
-    config = dataclasses.replace(target, **overrides) if isinstance(target, Config) else configure(target, **overrides)
+    config = configure(target, **overrides)
     program = Program(config, plugins or {})
     directory = _new_directory(out, config)
     (directory / "config.json").write_text(program.config.to_json())
@@ -171,8 +170,10 @@ class _Session:
         """Chunk after chunk; the host reads what came of one while the device computes the next."""
         program, total = self.program, self.config.num_updates
         log_interval, eval_interval, checkpoint_interval = program.intervals
-        with _stop_requests() as stop, self.display:
+        with self.display, _stop_requests(self.display.say) as stop:
+            self.display.say(f"run directory {self.directory}")
             state = jax.device_put(self.restored or jax.jit(program.start)(program.seeds, program.hyper))
+            self.restored = None
             chunk = jax.jit(program.chunk, donate_argnums=0).lower(self.shapes, 0).compile()
             evaluate = jax.jit(program.evaluate).lower(self.shapes, program.seeds).compile()
             copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(self.shapes).compile()
@@ -213,7 +214,7 @@ class _Session:
             **_evaluated(evaluation, len(self.program.seeds)),
         }
         self.metrics_file.append(line)
-        self._check_finite(line, boundary.chunk_updates)
+        self._check_finite(sums, line["steps"], boundary.chunk_updates)
         if boundary.snapshot is not None:
             self._save(boundary.updates, boundary.snapshot)
         done, speed = boundary.updates * self.all_steps, line["steps_per_second"]
@@ -227,15 +228,15 @@ class _Session:
         for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
-    def _check_finite(self, line: dict[str, Any], chunk_updates: int) -> None:
+    def _check_finite(self, sums: dict[str, pqn.Mean], steps: int, chunk_updates: int) -> None:
         for name in ("loss", "grad_norm", "value"):
-            for index in np.flatnonzero(~np.isfinite(line[name])):
+            for index in np.flatnonzero(~np.isfinite(sums[name].total)):
                 run = self.config.runs()[index]
                 which = ", ".join(f"{field}={run[field]:g}" for field in ("seed", *self.config.swept))
-                begun = line["steps"] - chunk_updates * self.config.steps_per_update
+                begun = steps - chunk_updates * self.config.steps_per_update
                 kept = checkpoint.latest(self.directory / "checkpoints")
                 raise DivergedError(
-                    f"{name} is not finite in run {index} ({which}) between {begun:,} and {line['steps']:,} steps; "
+                    f"{name} is not finite in run {index} ({which}) between {begun:,} and {steps:,} steps; "
                     f"last good checkpoint: {kept or 'none'}; try a lower learning_rate or max_grad_norm, or norm=layer"
                 )
 
@@ -300,11 +301,13 @@ def _means(sums: dict[str, pqn.Mean]) -> dict[str, np.ndarray]:
 
 
 def _evaluated(evaluation: dict[str, np.ndarray] | None, runs: int) -> dict[str, np.ndarray]:
-    """Means over the episodes of an evaluation `[R]`; nan without one, so that all lines have the same names."""
+    """Means over the episodes of an evaluation `[R]`; nan without one."""
     names = {"episode_return": "eval_return", "episode_length": "eval_length", "cut": "eval_cut"}
     if evaluation is None:
         return {name: np.full(runs, np.nan) for name in names.values()}
-    return {names.get(name, f"eval_{name}"): np.nanmean(x, axis=1) for name, x in evaluation.items()}
+    with np.errstate(invalid="ignore"):  # an environment's own metric may have no value in any episode
+        means = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
+    return {names.get(name, f"eval_{name}"): mean for name, mean in means.items()}
 
 
 def _enable_compilation_cache() -> None:
@@ -316,6 +319,13 @@ def _enable_compilation_cache() -> None:
 
 def _new_directory(out: Path | str | None, config: Config) -> Path:
     """An empty directory that was not there before, or was empty."""
+    try:
+        return _claimed(out, config)
+    except OSError as error:
+        raise UserError(f"cannot make the directory {error.filename}: {error.strerror}") from error
+
+
+def _claimed(out: Path | str | None, config: Config) -> Path:
     if out is not None:
         directory = Path(out)
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -336,7 +346,7 @@ def _new_directory(out: Path | str | None, config: Config) -> Path:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def _stop_requests(say: Callable[[str], None]) -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -345,6 +355,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
     def ask(number: int, _: Any) -> None:
         requests.append(number)
+        say("stopping after the work in hand; Ctrl-C again stops at once, without a checkpoint")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -31,6 +31,8 @@ class Env(Protocol):
 
     Its steps have no axis N; those of a single agent (without `num_agents`) have no axis M either,
     and its action is a scalar. In `step`, `truncated` means: the episode is cut after this observation.
+    `metrics` may hold anything measured at the end of an episode, and is nan before; `episode_return` and
+    `episode_length` come from `Vec`, unless the environment knows better and reports them itself.
 
     Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)`
     (the suite's normalised version of an episode's return), `shared` (arrays all copies have in
@@ -199,6 +201,10 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
             )
         action = np.where(legal, random.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
         state, step = run_twice("step", steps, key_step, state, action, *shared)
+        ended = bool(step.terminated | step.truncated)
+        for metric in ("episode_return", "episode_length"):
+            if metric in step.metrics and bool(np.isnan(step.metrics[metric])) == ended:
+                raise UserError(f"environment {name}: {metric} is to be nan exactly where no episode ended")
         for field, x in (("reward", step.reward), ("obs", step.obs)):
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(x)):
                 raise UserError(f"environment {name}: {field} is not finite after {index + 1} steps")

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, described, nearest
 from qlax.imports import import_object
 from qlax.types import Env, check_contract
 
@@ -36,10 +36,11 @@ def make(env_id: str, **options: Any) -> Env:
       UserError: unknown, not installed, or it breaks the contract of `Env`.
     """
     if ":" in env_id:
+        own = import_object(env_id)
         try:
-            env = import_object(env_id)(**options)
-        except TypeError as error:
-            raise UserError(f"{env_id} cannot be made: {error}") from error
+            env = own(**options)
+        except Exception as error:
+            raise UserError(f"{env_id} cannot be made: {described(error)}") from error
         check_contract(env)
         return env
     suite_name, slash, name = env_id.partition("/")

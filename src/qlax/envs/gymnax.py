@@ -11,9 +11,10 @@ from typing import Any
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnax.environments import spaces
 
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, described, nearest
 from qlax.types import PyTree, Step
 
 NEEDS_NETWORK = "MNISTBandit-bsuite"  # downloads its data when it is made
@@ -80,7 +81,7 @@ def make(name: str, **options) -> Gymnax:
         try:
             env, params = gymnax.make(name, **constructed)
         except Exception as error:
-            raise UserError(f"gymnax/{name} cannot be made with {constructed}: {error}") from error
+            raise UserError(f"gymnax/{name} cannot be made with {constructed}: {described(error)}") from error
     changed = {option: value for option, value in options.items() if option in fields}
     params = params.replace(
         **{option: _like(getattr(params, option), option, value) for option, value in changed.items()}
@@ -97,6 +98,7 @@ def _like(default: Any, option: str, value: Any) -> Any:
     if not isinstance(default, int | float):
         return value
     lowest = 1 if option == "max_steps_in_episode" else -math.inf
-    if not isinstance(value, int | float) or type(default)(value) != value or value < lowest:
+    number = isinstance(value, int | float) and lowest <= value <= np.iinfo(np.int32).max
+    if not number or type(default)(value) != value:
         raise UserError(f"{option}={value!r}: expected a number like {default!r}")
     return type(default)(value)
