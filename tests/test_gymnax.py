@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qlax.check import check_contract, check_env
 from qlax.envs import gymnax as suite
 from qlax.envs import make
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
-from qlax.types import check_contract, check_env
 
 NAMES = suite.names()
 CHEAP = ("CartPole-v1", "MountainCar-v0", "Breakout-MinAtar", "FrozenLake-misc")

@@ -1,3 +1,5 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -407,3 +409,15 @@ def test_a_network_is_built_from_its_description():
     assert (type(own).__name__, own.num_actions) == ("Whole", A)
     with pytest.raises(UserError, match=r"'test_networks:Partial' has no 'init'; see qlax\.Network"):
         build({"network": "test_networks:Partial"}, A)
+
+
+@pytest.mark.parametrize("memory", ["lstm", "gru"])
+def test_memories_of_runs_side_by_side_are_initialised_one_by_one(memory):
+    """A batched factorisation hangs jaxlib 0.10 on two threads."""
+    network = QNetwork(2, hidden=(4,), memory=memory)
+    inputs = network.initial_memory(1), jnp.zeros((1, 1, 3)), jnp.ones((1, 1), bool), False
+    program = jax.make_jaxpr(jax.vmap(lambda key: network.init(key, *inputs)))(jax.random.split(jax.random.key(0), 5))
+    assert set(re.findall(r"f32\[([\d,]+)\] = qr\[", str(program))) == {"4,4"}
+    kernels = jax.vmap(lambda key: network.init(key, *inputs))(jax.random.split(jax.random.key(0), 5))
+    alone = network.init(jax.random.split(jax.random.key(0), 5)[3], *inputs)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[3], y, rtol=1e-5), kernels, alone)

@@ -21,9 +21,9 @@ from probes import (
 )
 
 from qlax import pqn
+from qlax.check import check_contract
 from qlax.envs.vec import Vec
 from qlax.networks import QNetwork
-from qlax.types import check_contract
 
 GAMMA = 0.8
 EXACT = 0.01

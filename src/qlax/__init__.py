@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from qlax import pqn as pqn
     from qlax.agent import Agent as Agent
     from qlax.agent import load as load
+    from qlax.check import check_env as check_env
     from qlax.config import Config as Config
     from qlax.envs import make as make
     from qlax.envs.vec import Vec as Vec
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from qlax.types import Env as Env
     from qlax.types import Network as Network
     from qlax.types import Step as Step
-    from qlax.types import check_env as check_env
 
 _HOME = {
     "Agent": "agent",
@@ -34,7 +34,7 @@ _HOME = {
     "Step": "types",
     "UserError": "errors",
     "Vec": "envs.vec",
-    "check_env": "types",
+    "check_env": "check",
     "load": "agent",
     "make": "envs",
     "q_lambda": "returns",

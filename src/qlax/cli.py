@@ -6,8 +6,9 @@ import sys
 from typing import Any, NoReturn
 
 import qlax
-from qlax.config import FIELDS, Sweep, configure, environment_preset, from_file, parse, preset_text, presets
+from qlax.config import FIELDS, configure, environment_preset, from_file, parse, preset_text, presets
 from qlax.errors import UserError, nearest
+from qlax.fields import Sweep
 
 NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
 

@@ -6,134 +6,15 @@ import itertools
 import json
 import math
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from qlax.errors import UserError, nearest
+from qlax.fields import Sweep, flag, names, sweep, table, text, whole, widths
 
-Sweep = float | tuple[float, ...]  # one value, or one a setting
 NORMS = ("layer", "batch", "batch_renorm", "none")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a field may hold."""
-
-    expected: str  # for error messages
-    convert: Callable[[Any], Any]  # to the field's own type; ValueError where it does not fit
-    parse: Callable[[str], Any]  # the same for a word of the command line
-    choices: tuple[str, ...] = ()
-
-
-def _option(default: Any, help: str, kind: Kind) -> Any:
-    metadata = {"help": help, "kind": kind}
-    return dataclasses.field(
-        metadata=metadata, **({"default_factory": dict} if default == {} else {"default": default})
-    )
-
-
-def _number(x: Any, low: float, high: float, whole: bool) -> float:
-    x = _plain(x)
-    if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high or not math.isfinite(x):
-        raise ValueError
-    if whole and x != int(x):
-        raise ValueError
-    return int(x) if whole else float(x)
-
-
-def _plain(x: Any) -> Any:
-    """NumPy's and JAX's numbers and arrays as Python's."""
-    return x.tolist() if hasattr(x, "tolist") else x
-
-
-def _range(noun: str, low: float, high: float) -> str:
-    return noun + (f" from {low:g}" if low > -math.inf else "") + (f" to {high:g}" if high < math.inf else "")
-
-
-def _whole(default: int | None, help: str, low: float = 1, high: float = math.inf) -> Any:
-    def convert(x: Any) -> Any:
-        return _number(x, low, high, whole=True)
-
-    return _option(default, help, Kind(_range("a whole number", low, high), convert, lambda text: convert(float(text))))
-
-
-def _sweep(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    def convert(x: Any) -> Any:
-        x = _plain(x)
-        if not isinstance(x, list | tuple):
-            return _number(x, low, high, whole=False)
-        values = tuple(_number(value, low, high, whole=False) for value in x)
-        if not values:
-            raise ValueError
-        return values if len(values) > 1 else values[0]
-
-    return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
-
-
-def _widths(default: None, help: str) -> Any:
-    def convert(x: Any) -> Any:
-        x = x if isinstance(x, list | tuple) else [x]
-        if not x:
-            raise ValueError
-        return tuple(_number(width, 1, math.inf, whole=True) for width in x)
-
-    def parse(text: str) -> Any:
-        return convert([float(width) for width in text.split(",")])
-
-    return _option(default, help, Kind("whole numbers from 1, as 256,256", convert, parse))
-
-
-def _text(default: str | None, help: str, choices: tuple[str, ...] = ()) -> Any:
-    def convert(x: Any) -> Any:
-        if not isinstance(x, str) or (choices and x not in choices):
-            raise ValueError
-        return x
-
-    return _option(
-        default, help, Kind("one of " + ", ".join(choices) if choices else "text", convert, convert, choices)
-    )
-
-
-def _names(help: str) -> Any:
-    def convert(x: Any) -> Any:
-        if not isinstance(x, list | tuple) or not all(name in FIELDS for name in x):
-            raise ValueError
-        return tuple(x)
-
-    return _option((), help, Kind("names of fields", convert, convert))
-
-
-def _flag(help: str) -> Any:
-    def convert(x: Any) -> Any:
-        if not isinstance(x, bool):
-            raise ValueError
-        return x
-
-    def parse(text: str) -> Any:
-        return convert({"true": True, "false": False}.get(text, text))
-
-    return _option(False, help, Kind("true or false", convert, parse))
-
-
-def _table(help: str) -> Any:
-    def convert(x: Any) -> Any:
-        if not isinstance(x, dict) or not all(isinstance(value, bool | int | float | str) for value in x.values()):
-            raise ValueError
-        return dict(x)
-
-    def parse(text: str) -> Any:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError
-        try:
-            return {name: json.loads(value)}
-        except ValueError:
-            return {name: value}
-
-    return _option({}, help, Kind("name=value", convert, parse))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,45 +28,45 @@ class Config:
       UserError: a value of the wrong type or out of range, or sizes that do not fit each other.
     """
 
-    env: str = _text("", "suite/name, or module:Name of your own")
-    env_options: dict[str, Any] = _table("parameters of the environment, as name=value")
-    preset: str | None = _text(None, "where these settings came from")
-    derived: tuple[str, ...] = _names("fields that were not asked for but follow from the others")
-    seed: int = _whole(0, "of the first run", low=0, high=2**31 - 1)
-    seeds: int = _whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
-    total_steps: int = _whole(1_000_000, "environment steps a run, rounded up to whole updates")
+    env: str = text("", "suite/name, or module:Name of your own")
+    env_options: dict[str, Any] = table("parameters of the environment, as name=value")
+    preset: str | None = text(None, "where these settings came from")
+    derived: tuple[str, ...] = names("fields that were not asked for but follow from the others")
+    seed: int = whole(0, "of the first run", low=0, high=2**31 - 1)
+    seeds: int = whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
+    total_steps: int = whole(1_000_000, "environment steps a run, rounded up to whole updates")
 
-    num_envs: int = _whole(128, "environments a run, N")
-    num_steps: int = _whole(32, "steps of a rollout, T")
-    num_minibatches: int = _whole(32, "gradient steps an epoch")
-    num_epochs: int = _whole(2, "times a rollout is learned from")
+    num_envs: int = whole(128, "environments a run, N")
+    num_steps: int = whole(32, "steps of a rollout, T")
+    num_minibatches: int = whole(32, "gradient steps an epoch")
+    num_epochs: int = whole(2, "times a rollout is learned from")
 
-    learning_rate: Sweep = _sweep(5e-4, "at the start", low=0)
-    learning_rate_end: Sweep = _sweep(0.0, "at the end, as a fraction of learning_rate; 1 is constant", low=0, high=1)
-    gamma: Sweep = _sweep(0.99, "discount", low=0, high=1)
-    lam: Sweep = _sweep(0.65, "lambda of Q(lambda); 0 is one-step Q-learning", low=0, high=1)
-    epsilon_start: Sweep = _sweep(1.0, "share of random actions at the start", low=0, high=1)
-    epsilon_end: Sweep = _sweep(0.05, "share of random actions at the end", low=0, high=1)
-    epsilon_fraction: Sweep = _sweep(0.1, "of the run, until epsilon_end is reached", low=0, high=1)
-    max_grad_norm: Sweep = _sweep(10.0, "gradients are clipped to this global norm", low=1e-9)
-    reward_scale: Sweep = _sweep(1.0, "factor of the rewards learned from")
+    learning_rate: Sweep = sweep(5e-4, "at the start", low=0)
+    learning_rate_end: Sweep = sweep(0.0, "at the end, as a fraction of learning_rate; 1 is constant", low=0, high=1)
+    gamma: Sweep = sweep(0.99, "discount", low=0, high=1)
+    lam: Sweep = sweep(0.65, "lambda of Q(lambda); 0 is one-step Q-learning", low=0, high=1)
+    epsilon_start: Sweep = sweep(1.0, "share of random actions at the start", low=0, high=1)
+    epsilon_end: Sweep = sweep(0.05, "share of random actions at the end", low=0, high=1)
+    epsilon_fraction: Sweep = sweep(0.1, "of the run, until epsilon_end is reached", low=0, high=1)
+    max_grad_norm: Sweep = sweep(10.0, "gradients are clipped to this global norm", low=1e-9)
+    reward_scale: Sweep = sweep(1.0, "factor of the rewards learned from")
 
-    network: str | None = _text(None, "module:Name of your own, called with the number of actions")
-    encoder: str | None = _text(None, "what fits the observation, unless given", choices=("mlp", "cnn"))
-    hidden: tuple[int, ...] | None = _widths(None, "widths of the dense layers; the encoder's own, unless given")
-    norm: str = _text("layer", "normalisation before every activation", choices=NORMS)
-    input_norm: str = _text("none", "normalisation of the observation", choices=NORMS)
-    memory: str = _text("none", "recurrent cell", choices=("none", "lstm", "gru"))
-    dueling: bool = _flag("separate value and advantage")
+    network: str | None = text(None, "module:Name of your own, called with the number of actions")
+    encoder: str | None = text(None, "what fits the observation, unless given", choices=("mlp", "cnn"))
+    hidden: tuple[int, ...] | None = widths(None, "widths of the dense layers; the encoder's own, unless given")
+    norm: str = text("layer", "normalisation before every activation", choices=NORMS)
+    input_norm: str = text("none", "normalisation of the observation", choices=NORMS)
+    memory: str = text("none", "recurrent cell", choices=("none", "lstm", "gru"))
+    dueling: bool = flag("separate value and advantage")
 
-    reset_ratio: int = _whole(1, "copies that share a fresh episode a step")
-    time_limit_is_terminal: bool = _flag("learn as if nothing followed a time limit")
+    reset_ratio: int = whole(1, "copies that share a fresh episode a step")
+    time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")
 
-    eval_episodes: int = _whole(64, "greedy episodes an evaluation, one in each of as many environments")
-    eval_max_steps: int | None = _whole(None, "evaluation cuts episodes this long; the time limit, unless given")
-    log_interval: int | None = _whole(None, "updates a line of metrics.jsonl, and a call of the device")
-    eval_interval: int | None = _whole(None, "updates between evaluations, a multiple of log_interval")
-    checkpoint_interval: int | None = _whole(None, "updates between checkpoints, a multiple of log_interval")
+    eval_episodes: int = whole(64, "greedy episodes an evaluation, one in each of as many environments")
+    eval_max_steps: int | None = whole(None, "evaluation cuts episodes this long; the time limit, unless given")
+    log_interval: int | None = whole(None, "updates a line of metrics.jsonl, and a call of the device")
+    eval_interval: int | None = whole(None, "updates between evaluations, a multiple of log_interval")
+    checkpoint_interval: int | None = whole(None, "updates between checkpoints, a multiple of log_interval")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

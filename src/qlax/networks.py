@@ -89,7 +89,8 @@ class QNetwork(nn.Module):
             return cell(jax.tree.map(lambda m: jnp.where(first[:, None], 0.0, m), memory), x)
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
-        memory, x = scan(CELLS[self.memory](self.hidden[-1], name="memory_cell"), memory, (x, first))
+        cell = CELLS[self.memory](self.hidden[-1], recurrent_kernel_init=_orthogonal, name="memory_cell")
+        memory, x = scan(cell, memory, (x, first))
         return x, memory
 
     def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
@@ -174,6 +175,16 @@ class BatchRenorm(nn.Module):
 
     def _over_devices(self, x: jax.Array) -> jax.Array:
         return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
+
+
+def _orthogonal(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    """Flax's orthogonal initialiser, of runs side by side one after the other.
+
+    jaxlib 0.10 factorises a batch of matrices on the threads that wait for it: two such batches at once
+    wait for ever where there are two threads.
+    """
+    initialize = nn.initializers.orthogonal()
+    return jax.custom_batching.sequential_vmap(lambda key: initialize(key, shape, dtype))(key)
 
 
 def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -3,9 +3,10 @@
 import importlib
 from typing import Any
 
+from qlax.check import check_contract
 from qlax.errors import UserError, described, nearest
 from qlax.imports import import_object
-from qlax.types import Env, check_contract
+from qlax.types import Env
 
 SUITES = ("gymnax",)  # each a module of this package and an extra of the same name
 

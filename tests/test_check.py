@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from counting import Counting
 
+from qlax.check import check_contract, check_env
 from qlax.errors import UserError
-from qlax.types import check_contract, check_env
 
 
 def unchanged(state, step):
