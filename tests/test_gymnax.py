@@ -193,7 +193,11 @@ def test_own_environments_are_imported_from_the_working_directory():
 @pytest.mark.parametrize(
     ("env_id", "options", "message"),
     [
-        ("wordls:Counting", {}, "cannot import 'wordls' of 'wordls:Counting': No module named 'wordls'"),
+        (
+            "wordls:Counting",
+            {},
+            "cannot import 'wordls' of 'wordls:Counting': ModuleNotFoundError: No module named 'wordls'",
+        ),
         (":Counting", {}, "':Counting'"),
         (".worlds:Counting", {}, "relative import"),
         ("worlds:Countin", {}, "module 'worlds' has no 'Countin'; did you mean 'Counting'?"),

@@ -57,7 +57,7 @@ def test_progress_is_shown_on_a_terminal_alone(terminal, monkeypatch):
     if terminal:
         assert "[run] directory" in shown
         assert "greedy 7.5" in shown[shown.index("800/1,000") :]
-        for part in ("750/1,000", "1,234 steps/s", "return 2", "greedy 7.5"):
+        for part in ("800/1,000", "1,234 steps/s", "return 2", "greedy 7.5"):
             assert part in shown
     else:
         assert shown.strip() == ""

@@ -116,6 +116,10 @@ def in_order(monkeypatch):
     monkeypatch.setattr(jax.random, "permutation", lambda key, number: jnp.arange(number))
 
 
+def ended(steps):
+    return steps.terminated | steps.truncated
+
+
 def ignored(steps):
     """Where nothing is to be learned: the weight is 0."""
     return steps.truncated & ~steps.terminated
@@ -205,9 +209,9 @@ def test_traced_hyper_parameters_equal_constants():
 
 def test_python_loop_equals_update(case):
     """What `host.py` does: act, step the environments, observe; then learn from what was seen."""
-    expected, expected_metrics = case.update(case.start(KEY))
-    state, seen = case.start(KEY), []
-    memory = state.memory
+    state, _ = case.update(case.start(KEY))  # in the midst of episodes
+    expected, expected_metrics = case.update(state)
+    memory, seen = state.memory, []
     step_worlds = jax.jit(case.worlds.step)
     for _ in range(SHAPE.num_steps):
         state, decision = case.act(state)
@@ -234,23 +238,24 @@ def reference_params(network, params):
     return [*hidden, params[f"Dense_{len(hidden)}"]]
 
 
-def reference_rollout(state, rollout):
-    """A rollout, and the state after it, as `reference` wants them."""
-    steps, latest = rollout.transitions, state.step
+def reference_rollout(before, after, rollout):
+    """A rollout and the states around it as `reference` wants them, with as little as can be from the rollout itself."""
+    steps = rollout.transitions
 
-    def with_latest(seen, last):
+    def followed(seen, last):
         return None if seen is None else jnp.concatenate([seen, last[None]])
 
+    ends = jnp.concatenate([ended(before.step)[None], ended(steps)])
     return {
-        "memory": rollout.memory if jax.tree.leaves(rollout.memory) else None,
-        "first": steps.first,
-        "obs": with_latest(steps.obs, latest.obs),
-        "legal": with_latest(steps.legal, latest.legal),
+        "memory": before.memory if jax.tree.leaves(before.memory) else None,
+        "first": ends[:-1],
+        "obs": followed(steps.obs, after.step.obs),
+        "legal": followed(steps.legal, after.step.legal),
         "action": steps.action,
         "reward": steps.reward,
         "terminated": steps.terminated,
         "truncated": steps.truncated,
-        "first_after": latest.terminated | latest.truncated,
+        "first_after": ends[-1],
     }
 
 
@@ -269,12 +274,11 @@ def test_updates_equal_plain_numpy(name, kind, num_minibatches):
     first = params = reference.as_float64(reference_params(name, state.params))
     optimizer_state = reference.RAdam(0, 0, 0, 1).initial(params)
     for _ in range(5):
-        state, rollout = case.rollout(state)
-        steps = rollout.transitions
-        assert steps.terminated.any()
-        assert ignored(steps).any()
-        data = reference_rollout(state, rollout)
-        state, metrics = case.learn(state, rollout)
+        after, rollout = case.rollout(state)
+        assert rollout.transitions.terminated.any()
+        assert ignored(rollout.transitions).any()
+        data = reference_rollout(state, after, rollout)
+        state, metrics = case.learn(after, rollout)
         params, optimizer_state, expected = reference.learn(
             name, params, optimizer_state, data, hyper._asdict(), shape._asdict()
         )

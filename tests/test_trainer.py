@@ -7,8 +7,10 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import show
 from runs import CARTPOLE, SMALL, without_times
 
 import qlax
@@ -18,7 +20,6 @@ from qlax.log import MetricsFile, ProgressDisplay
 from qlax.pqn import VDN, epsilon_greedy
 from qlax.program import Program
 from qlax.trainer import DivergedError, Stopped
-from qlax.types import Step
 
 
 def lines_of(directory):
@@ -175,12 +176,16 @@ def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_p
     assert qlax.resume(tmp_path / "run", plugins=plugins).summary["updates"] == 12
 
 
+def scaled(error, factor):
+    return factor * error**2
+
+
 def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_arguments():
     config = qlax.Config(env=CARTPOLE, **SMALL)
     with pytest.raises(qlax.UserError, match=r"unknown plugin 'explor'; did you mean 'explore'"):
         Program(config, {"explor": epsilon_greedy})
-    program = Program(config, {"explore": functools.partial(epsilon_greedy, epsilon=0.0)})
-    assert program.plugins == {"explore": "qlax.pqn.epsilon_greedy with () {'epsilon': 0.0}"}
+    program = Program(config, {"loss": functools.partial(scaled, factor=2.0)})
+    assert program.plugins == {"loss": "test_trainer.scaled with () {'factor': 2.0}"}
 
 
 def test_sizes_that_disagree_are_named():
@@ -209,16 +214,11 @@ class Exploding:
 
     def reset(self, key):
         del key
-        return jax.numpy.int32(0), self._show(jax.numpy.int32(0))
+        return jnp.int32(0), show(jnp.ones(1))
 
     def step(self, key, state, action):
         del key, action
-        return state + 1, self._show(state + 1)
-
-    def _show(self, state):
-        false = jax.numpy.bool_(False)
-        obs = jax.numpy.ones(1)
-        return Step(obs, None, jax.numpy.where(state > 60, jax.numpy.inf, 0.0), false, false, {})
+        return state + 1, show(jnp.ones(1), reward=jnp.where(state >= 60, jnp.inf, 0.0))
 
 
 def test_divergence_stops_the_run_and_says_where(tmp_path):
@@ -262,18 +262,14 @@ class Scored:
 
     def reset(self, key):
         del key
-        return jax.numpy.int32(0), self._show(jax.numpy.int32(0))
+        return jnp.int32(0), show(jnp.ones(1))
 
     def step(self, key, state, action):
         del key, action
-        return state + 1, self._show(state + 1)
+        return state + 1, show(jnp.ones(1), reward=1, truncated=state + 1 >= self.time_limit)
 
     def score(self, episode_return):
         return episode_return / 12
-
-    def _show(self, state):
-        reward = jax.numpy.float32(state > 0)
-        return Step(jax.numpy.ones(1), None, reward, state > 9, state >= self.time_limit, {})
 
 
 def test_intervals_follow_from_the_sizes_alone():

@@ -119,8 +119,8 @@ def test_fresh_episodes_are_dealt_to_the_copies_that_ended(reset_ratio, num_fres
 @pytest.mark.parametrize(
     ("num_envs", "reset_ratio", "message"),
     [
-        (0, 1, "num_envs=0: expected at least 1"),
-        (-2, 1, "num_envs=-2: expected at least 1"),
+        (0, 1, "num_envs=0: expected a whole number from 1"),
+        (-2, 1, "num_envs=-2: expected a whole number from 1"),
         (4, 3, "reset_ratio=3: expected a divisor of num_envs=4"),
         (4, 8, "reset_ratio=8: expected a divisor of num_envs=4"),
         (4, 0, "reset_ratio=0: expected a divisor of num_envs=4"),
