@@ -239,7 +239,7 @@ def reference_params(network, params):
 
 
 def reference_rollout(before, after, rollout):
-    """A rollout and the states around it as `reference` wants them, with as little as can be from the rollout itself."""
+    """A rollout and the states around it as `reference` wants them; as little as can be is from the rollout itself."""
     steps = rollout.transitions
 
     def followed(seen, last):
