@@ -1,6 +1,7 @@
 """The `qlax` command."""
 
 import argparse
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         _fail(str(error))
     except DivergedError as error:
