@@ -5,7 +5,7 @@ from runs import CARTPOLE, SMALL
 import qlax
 
 
-@pytest.fixture(scope="module", params=["batch", "batch_renorm", "gru"])
+@pytest.fixture(scope="module", params=["batch_renorm", "gru"])
 def trained(request, tmp_path_factory):
     memory = request.param == "gru"
     settings = {"memory": "gru"} if memory else {"norm": request.param, "input_norm": request.param}

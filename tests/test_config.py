@@ -100,6 +100,11 @@ def test_presets_are_valid_and_say_where_they_come_from(name):
         assert any(word in line for line in heading), f"the heading of {name} lacks {word}"
 
 
+def test_steps_are_rounded_up_to_whole_updates():
+    config = Config(env=ENV, num_envs=4, num_steps=8, num_minibatches=2, total_steps=33)
+    assert (config.num_updates, config.steps_per_update) == (2, 32)
+
+
 def test_derived_intervals_divide_each_other():
     for steps in (1, 5_000, 10**6, 10**9):
         for given in ({}, {"log_interval": 7}, {"eval_interval": 9}, {"eval_interval": 9, "checkpoint_interval": 6}):

@@ -19,7 +19,7 @@ from qlax.config import from_file
 from qlax.log import MetricsFile, ProgressDisplay
 from qlax.pqn import VDN, epsilon_greedy
 from qlax.program import Program
-from qlax.trainer import DivergedError, Stopped
+from qlax.trainer import DivergedError, Stopped, _new_directory
 
 
 def lines_of(directory):
@@ -65,12 +65,6 @@ def test_train_return_covers_the_end_of_training(whole):
     last = lines_of(whole.directory)[-1]
     expected = [value if value is not None else None for value in last["episode_return"]]
     assert whole.summary["train_return"]["per_run"] == pytest.approx(expected)
-
-
-def test_steps_are_rounded_up_to_whole_updates(tmp_path):
-    result = qlax.train(CARTPOLE, out=tmp_path / "run", **{**SMALL, "total_steps": 33})
-    assert result.summary["updates"] == 2
-    assert result.summary["total_steps"] == 64
 
 
 def test_the_written_configuration_repeats_the_run(whole, tmp_path):
@@ -243,8 +237,8 @@ def test_a_directory_in_use_is_left_alone(whole, tmp_path):
 
 def test_runs_get_directories_of_their_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    small = {**SMALL, "total_steps": 32}
-    directories = [qlax.train(CARTPOLE, **small).directory.as_posix() for _ in range(2)]
+    config = qlax.Config(env=CARTPOLE)
+    directories = [_new_directory(None, config).as_posix() for _ in range(2)]
     assert directories == ["runs/gymnax-cartpole-v1-1", "runs/gymnax-cartpole-v1-2"]
 
 
