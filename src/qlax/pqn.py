@@ -264,8 +264,8 @@ def make(
         tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # what step t bootstraps from
         weight = 1.0 - (steps.truncated & ~steps.terminated).astype(jnp.float32)
 
-        def split(x):  # [T, N, ...] -> [L, segments, ...]
-            return x.reshape(T // L, L, *x.shape[1:]).swapaxes(0, 1).reshape(L, segments, *x.shape[2:])
+        def split(x):  # [T, N, ...] -> [L, segments, ...], as L is 1 or T
+            return x.reshape(L, segments, *x.shape[2:])
 
         data = (steps.obs, steps.first, steps.legal, steps.action, reward, steps.terminated, steps.truncated, weight)
         data, tail = jax.tree.map(split, data), split(tail)[-1]
