@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from qlax.errors import UserError as UserError
     from qlax.networks import QNetwork as QNetwork
     from qlax.returns import q_lambda as q_lambda
+    from qlax.trainer import DivergedError as DivergedError
     from qlax.trainer import Result as Result
+    from qlax.trainer import Stopped as Stopped
     from qlax.trainer import resume as resume
     from qlax.trainer import train as train
     from qlax.types import Env as Env
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Agent": "agent",
     "Config": "config",
+    "DivergedError": "trainer",
     "Env": "types",
     "Network": "types",
     "QNetwork": "networks",
     "Result": "trainer",
     "Step": "types",
+    "Stopped": "trainer",
     "UserError": "errors",
     "Vec": "envs.vec",
     "check_env": "check",

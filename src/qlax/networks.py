@@ -107,8 +107,8 @@ class QNetwork(nn.Module):
 class Convolution(nn.Module):
     """A 3 x 3 convolution of stride 1 without padding.
 
-    The arithmetic is `nn.Conv`'s. XLA compiles a convolution inside a loop on the CPU to code five
-    times slower than outside; there it is one matrix product over shifted slices instead.
+    The arithmetic is `nn.Conv`'s. XLA compiles a convolution inside a loop on the CPU to slower code
+    than outside; there it is one matrix product over shifted slices instead.
     """
 
     features: int
