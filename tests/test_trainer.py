@@ -195,7 +195,7 @@ def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
     compiled = [record for record in caplog.records if "XLA compilation of jit(chunk)" in record.getMessage()]
     assert len(compiled) == 1
     program = Program(result.config, {})
-    states = jax.eval_shape(program.start, program.seeds, program.hyper)
+    states = jax.eval_shape(program.start, (program.seeds, program.hyper))
     text = jax.jit(program.chunk).lower(states, 1).as_text()
     assert "while" in text
     assert "callback" not in text

@@ -1,8 +1,11 @@
-"""The user's own code, by import path."""
+"""Modules: the user's own, by import path, and those that can wait."""
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qlax.errors import UserError, described, nearest
@@ -27,3 +30,21 @@ def import_object(path: str) -> Any:
         known = [name for name in vars(module) if not name.startswith("_")]
         raise UserError(f"module {module_name!r} has no {attribute!r}{nearest(attribute, known)}")
     return getattr(module, attribute)
+
+
+@contextmanager
+def imported_when_used(*names: str) -> Iterator[None]:
+    """Within it, importing these modules gives stand-ins, which import them when something of them is used."""
+
+    def stand_in(name):
+        module = ModuleType(name)
+        module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
+        return module
+
+    stand_ins = {name: stand_in(name) for name in names if name not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]

@@ -3,7 +3,6 @@
 Axes: L steps of a segment, B rows of a batch, then features; A actions.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from qlax.errors import UserError, described
 from qlax.imports import import_object
+from qlax.layers import Convolution, Dense, LayerNorm, along_last
 from qlax.types import PyTree
 
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
@@ -70,16 +70,16 @@ class QNetwork(nn.Module):
         if self.encoder == "cnn":
             kernel_init = nn.initializers.he_normal()
             x = nn.relu(self._normalise(self.norm, Convolution(16, kernel_init=kernel_init)(x), train))
-            x = x.reshape(length * batch, -1)
+            x = x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # features first, see layers.py
         for width in self.hidden:
-            x = nn.relu(self._normalise(self.norm, nn.Dense(width, kernel_init=kernel_init)(x), train))
-        x = x.reshape(length, batch, -1)
+            x = nn.relu(self._normalise(self.norm, Dense(width, kernel_init=kernel_init)(x), train))
         if self.recurrent:
-            x, memory = self._remember(memory, x, first)
-        q = nn.Dense(self.num_actions)(x)
+            x, memory = self._remember(memory, x.reshape(length, batch, -1), first)
+            x = x.reshape(length * batch, -1)
+        q = Dense(self.num_actions)(x)
         if self.dueling:
-            q = nn.Dense(1)(x) + q - q.mean(-1, keepdims=True)
-        return q, memory
+            q = Dense(1)(x) + q - q.mean(-1, keepdims=True)
+        return q.reshape(length, batch, -1), memory
 
     def _remember(self, memory: PyTree, x: jax.Array, first: jax.Array) -> tuple[jax.Array, PyTree]:
         """Output of the cell `[L, B, H]`, begun anew wherever an episode does, and its memory after the last step."""
@@ -96,40 +96,12 @@ class QNetwork(nn.Module):
     def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
         match norm:
             case "layer":
-                return nn.LayerNorm()(x)
+                return LayerNorm()(x)
             case "batch":
                 return nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)(x)
             case "batch_renorm":
                 return BatchRenorm(axis_name=self.axis_name)(x, train)
         return x
-
-
-class Convolution(nn.Module):
-    """A 3 x 3 convolution of stride 1 without padding.
-
-    The arithmetic is `nn.Conv`'s. XLA compiles a convolution inside a loop on the CPU to slower code
-    than outside; there it is one matrix product over shifted slices instead.
-    """
-
-    features: int
-    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` -> `[B, H - 2, W - 2, features]`."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        height, width = x.shape[1] - 2, x.shape[2] - 2
-
-        def shifted_slices(x, kernel):
-            shifts = [(i, j) for i in range(3) for j in range(3)]
-            patches = jnp.concatenate([x[:, i : i + height, j : j + width] for i, j in shifts], axis=-1)
-            return patches @ kernel.reshape(-1, self.features)
-
-        def convolution(x, kernel):
-            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-        return jax.lax.platform_dependent(x, kernel, cpu=shifted_slices, default=convolution) + _along_last(bias, x)
 
 
 class BatchRenorm(nn.Module):
@@ -159,7 +131,7 @@ class BatchRenorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             batch_mean = self._over_devices(x.mean(axes))
-            batch_var = self._over_devices(jnp.square(x - _along_last(batch_mean, x)).mean(axes))
+            batch_var = self._over_devices(jnp.square(x - along_last(batch_mean, x)).mean(axes))
             batch_sigma = jnp.sqrt(batch_var + self.epsilon)
             r_max = 1 + 2 * jnp.clip((steps.value - 5_000) / 35_000, 0.0, 1.0)
             d_max = 5 * jnp.clip((steps.value - 5_000) / 20_000, 0.0, 1.0)
@@ -171,7 +143,7 @@ class BatchRenorm(nn.Module):
             center, slope, shift = batch_mean, r / batch_sigma * scale, d * scale + bias
         else:
             center, slope, shift = mean.value, scale / sigma, bias
-        return (x - _along_last(center, x)) * _along_last(slope, x) + _along_last(shift, x)
+        return (x - along_last(center, x)) * along_last(slope, x) + along_last(shift, x)
 
     def _over_devices(self, x: jax.Array) -> jax.Array:
         return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
@@ -185,11 +157,6 @@ def _orthogonal(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Arr
     """
     initialize = nn.initializers.orthogonal()
     return jax.custom_batching.sequential_vmap(lambda key: initialize(key, shape, dtype))(key)
-
-
-def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:
-    """`[F]` as `[1, ..., F]`, to go with `x [..., F]`."""
-    return values.reshape(*(1,) * (x.ndim - 1), -1)
 
 
 def default_encoder(obs: Any) -> Encoder:

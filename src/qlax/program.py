@@ -52,7 +52,7 @@ class Program:
         self.config = config = config.with_intervals(getattr(env, "time_limit", None))
         sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **plugins)
-        self.update = jax.vmap(self.algorithm.update)
+        self.update = jax.vmap(jax.jit(self.algorithm.update))  # jit: traced once for all that is made of it
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ class Program:
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
         try:
-            jax.eval_shape(self.update, jax.eval_shape(self.start, self.seeds, self.hyper))
+            jax.eval_shape(self.update, jax.eval_shape(self.start, (self.seeds, self.hyper)))
         except Exception as error:
             if config.network is None:
                 raise
@@ -79,15 +79,15 @@ class Program:
                 f"network {config.network!r} breaks its contract, see qlax.Network: {first_line}"
             ) from error
 
-    def start(self, seeds: jax.Array, hyper: pqn.Hyper) -> pqn.TrainState:
-        """States of all runs before the first update."""
+    def start(self, runs: tuple[jax.Array, pqn.Hyper]) -> pqn.TrainState:
+        """States of runs given by seed and hyper-parameters, before the first update."""
 
         def one(seed, hyper):
             key_env, key_init, _ = _keys(seed)
             env_state, step = self.vec.reset(key_env)
             return self.algorithm.init(key_init, hyper, step, env_state)
 
-        return jax.vmap(one)(seeds, hyper)
+        return jax.vmap(one)(*runs)
 
     def chunk(self, state: pqn.TrainState, num_updates: jax.Array) -> tuple[pqn.TrainState, dict[str, pqn.Mean]]:
         """So many updates of all runs, and their metrics added up.
@@ -104,14 +104,17 @@ class Program:
 
         return jax.lax.fori_loop(0, num_updates, one, (state, nothing))
 
-    def evaluate(self, state: pqn.TrainState, seeds: jax.Array) -> dict[str, jax.Array]:
-        """Greedy episodes of all runs, `[R, E]`; the same worlds whenever the same number of updates is done."""
+    def evaluate(self, runs: tuple[pqn.TrainState, jax.Array]) -> dict[str, jax.Array]:
+        """Greedy episodes of runs given by state and seed, `[R, E]`.
+
+        The same worlds whenever the same number of updates is done.
+        """
 
         def one(state, seed):
             _, _, key = _keys(seed)
             return self._evaluate(jax.random.fold_in(key, state.updates), state)
 
-        return jax.vmap(one)(state, seeds)
+        return jax.vmap(one)(*runs)
 
 
 def _floats(values: Iterable[float]) -> jax.Array:

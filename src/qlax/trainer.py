@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from qlax.agent import Agent
 from qlax.config import Config, configure, from_file
 from qlax.errors import UserError
 from qlax.log import MetricsFile, ProgressDisplay, curves
-from qlax.plot import learning_curve
+from qlax.placement import Placement, use_cores
 from qlax.program import Program
 
 KEPT_CHECKPOINTS = 2
@@ -70,6 +71,9 @@ def train(
 ) -> Result:
     """Train runs side by side in one program, and write all about them to a directory.
 
+    Several runs on a CPU share its cores if this is the first use of JAX in the process: JAX then counts every
+    core as a device.
+
     Args:
       target: a preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `Config`.
       out: the directory; None: a new one under `runs/`.
@@ -86,6 +90,7 @@ def train(
     if compilation_cache:
         _enable_compilation_cache()
     config = configure(target, **overrides)
+    use_cores(len(config.runs()))
     program = Program(config, plugins or {})
     directory = _new_directory(out, config)
     (directory / "config.json").write_text(program.config.to_json())
@@ -117,7 +122,9 @@ def resume(
         raise UserError(f"{directory} holds no run: there is no config.json")
     if (directory / "summary.json").exists():
         raise UserError(f"{directory} holds a finished run; there is nothing to resume")
-    program = Program(from_file(directory / "config.json"), plugins or {})
+    config = from_file(directory / "config.json")
+    use_cores(len(config.runs()))
+    program = Program(config, plugins or {})
     newest = checkpoint.latest(directory / "checkpoints")
     return _Session(program, directory, newest, progress).train()
 
@@ -152,7 +159,7 @@ class _Session:
 
     def __init__(self, program: Program, directory: Path, newest: Path | None, progress: bool | None):
         self.program, self.config, self.directory = program, program.config, directory
-        self.shapes = jax.eval_shape(program.start, program.seeds, program.hyper)
+        self.shapes = jax.eval_shape(program.start, (program.seeds, program.hyper))
         info: dict[str, Any] = {"updates": 0, "plugins": program.plugins}
         self.restored: pqn.TrainState | None = None
         if newest is not None:
@@ -172,11 +179,19 @@ class _Session:
         log_interval, eval_interval, checkpoint_interval = program.intervals
         with self.display, _stop_requests(self.display.say) as stop:
             self.display.say(f"run directory {self.directory}")
-            state = jax.device_put(self.restored or jax.jit(program.start)(program.seeds, program.hyper))
+            placement = Placement(len(program.seeds))
+            with ThreadPoolExecutor() as pool:  # XLA compiles one program on one core for most of the time
+                start = pool.submit(placement.compile, program.start, (program.seeds, program.hyper))
+                evaluate = pool.submit(placement.compile, program.evaluate, (self.shapes, program.seeds))
+                chunk = placement.compile(program.chunk, self.shapes, 0, donate=True)
+                start, evaluate = start.result(), evaluate.result()
+            copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+            seeds, hyper, state = jax.device_put((program.seeds, program.hyper, self.restored), placement.sharding)
+            if self.restored is None:
+                state = start((seeds, hyper))
             self.restored = None
-            chunk = jax.jit(program.chunk, donate_argnums=0).lower(self.shapes, 0).compile()
-            evaluate = jax.jit(program.evaluate).lower(self.shapes, program.seeds).compile()
-            copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(self.shapes).compile()
+            if str(placement):
+                self.display.say(f"{len(program.seeds)} runs: {placement}")
             self.clock.spend("compile_seconds")
             pending: _Boundary | None = None
             while self.done < total and not stop:
@@ -185,7 +200,7 @@ class _Session:
                 self.done += updates
                 # Both read the state, so they have to be dispatched before the next chunk takes it.
                 due = self.done % eval_interval == 0 or self.done == total
-                evaluation = evaluate(state, program.seeds) if due else None
+                evaluation = evaluate((state, seeds)) if due else None
                 snapshot = copy(state) if self.done % checkpoint_interval == 0 and self.done < total else None
                 if pending:
                     self._settle(pending)
@@ -250,6 +265,8 @@ class _Session:
             variables = jax.tree.map(lambda x, index=index: x[index], weights)
             agents.append(Agent(variables, {**self.program.agent_info, **run}))
             agents[-1].save(self.directory / "agents" / f"{index}{checkpoint.SUFFIX}")
+        from qlax.plot import learning_curve  # not before the run: matplotlib takes its time to import
+
         arrays = curves(self.metrics_file.read())
         title = config.preset or config.env
         learning_curve(self.directory / "curve.png", arrays, self.program.labels, title)

@@ -8,14 +8,17 @@ import inspect
 import math
 from typing import Any
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
 
 from qlax.errors import UserError, described, nearest
+from qlax.imports import imported_when_used
 from qlax.types import PyTree, Step
+
+with imported_when_used("seaborn", "matplotlib.pyplot"):  # for drawings: nine tenths of the time it takes to import
+    import gymnax
+    from gymnax.environments import spaces
 
 NEEDS_NETWORK = "MNISTBandit-bsuite"  # downloads its data when it is made
 
