@@ -16,6 +16,8 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = {
     "cartpole": "cartpole --seeds 4",
+    "cartpole-fast": "cartpole-fast --seeds 10",
+    "cartpole-fast-bfloat16": "cartpole-fast --seeds 10 --compute-dtype bfloat16",
     "acrobot": "acrobot --seeds 4",
     "mountaincar": "mountaincar --seeds 4",
     "mountaincar-like-cartpole": "gymnax/MountainCar-v0 --total-steps 500000 --num-envs 32 --num-steps 64 "
@@ -39,18 +41,25 @@ def processor() -> str:
     return named[0] if named else platform.processor()
 
 
+def circumstances(command: str) -> dict:
+    """What a record says of how it came about."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "versions": {name: importlib.metadata.version(name) for name in ("qlax", "jax", "flax", "optax", "gymnax")},
+    }
+
+
 def main(names: list[str]) -> None:
     """Run the named commands one after the other, all of them without a name."""
-    versions = {package: importlib.metadata.version(package) for package in ("qlax", "jax", "flax", "optax", "gymnax")}
-    machine = f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     RESULTS.mkdir(exist_ok=True)
     for name in names or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             command = ["qlax", "train", *COMMANDS[name].split()]
             subprocess.run([sys.executable, "-m", "qlax.cli", *command[1:], "--out", f"{folder}/run"], check=True)
             summary = json.loads(Path(folder, "run", "summary.json").read_text())
-        date = datetime.date.today().isoformat()
-        record = {"command": " ".join(command), "date": date, "machine": machine, "versions": versions, **summary}
+        record = circumstances(" ".join(command)) | summary
         (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(table())
 

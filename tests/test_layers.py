@@ -59,6 +59,22 @@ def test_a_layer_equals_that_of_flax(ours, theirs, shape):
         close_to_theirs(ours, theirs, variables, x)
 
 
+@pytest.mark.usefixtures("branch")
+@pytest.mark.parametrize(("ours", "theirs", "shape"), [LAYERS["dense"], LAYERS["convolution"]])
+def test_in_bfloat16_only_the_product_is_rounded(ours, theirs, shape):
+    x = noise(shape, 0)
+    variables = theirs.init(KEY, x)
+    rounded = {"kernel": variables["params"]["kernel"].astype(jax.numpy.bfloat16).astype(np.float32)}
+    rounded = {"params": variables["params"] | rounded}
+    expected = theirs.apply(rounded, x.astype(jax.numpy.bfloat16).astype(np.float32))
+    y = ours.clone(dtype=jax.numpy.bfloat16).apply(variables, x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, expected, rtol=1e-2, atol=1e-2)  # a convolution's sum is rounded too
+    assert np.abs(y - theirs.apply(variables, x)).max() > 1e-4
+    gradient = jax.grad(lambda variables: ours.clone(dtype=jax.numpy.bfloat16).apply(variables, x).sum())(variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
+
+
 def test_a_constant_row_has_no_variance_to_divide_by():
     x = np.full((2, 5), 1e4, np.float32)  # the mean of squares less the squared mean may come out negative
     variables = LayerNorm().init(KEY, x)

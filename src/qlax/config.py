@@ -14,6 +14,7 @@ from typing import Any
 from qlax.errors import UserError, nearest
 from qlax.fields import Sweep, flag, names, sweep, table, text, whole, widths
 
+DTYPES = ("float32", "bfloat16")
 NORMS = ("layer", "batch", "batch_renorm", "none")
 
 
@@ -58,6 +59,7 @@ class Config:
     input_norm: str = text("none", "normalisation of the observation", choices=NORMS)
     memory: str = text("none", "recurrent cell", choices=("none", "lstm", "gru"))
     dueling: bool = flag("separate value and advantage")
+    compute_dtype: str = text("float32", "of products; bfloat16 where a device is faster at it", choices=DTYPES)
 
     reset_ratio: int = whole(1, "copies that share a fresh episode a step")
     time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")

@@ -16,21 +16,29 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
+Layer = Callable[[jax.Array, jax.Array], jax.Array]  # of x and kernel
 
 
 class Dense(nn.Module):
-    """`flax.linen.Dense`: `x [B, I]` -> `[B, F]`."""
+    """`flax.linen.Dense`; in bfloat16 its product is rounded to it, summed and returned in float32."""
 
     features: int
     kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, I]` -> `[B, F]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        features_first = lambda x, kernel: _product(x.T, kernel).T  # noqa: E731
-        return jax.lax.platform_dependent(x, kernel, cpu=features_first, default=jnp.matmul) + along_last(bias, x)
+
+        def features_first(x, kernel):
+            return _product(x.T, kernel).T
+
+        def plain(x, kernel):
+            return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+        return _by_platform(self.dtype, features_first, plain)(x, kernel) + along_last(bias, x)
 
 
 class LayerNorm(nn.Module):
@@ -59,10 +67,11 @@ class LayerNorm(nn.Module):
 
 
 class Convolution(nn.Module):
-    """`flax.linen.Conv` of 3 x 3, stride 1, without padding."""
+    """`flax.linen.Conv` of 3 x 3, stride 1, without padding; bfloat16 as in `Dense`."""
 
     features: int
     kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,9 +88,18 @@ class Convolution(nn.Module):
             return y.reshape(self.features, height, width, -1).transpose(3, 1, 2, 0)
 
         def convolution(x, kernel):
-            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            layout = ("NHWC", "HWIO", "NHWC")
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+            return y.astype(jnp.float32)
 
-        return jax.lax.platform_dependent(x, kernel, cpu=shifted_slices, default=convolution) + along_last(bias, x)
+        return _by_platform(self.dtype, shifted_slices, convolution)(x, kernel) + along_last(bias, x)
+
+
+def _by_platform(dtype: jax.typing.DTypeLike, cpu: Layer, default: Layer) -> Layer:
+    """The layer for the device; CPUs gain nothing by fewer bits, and their product is not made for them."""
+    if dtype == jnp.float32:
+        return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+    return lambda x, kernel: default(x.astype(dtype), kernel.astype(dtype))
 
 
 def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
@@ -92,7 +110,7 @@ def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x [I, n]`, `kernel [I, F]` -> `[F, n]`."""
-    return _contract(kernel, x, 0)
+    return kernel.T @ x
 
 
 def _product_forward(x, kernel):
@@ -101,15 +119,11 @@ def _product_forward(x, kernel):
 
 def _product_backward(saved, upstream):
     x, kernel = saved
-    return kernel @ upstream, _contract(x, upstream, 1)  # as the kernel lies in memory, so nothing transposes it
+    # Summed over the columns of both, the gradient comes as the kernel lies in memory: nothing transposes it.
+    return kernel @ upstream, jax.lax.dot_general(x, upstream, (((1,), (1,)), ((), ())))
 
 
 _product.defvjp(_product_forward, _product_backward)
-
-
-def _contract(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """Matrix product that sums over the same axis of both."""
-    return jax.lax.dot_general(x, y, (((axis,), (axis,)), ((), ())))
 
 
 @jax.custom_vjp

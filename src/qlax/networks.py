@@ -33,6 +33,8 @@ class QNetwork(nn.Module):
       input_norm: of the observation.
       memory: "none", or the cell between encoder and head.
       dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
+      compute_dtype: "float32", or "bfloat16" for the products of dense and convolutional layers; parameters, norms,
+        memory and Q stay float32.
       axis_name: of the mapped axis over which batch statistics are shared.
     """
 
@@ -43,6 +45,7 @@ class QNetwork(nn.Module):
     input_norm: Norm = "none"
     memory: Memory = "none"
     dueling: bool = False
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     axis_name: str | None = None
 
     @property
@@ -61,6 +64,7 @@ class QNetwork(nn.Module):
     def __call__(self, memory: PyTree, obs: jax.Array, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
         """`obs [L, B, ...]`, `first [L, B]` -> `q [L, B, A]` float32, memory after the last step."""
         length, batch = first.shape
+        dtype = jnp.dtype(self.compute_dtype)
         x = obs.reshape(length * batch, *obs.shape[2:])
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
         if self.encoder == "mlp":
@@ -69,16 +73,16 @@ class QNetwork(nn.Module):
         kernel_init = nn.initializers.lecun_normal()
         if self.encoder == "cnn":
             kernel_init = nn.initializers.he_normal()
-            x = nn.relu(self._normalise(self.norm, Convolution(16, kernel_init=kernel_init)(x), train))
+            x = nn.relu(self._normalise(self.norm, Convolution(16, kernel_init, dtype)(x), train))
             x = x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # features first, see layers.py
         for width in self.hidden:
-            x = nn.relu(self._normalise(self.norm, Dense(width, kernel_init=kernel_init)(x), train))
+            x = nn.relu(self._normalise(self.norm, Dense(width, kernel_init, dtype)(x), train))
         if self.recurrent:
             x, memory = self._remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
-        q = Dense(self.num_actions)(x)
+        q = Dense(self.num_actions, dtype=dtype)(x)
         if self.dueling:
-            q = Dense(1)(x) + q - q.mean(-1, keepdims=True)
+            q = Dense(1, dtype=dtype)(x) + q - q.mean(-1, keepdims=True)
         return q.reshape(length, batch, -1), memory
 
     def _remember(self, memory: PyTree, x: jax.Array, first: jax.Array) -> tuple[jax.Array, PyTree]:

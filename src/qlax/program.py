@@ -14,7 +14,7 @@ from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.errors import UserError, nearest
 
-NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling")
+NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
 
@@ -69,14 +69,17 @@ class Program:
         self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
+        if config.network is not None:
+            self._check_network()
+
+    def _check_network(self) -> None:
+        """Raises: UserError: a network of the user's own does not do what is asked of it."""
         try:
             jax.eval_shape(self.update, jax.eval_shape(self.start, (self.seeds, self.hyper)))
         except Exception as error:
-            if config.network is None:
-                raise
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"network {config.network!r} breaks its contract, see qlax.Network: {first_line}"
+                f"network {self.config.network!r} breaks its contract, see qlax.Network: {first_line}"
             ) from error
 
     def start(self, runs: tuple[jax.Array, pqn.Hyper]) -> pqn.TrainState:

@@ -1,0 +1,299 @@
+"""How fast qlax trains, and how near to what the device could do: `python benchmarks/speed.py`.
+
+**Throughput**: environment steps a second of training alone, of one run and of several, at the settings of a
+preset. Every number comes from a process of its own, which first and last of all measures its ceiling: a float32
+product of two 2048 x 2048 matrices, the best of 8, counting a multiplication and an addition as 2. `share` is the
+arithmetic of the network (one forward pass for acting, three for every epoch) as a part of that ceiling. The
+chunks are timed one by one; the median counts, the spread is kept.
+
+**Time to score**: seconds from starting a `qlax train` process, compilation included, until the greedy return of
+every seed reaches a bound, without a compilation cache and with one.
+
+**Whole runs** (`--whole`, meant for a GPU): seconds of training and how many runs reached a bound.
+
+**Growth** (`--growth`): one run of CartPole with more environments, longer rollouts, wider networks, more runs.
+
+`--small` shrinks everything, to try the script out. On a GPU it also measures 128 and 1,024 runs.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scores import RESULTS, circumstances
+
+TARGETS = {  # preset: megaflops a step at its settings
+    "cartpole": 1.76,
+    "minatar/breakout": 2.4,
+    "minatar/asterix": 2.4,
+}
+TIME_TO_SCORE = {  # command: the greedy return to be reached by every seed
+    "cartpole-fast --seeds 4": 475,
+    "minatar/breakout --seeds 1 --total-steps 500000 --log-interval 5 --eval-interval 10": 10,
+}
+WHOLE = {  # command: the greedy return a run should reach
+    "cartpole --seeds 1": 475,
+    "cartpole --seeds 1024": 475,
+    "minatar/breakout --seeds 1": 10,
+    "minatar/breakout --seeds 10": 10,
+    "minatar/breakout --seeds 10 --compute-dtype bfloat16": 10,
+}
+SMALL = {"num_envs": 16, "num_steps": 8, "num_minibatches": 4, "hidden": [16]}
+GROWTH = {  # a setting of CartPole's preset, and its values
+    "num_envs": [8, 32, 128, 512],
+    "num_steps": [16, 64, 256],
+    "hidden": [[64, 64], [128, 128], [256, 256], [512, 512]],
+    "seeds": [1, 2, 4, 8, 16],
+}
+
+
+def main() -> None:
+    """Measure, keep the record and print the table."""
+    parser = argparse.ArgumentParser(description="How fast qlax trains.")
+    parser.add_argument("--runs", type=int, nargs="+", help="side by side (default 1 10, on a GPU 128 and 1024 too)")
+    parser.add_argument("--seconds", type=float, default=15, help="of training to be timed (default 15)")
+    parser.add_argument("--growth", action="store_true", help="how cost grows with sizes, instead of the rest")
+    parser.add_argument("--whole", action="store_true", help="whole runs as well")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script out")
+    parser.add_argument("--out", type=Path, help="record to write (default benchmarks/results/speed.json)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a child process is to measure
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(**json.loads(options.measure))))
+        return
+    record = circumstances("python " + " ".join(sys.argv))
+    if options.growth:
+        record["growth"] = growth(options)
+        print(growth_table(record["growth"]))
+    else:
+        record["throughput"] = throughput(options)
+        record["time_to_score"] = [] if options.small else time_to_score()
+        record["whole_runs"] = whole_runs(options.small) if options.whole else []
+        print(throughput_table(record["throughput"]))
+        print(time_to_score_table(record["time_to_score"]))
+        print(whole_runs_table(record["whole_runs"]))
+    out = options.out or RESULTS / ("growth.json" if options.growth else "speed.json")
+    out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def throughput(options: argparse.Namespace) -> list[dict]:
+    """Every target with every number of runs."""
+    runs = options.runs or ([1, 10, 128, 1024] if _platform() != "cpu" else [1, 10])
+    cases = [(target, number) for target in TARGETS for number in runs if number <= 10 or target == "cartpole"]
+    return [in_a_process(options, target=target, seeds=number) for target, number in cases]
+
+
+def growth(options: argparse.Namespace) -> list[dict]:
+    """One setting at a time."""
+    return [
+        {"setting": name, "value": value, **in_a_process(options, target="cartpole", **{name: value})}
+        for name, values in GROWTH.items()
+        for value in values
+    ]
+
+
+def in_a_process(options: argparse.Namespace, **what) -> dict:
+    """What `measure` returns, in a process of its own."""
+    if options.small:
+        what |= SMALL
+    what |= {"seconds": 0.5 if options.small else options.seconds}
+    command = [sys.executable, __file__, "--measure", json.dumps(what)]
+    result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    print(what, f"{result['steps_per_second']:,.0f} steps/s", file=sys.stderr)
+    return result
+
+
+def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
+    """Steps a second, compilation, memory and ceiling of runs of a preset."""
+    import resource
+
+    import jax
+
+    from qlax.config import configure
+    from qlax.placement import Placement, use_cores
+    from qlax.program import Program
+
+    use_cores(seeds)
+    ceilings = [ceiling()]
+    begun = time.perf_counter()
+    program = Program(configure(target, seeds=seeds, **overrides), {})
+    shapes = jax.eval_shape(program.start, (program.seeds, program.hyper))
+    placement = Placement(seeds)
+    chunk = placement.compile(program.chunk, shapes, 0, donate=True)
+    compile_seconds = time.perf_counter() - begun
+    start = placement.compile(program.start, (program.seeds, program.hyper))
+    state = start(jax.device_put((program.seeds, program.hyper), placement.sharding))
+    state, _ = jax.block_until_ready(chunk(state, 1))
+    begun = time.perf_counter()
+    state, _ = jax.block_until_ready(chunk(state, 1))
+    updates = max(1, int(1 / (time.perf_counter() - begun)))  # chunks of about a second
+    speeds = []
+    while len(speeds) < 3 or sum(updates * program.config.steps_per_update * seeds / x for x in speeds) < seconds:
+        begun = time.perf_counter()
+        state, _ = jax.block_until_ready(chunk(state, updates))
+        elapsed = time.perf_counter() - begun
+        speeds.append(updates * program.config.steps_per_update * seeds / elapsed)
+    ceilings.append(ceiling())
+    speed = statistics.median(speeds)
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {
+        "target": target,
+        "runs": seeds,
+        **overrides,
+        "device": jax.local_devices()[0].device_kind,
+        "placement": str(placement),
+        "steps_per_second": speed,
+        "slowest": min(speeds),
+        "fastest": max(speeds),
+        "compile_seconds": compile_seconds,
+        "peak_bytes": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "ceiling_gigaflops": [flops / 1e9 for flops in ceilings],
+        "share": None if overrides else speed * TARGETS[target] * 1e6 / statistics.mean(ceilings),
+    }
+
+
+def ceiling() -> float:
+    """Floating-point operations a second of a float32 matrix product, the best of 8."""
+    import jax
+
+    size = 2048
+    matrix = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda matrix: jax.numpy.matmul(matrix, matrix, precision="highest"))
+    jax.block_until_ready(product(matrix))
+    seconds = []
+    for _ in range(8):
+        begun = time.perf_counter()
+        jax.block_until_ready(product(matrix))
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)
+
+
+def time_to_score() -> list[dict]:
+    """Seconds of a process until every seed has reached the bound; without a compilation cache, then with it."""
+    results = []
+    for arguments, bound in TIME_TO_SCORE.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for cache in ("empty", "filled"):
+                out = Path(folder, cache)
+                command = [sys.executable, "-m", "qlax.cli", "train", *arguments.split(), "--out", str(out)]
+                environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax"}
+                begun = time.perf_counter()
+                with subprocess.Popen(
+                    command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                ) as run:
+                    reached = None
+                    while run.poll() is None and reached is None:
+                        time.sleep(0.05)
+                        reached = _reached(out / "metrics.jsonl", bound)
+                    seconds = time.perf_counter() - begun
+                    run.wait()
+                process_seconds = time.perf_counter() - begun
+                reached = reached or _reached(out / "metrics.jsonl", bound)
+                summary = json.loads((out / "summary.json").read_text())
+                results.append(
+                    {
+                        "command": f"qlax train {arguments}",
+                        "cache": cache,
+                        "bound": bound,
+                        "seconds": seconds if reached else None,
+                        "steps": reached,
+                        "process_seconds": process_seconds,
+                        **{name: summary[name] for name in ("compile_seconds", "train_seconds", "eval_return")},
+                    }
+                )
+                print(results[-1], file=sys.stderr)
+    return results
+
+
+def _reached(metrics: Path, bound: float) -> int | None:
+    """Steps after which every run's greedy return first was at the bound."""
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    for line in (json.loads(line) for line in lines if line.endswith("\n")):
+        if all(value is not None and value >= bound for value in line["eval_return"]):
+            return line["steps"]
+    return None
+
+
+def whole_runs(small: bool) -> list[dict]:
+    """Training to the end, with the compilation cache as it is."""
+    results = []
+    for arguments, bound in WHOLE.items():
+        if small:
+            sizes = "--num-envs 16 --num-steps 8 --num-minibatches 4 --hidden 16 --total-steps 2000"
+            arguments = arguments.replace("1024", "8") + f" {sizes}"
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "qlax.cli", "train", *arguments.split(), "--out", f"{folder}/run"]
+            begun = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - begun
+            summary = json.loads(Path(folder, "run", "summary.json").read_text())
+        names = ("total_steps", "compile_seconds", "train_seconds", "eval_seconds", "steps_per_second", "eval_return")
+        reached = sum(value >= bound for value in summary["eval_return"]["per_run"])
+        results.append({"command": f"qlax train {arguments}", "bound": bound, "reached": reached})
+        results[-1] |= {"process_seconds": seconds, **{name: summary[name] for name in names}}
+    return results
+
+
+def throughput_table(results: list[dict]) -> str:
+    """As Markdown."""
+    rows = [
+        "| preset | runs | steps/s, all runs | slowest to fastest | share of ceiling | compilation | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    rows += [
+        f"| {x['target']} | {x['runs']} | {x['steps_per_second']:,.0f} | {x['slowest']:,.0f} to {x['fastest']:,.0f} | "
+        f"{x['share'] or float('nan'):.0%} | {x['compile_seconds']:.1f} s | {x['peak_bytes'] / 2**20:,.0f} MiB |"
+        for x in results
+    ]
+    return "\n".join(rows)
+
+
+def time_to_score_table(results: list[dict]) -> str:
+    """As Markdown."""
+    rows = ["| command | cache | until | seconds | steps a run |", "| --- | --- | --- | --- | --- |"]
+    rows += [
+        f"| `{x['command']}` | {x['cache']} | {x['bound']} | "
+        + (f"{x['seconds']:.1f} | {x['steps']:,} |" if x["steps"] else "not reached | - |")
+        for x in results
+    ]
+    return "\n".join(rows)
+
+
+def whole_runs_table(results: list[dict]) -> str:
+    """As Markdown."""
+    rows = [
+        "| command | steps a run | seconds of training | of the process | runs that reached the bound |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows += [
+        f"| `{x['command']}` | {x['total_steps']:,} | {x['train_seconds']:.1f} | {x['process_seconds']:.1f} | "
+        f"{x['reached']} of {len(x['eval_return']['per_run'])} at {x['bound']} |"
+        for x in results
+    ]
+    return "\n".join(rows)
+
+
+def growth_table(results: list[dict]) -> str:
+    """As Markdown."""
+    rows = ["| setting | value | steps/s, all runs | peak memory |", "| --- | --- | --- | --- |"]
+    rows += [
+        f"| {x['setting']} | {x['value']} | {x['steps_per_second']:,.0f} | {x['peak_bytes'] / 2**20:,.0f} MiB |"
+        for x in results
+    ]
+    return "\n".join(rows)
+
+
+def _platform() -> str:
+    """Asked in a process of its own, as JAX takes hold of a GPU's memory."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+
+
+if __name__ == "__main__":
+    main()
