@@ -71,6 +71,9 @@ def main() -> None:
     if options.growth:
         record["growth"] = growth(options)
         print(growth_table(record["growth"]))
+        growth_plot(
+            record["growth"], RESULTS / "growth.png" if options.out is None else options.out.with_suffix(".png")
+        )
     else:
         record["throughput"] = throughput(options)
         record["time_to_score"] = [] if options.small else time_to_score()
@@ -182,7 +185,7 @@ def time_to_score() -> list[dict]:
             for cache in ("empty", "filled"):
                 out = Path(folder, cache)
                 command = [sys.executable, "-m", "qlax.cli", "train", *arguments.split(), "--out", str(out)]
-                environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax"}
+                environment = os.environ | {"XDG_CACHE_HOME": folder}  # where the compilation cache is
                 begun = time.perf_counter()
                 with subprocess.Popen(
                     command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -287,6 +290,24 @@ def growth_table(results: list[dict]) -> str:
         for x in results
     ]
     return "\n".join(rows)
+
+
+def growth_plot(results: list[dict], path: Path) -> None:
+    """Seconds a million steps of all runs against every setting; linear cost a step is a horizontal line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    labels = {"num_envs": "environments", "num_steps": "rollout length", "hidden": "network width", "seeds": "runs"}
+    for axes, name in zip(figure.subplots(1, len(GROWTH), sharey=True), GROWTH, strict=True):
+        chosen = [x for x in results if x["setting"] == name]
+        values = [x["value"][0] if name == "hidden" else x["value"] for x in chosen]
+        axes.loglog(values, [1e6 / x["steps_per_second"] for x in chosen], "o-", base=2)
+        axes.set_yscale("log", base=10)
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.set_xlabel(labels[name])
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("seconds a million steps")
+    figure.savefig(path, dpi=150)
 
 
 def _platform() -> str:
