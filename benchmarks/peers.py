@@ -34,7 +34,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
-from scores import RESULTS, circumstances
+from scores import RESULTS, circumstances, compilation_cache
 
 REQUIREMENTS = {
     # rejax unpacks five values of a step, gymnax 1.0 returns six. The others are those of our own measurements,
@@ -157,10 +157,7 @@ def train(arguments: str, total_steps: int | None, cache: str | None = None) -> 
         command = [sys.executable, "-m", "qlax.cli", "train", *arguments.split(), "--out", f"{folder}/run"]
         command += ["--total-steps", str(total_steps)] if total_steps else []
         command += [] if cache else ["--no-compilation-cache"]
-        # qlax keeps what took 0.2 seconds to compile, but leaves that to JAX in a folder that JAX was told of.
-        kept = (
-            {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} if cache else {}
-        )
+        kept = compilation_cache(cache) if cache else {}
         process_seconds, _ = timed(command, kept)
         summary, config = (json.loads(Path(folder, "run", f"{x}.json").read_text()) for x in ("summary", "config"))
     names = ("seeds", "total_steps", "compile_seconds", "train_seconds", "eval_seconds", "steps_per_second")

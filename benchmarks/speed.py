@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scores import RESULTS, circumstances
+from scores import RESULTS, circumstances, compilation_cache
 
 TARGETS = {  # preset: megaflops a step at its settings
     "cartpole": 1.76,
@@ -122,15 +122,15 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     from qlax.placement import Placement, use_cores
     from qlax.program import Program
 
-    use_cores(seeds)
+    use_cores()
     ceilings = [ceiling()]
     begun = time.perf_counter()
     program = Program(configure(target, seeds=seeds, **overrides), {})
     shapes = jax.eval_shape(program.start, (program.seeds, program.hyper))
     placement = Placement(seeds)
-    chunk = placement.compile(program.chunk, shapes, 0, donate=True)
+    chunk = placement.compile(placement.lower(program.chunk, shapes, 0, donate=True))
     compile_seconds = time.perf_counter() - begun
-    start = placement.compile(program.start, (program.seeds, program.hyper))
+    start = placement.compile(placement.lower(program.start, (program.seeds, program.hyper)))
     state = start(jax.device_put((program.seeds, program.hyper), placement.sharding))
     state, _ = jax.block_until_ready(chunk(state, 1))
     begun = time.perf_counter()
@@ -144,6 +144,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
         speeds.append(updates * program.config.steps_per_update * seeds / elapsed)
     ceilings.append(ceiling())
     speed = statistics.median(speeds)
+    devices = 1 if jax.default_backend() == "cpu" else placement.num_devices  # a product uses all cores of a CPU
     memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return {
         "target": target,
@@ -157,7 +158,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
         "compile_seconds": compile_seconds,
         "peak_bytes": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "ceiling_gigaflops": [flops / 1e9 for flops in ceilings],
-        "share": None if overrides else speed * TARGETS[target] * 1e6 / statistics.mean(ceilings),
+        "share": None if overrides else speed * TARGETS[target] * 1e6 / statistics.mean(ceilings) / devices,
     }
 
 
@@ -167,7 +168,7 @@ def ceiling() -> float:
 
     size = 2048
     matrix = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(lambda matrix: jax.numpy.matmul(matrix, matrix, precision="highest"))
+    product = jax.jit(lambda matrix: matrix @ matrix)
     jax.block_until_ready(product(matrix))
     seconds = []
     for _ in range(8):
@@ -185,7 +186,7 @@ def time_to_score() -> list[dict]:
             for cache in ("empty", "filled"):
                 out = Path(folder, cache)
                 command = [sys.executable, "-m", "qlax.cli", "train", *arguments.split(), "--out", str(out)]
-                environment = os.environ | {"XDG_CACHE_HOME": folder}  # where the compilation cache is
+                environment = os.environ | compilation_cache(f"{folder}/jax")
                 begun = time.perf_counter()
                 with subprocess.Popen(
                     command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

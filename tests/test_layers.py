@@ -59,26 +59,31 @@ def test_a_layer_equals_that_of_flax(ours, theirs, shape):
         close_to_theirs(ours, theirs, variables, x)
 
 
-@pytest.mark.usefixtures("branch")
 @pytest.mark.parametrize(("ours", "theirs", "shape"), [LAYERS["dense"], LAYERS["convolution"]])
-def test_in_bfloat16_only_the_product_is_rounded(ours, theirs, shape):
-    x = noise(shape, 0)
+def test_in_bfloat16_products_are_rounded_and_the_rest_is_not(ours, theirs, shape):
+    x, ours = noise(shape, 0), ours.clone(dtype=jax.numpy.bfloat16)
     variables = theirs.init(KEY, x)
-    rounded = {"kernel": variables["params"]["kernel"].astype(jax.numpy.bfloat16).astype(np.float32)}
-    rounded = {"params": variables["params"] | rounded}
-    expected = theirs.apply(rounded, x.astype(jax.numpy.bfloat16).astype(np.float32))
-    y = ours.clone(dtype=jax.numpy.bfloat16).apply(variables, x)
+    weight = noise(jax.eval_shape(theirs.apply, variables, x).shape, 3)
+
+    def loss(module, variables):
+        return (module.apply(variables, x) * weight).sum()
+
+    y, expected = ours.apply(variables, x), theirs.apply(variables, x)
     assert y.dtype == np.float32
-    np.testing.assert_allclose(y, expected, rtol=1e-2, atol=1e-2)  # a convolution's sum is rounded too
-    assert np.abs(y - theirs.apply(variables, x)).max() > 1e-4
-    gradient = jax.grad(lambda variables: ours.clone(dtype=jax.numpy.bfloat16).apply(variables, x).sum())(variables)
-    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
+    assert 1e-4 < np.abs(y - expected).max() < 0.05
+    gradients, expected = (jax.grad(loss, 1)(module, variables)["params"] for module in (ours, theirs))
+    assert gradients["kernel"].dtype == np.float32
+    assert 1e-4 < np.abs(gradients["kernel"] - expected["kernel"]).max() < 0.2
+    text = str(jax.make_jaxpr(jax.grad(loss, 1), static_argnums=0)(ours, variables))
+    products = [line for line in text.splitlines() if "dot_general[" in line or "conv_general_dilated[" in line]
+    assert len(products) == 2
+    assert all(":bf16[" in line for line in products)  # backwards too
 
 
+@pytest.mark.usefixtures("branch")
 def test_a_constant_row_has_no_variance_to_divide_by():
-    x = np.full((2, 5), 1e4, np.float32)  # the mean of squares less the squared mean may come out negative
-    variables = LayerNorm().init(KEY, x)
-    assert np.abs(LayerNorm().apply(variables, x)).max() < 1e3 * np.finfo(np.float32).eps * 1e4
+    x = np.full((2, 16), 9999.1, np.float32)  # the mean of squares less the squared mean comes out at -8
+    assert np.isfinite(LayerNorm().apply(LayerNorm().init(KEY, x), x)).all()
 
 
 def test_runs_side_by_side_get_what_each_gets_alone():

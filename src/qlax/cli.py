@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     train = command("train", _train, "train agents")
-    train.epilog = "Several values of a number, as in --lam 0 0.65 0.95, train every combination side by side."
+    train.epilog = "Several values of a number, as in --lam 0 0.65 0.95, train every combination."
     train.add_argument("target", nargs="?", help="a preset, or an environment as suite/name or module:Name")
     train.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
     train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")

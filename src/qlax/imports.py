@@ -38,7 +38,13 @@ def imported_when_used(*names: str) -> Iterator[None]:
 
     def stand_in(name):
         module = ModuleType(name)
-        module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
+
+        def used(attribute):
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+            return getattr(importlib.import_module(name), attribute)
+
+        module.__getattr__ = used  # type: ignore[method-assign]
         return module
 
     stand_ins = {name: stand_in(name) for name in names if name not in sys.modules}
@@ -46,5 +52,6 @@ def imported_when_used(*names: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in stand_ins:
-            del sys.modules[name]
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]

@@ -4,7 +4,8 @@ XLA reduces over a last axis on the CPU one element at a time, compiles a convol
 slower code than outside, and transposes the gradient of a kernel anew for everything that reads it. So
 there the features come first and the batch last, sums are matrix products, and a convolution is a matrix
 product over shifted slices. Every layer takes and returns the batch first: XLA cancels the transpositions
-between one layer and the next. Elsewhere the plain layers are the fast ones.
+between one layer and the next. Elsewhere the plain layers are the fast ones. There are no forward-mode
+derivatives.
 
 Axes: B rows of a batch, I inputs, F features; n columns, each of one row or of one place in a row.
 """
@@ -20,7 +21,7 @@ Layer = Callable[[jax.Array, jax.Array], jax.Array]  # of x and kernel
 
 
 class Dense(nn.Module):
-    """`flax.linen.Dense`; in bfloat16 its product is rounded to it, summed and returned in float32."""
+    """`flax.linen.Dense`; `dtype` is that of the product, parameters and result are float32."""
 
     features: int
     kernel_init: Initializer = nn.initializers.lecun_normal()
@@ -35,10 +36,7 @@ class Dense(nn.Module):
         def features_first(x, kernel):
             return _product(x.T, kernel).T
 
-        def plain(x, kernel):
-            return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
-
-        return _by_platform(self.dtype, features_first, plain)(x, kernel) + along_last(bias, x)
+        return _by_platform(self.dtype, features_first, jnp.matmul)(x, kernel) + along_last(bias, x)
 
 
 class LayerNorm(nn.Module):
@@ -67,7 +65,7 @@ class LayerNorm(nn.Module):
 
 
 class Convolution(nn.Module):
-    """`flax.linen.Conv` of 3 x 3, stride 1, without padding; bfloat16 as in `Dense`."""
+    """`flax.linen.Conv` of 3 x 3, stride 1, without padding; `dtype` as in `Dense`."""
 
     features: int
     kernel_init: Initializer = nn.initializers.lecun_normal()
@@ -89,8 +87,7 @@ class Convolution(nn.Module):
 
         def convolution(x, kernel):
             layout = ("NHWC", "HWIO", "NHWC")
-            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
-            return y.astype(jnp.float32)
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
 
         return _by_platform(self.dtype, shifted_slices, convolution)(x, kernel) + along_last(bias, x)
 
@@ -99,7 +96,7 @@ def _by_platform(dtype: jax.typing.DTypeLike, cpu: Layer, default: Layer) -> Lay
     """The layer for the device; CPUs gain nothing by fewer bits, and their product is not made for them."""
     if dtype == jnp.float32:
         return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-    return lambda x, kernel: default(x.astype(dtype), kernel.astype(dtype))
+    return lambda x, kernel: default(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
 
 
 def along_last(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -33,8 +33,8 @@ class QNetwork(nn.Module):
       input_norm: of the observation.
       memory: "none", or the cell between encoder and head.
       dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
-      compute_dtype: "float32", or "bfloat16" for the products of dense and convolutional layers; parameters, norms,
-        memory and Q stay float32.
+      compute_dtype: "float32", or "bfloat16" for the products of the hidden and the convolutional layers; parameters,
+        norms, memory and the head stay float32.
       axis_name: of the mapped axis over which batch statistics are shared.
     """
 
@@ -80,9 +80,9 @@ class QNetwork(nn.Module):
         if self.recurrent:
             x, memory = self._remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
-        q = Dense(self.num_actions, dtype=dtype)(x)
+        q = Dense(self.num_actions)(x)
         if self.dueling:
-            q = Dense(1, dtype=dtype)(x) + q - q.mean(-1, keepdims=True)
+            q = Dense(1)(x) + q - q.mean(-1, keepdims=True)
         return q.reshape(length, batch, -1), memory
 
     def _remember(self, memory: PyTree, x: jax.Array, first: jax.Array) -> tuple[jax.Array, PyTree]:

@@ -24,13 +24,13 @@ CPU_OPTIONS: dict[str, Any] = {
 }
 
 
-def use_cores(num_runs: int) -> None:
-    """Have JAX count a CPU's cores as devices, as many as there are runs, unless it was told what to count."""
+def use_cores() -> None:
+    """Have JAX count a CPU's cores as devices, unless it was told what to count or has counted already."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = jax.config.values["jax_num_cpu_devices"] != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
-    if min(cores, num_runs) > 1 and not told:
-        with contextlib.suppress(RuntimeError):  # JAX has counted them already
-            jax.config.update("jax_num_cpu_devices", min(cores, num_runs))
+    if not told:
+        with contextlib.suppress(RuntimeError):  # it has counted
+            jax.config.update("jax_num_cpu_devices", cores)
 
 
 class Placement:
@@ -38,52 +38,69 @@ class Placement:
 
     Attributes:
       num_devices: used.
-      at_once: runs a device computes side by side; `compile` lowers it where memory is short.
+      at_once: runs a device computes side by side; `fit` lowers it where memory is short.
       sharding: of arrays with the axis R first.
     """
 
     def __init__(self, num_runs: int):
-        devices = jax.local_devices()
+        chosen = jax.config.values["jax_default_device"]
+        devices = [chosen] if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)
         self.num_devices = _largest_divisor(num_runs, len(devices))
         self.at_once = 1 if devices[0].platform == "cpu" else num_runs // self.num_devices
-        self._on_each = num_runs // self.num_devices
+        self._num_runs = num_runs
+        self._available = len(devices)
         self._device = devices[0]
         self._mesh = Mesh(np.array(devices[: self.num_devices]), ("runs",))
         self.sharding = NamedSharding(self._mesh, PartitionSpec("runs"))
 
     def __str__(self) -> str:
         """What a user may want to know; nothing if all runs are computed at once on one device."""
+        devices = "cores" if self._device.platform == "cpu" else "devices"
         parts = []
         if self.num_devices > 1:
-            kind = "cores" if self._device.platform == "cpu" else "devices"
-            parts.append(f"spread over {self.num_devices} {kind}")
+            parts.append(f"spread over {self.num_devices} {devices}")
         if self.at_once < self._on_each:
             parts.append("in turns" if self.at_once == 1 else f"in turns, {self.at_once} at a time on each device")
+        if self.num_devices < min(self._num_runs, self._available):
+            parts.append(f"as {self._available} {devices} do not divide them")
         return ", ".join(parts)
 
-    def compile(self, function: Callable[..., PyTree], runs: PyTree, *shared: Any, donate: bool = False) -> Any:
-        """Compile `function(runs, *shared)` for all runs.
+    @property
+    def _on_each(self) -> int:
+        return self._num_runs // self.num_devices
+
+    def lower(self, function: Callable[..., PyTree], runs: PyTree, *shared: Any, donate: bool = False) -> Any:
+        """Trace `function(runs, *shared)` for all runs; `compile` does the rest.
 
         Args:
           function: of any number of runs `[r, ...]` side by side, and of what they share; returns `[r, ...]`.
-          runs: shapes `[R, ...]`.
+          runs: shapes `[R, ...]`; the compiled function wants them sharded as `sharding` says.
           shared: arguments that are the same for all.
           donate: whether the result may take the memory of `runs`.
-
-        Returns:
-          the compiled function, called with `runs` sharded as `sharding` says.
         """
-        while True:
-            specs = (PartitionSpec("runs"), *(PartitionSpec() for _ in shared))
-            spread = jax.shard_map(
-                self._in_turns(function), mesh=self._mesh, in_specs=specs, out_specs=specs[0], check_vma=False
-            )
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), runs)
-            lowered = jax.jit(spread, donate_argnums=(0,) if donate else ()).lower(shapes, *shared)
-            compiled = lowered.compile(compiler_options=_compiler_options(self._device.platform))
-            if self.at_once == 1 or self._fits(compiled):
-                return compiled
-            self.at_once = _largest_divisor(self._on_each, self.at_once // 2)
+        specs = (PartitionSpec("runs"), *(PartitionSpec() for _ in shared))
+        spread = jax.shard_map(
+            self._in_turns(function), mesh=self._mesh, in_specs=specs, out_specs=specs[0], check_vma=False
+        )
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), runs)
+        return jax.jit(spread, donate_argnums=(0,) if donate else ()).lower(shapes, *shared)
+
+    def compile(self, lowered: Any) -> Any:
+        """XLA's part, which any thread may do."""
+        return lowered.compile(compiler_options=_compiler_options(self._device.platform))
+
+    def fit(self, chunk: Any) -> bool:
+        """Whether the device's memory holds the compiled chunk and a snapshot of its state; else lowers `at_once`."""
+        limit = (self._device.memory_stats() or {}).get("bytes_limit")
+        needed = chunk.memory_analysis()
+        if self.at_once == 1 or limit is None or needed is None:
+            return True
+        state = needed.argument_size_in_bytes
+        used = 2 * state + needed.output_size_in_bytes - needed.alias_size_in_bytes + needed.temp_size_in_bytes
+        if used <= limit:
+            return True
+        self.at_once = _largest_divisor(self._on_each, max(1, min(self.at_once - 1, self.at_once * limit // used)))
+        return False
 
     def _in_turns(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """The function of as many runs as a device has, computed so many at once."""
@@ -98,14 +115,6 @@ class Placement:
 
         return in_turns
 
-    def _fits(self, compiled: Any) -> bool:
-        limit = (self._device.memory_stats() or {}).get("bytes_limit")
-        needed = compiled.memory_analysis()
-        if limit is None or needed is None:
-            return True
-        used = needed.argument_size_in_bytes + needed.output_size_in_bytes - needed.alias_size_in_bytes
-        return used + needed.temp_size_in_bytes <= limit
-
 
 def _largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
@@ -114,10 +123,13 @@ def _largest_divisor(number: int, limit: int) -> int:
 @functools.cache
 def _compiler_options(platform: str) -> dict[str, Any]:
     """Those this XLA knows."""
-    if platform != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: 0).lower().compile(compiler_options=CPU_OPTIONS)
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return CPU_OPTIONS
+
+    def known(name, value):
+        try:
+            jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    options = CPU_OPTIONS if platform == "cpu" else {}
+    return {name: value for name, value in options.items() if known(name, value)}

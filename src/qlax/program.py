@@ -69,14 +69,16 @@ class Program:
         self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
-        if config.network is not None:
-            self._check_network()
+        if config.network is not None or plugins:
+            self._check_traces()
 
-    def _check_network(self) -> None:
-        """Raises: UserError: a network of the user's own does not do what is asked of it."""
+    def _check_traces(self) -> None:
+        """What the user brought does what is asked of it, or raises now; a network's error is a `UserError`."""
         try:
             jax.eval_shape(self.update, jax.eval_shape(self.start, (self.seeds, self.hyper)))
         except Exception as error:
+            if self.config.network is None:
+                raise
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"network {self.config.network!r} breaks its contract, see qlax.Network: {first_line}"

@@ -69,10 +69,10 @@ def train(
     plugins: dict[str, Any] | None = None,
     **overrides: Any,
 ) -> Result:
-    """Train runs side by side in one program, and write all about them to a directory.
+    """Train runs in one program, and write all about them to a directory.
 
-    Several runs on a CPU share its cores if this is the first use of JAX in the process: JAX then counts every
-    core as a device.
+    Several runs on a CPU get a core each, or take turns on it, if this is the first use of JAX in the process: JAX
+    then counts every core as a device.
 
     Args:
       target: a preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `Config`.
@@ -90,7 +90,7 @@ def train(
     if compilation_cache:
         _enable_compilation_cache()
     config = configure(target, **overrides)
-    use_cores(len(config.runs()))
+    use_cores()
     program = Program(config, plugins or {})
     directory = _new_directory(out, config)
     (directory / "config.json").write_text(program.config.to_json())
@@ -104,7 +104,7 @@ def resume(
     compilation_cache: bool = True,
     plugins: dict[str, Any] | None = None,
 ) -> Result:
-    """Go on with an interrupted run, to the same numbers bit for bit as if it had not been.
+    """Go on with an interrupted run: on as many devices to the same numbers bit for bit as if it had not been.
 
     Args:
       directory: of the run.
@@ -123,7 +123,7 @@ def resume(
     if (directory / "summary.json").exists():
         raise UserError(f"{directory} holds a finished run; there is nothing to resume")
     config = from_file(directory / "config.json")
-    use_cores(len(config.runs()))
+    use_cores()
     program = Program(config, plugins or {})
     newest = checkpoint.latest(directory / "checkpoints")
     return _Session(program, directory, newest, progress).train()
@@ -167,6 +167,8 @@ class _Session:
         if info["plugins"] != program.plugins:
             raise UserError(f"{directory} was begun with the plugins {info['plugins']}, not {program.plugins}")
         self.done: int = info["updates"]
+        self.placement = Placement(len(program.seeds))
+        self.devices_before: int = info.get("num_devices", self.placement.num_devices)
         self.metrics_file = MetricsFile(directory / "metrics.jsonl")
         self.metrics_file.keep(self.done)
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
@@ -179,19 +181,19 @@ class _Session:
         log_interval, eval_interval, checkpoint_interval = program.intervals
         with self.display, _stop_requests(self.display.say) as stop:
             self.display.say(f"run directory {self.directory}")
-            placement = Placement(len(program.seeds))
-            with ThreadPoolExecutor() as pool:  # XLA compiles one program on one core for most of the time
-                start = pool.submit(placement.compile, program.start, (program.seeds, program.hyper))
-                evaluate = pool.submit(placement.compile, program.evaluate, (self.shapes, program.seeds))
-                chunk = placement.compile(program.chunk, self.shapes, 0, donate=True)
-                start, evaluate = start.result(), evaluate.result()
-            copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+            placement = self.placement
+            start, chunk, evaluate, copy = self._compile()
+            while not placement.fit(chunk):
+                start, chunk, evaluate, copy = self._compile()
             seeds, hyper, state = jax.device_put((program.seeds, program.hyper, self.restored), placement.sharding)
             if self.restored is None:
                 state = start((seeds, hyper))
             self.restored = None
             if str(placement):
                 self.display.say(f"{len(program.seeds)} runs: {placement}")
+            if self.devices_before != placement.num_devices:
+                before, now = self.devices_before, placement.num_devices
+                self.display.say(f"begun on {before} devices, going on with {now}: the last bits may differ")
             self.clock.spend("compile_seconds")
             pending: _Boundary | None = None
             while self.done < total and not stop:
@@ -213,6 +215,20 @@ class _Session:
                 message = f"stopped after {steps:,} of {all_steps:,} steps a run"
                 raise Stopped(f"{message}; go on with: qlax resume {self.directory}", stop[0])
         return self._finish(state)
+
+    def _compile(self) -> list[Any]:
+        """Start, chunk, evaluation and copy of the state, at the same time: XLA is on one core most of the time."""
+        program, placement = self.program, self.placement
+        with ThreadPoolExecutor() as pool:
+
+            def compiled(*arguments, **options):
+                return pool.submit(placement.compile, placement.lower(*arguments, **options))
+
+            chunk = compiled(program.chunk, self.shapes, 0, donate=True)
+            evaluate = compiled(program.evaluate, (self.shapes, program.seeds))
+            start = compiled(program.start, (program.seeds, program.hyper))
+            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), self.shapes)
+            return [future.result() for future in (start, chunk, evaluate, copy)]
 
     def _settle(self, boundary: _Boundary) -> None:
         """Wait for the chunk, and write what came of it; its checkpoint counts once its metrics were finite."""
@@ -239,6 +255,7 @@ class _Session:
         folder = self.directory / "checkpoints"
         folder.mkdir(exist_ok=True)
         info = {"updates": updates, "plugins": self.program.plugins, "jax_version": jax.__version__}
+        info["num_devices"] = self.placement.num_devices
         checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info | self.clock.seconds)
         for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
