@@ -290,6 +290,37 @@ def test_updates_equal_plain_numpy(name, kind, num_minibatches):
     assert min(jax.tree.leaves(changes)) > 20 * tolerance
 
 
+@pytest.mark.usefixtures("in_order")
+def test_members_that_learn_apart_are_as_many_single_agents_with_the_reward_of_the_team():
+    world, shape = WORLDS["team"], SHAPE._replace(num_minibatches=1)
+    apart = build(LossyVec(world, shape.num_envs), mlp(), shape, mixing=pqn.INDEPENDENT)
+    after, rollout = apart.rollout(apart.start(KEY))
+    number = shape.num_envs * world.num_agents
+    steps = rollout.transitions
+    assert steps.value.shape == (shape.num_steps, shape.num_envs, world.num_agents)
+
+    def of_members(x, axis):  # [..., N, M, ...] -> [..., N * M, 1, ...]
+        return x.reshape(*x.shape[:axis], number, 1, *x.shape[axis + 2 :])
+
+    def of_each(x, axis):  # [..., N] -> [..., N * M]
+        return jnp.repeat(x, world.num_agents, axis)
+
+    def as_singles(step, axis):
+        each = {name: of_each(getattr(step, name), axis) for name in ("reward", "terminated", "truncated")}
+        members = {name: of_members(getattr(step, name), axis) for name in ("obs", "legal")}
+        return step._replace(**each, **members, metrics={})
+
+    singles = as_singles(steps, 1)._replace(
+        first=of_each(steps.first, 1), action=of_members(steps.action, 1), value=of_members(steps.value, 1)
+    )
+    alone = pqn.make(None, mlp(), shape._replace(num_envs=number))
+    expected, measured = jax.jit(alone.learn)(after._replace(step=as_singles(after.step, 0)), pqn.Rollout((), singles))
+    state, metrics = apart.learn(after, rollout)
+    assert_close(state.params, expected.params, 1e-5)
+    for name in ("loss", "td_error"):
+        assert means(metrics)[name] == pytest.approx(float(means(measured)[name]), rel=1e-5)
+
+
 # --- targets
 
 

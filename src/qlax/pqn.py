@@ -3,7 +3,8 @@
 One `update` is: act for T steps in N environments (`rollout`), turn what happened into Q(lambda)
 targets, and fit Q to them with a few epochs of minibatch gradient descent (`learn`).
 
-Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions.
+Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions;
+G learners, each with a target of its own: 1 a team, or M if its members learn apart.
 The network is trained on segments of L consecutive steps: L = T if it has memory, else L = 1.
 
 Source: Gallici et al., "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811.
@@ -52,7 +53,7 @@ class Transition(NamedTuple):
     obs: PyTree  # [N, M, ...]
     legal: jax.Array | None  # [N, M, A] bool
     action: jax.Array  # [N, M] int32
-    value: jax.Array  # [N] of the team: max over legal a of Q(s_t, a)
+    value: jax.Array  # [N, G]: max over legal a of Q(s_t, a)
     reward: jax.Array  # [N] float32
     terminated: jax.Array  # [N] bool
     truncated: jax.Array  # [N] bool
@@ -72,7 +73,7 @@ class Decision(NamedTuple):
     key: jax.Array  # for the environments' own randomness
     action: jax.Array  # [N, M] int32
     first: jax.Array  # [N] bool, as in `Transition`
-    value: jax.Array  # [N]
+    value: jax.Array  # [N, G]
 
 
 class Mean(NamedTuple):
@@ -83,10 +84,10 @@ class Mean(NamedTuple):
 
 
 class Mixing(NamedTuple):
-    """How the members' values make the team's."""
+    """How the members' values make those of whoever has a target: the team, or each member."""
 
-    value: Callable[..., jax.Array]  # q [..., M, A], legal -> value of the best joint action [...]
-    q: Callable[..., jax.Array]  # q [..., M, A], action [..., M] -> Q of that joint action [...]
+    value: Callable[..., jax.Array]  # q [..., M, A], legal -> value of the best (joint) action [..., G]
+    q: Callable[..., jax.Array]  # q [..., M, A], action [..., M] -> Q of that (joint) action [..., G]
 
 
 class TrainState(NamedTuple):
@@ -142,17 +143,28 @@ def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation
     return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(schedule))
 
 
+def member_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
+    """Each member is worth its own best legal value. `[..., M, A]` -> `[..., M]`."""
+    return only_legal(q, legal).max(-1)
+
+
+def member_q(q: jax.Array, action: jax.Array) -> jax.Array:
+    """Q of each member's own action. `[..., M, A]`, `[..., M]` -> `[..., M]`."""
+    return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
+
+
 def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """VDN: a team is worth the sum of its members' best legal values. `[..., M, A]` -> `[...]`."""
-    return only_legal(q, legal).max(-1).sum(-1)
+    """VDN: a team is worth the sum of its members' best legal values. `[..., M, A]` -> `[..., 1]`."""
+    return member_value(q, legal).sum(-1, keepdims=True)
 
 
 def team_q(q: jax.Array, action: jax.Array) -> jax.Array:
-    """VDN: Q of a joint action is the sum over members. `[..., M, A]`, `[..., M]` -> `[...]`."""
-    return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0].sum(-1)
+    """VDN: Q of a joint action is the sum over members. `[..., M, A]`, `[..., M]` -> `[..., 1]`."""
+    return member_q(q, action).sum(-1, keepdims=True)
 
 
 VDN = Mixing(team_value, team_q)  # Sunehag et al., 2017, arXiv:1706.05296
+INDEPENDENT = Mixing(member_value, member_q)  # Tan, 1993: every member learns from the team's reward by itself
 
 
 def make(
@@ -258,16 +270,17 @@ def make(
 
     def learn(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
         h, steps = state.hyper, rollout.transitions
-        reward = h.reward_scale * steps.reward
+        reward = h.reward_scale * steps.reward[..., None]  # [T, N, 1]: the same for all G
+        terminated, truncated = steps.terminated[..., None], steps.truncated[..., None]
         value = jnp.concatenate([steps.value, mixing.value(look(state)[0], state.step.legal)[None]])
-        g = returns(reward, steps.terminated, steps.truncated, value, h.gamma, h.lam)
+        g = returns(reward, terminated, truncated, value, h.gamma, h.lam)
         tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # what step t bootstraps from
-        weight = 1.0 - (steps.truncated & ~steps.terminated).astype(jnp.float32)
+        weight = 1.0 - (truncated & ~terminated).astype(jnp.float32)
 
         def split(x):  # [T, N, ...] -> [L, segments, ...], as L is 1 or T
             return x.reshape(L, segments, *x.shape[2:])
 
-        data = (steps.obs, steps.first, steps.legal, steps.action, reward, steps.terminated, steps.truncated, weight)
+        data = (steps.obs, steps.first, steps.legal, steps.action, reward, terminated, truncated, weight)
         data, tail = jax.tree.map(split, data), split(tail)[-1]
         tx = optimizer(h, num_gradient_steps)
 
@@ -283,8 +296,8 @@ def make(
                 value = jnp.concatenate([mixing.value(jax.lax.stop_gradient(q), legal), end[None]])
                 target = returns(reward, terminated, truncated, value, h.gamma, h.lam)[:-1]
                 error = jnp.where(weight > 0, target - mixing.q(q, action), 0.0)
-                cost = (weight * loss(error)).sum()
-                return cost / total_weight, (new_stats, cost, jnp.abs(error).sum())
+                cost = (weight * loss(error)).mean(-1).sum()
+                return cost / total_weight, (new_stats, cost, jnp.abs(error).mean(-1).sum())
 
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
             grads = jax.tree.map(total, grads)
