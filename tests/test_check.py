@@ -122,6 +122,12 @@ BREAKS_THE_CONTRACT = {
         {"step": both(metrics=lambda _: {"bonus": jnp.float32(0)})["step"]},
         "metrics differs between reset and step: {'count': 'float32[]'} against {'bonus': 'float32[]'}",
     ),
+    "half a copy": ({"reset_ratio": 0.5}, "reset_ratio is 0.5; expected a whole number of copies"),
+    "nothing shared": ({"shared_at": lambda progress: progress}, "it has shared_at but nothing shared"),
+    "other shared": (
+        {"shared": jnp.int32(1), "shared_at": lambda progress: 1 - progress},
+        "shared_at gives float32[], but shared is int32[]",
+    ),
     "if on a tracer": ({"step": if_on_a_tracer}, "step(key, state, action) cannot be traced by JAX: Attempted boolean"),
     "error in reset": ({"reset": lambda state, step: 1 / 0}, "reset(key) cannot be traced by JAX: division by zero"),
 }
@@ -146,7 +152,15 @@ def noise_of_numpy(state, step):
     return state, step._replace(reward=step.reward + np.random.random())
 
 
+def nan_raw_reward_at_count_2(state, step):
+    return state, step._replace(metrics={"raw_reward": jnp.where(state["count"] == 2, jnp.nan, step.reward)})
+
+
 BREAKS_WHILE_RUNNING = {
+    "raw reward": (
+        {"reset": nan_raw_reward_at_count_2, "step": nan_raw_reward_at_count_2},
+        "raw_reward is not finite after 2 steps",
+    ),
     "contract": (both(terminated=jnp.int32), "terminated of reset is int32; expected bool"),
     "NumPy's randomness in step": (
         {"step": noise_of_numpy},

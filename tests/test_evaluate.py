@@ -95,6 +95,30 @@ def test_what_the_environments_share_is_as_it_is_in_training():
     np.testing.assert_array_equal(records["episode_return"], np.full(4, 0.5))
 
 
+class Endless:
+    """Pays 3, of which 1 is to be reported."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1), metrics={"raw_reward": jnp.nan})
+
+    def step(self, key, state, action):
+        del key, action
+        return state, show(jnp.ones(1), reward=3, metrics={"raw_reward": jnp.float32(1)})
+
+
+def test_an_episode_that_is_cut_counts_raw_rewards():
+    vec = Vec(Endless(), 4)
+    algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state)
+    records = evaluate.make(algorithm, vec, 5)(jax.random.key(2), state)
+    np.testing.assert_array_equal(records["episode_return"], np.full(4, 5))
+    np.testing.assert_array_equal(records["cut"], np.ones(4))
+
+
 def test_evaluation_is_greedy():
     records, lengths = evaluated(Fixed())
     np.testing.assert_array_equal(records["episode_return"], lengths)

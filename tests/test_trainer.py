@@ -16,6 +16,8 @@ from runs import CARTPOLE, SMALL, without_times
 import qlax
 from qlax import checkpoint
 from qlax.config import from_file
+from qlax.envs.wrappers import Wrapper
+from qlax.errors import UserError
 from qlax.log import MetricsFile, ProgressDisplay
 from qlax.pqn import VDN, epsilon_greedy
 from qlax.program import Program
@@ -264,6 +266,71 @@ class Scored:
 
     def score(self, episode_return):
         return episode_return / 12
+
+
+def test_what_is_shared_follows_the_progress_of_training_whatever_the_chunk(tmp_path):
+    settings = SMALL | {"eval_interval": 12, "checkpoint_interval": 12}
+    results = [
+        qlax.train("test_trainer:Fading", out=tmp_path / str(interval), **settings | {"log_interval": interval})
+        for interval in (1, 4)
+    ]
+    returns = results[0].curves["episode_return"][:, 0]
+    np.testing.assert_allclose(returns, 1 - np.arange(12) / 12, rtol=1e-5)
+    assert results[0].summary["eval_return"]["per_run"] == pytest.approx([1 / 12], rel=1e-5)  # as in the last update
+    assert same_weights(*results)
+
+
+class Fading:
+    """One step, whose reward all copies share and which fades."""
+
+    num_actions = 2
+    shared = jnp.float32(1)
+
+    def shared_at(self, progress):
+        return 1 - progress
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1))
+
+    def step(self, key, state, action, wage):
+        del key, action
+        return state, show(jnp.ones(1), reward=wage, terminated=True)
+
+
+def test_own_metrics_and_wrappers_are_in_the_summary_and_the_description_of_agents(tmp_path):
+    settings = SMALL | {"wrappers": ("last_action", "test_trainer:Doubled"), "reset_ratio": None}
+    result = qlax.train("counting:Counting", out=tmp_path / "run", env_options={"time_limit": 5}, **settings)
+    assert result.summary["eval_count"]["per_run"] == [5.0]
+    info = qlax.load(result.directory).info
+    assert info["wrappers"] == ["last_action", "test_trainer:Doubled"]
+    assert info["obs"] == [["float32", [10]]]
+    assert from_file(result.directory / "config.json").reset_ratio == 2  # Doubled asks for 6, of which 2 divides 4
+
+
+class Doubled(Wrapper):
+    """The observation, twice."""
+
+    reset_ratio = 6
+
+    def reset(self, key):
+        return self.twice(*self._env.reset(key))
+
+    def step(self, key, state, action):
+        return self.twice(*self._env.step(key, state, action))
+
+    def twice(self, state, step):
+        return state, step._replace(obs=jnp.concatenate([step.obs, step.obs]))
+
+
+def test_a_team_learns_apart_if_asked_to():
+    for mixing, learners in (("sum", 1), ("none", 2)):
+        config = qlax.Config(env="probes:RandomWorld", env_options={"num_agents": 2}, mixing=mixing)
+        program = Program(config, {})
+        state = jax.eval_shape(program.start, (program.seeds, program.hyper))
+        assert jax.eval_shape(jax.vmap(program.algorithm.act), state)[1].value.shape == (1, 128, learners)
+    with pytest.raises(UserError, match="mixing=none and the plugin mixing exclude each other"):
+        Program(config, {"mixing": VDN})
 
 
 def test_intervals_follow_from_the_sizes_alone():

@@ -116,6 +116,58 @@ def test_fresh_episodes_are_dealt_to_the_copies_that_ended(reset_ratio, num_fres
             assert max(shares) == -(-len(ending) // num_fresh)  # and evenly
 
 
+class Resets(Counting):
+    """Counts, on the host, how often it made a new episode."""
+
+    reset_ratio = 4
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def reset(self, key):
+        jax.debug.callback(lambda _: self.made.append(1), key)
+        return super().reset(key)
+
+
+def test_fresh_episodes_are_made_only_where_one_ended_also_side_by_side():
+    env = Resets()
+    vec = Vec(env, 6)  # the environment asks for 4, of which 2 divides 6
+    assert vec.reset_ratio == 2
+    state, _ = jax.vmap(vec.reset)(KEYS[:2])
+    jax.effects_barrier()
+    step, made = jax.jit(jax.vmap(vec.step)), []
+    for stops in ([], [0], [0, 1], []):
+        env.made.clear()
+        action = jnp.zeros((2, 6, 1), jnp.int32).at[jnp.array(stops, int), 3].set(STOP)
+        state, shown = step(KEYS[:2], state, action)
+        jax.block_until_ready(shown)
+        jax.effects_barrier()
+        made.append(len(env.made))
+        assert list(shown.terminated[:, 3]) == [index in stops for index in range(2)]
+    assert made[0] == made[3] == 0
+    assert min(made[1:3]) > 0
+
+
+class Shaped(Counting):
+    """The reward learned from is ten times what is reported."""
+
+    def reset(self, key):
+        state, step = super().reset(key)
+        return state, step._replace(metrics={"raw_reward": jnp.float32(nan)})
+
+    def step(self, key, state, action):
+        state, step = super().step(key, state, action)
+        return state, step._replace(reward=10 * step.reward, metrics={"raw_reward": step.reward})
+
+
+def test_returns_are_of_raw_rewards_which_go_no_further():
+    steps = play(Vec(Shaped(time_limit=2), 1), np.ones((5, 1)))
+    np.testing.assert_array_equal(steps.reward[:, 0], [0, 10, 10, 0, 10, 10])  # infinite where the action is ignored
+    np.testing.assert_array_equal(steps.metrics["episode_return"][:, 0], [nan, nan, 2, nan, nan, 2])
+    assert set(steps.metrics) == {"episode_return", "episode_length"}
+
+
 @pytest.mark.parametrize(
     ("num_envs", "reset_ratio", "message"),
     [

@@ -29,13 +29,28 @@ def check_contract(env: Any) -> None:
     expect(valid, f"num_actions is {actions!r}; expected a whole number of discrete actions, at least 1")
     team = (env.num_agents,) if hasattr(env, "num_agents") else ()
     shared = (env.shared,) if hasattr(env, "shared") else ()
+    ratio: Any = getattr(env, "reset_ratio", 1)
+    valid = bool(isinstance(ratio, int) and ratio >= 1)
+    expect(valid, f"reset_ratio is {ratio!r}; expected a whole number of copies that share a fresh episode")
 
-    def run(what: str, function: Any, *arguments: Any) -> Any:
+    def traced(what: str, function: Any, *arguments: Any) -> Any:
         try:
-            result = jax.eval_shape(lambda *a: function(*a), *arguments)
+            return jax.eval_shape(lambda *a: function(*a), *arguments)
         except Exception as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"environment {name}: {what} cannot be traced by JAX: {first_line}") from error
+
+    if hasattr(env, "shared_at"):
+        expect(bool(shared), "it has shared_at but nothing shared; declare what all copies share at first")
+        later = traced("shared_at(progress)", env.shared_at, jax.ShapeDtypeStruct((), jnp.float32))
+        specified = [
+            str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree))
+            for tree in (env.shared, later)
+        ]
+        expect(specified[0] == specified[1], f"shared_at gives {specified[1]}, but shared is {specified[0]}")
+
+    def run(what: str, function: Any, *arguments: Any) -> Any:
+        result = traced(what, function, *arguments)
         expect(
             isinstance(result, tuple) and len(result) == 2,
             f"{what} returns {type(result).__name__}; expected (state, Step)",
@@ -132,7 +147,11 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
         for metric in ("episode_return", "episode_length"):
             if metric in step.metrics and bool(np.isnan(step.metrics[metric])) == ended:
                 raise UserError(f"environment {name}: {metric} is to be nan exactly where no episode ended")
-        for field, x in (("reward", step.reward), ("obs", step.obs)):
+        for field, x in (
+            ("reward", step.reward),
+            ("obs", step.obs),
+            ("raw_reward", step.metrics.get("raw_reward", 0.0)),
+        ):
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(x)):
                 raise UserError(f"environment {name}: {field} is not finite after {index + 1} steps")
 

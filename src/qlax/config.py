@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from qlax.errors import UserError, nearest
-from qlax.fields import Sweep, flag, names, sweep, table, text, whole, widths
+from qlax.fields import Sweep, flag, sweep, table, text, whole, widths, words
 
+PRESETS = Path(str(resources.files("qlax"))) / "presets"
+EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<name>` in it that of the environment
 DTYPES = ("float32", "bfloat16")
 NORMS = ("layer", "batch", "batch_renorm", "none")
 
@@ -32,7 +34,7 @@ class Config:
     env: str = text("", "suite/name, or module:Name of your own")
     env_options: dict[str, Any] = table("parameters of the environment, as name=value")
     preset: str | None = text(None, "where these settings came from")
-    derived: tuple[str, ...] = names("fields that were not asked for but follow from the others")
+    derived: tuple[str, ...] = words("fields that were not asked for but follow from the others")
     seed: int = whole(0, "of the first run", low=0, high=2**31 - 1)
     seeds: int = whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
     total_steps: int = whole(1_000_000, "environment steps a run, rounded up to whole updates")
@@ -57,11 +59,13 @@ class Config:
     hidden: tuple[int, ...] | None = widths(None, "widths of the dense layers; the encoder's own, unless given")
     norm: str = text("layer", "normalisation before every activation", choices=NORMS)
     input_norm: str = text("none", "normalisation of the observation", choices=NORMS)
-    memory: str = text("none", "recurrent cell", choices=("none", "lstm", "gru"))
+    memory: str = text("none", "what the network remembers with", choices=("none", "lstm", "gru", "mingru", "lru"))
     dueling: bool = flag("separate value and advantage")
     compute_dtype: str = text("float32", "of products; bfloat16 where a device is faster at it", choices=DTYPES)
 
-    reset_ratio: int = whole(1, "copies that share a fresh episode a step")
+    wrappers: tuple[str, ...] = words("around the environment, inside first: last_action, last_reward, module:Name")
+    mixing: str = text("sum", "how a team learns: a sum of its members (VDN), or none: apart", choices=("sum", "none"))
+    reset_ratio: int | None = whole(None, "copies that share a fresh episode a step; the environment's, unless given")
     time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")
 
     eval_episodes: int = whole(64, "greedy episodes an evaluation, one in each of as many environments")
@@ -85,7 +89,7 @@ class Config:
             )
             fitting = _nearest_divisors(segments, self.num_minibatches)
             raise UserError(f"num_minibatches={self.num_minibatches} does not divide the {what}; use {fitting}")
-        if self.num_envs % self.reset_ratio:
+        if self.reset_ratio and self.num_envs % self.reset_ratio:
             fitting = _nearest_divisors(self.num_envs, self.reset_ratio)
             raise UserError(f"reset_ratio={self.reset_ratio} does not divide num_envs={self.num_envs}; use {fitting}")
         for name in ("eval_interval", "checkpoint_interval"):
@@ -177,7 +181,7 @@ def configure(target: str | Config | None = None, **overrides: Any) -> Config:
         settings = dataclasses.asdict(target)
     elif target is not None:
         known = presets()
-        if target in known:
+        if _preset_file(target):
             settings = {**_read_preset(target), "preset": target}
         elif ":" in target or ("/" in target and not _is_almost(target, known)):
             settings = {"env": target}
@@ -205,19 +209,34 @@ def from_file(path: Path | str, **overrides: Any) -> Config:
 
 
 def presets() -> list[str]:
-    """Names of the presets."""
-    root = Path(str(_presets()))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.toml"))
+    """Names of the presets; `folder/<name>` stands for one of every environment of a kind."""
+    names = (path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.toml"))
+    return sorted(name.removesuffix(EACH) + ANY if name.endswith(f"/{EACH}") else name for name in names)
 
 
 def preset_text(name: str) -> str:
-    """A preset as it stands in its file: the comments say where it comes from and what to expect."""
-    return (_presets() / f"{name}.toml").read_text()
+    """A preset as it stands in its file: the comments say where it comes from and what to expect.
+
+    Raises:
+      UserError: no such preset.
+    """
+    file = _preset_file(name)
+    if file is None:
+        known = presets()
+        raise UserError(f"unknown preset {name!r}{nearest(name, known)}; presets: {', '.join(known)}")
+    return file.read_text()
 
 
-def environment_preset(env: str) -> str | None:
-    """The preset made for this environment, if there is one."""
-    return next((name for name in presets() if _read_preset(name)["env"] == env), None)
+def environment_presets(env: str) -> list[str]:
+    """The presets made for this environment."""
+
+    def made_for(preset):
+        start, each, _ = _read_preset(preset)["env"].partition(ANY)
+        if each and env.startswith(start):
+            return preset.replace(ANY, env.removeprefix(start))
+        return preset if start == env else None
+
+    return [name for name in map(made_for, presets()) if name]
 
 
 def parse(name: str, text: str) -> Any:
@@ -232,17 +251,24 @@ def parse(name: str, text: str) -> Any:
         raise _unfitting(FIELDS[name], text, text) from None
 
 
-def _presets() -> Any:
-    return resources.files("qlax") / "presets"
+def _preset_file(name: str) -> Path | None:
+    """The file that holds a preset: its own, or the one its folder has for each of a kind of environments."""
+    folder, slash, variant = name.partition("/")
+    files = [PRESETS / f"{name}.toml"] if variant != EACH else []
+    if slash and variant not in ("", EACH):
+        files.append(PRESETS / folder / f"{EACH}.toml")
+    return next((file for file in files if file.is_file()), None)
 
 
 def _read_preset(name: str) -> dict[str, Any]:
-    return tomllib.loads(preset_text(name))
+    settings = tomllib.loads(preset_text(name))
+    return {**settings, "env": settings["env"].replace(ANY, name.partition("/")[2])}
 
 
 def _is_almost(target: str, known: list[str]) -> bool:
     """Whether it is a preset with a slip of the pen, or at least of their folder."""
-    return any(target.split("/")[0] == name.split("/")[0] for name in known) or bool(
+    folder = target.partition("/")[0]
+    return any(name.startswith(f"{folder}/") for name in known) or bool(
         difflib.get_close_matches(target, known, cutoff=0.85)
     )
 

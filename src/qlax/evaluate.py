@@ -22,21 +22,21 @@ def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, Train
 
     Returns:
       `(key, state) -> metrics`, each `[E]`: those of the environment at the end of its episode, such as
-      `episode_return` and `episode_length`, and `cut`, 1 where `max_steps` cut the episode.
+      `episode_return` and `episode_length`, and `cut`, 1 where `max_steps` cut the episode. What all copies share
+      is as it is at this point of training; returns are of raw rewards all the same.
     """
 
     def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         key_reset, key_act = jax.random.split(key)
         env_state, step = env.reset(key_reset)
-        env_state = env_state._replace(shared=state.env.shared)  # as it is at this point of training
+        env_state = env_state._replace(shared=state.env.shared)
         envs = step.reward.shape[0]
         greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
         step = step._replace(terminated=jnp.ones(envs, bool))  # so that the memory is reset
         state = state._replace(env=env_state, step=step, memory=memory, hyper=greedy, key=key_act)
         unfinished = jnp.ones(envs, bool)
-        so_far = {"episode_return": jnp.zeros(envs), "episode_length": jnp.zeros(envs)}
-        records = {name: jnp.full(envs, jnp.nan) for name in step.metrics} | so_far
+        records = {name: jnp.full(envs, jnp.nan) for name in step.metrics}
 
         def unfinished_within_limit(carry):
             _, unfinished, _, steps = carry
@@ -47,14 +47,13 @@ def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, Train
             state, decision = algorithm.act(state)
             state, transition = algorithm.observe(state, decision, *env.step(decision.key, state.env, decision.action))
             ended = unfinished & ~jnp.isnan(transition.metrics["episode_return"])
-            running = unfinished & ~ended
-            records |= {k: jnp.where(ended, transition.metrics[k], v) for k, v in records.items()}
-            records["episode_return"] += jnp.where(running, transition.reward, 0.0)
-            records["episode_length"] += running.astype(jnp.float32)
-            return state, running, records, steps + 1
+            records = {k: jnp.where(ended, transition.metrics[k], v) for k, v in records.items()}
+            return state, unfinished & ~ended, records, steps + 1
 
         carry = (state, unfinished, records, jnp.int32(0))
-        _, unfinished, records, _ = jax.lax.while_loop(unfinished_within_limit, one, carry)
+        state, unfinished, records, _ = jax.lax.while_loop(unfinished_within_limit, one, carry)
+        for name in ("episode_return", "episode_length"):
+            records[name] = jnp.where(unfinished, getattr(state.env.copies, name), records[name])
         return records | {"cut": unfinished.astype(jnp.float32)}
 
     return evaluate

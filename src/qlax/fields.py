@@ -97,15 +97,15 @@ def text(default: str | None, help: str, choices: tuple[str, ...] = ()) -> Any:
     )
 
 
-def names(help: str) -> Any:
-    """Names of fields, for files alone."""
+def words(help: str) -> Any:
+    """Names in one word, as a,b; none unless given."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, list | tuple) or not all(isinstance(name, str) for name in x):
             raise ValueError
         return tuple(x)
 
-    return _option((), help, Kind("names of fields", convert, convert))
+    return _option((), help, Kind("names, as a,b", convert, lambda text: convert(text.split(","))))
 
 
 def flag(help: str) -> Any:

@@ -1,7 +1,6 @@
 """What a configuration means: its environments, network and the functions that a run compiles."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,8 +12,10 @@ from qlax import envs, evaluate, networks, pqn
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.errors import UserError, nearest
+from qlax.types import strong
 
 NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
+MIXINGS = {"sum": pqn.VDN, "none": pqn.INDEPENDENT}
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
 
@@ -33,8 +34,9 @@ class Program:
         for name in plugins:
             if name not in PLUGINS:
                 raise UserError(f"unknown plugin {name!r}{nearest(name, PLUGINS)}; plugins: {', '.join(PLUGINS)}")
-        env = envs.make(config.env, **config.env_options)
-        self.vec = _vec(env, config, config.num_envs)
+        env = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
+        self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
+        config = config.derive(reset_ratio=self.vec.reset_ratio)
         _, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
         observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
         if config.network is None:
@@ -51,17 +53,23 @@ class Program:
         network = networks.build(self.description, env.num_actions)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None))
         sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
-        self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **plugins)
-        self.update = jax.vmap(jax.jit(self.algorithm.update))  # jit: traced once for all that is made of it
+        if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
+            raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
+        mixing = {"mixing": MIXINGS[config.mixing]}
+        self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **(mixing | plugins))
+        update = _with_shared_at(env, config.num_updates, self.algorithm.update)
+        self.update = jax.vmap(jax.jit(update))  # jit: traced once for all that is made of it
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
-        eval_vec = _vec(env, config, config.eval_episodes)
+        # One fresh episode a step has to do: nobody looks at what follows the first.
+        eval_vec = _vec(env, config, config.eval_episodes, config.eval_episodes)
         self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
         runs = config.runs()
         self.agent_info = {
             "env": config.env,
             "env_options": config.env_options,
+            "wrappers": list(config.wrappers),
             "network": self.description,
             "num_actions": int(env.num_actions),
             "obs": [[str(leaf.dtype), list(leaf.shape)] for leaf in jax.tree.leaves(observation)],
@@ -140,6 +148,17 @@ def _keys(seed: jax.Array) -> jax.Array:
     return jax.random.split(jax.random.key(seed), 3)
 
 
-def _vec(env: Any, config: Config, num_envs: int) -> Vec:
-    ratio = math.gcd(config.reset_ratio, num_envs)
-    return Vec(env, num_envs, reset_ratio=ratio, time_limit_is_terminal=config.time_limit_is_terminal)
+def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Vec:
+    return Vec(env, num_envs, reset_ratio=reset_ratio, time_limit_is_terminal=config.time_limit_is_terminal)
+
+
+def _with_shared_at(env: Any, num_updates: int, update: Callable[..., Any]) -> Callable[..., Any]:
+    """The update, before which what the copies share becomes what the environment wants it to be by then."""
+    if not hasattr(env, "shared_at"):
+        return update
+
+    def with_shared(state: pqn.TrainState) -> Any:
+        shared = strong(env.shared_at(state.updates.astype(jnp.float32) / num_updates))
+        return update(state._replace(env=state.env._replace(shared=(shared,))))
+
+    return with_shared

@@ -27,6 +27,8 @@ from qlax.placement import Placement, use_cores
 from qlax.program import Program
 
 KEPT_CHECKPOINTS = 2
+# What every evaluation measures, and its name in metrics.jsonl; an environment's own metrics get the prefix alone.
+EVALUATED = {"episode_return": "eval_return", "episode_length": "eval_length", "cut": "eval_cut"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -302,6 +304,8 @@ class _Session:
         returns = {"train_return": train_return, "eval_return": arrays["eval_return"][-1]}
         if self.program.score:
             returns["eval_score"] = np.array([self.program.score(x) for x in returns["eval_return"]])
+        own = [name for name in arrays if name.startswith("eval_") and name not in EVALUATED.values()]
+        returns |= {name: arrays[name][-1] for name in own}
         device = jax.devices()[0]
         return {
             "env": config.env,
@@ -336,12 +340,11 @@ def _means(sums: dict[str, pqn.Mean]) -> dict[str, np.ndarray]:
 
 def _evaluated(evaluation: dict[str, np.ndarray] | None, runs: int) -> dict[str, np.ndarray]:
     """Means over the episodes of an evaluation `[R]`; nan without one."""
-    names = {"episode_return": "eval_return", "episode_length": "eval_length", "cut": "eval_cut"}
     if evaluation is None:
-        return {name: np.full(runs, np.nan) for name in names.values()}
+        return {name: np.full(runs, np.nan) for name in EVALUATED.values()}
     with np.errstate(invalid="ignore"):  # an environment's own metric may have no value in any episode
         means = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
-    return {names.get(name, f"eval_{name}"): mean for name, mean in means.items()}
+    return {EVALUATED.get(name, f"eval_{name}"): mean for name, mean in means.items()}
 
 
 def _enable_compilation_cache() -> None:

@@ -29,11 +29,14 @@ class Env(Protocol):
     Its steps have no axis N; those of a single agent (without `num_agents`) have no axis M either,
     and its action is a scalar. In `step`, `truncated` means: the episode is cut after this observation.
     `metrics` may hold anything measured at the end of an episode, and is nan before; `episode_return` and
-    `episode_length` come from `Vec`, unless the environment knows better and reports them itself.
+    `episode_length` come from `Vec`, unless the environment knows better and reports them itself. Where `reward` is
+    not what is to be reported, as it was shaped or clipped, `metrics["raw_reward"]` holds what is, at every step:
+    `Vec` adds it up instead, and passes it no further.
 
     Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)`
-    (the suite's normalised version of an episode's return), `shared` (arrays all copies have in
-    common and no reset wipes: given to `step` as its last argument).
+    (the suite's normalised version of an episode's return), `reset_ratio` (see `Vec`; where a reset is dear),
+    `shared` (arrays all copies have in common and no reset wipes: given to `step` as its last argument) and with it
+    `shared_at(progress)` (what it is to be at an update, when the fraction `progress` of training is done).
     """
 
     num_actions: int

@@ -1,14 +1,16 @@
 """Environments by name: `make("gymnax/CartPole-v1")`."""
 
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 from qlax.check import check_contract
+from qlax.envs.wrappers import WRAPPERS
 from qlax.errors import UserError, described, nearest
 from qlax.imports import import_object
 from qlax.types import Env
 
-SUITES = ("gymnax",)  # each a module of this package and an extra of the same name
+SUITES = ("gymnax", "craftax", "jaxmarl")  # each a module of this package and an extra of the same name
 
 
 def suite(name: str) -> Any:
@@ -37,16 +39,44 @@ def make(env_id: str, **options: Any) -> Env:
       UserError: unknown, not installed, or it breaks the contract of `Env`.
     """
     if ":" in env_id:
-        own = import_object(env_id)
-        try:
-            env = own(**options)
-        except Exception as error:
-            raise UserError(f"{env_id} cannot be made: {described(error)}") from error
-        check_contract(env)
-        return env
+        return _own(env_id, **options)
     suite_name, slash, name = env_id.partition("/")
     if not slash:
         raise UserError(
             f"unknown environment {env_id!r}: expected suite/name or module:Name; suites: {', '.join(SUITES)}"
         )
     return suite(suite_name).make(name, **options)
+
+
+def wrap(env: Env, wrappers: Iterable[str]) -> Env:
+    """The environment with these around it, the first one innermost.
+
+    Args:
+      env: the environment.
+      wrappers: "last_action", "last_reward", or the import path `module:Name` of your own, called with what it wraps.
+
+    Raises:
+      UserError: unknown, not for this environment, or what it makes breaks the contract of `Env`.
+    """
+    for name in wrappers:
+        if ":" in name:
+            env = _own(name, env)
+        elif name in WRAPPERS:
+            env = WRAPPERS[name](env)
+        else:
+            known = ", ".join(WRAPPERS)
+            raise UserError(f"unknown wrapper {name!r}{nearest(name, WRAPPERS)}; wrappers: {known}, or module:Name")
+    return env
+
+
+def _own(path: str, *arguments: Any, **options: Any) -> Env:
+    """An environment of the user's own class or function, checked."""
+    own = import_object(path)
+    try:
+        env = own(*arguments, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be made: {described(error)}") from error
+    check_contract(env)
+    return env

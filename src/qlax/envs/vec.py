@@ -1,6 +1,7 @@
 """Many copies of one environment: reset by itself, with the metrics of its episodes."""
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ class Copies(NamedTuple):
 
     env: PyTree
     overdue: jax.Array  # bool: the final observation of a cut episode was shown, the next step resets
-    episode_return: jax.Array  # float32, of the rewards so far
+    episode_return: jax.Array  # float32, of the raw rewards so far
     episode_length: jax.Array  # float32, steps so far
 
 
@@ -35,23 +36,28 @@ class Vec:
     Args:
       env: one environment.
       num_envs: copies, N.
-      reset_ratio: a step makes `num_envs / reset_ratio` fresh episodes and deals them to the copies
-        that ended, which share one where more have ended; 1 makes one for every copy. For environments
-        whose reset is dear.
+      reset_ratio: a step in which a copy ended makes `num_envs / reset_ratio` fresh episodes and deals them
+        to the copies that ended, which share one where more have; 1 makes one for every copy at every step.
+        For environments whose reset is dear. None: what the environment asks for, as far as it divides
+        `num_envs`; 1 if it asks for nothing.
       time_limit_is_terminal: a time limit counts as termination, as in most of the literature.
 
     Raises:
       UserError: `num_envs` or `reset_ratio` is not a whole number that fits.
     """
 
-    def __init__(self, env: Env, num_envs: int, *, reset_ratio: int = 1, time_limit_is_terminal: bool = False):
+    def __init__(
+        self, env: Env, num_envs: int, *, reset_ratio: int | None = None, time_limit_is_terminal: bool = False
+    ):
         if not isinstance(num_envs, int) or num_envs < 1:
             raise UserError(f"num_envs={num_envs}: expected a whole number from 1")
+        if reset_ratio is None:
+            reset_ratio = math.gcd(getattr(env, "reset_ratio", 1), num_envs)
         if not isinstance(reset_ratio, int) or reset_ratio < 1 or num_envs % reset_ratio:
             raise UserError(f"reset_ratio={reset_ratio}: expected a divisor of num_envs={num_envs}")
         self.env = env
         self.num_envs = num_envs
-        self.num_fresh = num_envs // reset_ratio
+        self.reset_ratio = reset_ratio
         self.time_limit_is_terminal = time_limit_is_terminal
         self.num_actions = env.num_actions
         self._shared = (env.shared,) if hasattr(env, "shared") else ()
@@ -61,7 +67,7 @@ class Vec:
     def reset(self, key: jax.Array) -> tuple[VecState, Step]:
         """N new episodes."""
         env, step = jax.vmap(self.env.reset)(jax.random.split(key, self.num_envs))
-        step = self._with_axes(step)
+        step, _ = self._with_axes(step)
         zeros = jnp.zeros(self.num_envs)
         nothing = jnp.full(self.num_envs, jnp.nan)
         step = step._replace(metrics={"episode_return": nothing, "episode_length": nothing} | step.metrics)
@@ -75,7 +81,7 @@ class Vec:
         keys = jax.random.split(key_step, self.num_envs)
         action = action if self.is_team else action[:, 0]
         env, step = jax.vmap(lambda *of_copy: self.env.step(*of_copy, *shared))(keys, copies.env, action)
-        step = self._with_axes(step)
+        step, raw_reward = self._with_axes(step)
 
         acted = ~copies.overdue
         terminated = step.terminated & acted
@@ -84,36 +90,50 @@ class Vec:
             terminated, cut = terminated | cut, jnp.zeros_like(cut)
         ended, renew = terminated | cut, terminated | copies.overdue
         reward = jnp.where(acted, step.reward, 0.0)
-        episode_return = copies.episode_return + reward
+        episode_return = copies.episode_return + jnp.where(acted, raw_reward, 0.0)
         episode_length = copies.episode_length + acted.astype(jnp.float32)
         metrics = {"episode_return": episode_return, "episode_length": episode_length}
         metrics = {name: jnp.where(ended, value, jnp.nan) for name, value in metrics.items()}
         metrics |= {name: jnp.where(acted, value, jnp.nan) for name, value in step.metrics.items()}
 
-        fresh = self._fresh(key_reset, renew)
-        env, obs, legal = jax.tree.map(lambda new, old: _where(renew, new, old), fresh, (env, step.obs, step.legal))
+        env, obs, legal = self._renewed(key_reset, renew, (env, step.obs, step.legal))
         running = ~renew
         copies = Copies(env, cut, jnp.where(running, episode_return, 0.0), jnp.where(running, episode_length, 0.0))
         step = Step(obs, legal, reward, terminated, state.copies.overdue, metrics)
         return strong((VecState(copies, shared), step))
 
-    def _fresh(self, key: jax.Array, renew: jax.Array) -> tuple[PyTree, PyTree, Any]:
-        """Environment state, observation and legal actions of a new episode for every copy to be renewed."""
-        env, step = jax.vmap(self.env.reset)(jax.random.split(key, self.num_fresh))
-        step = self._with_axes(step)
-        fresh = (env, step.obs, step.legal)
-        if self.num_fresh == self.num_envs:
-            return fresh
-        deal = (jnp.cumsum(renew) - 1) % self.num_fresh  # the k-th copy to be renewed gets the k-th fresh episode
-        return jax.tree.map(lambda x: x[deal], fresh)
+    def _renewed(self, key: jax.Array, renew: jax.Array, shown: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        """Environment state, observation and legal actions, those of a new episode in every copy to be renewed."""
 
-    def _with_axes(self, step: Step) -> Step:
-        """Steps of single agents get the axis M; the dtypes are those of `Step`."""
+        def fresh(num_fresh):
+            env, step = jax.vmap(self.env.reset)(jax.random.split(key, num_fresh))
+            step, _ = self._with_axes(step)
+            return env, step.obs, step.legal
+
+        def choose(new, old):
+            return jax.tree.map(lambda new, old: _where(renew, new, old), new, old)
+
+        if self.reset_ratio == 1:
+            return choose(fresh(self.num_envs), shown)
+
+        def deal(carry):
+            num_fresh = self.num_envs // self.reset_ratio
+            dealt = (jnp.cumsum(renew) - 1) % num_fresh  # the k-th copy to be renewed gets the k-th fresh episode
+            new = strong(jax.tree.map(lambda x: x[dealt], fresh(num_fresh)))
+            return choose(new, carry[0]), jnp.bool_(False)
+
+        # A loop of one turn at most, as runs that are mapped side by side would take both sides of a `cond`.
+        return jax.lax.while_loop(lambda carry: carry[1], deal, (strong(shown), renew.any()))[0]
+
+    def _with_axes(self, step: Step) -> tuple[Step, jax.Array]:
+        """Steps of single agents get the axis M, the dtypes are those of `Step`; and the raw reward."""
         obs, legal = step.obs, step.legal
         if not self.is_team:
             obs, legal = jax.tree.map(lambda x: x[:, None], (obs, legal))
         reward, metrics = jax.tree.map(lambda x: x.astype(jnp.float32), (step.reward, step.metrics))
-        return Step(obs, legal, reward, step.terminated.astype(bool), step.truncated.astype(bool), metrics)
+        raw_reward = metrics.get("raw_reward", reward)
+        metrics = {name: value for name, value in metrics.items() if name != "raw_reward"}
+        return Step(obs, legal, reward, step.terminated.astype(bool), step.truncated.astype(bool), metrics), raw_reward
 
 
 def _where(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
