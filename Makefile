@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --group test
+	$(BIN)/python -m pip install --quiet --editable '.[craftax,jaxmarl]' --group test
 	touch $@
 
 .PHONY: demo test

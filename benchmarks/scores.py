@@ -5,6 +5,7 @@ Every result is one file in `benchmarks/results/`, with the command that repeats
 
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+PACKAGES = ("qlax", "jax", "flax", "optax", "gymnax", "craftax", "jaxmarl")
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = {
     "cartpole": "cartpole --seeds 4",
@@ -30,6 +32,11 @@ COMMANDS = {
     "asterix": "minatar/asterix --total-steps 1000000 --seeds 2",
     "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 2",
     "freeway": "minatar/freeway --total-steps 1000000 --seeds 2",
+    "overcooked-cramped-room": "overcooked-fast/cramped_room --seeds 2",
+    "smax-3m": "smax-fast/3m --seeds 2",
+    "hanabi": "hanabi-fast --seeds 2",
+    "craftax-classic": "craftax-classic --seeds 2",
+    "mpe-spread": "mpe/spread --total-steps 1000000 --seeds 2",
 }
 
 
@@ -47,7 +54,7 @@ def circumstances(command: str) -> dict:
         "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-        "versions": {name: importlib.metadata.version(name) for name in ("qlax", "jax", "flax", "optax", "gymnax")},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
     }
 
 

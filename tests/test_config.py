@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from qlax.config import FIELDS, SWEEPABLE, Config, configure, from_file, preset_text, presets
+from qlax.config import FIELDS, SWEEPABLE, Config, configure, environment_presets, from_file, preset_text, presets
 from qlax.errors import UserError
 from qlax.pqn import Hyper, Shape
 
@@ -98,6 +98,18 @@ def test_presets_are_valid_and_say_where_they_come_from(name):
     heading = [line for line in preset_text(name).splitlines() if line.startswith("#")]
     for word in ("Source:", "Expect:", "Hardware:"):
         assert any(word in line for line in heading), f"the heading of {name} lacks {word}"
+
+
+def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
+    config = configure("smax/2s3z")
+    assert (config.env, config.preset) == ("jaxmarl/smax/2s3z", "smax/2s3z")
+    assert environment_presets("jaxmarl/smax/2s3z") == ["smax-fast/2s3z", "smax/2s3z"]
+    assert environment_presets("jaxmarl/mpe/simple_spread") == ["mpe/spread"]
+    assert environment_presets("jaxmarl/mpe/simple_reference") == []
+    assert configure("craftax/Craftax-Pixels-v1").preset is None  # though there is a preset called craftax
+    for name in ("smax", "smax/", "smax/each"):
+        with pytest.raises(UserError, match="unknown preset"):
+            configure(name)
 
 
 def test_steps_are_rounded_up_to_whole_updates():

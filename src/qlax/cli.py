@@ -7,10 +7,11 @@ import sys
 from typing import Any, NoReturn
 
 import qlax
-from qlax.config import FIELDS, configure, environment_preset, from_file, parse, preset_text, presets
+from qlax.config import FIELDS, configure, environment_presets, from_file, parse, preset_text, presets
 from qlax.errors import UserError, nearest
 from qlax.fields import Sweep
 
+_SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
 NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
 
 
@@ -107,8 +108,8 @@ def _train(options: argparse.Namespace) -> None:
     if (options.target is None) == (options.config is None):
         raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
     config = from_file(options.config, **overrides) if options.config else configure(options.target, **overrides)
-    if config.preset is None and (preset := environment_preset(config.env)):
-        print(f"qlax: the preset {preset!r} has settings made for {config.env}", file=sys.stderr)
+    if config.preset is None and (known := environment_presets(config.env)):
+        print(f"qlax: presets with settings made for {config.env}: {', '.join(known)}", file=sys.stderr)
     _report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
 
 
@@ -131,9 +132,14 @@ def _report(result: "qlax.Result") -> None:
     summary = result.summary
     cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""
     print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
-    for index, (run, greedy) in enumerate(zip(result.config.runs(), summary["eval_return"]["per_run"], strict=True)):
+    # The environment's score and own metrics, but not what it groups under a slash: that may be dozens.
+    own = [name for name in summary if name.startswith("eval_") and "/" not in name and name not in _SAID_OTHERWISE]
+    for index, run in enumerate(result.config.runs()):
         which = ", ".join([f"seed {run['seed']}", *(f"{name} {run[name]:g}" for name in result.config.swept)])
-        print(f"  run {index} ({which}): {greedy:.2f}")
+        measured = [f"{summary['eval_return']['per_run'][index]:.2f}"]
+        values = {name.removeprefix("eval_"): summary[name]["per_run"][index] for name in own}
+        measured += [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
+        print(f"  run {index} ({which}): {', '.join(measured)}")
     steps, runs = summary["total_steps"], len(result.agents)
     print(f"network: {', '.join(_written(name, value) for name, value in summary['network'].items())}")
     speed = f"{summary['steps_per_second']:,.0f} steps/s on {summary['device']}"
@@ -149,21 +155,23 @@ def _envs(options: argparse.Namespace) -> None:
     from qlax.envs import SUITES, suite
 
     for name in [options.suite] if options.suite else SUITES:
-        for env in suite(name).names():
+        try:
+            adapter = suite(name)
+        except UserError as error:
+            if options.suite:
+                raise
+            print(f"qlax: {error}", file=sys.stderr)
+            continue
+        for env in adapter.names():
             print(f"{name}/{env}")
 
 
 def _presets(options: argparse.Namespace) -> None:
-    known = presets()
     if options.preset is None:
-        for name in known:
+        for name in presets():
             print(f"{name:24} {preset_text(name).splitlines()[0].lstrip('# ')}")
-    elif options.preset in known:
-        print(preset_text(options.preset), end="")
     else:
-        raise UserError(
-            f"unknown preset {options.preset!r}{nearest(options.preset, known)}; presets: {', '.join(known)}"
-        )
+        print(preset_text(options.preset), end="")
 
 
 if __name__ == "__main__":

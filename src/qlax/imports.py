@@ -1,6 +1,7 @@
 """Modules: the user's own, by import path, and those that can wait."""
 
 import importlib
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,3 +56,16 @@ def imported_when_used(*names: str) -> Iterator[None]:
         for name, module in stand_ins.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Within it nothing is printed: for packages that print while they are imported, past any redirection."""
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr", "__stdout__", "__stderr__")}
+    for name in streams:
+        setattr(sys, name, io.StringIO())
+    try:
+        yield
+    finally:
+        for name, stream in streams.items():
+            setattr(sys, name, stream)

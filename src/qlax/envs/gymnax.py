@@ -5,14 +5,12 @@ Adapts gymnax 1.0, whose `step_env` neither resets nor knows the time limit.
 
 import dataclasses
 import inspect
-import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from qlax.errors import UserError, described, nearest
+from qlax.envs.options import like_default
+from qlax.errors import UserError, check_options, described, nearest
 from qlax.imports import imported_when_used
 from qlax.types import PyTree, Step
 
@@ -73,12 +71,7 @@ def make(name: str, **options) -> Gymnax:
         raise UserError(f"gymnax/{name} downloads data, which failed: {error}") from error
     fields = {field.name for field in dataclasses.fields(params)}
     arguments = set(inspect.signature(type(env).__init__).parameters) - {"self", "args", "kwargs"}
-    for option in options:
-        if option not in fields | arguments:
-            known = sorted(fields | arguments)
-            raise UserError(
-                f"gymnax/{name} has no option {option!r}{nearest(option, known)}; options: {', '.join(known)}"
-            )
+    check_options(f"gymnax/{name}", options, fields | arguments)
     constructed = {option: value for option, value in options.items() if option in arguments}
     if constructed:
         try:
@@ -87,21 +80,10 @@ def make(name: str, **options) -> Gymnax:
             raise UserError(f"gymnax/{name} cannot be made with {constructed}: {described(error)}") from error
     changed = {option: value for option, value in options.items() if option in fields}
     params = params.replace(
-        **{option: _like(getattr(params, option), option, value) for option, value in changed.items()}
+        **{option: like_default(getattr(params, option), option, value) for option, value in changed.items()}
     )
     action_space = env.action_space(params)
     if not isinstance(action_space, spaces.Discrete):
         shape = action_space.shape
         raise UserError(f"gymnax/{name} has a continuous action space of shape {shape}; PQN needs discrete actions")
     return Gymnax(env, params)
-
-
-def _like(default: Any, option: str, value: Any) -> Any:
-    """The value with the type of the default: XLA does not mix whole numbers and others in one `select`."""
-    if not isinstance(default, int | float):
-        return value
-    lowest = 1 if option == "max_steps_in_episode" else -math.inf
-    number = isinstance(value, int | float) and lowest <= value <= np.iinfo(np.int32).max
-    if not number or type(default)(value) != value:
-        raise UserError(f"{option}={value!r}: expected a number like {default!r}")
-    return type(default)(value)

@@ -1,0 +1,90 @@
+"""Craftax: an open world of crafting and fighting, and its smaller Classic (Matthews et al., 2024, arXiv:2402.16801).
+
+Adapts craftax 1.6, whose environments without auto-reset end alike by death and by the time limit.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from craftax import craftax_env
+
+from qlax.envs.options import like_default
+from qlax.errors import UserError, check_options, nearest
+from qlax.types import PyTree, Step
+
+NAMES = ("Craftax-Symbolic-v1", "Craftax-Pixels-v1", "Craftax-Classic-Symbolic-v1", "Craftax-Classic-Pixels-v1")
+NO_LIMIT = 2**30  # steps; the game itself never takes so many
+
+
+class Craftax:
+    """One Craftax environment.
+
+    `metrics` hold 1 or 0 for every achievement at the end of an episode. Pixels are delivered as uint8. A fresh
+    world costs as much as hundreds of steps, so 16 copies share one (`reset_ratio`).
+    """
+
+    reset_ratio = 16
+
+    def __init__(self, name: str, env: Any, params: Any):
+        self._env, self._params = env, params
+        self._endless = params.replace(max_timesteps=NO_LIMIT)
+        self._is_image = "Pixels" in name
+        if "Classic" in name:
+            from craftax.craftax_classic.constants import Achievement
+
+            self._max_return = float(len(Achievement))
+        else:
+            from craftax.craftax.constants import ACHIEVEMENT_REWARD_MAP, Achievement
+
+            self._max_return = float(ACHIEVEMENT_REWARD_MAP.sum())
+        self._achievements = {f"achievement/{each.name.lower()}": each.value for each in Achievement}
+        self.num_actions: int = env.num_actions
+        self.time_limit = int(params.max_timesteps)
+
+    def score(self, episode_return: float) -> float:
+        """The return in percent of all achievements' reward: 226, or 22 in Classic."""
+        return 100 * episode_return / self._max_return
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        obs, state = self._env.reset_env(key, self._params)
+        return state, self._step(obs, state, jnp.float32(0), jnp.bool_(False), jnp.bool_(False))
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        obs, state, reward, ended, _ = self._env.step_env(key, state, action, self._params)
+        terminated = self._env.is_terminal(state, self._endless)
+        return state, self._step(obs, state, reward, terminated, ended & ~terminated)
+
+    def _step(self, obs: jax.Array, state: Any, reward: jax.Array, terminated: jax.Array, truncated: jax.Array) -> Step:
+        if self._is_image:
+            obs = jnp.round(255 * obs).astype(jnp.uint8)
+        achieved = jnp.where(terminated | truncated, state.achievements.astype(jnp.float32), jnp.nan)
+        metrics = {name: achieved[index] for name, index in self._achievements.items()}
+        return Step(obs, None, reward, terminated, truncated, metrics)
+
+
+def names() -> list[str]:
+    """The environments."""
+    return list(NAMES)
+
+
+def make(name: str, **options: Any) -> Craftax:
+    """`options` are fields of the environment's parameters, such as `max_timesteps`.
+
+    Raises:
+      UserError: unknown name or option.
+    """
+    if name not in NAMES:
+        raise UserError(f"craftax has no environment {name!r}{nearest(name, NAMES)}; environments: {', '.join(NAMES)}")
+    env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+    params = env.default_params
+    defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    defaults = {option: value for option, value in defaults.items() if isinstance(value, bool | int | float)}
+    check_options(f"craftax/{name}", options, defaults)
+    params = params.replace(
+        **{option: like_default(defaults[option], option, value) for option, value in options.items()}
+    )
+    return Craftax(name, env, params)

@@ -1,0 +1,255 @@
+"""JaxMARL: teams that share one reward (Rutherford et al., 2023, arXiv:2311.10090).
+
+Adapts jaxmarl 0.2, whose environments end alike by termination and by the time limit. Rewards, padding of unlike
+observations and one-hot members follow its own Q-learning baselines.
+"""
+
+import inspect
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qlax.envs.options import like_default
+from qlax.errors import UserError, check_options, described, nearest
+from qlax.imports import imported_when_used, silently
+from qlax.types import PyTree, Step
+
+# For drawings, most of the time it takes to import; and the package prints what else is installed.
+with silently(), imported_when_used("matplotlib", "matplotlib.pyplot"):
+    from jaxmarl import environments
+    from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX
+    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+DELIVERY_REWARD = 20
+
+
+class JaxMARL:
+    """A team in one JaxMARL environment; what the games do differently is in the classes below.
+
+    Observations that are vectors are padded to the longest, and the member is one-hot behind its own.
+    """
+
+    def __init__(self, env: Any):
+        self._env = env
+        self._agents = list(env.agents)  # the order of members: jitted functions return dicts in another
+        sizes = [int(env.action_space(agent).n) for agent in self._agents]
+        self.num_actions = max(sizes)
+        self.num_agents = len(self._agents)
+        self._legal = jnp.arange(self.num_actions) < jnp.array(sizes)[:, None] if len(set(sizes)) > 1 else None
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        obs, state = self._env.reset(key)
+        no = jnp.bool_(False)
+        return state, Step(self._observation(obs), self._legal_actions(state), jnp.float32(0), no, no, {})
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        del shared
+        actions = dict(zip(self._agents, action, strict=True))
+        obs, state, rewards, done, _ = self._env.step_env(key, state, actions)
+        terminated = self._terminated(state) & done["__all__"]
+        truncated = done["__all__"] & ~terminated
+        step = Step(
+            self._observation(obs), self._legal_actions(state), self._reward(rewards), terminated, truncated, {}
+        )
+        return state, step
+
+    def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
+        rows = [obs[agent] for agent in self._agents]
+        longest = max(len(row) for row in rows)
+        padded = jnp.stack([jnp.pad(row, (0, longest - len(row))) for row in rows])
+        return jnp.concatenate([padded, jnp.eye(self.num_agents, dtype=padded.dtype)], axis=-1)
+
+    def _legal_actions(self, state: PyTree) -> jax.Array | None:
+        del state
+        return self._legal
+
+    def _reward(self, rewards: dict[Any, jax.Array]) -> jax.Array:
+        """The first member's, where all have the same."""
+        return rewards[self._agents[0]]
+
+    def _terminated(self, state: PyTree) -> jax.Array:
+        """Whether an episode that is over ended by itself, rather than by its time limit."""
+        del state
+        return jnp.bool_(False)
+
+
+class MultiParticle(JaxMARL):
+    """The cooperative tasks of MPE; the team's reward is the sum of its members', and only time ends an episode."""
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self.time_limit = env.max_steps + 1  # it compares before it counts
+
+    def _reward(self, rewards: dict[Any, jax.Array]) -> jax.Array:
+        return jnp.stack([rewards[agent] for agent in self._agents]).sum()
+
+
+class Smax(JaxMARL):
+    """SMAX against enemies that follow a heuristic; `metrics["won"]` is 1 where the episode was, else 0."""
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self.time_limit = env.max_steps + 1  # it compares before it counts
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = super().reset(key)
+        return state, step._replace(metrics={"won": jnp.float32(jnp.nan)})
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = super().step(key, state, action, *shared)
+        allies, enemies = self._alive(state)
+        won = jnp.where(step.terminated | step.truncated, (allies & ~enemies).astype(jnp.float32), jnp.nan)
+        return state, step._replace(metrics={"won": won})
+
+    def _legal_actions(self, state: PyTree) -> jax.Array:
+        available = self._env.get_avail_actions(state)
+        return jnp.stack([available[agent] for agent in self._agents]).astype(bool)
+
+    def _terminated(self, state: PyTree) -> jax.Array:
+        allies, enemies = self._alive(state)
+        return ~(allies & enemies)
+
+    def _alive(self, state: PyTree) -> tuple[jax.Array, jax.Array]:
+        alive = state.state.unit_alive
+        return alive[: self.num_agents].any(), alive[self.num_agents :].any()
+
+
+class Overcooked(JaxMARL):
+    """Overcooked; only time ends an episode.
+
+    Picking up, filling pots and the like are rewarded at first: `shared` is the factor of that reward, which falls
+    to 0 linearly over the fraction `shaping_fraction` of training. Returns are of deliveries alone, 20 each;
+    `metrics["deliveries"]` counts them. Members see each other from their own side, so no one-hot member is needed.
+    """
+
+    def __init__(self, env: Any, shaping_fraction: float = 0.5):
+        if not 0 <= shaping_fraction <= 1:
+            raise UserError(f"shaping_fraction={shaping_fraction}: expected a number from 0 to 1, a part of training")
+        super().__init__(env)
+        self.time_limit = env.max_steps
+        self.shared = jnp.float32(shaping_fraction > 0)
+        self._shaping_fraction = shaping_fraction
+
+    def shared_at(self, progress: jax.Array) -> jax.Array:
+        """See `qlax.Env`."""
+        if self._shaping_fraction == 0:
+            return jnp.float32(0)
+        return jnp.maximum(1 - progress / self._shaping_fraction, 0)
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = super().reset(key)
+        nothing = jnp.float32(jnp.nan)
+        return (state, jnp.float32(0)), step._replace(metrics={"raw_reward": nothing, "deliveries": nothing})
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, deliveries = state
+        actions = dict(zip(self._agents, action, strict=True))
+        obs, state, rewards, done, info = self._env.step_env(key, state, actions)
+        reward = self._reward(rewards)
+        deliveries += reward / DELIVERY_REWARD
+        metrics = {"raw_reward": reward, "deliveries": jnp.where(done["__all__"], deliveries, jnp.nan)}
+        shaping = jnp.stack([info["shaped_reward"][agent] for agent in self._agents]).sum()
+        reward = reward + shared[0] * shaping
+        return (state, deliveries), Step(
+            self._observation(obs), None, reward, jnp.bool_(False), done["__all__"], metrics
+        )
+
+    def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
+        """`[M, H, W, 26]`; float32, as some planes count."""
+        return jnp.stack([obs[agent] for agent in self._agents]).astype(jnp.float32)
+
+
+class Hanabi(JaxMARL):
+    """Hanabi; the return is its score: cards played, or 0 if the team lost all its lives.
+
+    Whoever's turn it is not has one legal action, to wait. `metrics` hold `fireworks`, the cards played all the
+    same, and `lost_lives`, 1 where that ended the episode. Two decks' worth of shuffling costs many steps, so 16
+    copies share a fresh deal (`reset_ratio`).
+    """
+
+    reset_ratio = 16
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = super().reset(key)
+        return state, step._replace(metrics=self._metrics(state, step))
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = super().step(key, state, action, *shared)
+        return state, step._replace(metrics=self._metrics(state, step))
+
+    def _metrics(self, state: PyTree, step: Step) -> dict[str, jax.Array]:
+        ended = step.terminated | step.truncated
+        measured = {"fireworks": state.fireworks.sum(), "lost_lives": ~state.life_tokens.any()}
+        return {name: jnp.where(ended, value.astype(jnp.float32), jnp.nan) for name, value in measured.items()}
+
+    def _legal_actions(self, state: PyTree) -> jax.Array:
+        legal = self._env.get_legal_moves(state)
+        return jnp.stack([legal[agent] for agent in self._agents]).astype(bool)
+
+    def _terminated(self, state: PyTree) -> jax.Array:
+        del state
+        return jnp.bool_(True)
+
+
+ENVIRONMENTS: dict[str, tuple[type[JaxMARL], tuple[type, ...], dict[str, Any]]] = {
+    # name: adapter; class to make, and its base where that takes more arguments; those that the name stands for
+    **{
+        f"smax/{name}": (Smax, (HeuristicEnemySMAX, SMAX), {"scenario": scenario})
+        for name, scenario in MAP_NAME_TO_SCENARIO.items()
+    },
+    **{
+        f"overcooked/{name}": (Overcooked, (environments.Overcooked,), {"layout": layout})
+        for name, layout in environments.overcooked_layouts.items()
+    },
+    "hanabi": (Hanabi, (environments.Hanabi,), {}),
+    "mpe/simple_spread": (MultiParticle, (environments.SimpleSpreadMPE, environments.SimpleMPE), {}),
+    "mpe/simple_reference": (MultiParticle, (environments.SimpleReferenceMPE, environments.SimpleMPE), {}),
+    "mpe/simple_speaker_listener": (MultiParticle, (environments.SimpleSpeakerListenerMPE, environments.SimpleMPE), {}),
+}
+NOT_OPTIONS = {"num_allies", "num_enemies", "action_type"}  # the map says the first two; actions are discrete
+
+
+def names() -> list[str]:
+    """The environments, as game or game/variant."""
+    return list(ENVIRONMENTS)
+
+
+def make(name: str, **options: Any) -> JaxMARL:
+    """`options` are arguments of JaxMARL's class, such as `max_steps`; Overcooked has `shaping_fraction` (0.5) too.
+
+    Raises:
+      UserError: unknown name or option, or a value that cannot be.
+    """
+    if name not in ENVIRONMENTS:
+        hint = nearest(name, ENVIRONMENTS)
+        raise UserError(f"jaxmarl has no environment {name!r}{hint}; 'qlax envs jaxmarl' lists them")
+    adapter, classes, arguments = ENVIRONMENTS[name]
+    own = _options(adapter)
+    defaults = own | {k: v for each in reversed(classes) for k, v in _options(each).items() if k not in NOT_OPTIONS}
+    check_options(f"jaxmarl/{name}", options, defaults)
+    options = {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Overcooked recommends its second version
+            env = classes[0](**arguments, **{option: value for option, value in options.items() if option not in own})
+        return adapter(env, **{option: value for option, value in options.items() if option in own})
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"jaxmarl/{name} cannot be made with {options}: {described(error)}") from error
+
+
+def _options(kind: type) -> dict[str, Any]:
+    """Arguments of a class that a command line can hold, with their defaults."""
+    parameters = inspect.signature(kind).parameters.values()
+    return {each.name: each.default for each in parameters if isinstance(each.default, bool | int | float | str)}
