@@ -1,6 +1,6 @@
 """Train what the README reports, and keep the summaries: `python benchmarks/scores.py [name...]`.
 
-Every result is one file in `benchmarks/results/`, with the command that repeats it, the machine and the date.
+What needs a GPU is trained if it is named: `bash benchmarks/gpu_suites.sh`. Every result is one file in `benchmarks/results/`, with the command that repeats it, the machine and the date.
 """
 
 import datetime
@@ -32,11 +32,15 @@ COMMANDS = {
     "asterix": "minatar/asterix --total-steps 1000000 --seeds 2",
     "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 2",
     "freeway": "minatar/freeway --total-steps 1000000 --seeds 2",
-    "overcooked-cramped-room": "overcooked-fast/cramped_room --seeds 2",
+    "overcooked-cramped-room": "overcooked-fast/cramped_room --seeds 4",
     "smax-3m": "smax-fast/3m --seeds 2",
     "hanabi": "hanabi-fast --seeds 2",
     "craftax-classic": "craftax-classic --seeds 2",
     "mpe-spread": "mpe/spread --total-steps 1000000 --seeds 2",
+}
+ON_A_GPU = {  # some ten minutes each
+    "craftax-rnn": "craftax-rnn --total-steps 30000000",
+    "smax-2s3z": "smax/2s3z",
 }
 
 
@@ -64,11 +68,11 @@ def compilation_cache(folder: str) -> dict[str, str]:
 
 
 def main(names: list[str]) -> None:
-    """Run the named commands one after the other, all of them without a name."""
+    """Run the named commands one after the other, without a name all that do not need a GPU."""
     RESULTS.mkdir(exist_ok=True)
     for name in names or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
-            command = ["qlax", "train", *COMMANDS[name].split()]
+            command = ["qlax", "train", *(COMMANDS | ON_A_GPU)[name].split()]
             subprocess.run([sys.executable, "-m", "qlax.cli", *command[1:], "--out", f"{folder}/run"], check=True)
             summary = json.loads(Path(folder, "run", "summary.json").read_text())
         record = circumstances(" ".join(command)) | summary
@@ -82,7 +86,7 @@ def table() -> str:
         "| command | greedy return of each seed | while exploring | steps/s, all seeds | seconds of training |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in COMMANDS:
+    for name in COMMANDS | ON_A_GPU:
         if not (path := RESULTS / f"{name}.json").exists():
             continue
         result = json.loads(path.read_text())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qlax.check import check_env as check_env
     from qlax.config import Config as Config
     from qlax.envs import make as make
+    from qlax.envs import wrap as wrap
     from qlax.envs.vec import Vec as Vec
     from qlax.errors import UserError as UserError
     from qlax.networks import QNetwork as QNetwork
@@ -44,6 +45,7 @@ _HOME = {
     "q_lambda": "returns",
     "resume": "trainer",
     "train": "trainer",
+    "wrap": "envs",
 }
 
 __all__ = [*_HOME, "pqn"]
