@@ -1,4 +1,4 @@
-import re
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import reference
 
+from qlax.config import FIELDS
 from qlax.errors import UserError
 from qlax.layers import Convolution
-from qlax.networks import BatchRenorm, QNetwork, build, default_encoder
+from qlax.memories import MEMORIES, MinGRU
+from qlax.networks import BatchRenorm, Memory, QNetwork, build, default_encoder
 
 A, L, B = 3, 4, 2
 KEY = jax.random.key(0)
@@ -160,11 +162,11 @@ def test_shapes(encoder, norm, memory):
     assert network.recurrent == (memory != "none")
 
 
-@pytest.mark.parametrize("memory", ["none", "lstm", "gru"])
-def test_the_initial_memory_is_zeros(memory):
+@pytest.mark.parametrize(("memory", "arrays"), [("none", 0), ("lstm", 2), ("gru", 1), ("mingru", 1), ("lru", 2)])
+def test_the_initial_memory_is_zeros(memory, arrays):
     network = QNetwork(A, hidden=(8, 6), memory=memory)
     leaves = jax.tree.leaves(network.initial_memory(B))
-    assert len(leaves) == {"none": 0, "lstm": 2, "gru": 1}[memory]
+    assert len(leaves) == arrays
     for leaf in leaves:
         np.testing.assert_array_equal(leaf, np.zeros((B, 6)))
 
@@ -231,54 +233,21 @@ def test_dueling_centres_the_advantages_on_the_value():
 # Memory
 
 
-@pytest.fixture(scope="module", params=["lstm", "gru"])
-def remembering(request):
-    """A function of memory, observations and first; its initial memory, another, and observations of six steps."""
-    network, obs = QNetwork(A, hidden=(6,), memory=request.param), noise(6, B, 5)
-    variables, fresh = initial(network, obs), network.initial_memory(B)
-    run = jax.jit(lambda memory, obs, first: network.apply(variables, memory, obs, first, False))
-    return run, fresh, jax.tree.map(jnp.ones_like, fresh), obs
+def test_every_memory_has_a_name():
+    assert get_args(Memory) == ("none", *MEMORIES) == FIELDS["memory"].metadata["kind"].choices
 
 
-def test_a_reset_in_the_middle_makes_two_sequences_of_one(remembering):
-    run, fresh, old, obs = remembering
-    nothing, first = np.zeros((6, B), bool), np.zeros((6, B), bool)
-    first[3, 0] = True
-    q, memory = run(old, obs, first)
-    before, _ = run(old, obs[:3], nothing[:3])
-    after, memory_after = run(fresh, obs[3:], nothing[3:])
-    close(q[:, 0], np.concatenate([before, after])[:, 0])
-    whole, memory_whole = run(old, obs, nothing)
-    close(q[:, 1], whole[:, 1])
-    for ours, of_row_0, of_row_1 in zip(*map(jax.tree.leaves, (memory, memory_after, memory_whole)), strict=True):
-        close(ours, np.stack([of_row_0[0], of_row_1[1]]))
-    assert np.abs(whole[3:, 0] - q[3:, 0]).max() > 1e-3  # the memory matters
-
-
-def test_an_episode_that_begins_forgets_what_was_before(remembering):
-    run, fresh, old, obs = remembering
-    first = np.zeros((6, B), bool)
-    expected = run(fresh, obs, first)
-    first[0] = True
-    for memory in (fresh, old, jax.tree.map(lambda x: x * jnp.nan, old)):
-        close(run(memory, obs, first), expected)
-
-
-def test_one_call_over_a_segment_equals_one_call_a_step(remembering):
-    run, _, memory, obs = remembering
-    first = np.random.default_rng(0).random((6, B)) < 0.3
-    q, after = run(memory, obs, first)
-    for t in range(6):
-        q_t, memory = run(memory, obs[t : t + 1], first[t : t + 1])
-        close(q_t[0], q[t])
-    close(memory, after)
-
-
-def test_rows_do_not_see_each_other(remembering):
-    run, _, old, obs = remembering
-    first = np.zeros((6, B), bool)
-    alone, _ = run(jax.tree.map(lambda x: x[1:], old), obs[:, 1:], first[:, 1:])
-    close(alone, run(old, obs, first)[0][:, 1:])
+def test_the_memory_lies_between_encoder_and_head():
+    network, obs, first = QNetwork(A, hidden=(8, 6), memory="mingru"), noise(L, B, 5), np.zeros((L, B), bool)
+    first[2, 0] = True
+    variables, remembered = initial(network, obs), np.ones((B, 6), np.float32)
+    q, after = jax.jit(network.apply, static_argnums=4)(variables, remembered, obs, first, False)
+    params = jax.tree.map(np.asarray, variables["params"])
+    identity = {"kernel": np.eye(6), "bias": np.zeros(6)}
+    x = np.maximum(reference.mlp(layers(params | {"Dense_2": identity}, 0), obs), 0)
+    y, expected = jax.jit(MinGRU(6).apply)({"params": params["memory_cell"]}, remembered, x, first)
+    close(q, np.asarray(y) @ params["Dense_2"]["kernel"] + params["Dense_2"]["bias"])
+    close(after, expected)
 
 
 # Batch statistics
@@ -379,15 +348,3 @@ def test_a_network_is_built_from_its_description():
     assert (type(own).__name__, own.num_actions) == ("Whole", A)
     with pytest.raises(UserError, match=r"'test_networks:Partial' has no 'init'; see qlax\.Network"):
         build({"network": "test_networks:Partial"}, A)
-
-
-@pytest.mark.parametrize("memory", ["lstm", "gru"])
-def test_memories_of_runs_side_by_side_are_initialised_one_by_one(memory):
-    """A batched factorisation hangs jaxlib 0.10 on two threads."""
-    network = QNetwork(2, hidden=(4,), memory=memory)
-    inputs = network.initial_memory(1), jnp.zeros((1, 1, 3)), jnp.ones((1, 1), bool), False
-    program = jax.make_jaxpr(jax.vmap(lambda key: network.init(key, *inputs)))(jax.random.split(jax.random.key(0), 5))
-    assert set(re.findall(r"f32\[([\d,]+)\] = qr\[", str(program))) == {"4,4"}
-    kernels = jax.vmap(lambda key: network.init(key, *inputs))(jax.random.split(jax.random.key(0), 5))
-    alone = network.init(jax.random.split(jax.random.key(0), 5)[3], *inputs)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[3], y, rtol=1e-5), kernels, alone)

@@ -142,7 +142,9 @@ def train_recall(env, memory):
 
 
 @pytest.mark.parametrize(
-    ("env", "memory"), [(Recall(), "lstm"), (Team(Recall(), num_agents=2), "gru")], ids=["lstm", "team with gru"]
+    ("env", "memory"),
+    [(Recall(), "lstm"), (Team(Recall(), num_agents=2), "gru"), (Recall(), "mingru"), (Recall(), "lru")],
+    ids=["lstm", "team with gru", "mingru", "lru"],
 )
 def test_memory_recalls_over_blank_steps(env, memory):
     first, last = train_recall(env, memory)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from qlax.errors import UserError, described
 from qlax.imports import import_object
 from qlax.layers import Convolution, Dense, LayerNorm, along_last
+from qlax.memories import MEMORIES
 from qlax.types import PyTree
 
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
-Memory = Literal["none", "lstm", "gru"]
+Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
 Encoder = Literal["mlp", "cnn"]
 
-CELLS = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
 HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (256, 256), "cnn": (128,)}  # the paper's, for classic control and MinAtar
 
 
@@ -31,7 +31,7 @@ class QNetwork(nn.Module):
       hidden: widths of the dense layers; the memory is as wide as the last.
       norm: before every activation. "none" is for ablations: nothing else stabilises the learning.
       input_norm: of the observation.
-      memory: "none", or the cell between encoder and head.
+      memory: between encoder and head, by its name in `qlax.memories`; or "none".
       dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
       compute_dtype: "float32", or "bfloat16" for the products of the hidden and the convolutional layers; parameters,
         norms, memory and the head stay float32.
@@ -57,8 +57,7 @@ class QNetwork(nn.Module):
         """Zeros, each leaf `[batch, hidden[-1]]`; `()` without memory."""
         if not self.recurrent:
             return ()
-        cell = CELLS[self.memory](self.hidden[-1], parent=None)
-        return cell.initialize_carry(jax.random.key(0), (batch, self.hidden[-1]))
+        return MEMORIES[self.memory](self.hidden[-1], parent=None).initial(batch)
 
     @nn.compact
     def __call__(self, memory: PyTree, obs: jax.Array, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
@@ -78,24 +77,13 @@ class QNetwork(nn.Module):
         for width in self.hidden:
             x = nn.relu(self._normalise(self.norm, Dense(width, kernel_init, dtype)(x), train))
         if self.recurrent:
-            x, memory = self._remember(memory, x.reshape(length, batch, -1), first)
+            remember = MEMORIES[self.memory](self.hidden[-1], name="memory_cell")
+            x, memory = remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
         q = Dense(self.num_actions)(x)
         if self.dueling:
             q = Dense(1)(x) + q - q.mean(-1, keepdims=True)
         return q.reshape(length, batch, -1), memory
-
-    def _remember(self, memory: PyTree, x: jax.Array, first: jax.Array) -> tuple[jax.Array, PyTree]:
-        """Output of the cell `[L, B, H]`, begun anew wherever an episode does, and its memory after the last step."""
-
-        def step(cell, memory, inputs):
-            x, first = inputs
-            return cell(jax.tree.map(lambda m: jnp.where(first[:, None], 0.0, m), memory), x)
-
-        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
-        cell = CELLS[self.memory](self.hidden[-1], recurrent_kernel_init=_orthogonal, name="memory_cell")
-        memory, x = scan(cell, memory, (x, first))
-        return x, memory
 
     def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
         match norm:
@@ -151,16 +139,6 @@ class BatchRenorm(nn.Module):
 
     def _over_devices(self, x: jax.Array) -> jax.Array:
         return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
-
-
-def _orthogonal(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-    """Flax's orthogonal initialiser, of runs side by side one after the other.
-
-    jaxlib 0.10 factorises a batch of matrices on the threads that wait for it: two such batches at once
-    wait for ever where there are two threads.
-    """
-    initialize = nn.initializers.orthogonal()
-    return jax.custom_batching.sequential_vmap(lambda key: initialize(key, shape, dtype))(key)
 
 
 def default_encoder(obs: Any) -> Encoder:

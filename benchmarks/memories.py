@@ -1,0 +1,73 @@
+"""What every memory scores and costs, on the preset memory-chain with a chain of 100: `python benchmarks/memories.py`.
+
+The preset's chain of 20 is easy for all that remember. One record holds a result for each memory, with the command that repeats it, the machine and the date. Those
+not asked for stay as they are.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from scores import RESULTS, circumstances
+
+MEMORIES = ("lstm", "gru", "mingru", "lru", "none")
+
+
+def main() -> None:
+    """Train, keep the record after each memory, and print the table."""
+    parser = argparse.ArgumentParser(description="What every memory scores and costs.")
+    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=MEMORIES, help="which ones (default all)")
+    parser.add_argument("--seeds", type=int, default=4, help="runs of each (default 4)")
+    parser.add_argument("--total-steps", type=int, help="of each run (default that of the preset)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memories.json", help="record to write")
+    options = parser.parse_args()
+    record = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for memory in options.memory:
+        arguments = ["memory-chain", "--env-options", "memory_length=100", "--memory", memory]
+        arguments += ["--seeds", str(options.seeds)]
+        if options.total_steps:
+            arguments += ["--total-steps", str(options.total_steps)]
+        record[memory] = measure(arguments)
+        options.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(table(record))
+
+
+def measure(arguments: list[str]) -> dict:
+    """The summary of one command, and how many parameters its network has."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "run")
+        subprocess.run([sys.executable, "-m", "qlax.cli", "train", *arguments, "--out", str(out)], check=True)
+        summary = json.loads((out / "summary.json").read_text())
+        parameters = count_parameters(out)
+    return circumstances(" ".join(["qlax", "train", *arguments])) | {"parameters": parameters} | summary
+
+
+def count_parameters(run: Path) -> int:
+    """Numbers that a run of this directory learned."""
+    import jax
+
+    import qlax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(qlax.load(run).variables["params"]))
+
+
+def table(record: dict[str, dict]) -> str:
+    """As Markdown."""
+    rows = [
+        "| memory | greedy return of each seed | steps/s, all seeds | seconds of training | compilation | parameters |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for memory, result in record.items():
+        returns = ", ".join(f"{value:.3g}" for value in result["eval_return"]["per_run"])
+        rows.append(
+            f"| {memory} | {returns} | {result['steps_per_second']:,.0f} | {result['train_seconds']:.1f} | "
+            f"{result['compile_seconds']:.1f} s | {result['parameters']:,} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
