@@ -1,6 +1,7 @@
 """Train what the README reports, and keep the summaries: `python benchmarks/scores.py [name...]`.
 
-What needs a GPU is trained if it is named: `bash benchmarks/gpu_suites.sh`. Every result is one file in `benchmarks/results/`, with the command that repeats it, the machine and the date.
+What needs a GPU is trained if it is named: `bash benchmarks/gpu_suites.sh`. Every result is one file in
+`benchmarks/results/`, with the command that repeats it, the machine and the date.
 """
 
 import datetime
