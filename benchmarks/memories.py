@@ -1,7 +1,7 @@
 """What every memory scores and costs, on the preset memory-chain with a chain of 100: `python benchmarks/memories.py`.
 
-The preset's chain of 20 is easy for all that remember. One record holds a result for each memory, with the command that repeats it, the machine and the date. Those
-not asked for stay as they are.
+The preset's chain of 20 is easy for all that remember. One record holds a result for each memory, with the command
+that repeats it, the machine and the date. Those not asked for stay as they are.
 """
 
 import argparse
