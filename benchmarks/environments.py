@@ -1,8 +1,8 @@
 """How fast environments step under a random policy: `python benchmarks/environments.py [environment...]`.
 
-Steps a second of `Vec`, which deals fresh episodes as training does, and of the suite's own function that resets every
-copy at every step and keeps what is wanted. Both are compiled once, run once, and timed for some seconds; legal actions
-are drawn uniformly. The record is `benchmarks/results/environments.json`.
+Steps a second and the mean return in `Vec`, which deals fresh episodes as training does; and steps a second of the
+suite's own function that resets every copy at every step and keeps what is wanted. Both are compiled once, run once,
+and timed for some seconds; legal actions are drawn uniformly. The record is `benchmarks/results/environments.json`.
 """
 
 import json
@@ -35,10 +35,13 @@ def main(names: list[str]) -> None:
     record: dict[str, Any] = circumstances("python " + " ".join(sys.argv))
     record |= {"num_envs": NUM_ENVS, "environments": [measure(name) for name in names or ENVIRONMENTS]}
     (RESULTS / "environments.json").write_text(json.dumps(record, indent=2) + "\n")
-    print("| environment | steps/s in `Vec` | steps/s by the suite's own resets | ratio |\n| --- | --- | --- | --- |")
+    print("| environment | steps/s in `Vec` | steps/s by the suite's own resets | ratio | mean return |")
+    print("| --- | --- | --- | --- | --- |")
     for row in record["environments"]:
         ours, theirs = row["vec"]["steps_per_second"], row["suite"]["steps_per_second"]
-        print(f"| `{row['environment']}` | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.1f} |")
+        print(
+            f"| `{row['environment']}` | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.1f} | {row['vec']['mean_return']:.4g} |"
+        )
 
 
 def measure(name: str) -> dict:
@@ -91,22 +94,26 @@ def timed(step: Callable[..., Any], carry: Any, num_actions: int) -> dict:
             shape = (*jax.tree.leaves(obs)[0].shape[:2], num_actions)
             logits = jnp.zeros(shape) if legal is None else jnp.where(legal, 0.0, -jnp.inf)
             carry = step(key_step, carry, jax.random.categorical(key_action, logits).astype(jnp.int32))
-            return carry, carry[1].obs.sum(dtype=jnp.float32) + carry[1].reward.sum()
+            seen = carry[1].obs.sum(dtype=jnp.float32) + carry[1].reward.sum()
+            returns = carry[1].metrics["episode_return"]
+            return carry, jnp.stack([seen, jnp.nansum(returns), (~jnp.isnan(returns)).sum()])
 
         carry, seen = jax.lax.scan(one, carry, jax.random.split(key, NUM_STEPS))
-        return carry, seen.sum()
+        return carry, seen.sum(0)
 
     start = time.perf_counter()
     carry, _ = jax.block_until_ready(rollout(carry, jax.random.key(2)))
     carry, _ = jax.block_until_ready(rollout(carry, jax.random.key(3)))  # weak types compile anew
-    compiled, count = time.perf_counter(), 0
+    compiled, count, total, episodes = time.perf_counter(), 0, 0.0, 0.0
     while time.perf_counter() - compiled < SECONDS:
-        carry, _ = jax.block_until_ready(rollout(carry, jax.random.key(4 + count)))
-        count += 1
+        carry, (_, of_rollout, ended) = jax.block_until_ready(rollout(carry, jax.random.key(4 + count)))
+        count, total, episodes = count + 1, total + float(of_rollout), episodes + float(ended)
     seconds = time.perf_counter() - compiled
     return {
         "steps_per_second": round(count * NUM_ENVS * NUM_STEPS / seconds, 1),
         "compile_seconds": round(compiled - start, 1),
+        "episodes": episodes,
+        "mean_return": round(total / episodes, 3) if episodes else None,  # the suite's own resets do not tell
     }
 
 
