@@ -1,8 +1,10 @@
 """How fast environments step under a random policy: `python benchmarks/environments.py [environment...]`.
 
-Steps a second and the mean return in `Vec`, which deals fresh episodes as training does; and steps a second of the
-suite's own function that resets every copy at every step and keeps what is wanted. Both are compiled once, run once,
-and timed for some seconds; legal actions are drawn uniformly. The record is `benchmarks/results/environments.json`.
+Steps a second in `Vec`, which deals fresh episodes as training does, and by the suite's own function that resets every
+copy at every step and keeps what is wanted. Both are timed for some seconds, `Vec` once every copy has finished an
+episode; the return is the mean of these first episodes. Legal actions are drawn uniformly.
+
+The record is `benchmarks/results/environments.json`, on a GPU `environments-gpu.json`; what is not measured is kept.
 """
 
 import json
@@ -28,19 +30,23 @@ ENVIRONMENTS = (
     "craftax/Craftax-Symbolic-v1",
 )
 NUM_ENVS, NUM_STEPS, SECONDS = 128, 16, 5
+LONGEST = 60  # seconds to wait for the last copy's first episode
 
 
 def main(names: list[str]) -> None:
     """Measure, keep the record and print it as a table."""
-    record: dict[str, Any] = circumstances("python " + " ".join(sys.argv))
-    record |= {"num_envs": NUM_ENVS, "environments": [measure(name) for name in names or ENVIRONMENTS]}
-    (RESULTS / "environments.json").write_text(json.dumps(record, indent=2) + "\n")
+    platform = jax.default_backend()
+    path = RESULTS / ("environments.json" if platform == "cpu" else f"environments-{platform}.json")
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for name in names or ENVIRONMENTS:
+        record[name] = circumstances(f"python benchmarks/environments.py {name}") | measure(name)
+        path.write_text(json.dumps(record, indent=2) + "\n")
     print("| environment | steps/s in `Vec` | steps/s by the suite's own resets | ratio | mean return |")
     print("| --- | --- | --- | --- | --- |")
-    for row in record["environments"]:
+    for name, row in record.items():
         ours, theirs = row["vec"]["steps_per_second"], row["suite"]["steps_per_second"]
         speeds = f"{ours:,.0f} | {theirs:,.0f} | {ours / theirs:.1f}"
-        print(f"| `{row['environment']}` | {speeds} | {row['vec']['mean_return']:.4g} |")
+        print(f"| `{name}` | {speeds} | {row['vec']['mean_return']:.4g} |")
 
 
 def measure(name: str) -> dict:
@@ -51,13 +57,15 @@ def measure(name: str) -> dict:
     ours = timed(lambda key, carry, action: vec.step(key, carry[0], action), (state, step), env.num_actions)
     print(name, ours, file=sys.stderr)
     theirs = timed(*of_suite(name, env, step), env.num_actions)
+    del theirs["episodes"], theirs["mean_return"]  # it does not tell
     print(name, theirs, file=sys.stderr)
-    return {"environment": name, "vec": ours, "suite": theirs}
+    return {"num_envs": NUM_ENVS, "vec": ours, "suite": theirs}
 
 
 def of_suite(name: str, env: Any, like: Any) -> tuple[Callable[..., Any], Any]:
     """A step of all copies by the suite's own auto-reset, `(key, carry, action) -> carry`, and the first carry."""
     raw = env._env
+    like = like._replace(metrics={"episode_return": jnp.zeros(NUM_ENVS)})
     if name.startswith("craftax/"):
         from craftax.craftax_env import make_craftax_env_from_name
 
@@ -86,33 +94,38 @@ def timed(step: Callable[..., Any], carry: Any, num_actions: int) -> dict:
     """Steps a second of random legal actions; `carry` is what `step` gives, its second part a `Step`."""
 
     @jax.jit
-    def rollout(carry, key):
+    def rollout(carry, returns, key):
         def one(carry, key):
+            carry, returns = carry
             key_action, key_step = jax.random.split(key)
             obs, legal = carry[1].obs, carry[1].legal
             shape = (*jax.tree.leaves(obs)[0].shape[:2], num_actions)
             logits = jnp.zeros(shape) if legal is None else jnp.where(legal, 0.0, -jnp.inf)
             carry = step(key_step, carry, jax.random.categorical(key_action, logits).astype(jnp.int32))
             seen = carry[1].obs.sum(dtype=jnp.float32) + carry[1].reward.sum()
-            returns = carry[1].metrics["episode_return"]
-            return carry, jnp.stack([seen, jnp.nansum(returns), (~jnp.isnan(returns)).sum()])
+            return (carry, jnp.where(jnp.isnan(returns), carry[1].metrics["episode_return"], returns)), seen
 
-        carry, seen = jax.lax.scan(one, carry, jax.random.split(key, NUM_STEPS))
-        return carry, seen.sum(0)
+        (carry, returns), seen = jax.lax.scan(one, (carry, returns), jax.random.split(key, NUM_STEPS))
+        return carry, returns, seen.sum()
 
-    start = time.perf_counter()
-    carry, _ = jax.block_until_ready(rollout(carry, jax.random.key(2)))
-    carry, _ = jax.block_until_ready(rollout(carry, jax.random.key(3)))  # weak types compile anew
-    compiled, count, total, episodes = time.perf_counter(), 0, 0.0, 0.0
-    while time.perf_counter() - compiled < SECONDS:
-        carry, (_, of_rollout, ended) = jax.block_until_ready(rollout(carry, jax.random.key(4 + count)))
-        count, total, episodes = count + 1, total + float(of_rollout), episodes + float(ended)
-    seconds = time.perf_counter() - compiled
+    start, key = time.perf_counter(), jax.random.key(2)
+    returns = jnp.full(NUM_ENVS, jnp.nan)
+    carry, returns, _ = jax.block_until_ready(rollout(carry, returns, key))
+    carry, returns, _ = jax.block_until_ready(rollout(carry, returns, key))  # weak types compile anew
+    compiled = time.perf_counter()
+    while jnp.isnan(returns).any() and time.perf_counter() - compiled < LONGEST:
+        key = jax.random.fold_in(key, 0)
+        carry, returns, _ = rollout(carry, returns, key)
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < SECONDS:
+        key, count = jax.random.fold_in(key, 0), count + 1
+        carry, returns, _ = jax.block_until_ready(rollout(carry, returns, key))
+    seconds = time.perf_counter() - begun
     return {
         "steps_per_second": round(count * NUM_ENVS * NUM_STEPS / seconds, 1),
         "compile_seconds": round(compiled - start, 1),
-        "episodes": episodes,
-        "mean_return": round(total / episodes, 3) if episodes else None,  # the suite's own resets do not tell
+        "episodes": int((~jnp.isnan(returns)).sum()),
+        "mean_return": round(float(jnp.nanmean(returns)), 3),
     }
 
 

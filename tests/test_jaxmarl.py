@@ -229,6 +229,14 @@ def test_importing_the_suite_prints_nothing_and_leaves_the_streams_alone():
         ("smax/3m", {"num_allies": 5}, "has no option 'num_allies'"),
         ("overcooked/coord_ring", {"shaping_fraction": 2}, "shaping_fraction=2.0: expected a number from 0 to 1"),
         ("hanabi", {"num_agents": 7}, "hanabi cannot be made with {'num_agents': 7}: AssertionError: Number of agents"),
+        (
+            "smax/3m",
+            {"attack_mode": "closer"},
+            "attack_mode='closer': expected closest or random; did you mean 'closest'",
+        ),
+        ("smax/3m", {"attack_mode": 3}, "attack_mode=3: expected a word, like 'closest'"),
+        ("smax/3m", {"smacv2_unit_type_generation": True}, "has no option 'smacv2_unit_type_generation'"),
+        ("overcooked/coord_ring", {"random_reset": "yes"}, "random_reset='yes': expected true or false, like False"),
         ("mpe/simple_spread", {"max_steps": 0}, "max_steps=0: expected a number like 25"),
     ],
 )

@@ -81,16 +81,15 @@ class Program:
             self._check_traces()
 
     def _check_traces(self) -> None:
-        """What the user brought does what is asked of it, or raises now; a network's error is a `UserError`."""
+        """What the user brought does what is asked of it."""
         try:
             jax.eval_shape(self.update, jax.eval_shape(self.start, (self.seeds, self.hyper)))
         except Exception as error:
-            if self.config.network is None:
-                raise
+            network, plugins = self.config.network, " and ".join(self.plugins)
+            what = f"network {network!r}" if network is not None else f"plugin {plugins}"
+            where = "qlax.Network" if network is not None else "qlax.pqn.make"
             first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"network {self.config.network!r} breaks its contract, see qlax.Network: {first_line}"
-            ) from error
+            raise UserError(f"{what} breaks its contract, see {where}: {first_line}") from error
 
     def start(self, runs: tuple[jax.Array, pqn.Hyper]) -> pqn.TrainState:
         """States of runs given by seed and hyper-parameters, before the first update."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from craftax import craftax_env
 
 from qlax.envs.options import like_default
-from qlax.errors import UserError, check_options, nearest
+from qlax.errors import UserError, check_options, described, nearest
 from qlax.types import PyTree, Step
 
 NAMES = ("Craftax-Symbolic-v1", "Craftax-Pixels-v1", "Craftax-Classic-Symbolic-v1", "Craftax-Classic-Pixels-v1")
@@ -22,7 +22,7 @@ class Craftax:
     """One Craftax environment.
 
     `metrics` hold 1 or 0 for every achievement at the end of an episode. Pixels are delivered as uint8. A fresh
-    world costs as much as hundreds of steps, so 16 copies share one (`reset_ratio`).
+    world costs as much as tens of steps, so there is one at most for every 16 copies at a step (`reset_ratio`).
     """
 
     reset_ratio = 16
@@ -79,7 +79,10 @@ def make(name: str, **options: Any) -> Craftax:
     """
     if name not in NAMES:
         raise UserError(f"craftax has no environment {name!r}{nearest(name, NAMES)}; environments: {', '.join(NAMES)}")
-    env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+    try:
+        env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+    except Exception as error:  # pixels are drawn once and kept in the installed package, which may go wrong
+        raise UserError(f"craftax/{name} cannot be made: {described(error)}") from error
     params = env.default_params
     defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
     defaults = {option: value for option, value in defaults.items() if isinstance(value, bool | int | float)}

@@ -19,10 +19,9 @@ from qlax.types import PyTree, Step
 # For drawings, most of the time it takes to import; and the package prints what else is installed.
 with silently(), imported_when_used("matplotlib", "matplotlib.pyplot"):
     from jaxmarl import environments
+    from jaxmarl.environments.overcooked.overcooked import DELIVERY_REWARD
     from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
-
-DELIVERY_REWARD = 20
 
 
 class JaxMARL:
@@ -43,19 +42,26 @@ class JaxMARL:
         """See `qlax.Env`."""
         obs, state = self._env.reset(key)
         no = jnp.bool_(False)
-        return state, Step(self._observation(obs), self._legal_actions(state), jnp.float32(0), no, no, {})
+        return state, self._step(obs, state, jnp.float32(0), no, no)
 
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        del shared
-        actions = dict(zip(self._agents, action, strict=True))
-        obs, state, rewards, done, _ = self._env.step_env(key, state, actions)
-        terminated = self._terminated(state) & done["__all__"]
-        truncated = done["__all__"] & ~terminated
-        step = Step(
-            self._observation(obs), self._legal_actions(state), self._reward(rewards), terminated, truncated, {}
-        )
-        return state, step
+        obs, state, rewards, done, _ = self._env.step_env(key, state, self._by_agent(action))
+        terminated = done["__all__"] & self._terminated(state)
+        return state, self._step(obs, state, self._reward(rewards), terminated, done["__all__"] & ~terminated)
+
+    def _step(self, obs: PyTree, state: Any, reward: jax.Array, terminated: jax.Array, truncated: jax.Array) -> Step:
+        at_end = {name: value.astype(jnp.float32) for name, value in self._metrics(state).items()}
+        metrics = {name: jnp.where(terminated | truncated, value, jnp.nan) for name, value in at_end.items()}
+        return Step(self._observation(obs), self._legal_actions(state), reward, terminated, truncated, metrics)
+
+    def _by_agent(self, action: jax.Array) -> dict[Any, jax.Array]:
+        return dict(zip(self._agents, action, strict=True))
+
+    def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
+        """What is reported where an episode ended."""
+        del state
+        return {}
 
     def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
         rows = [obs[agent] for agent in self._agents]
@@ -95,17 +101,9 @@ class Smax(JaxMARL):
         super().__init__(env)
         self.time_limit = env.max_steps + 1  # it compares before it counts
 
-    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = super().reset(key)
-        return state, step._replace(metrics={"won": jnp.float32(jnp.nan)})
-
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = super().step(key, state, action, *shared)
+    def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
         allies, enemies = self._alive(state)
-        won = jnp.where(step.terminated | step.truncated, (allies & ~enemies).astype(jnp.float32), jnp.nan)
-        return state, step._replace(metrics={"won": won})
+        return {"won": allies & ~enemies}
 
     def _legal_actions(self, state: PyTree) -> jax.Array:
         available = self._env.get_avail_actions(state)
@@ -148,19 +146,18 @@ class Overcooked(JaxMARL):
         nothing = jnp.float32(jnp.nan)
         return (state, jnp.float32(0)), step._replace(metrics={"raw_reward": nothing, "deliveries": nothing})
 
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+    def step(  # type: ignore[override]  # what is shared comes last
+        self, key: jax.Array, state: PyTree, action: jax.Array, factor: jax.Array
+    ) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
         state, deliveries = state
-        actions = dict(zip(self._agents, action, strict=True))
-        obs, state, rewards, done, info = self._env.step_env(key, state, actions)
-        reward = self._reward(rewards)
-        deliveries += reward / DELIVERY_REWARD
-        metrics = {"raw_reward": reward, "deliveries": jnp.where(done["__all__"], deliveries, jnp.nan)}
+        obs, state, rewards, done, info = self._env.step_env(key, state, self._by_agent(action))
+        raw_reward, cut = self._reward(rewards), done["__all__"]
+        deliveries += raw_reward / DELIVERY_REWARD
         shaping = jnp.stack([info["shaped_reward"][agent] for agent in self._agents]).sum()
-        reward = reward + shared[0] * shaping
-        return (state, deliveries), Step(
-            self._observation(obs), None, reward, jnp.bool_(False), done["__all__"], metrics
-        )
+        step = self._step(obs, state, raw_reward + factor * shaping, jnp.bool_(False), cut)
+        metrics = {"raw_reward": raw_reward, "deliveries": jnp.where(cut, deliveries, jnp.nan)}
+        return (state, deliveries), step._replace(metrics=metrics)
 
     def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
         """`[M, H, W, 26]`; float32, as some planes count."""
@@ -171,26 +168,14 @@ class Hanabi(JaxMARL):
     """Hanabi; the return is its score: cards played, or 0 if the team lost all its lives.
 
     Whoever's turn it is not has one legal action, to wait. `metrics` hold `fireworks`, the cards played all the
-    same, and `lost_lives`, 1 where that ended the episode. Two decks' worth of shuffling costs many steps, so 16
-    copies share a fresh deal (`reset_ratio`).
+    same, and `lost_lives`, 1 where that ended the episode. A deal costs some seven steps, so there is one
+    at most for every 4 copies at a step (`reset_ratio`).
     """
 
-    reset_ratio = 16
+    reset_ratio = 4
 
-    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = super().reset(key)
-        return state, step._replace(metrics=self._metrics(state, step))
-
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = super().step(key, state, action, *shared)
-        return state, step._replace(metrics=self._metrics(state, step))
-
-    def _metrics(self, state: PyTree, step: Step) -> dict[str, jax.Array]:
-        ended = step.terminated | step.truncated
-        measured = {"fireworks": state.fireworks.sum(), "lost_lives": ~state.life_tokens.any()}
-        return {name: jnp.where(ended, value.astype(jnp.float32), jnp.nan) for name, value in measured.items()}
+    def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
+        return {"fireworks": state.fireworks.sum(), "lost_lives": ~state.life_tokens.any()}
 
     def _legal_actions(self, state: PyTree) -> jax.Array:
         legal = self._env.get_legal_moves(state)
@@ -216,7 +201,11 @@ ENVIRONMENTS: dict[str, tuple[type[JaxMARL], tuple[type, ...], dict[str, Any]]] 
     "mpe/simple_reference": (MultiParticle, (environments.SimpleReferenceMPE, environments.SimpleMPE), {}),
     "mpe/simple_speaker_listener": (MultiParticle, (environments.SimpleSpeakerListenerMPE, environments.SimpleMPE), {}),
 }
-NOT_OPTIONS = {"num_allies", "num_enemies", "action_type"}  # the map says the first two; actions are discrete
+NOT_OPTIONS = {
+    *("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation"),  # the map says them
+    *("action_type", "dim_c"),  # the task does: its actions are discrete
+}
+ATTACK_MODES = ("closest", "random")  # SMAX takes any other for the first
 
 
 def names() -> list[str]:
@@ -238,6 +227,9 @@ def make(name: str, **options: Any) -> JaxMARL:
     defaults = own | {k: v for each in reversed(classes) for k, v in _options(each).items() if k not in NOT_OPTIONS}
     check_options(f"jaxmarl/{name}", options, defaults)
     options = {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    mode = options.get("attack_mode", ATTACK_MODES[0])
+    if mode not in ATTACK_MODES:
+        raise UserError(f"attack_mode={mode!r}: expected {' or '.join(ATTACK_MODES)}{nearest(mode, ATTACK_MODES)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Overcooked recommends its second version
