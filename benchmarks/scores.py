@@ -37,7 +37,7 @@ COMMANDS = {
     "smax-3m": "smax-fast/3m --seeds 2",
     "hanabi": "hanabi-fast --seeds 2",
     "craftax-classic": "craftax-classic --seeds 2",
-    "mpe-spread": "mpe/spread --total-steps 1000000 --seeds 2",
+    "mpe-spread": "mpe/spread --seeds 2",
 }
 ON_A_GPU = {  # some ten minutes each
     "craftax-rnn": "craftax-rnn --total-steps 30000000",

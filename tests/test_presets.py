@@ -37,6 +37,6 @@ def test_a_preset_reaches_its_score(preset, seeds, settings, least, most, tmp_pa
 
 def test_two_cooks_deliver_soup(tmp_path):
     """While exploring, as a greedy team that learned for seconds may block itself. Random ones get 1 an episode."""
-    settings = {"total_steps": 200_000, "hidden": (64, 64), "learning_rate": 1e-3, "eval_episodes": 8}
+    settings = {"total_steps": 300_000, "hidden": (64, 64), "learning_rate": 1e-3, "eval_episodes": 8}
     result = qlax.train("overcooked-fast/cramped_room", out=tmp_path / "run", **settings)
-    assert np.nanmax(result.curves["episode_return"]) > 20
+    assert np.nanmax(result.curves["episode_return"]) > 60
