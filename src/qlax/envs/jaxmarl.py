@@ -168,11 +168,8 @@ class Hanabi(JaxMARL):
     """Hanabi; the return is its score: cards played, or 0 if the team lost all its lives.
 
     Whoever's turn it is not has one legal action, to wait. `metrics` hold `fireworks`, the cards played all the
-    same, and `lost_lives`, 1 where that ended the episode. A deal costs some seven steps, so there is one
-    at most for every 4 copies at a step (`reset_ratio`).
+    same, and `lost_lives`, 1 where that ended the episode.
     """
-
-    reset_ratio = 4
 
     def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
         return {"fireworks": state.fireworks.sum(), "lost_lives": ~state.life_tokens.any()}
