@@ -36,7 +36,7 @@ def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
     assert "run 3 (seed 1, lam 0.9):" in said.out
     assert "steps/s on cpu" in said.out
     assert "first/curve.png" in said.out
-    assert "preset 'cartpole'" in said.err
+    assert "settings made for gymnax/CartPole-v1: cartpole, cartpole-fast" in said.err
     assert main(["train", "--config", "first/config.json", "--out", "second"]) == 0
     first, second = (MetricsFile(tmp_path / name / "metrics.jsonl").read() for name in ("first", "second"))
     assert [without_times(line) for line in first] == [without_times(line) for line in second]
