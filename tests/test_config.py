@@ -3,7 +3,17 @@ import json
 import numpy as np
 import pytest
 
-from qlax.config import FIELDS, SWEEPABLE, Config, configure, environment_presets, from_file, preset_text, presets
+from qlax.config import (
+    FIELDS,
+    PRESETS,
+    SWEEPABLE,
+    Config,
+    configure,
+    environment_presets,
+    from_file,
+    preset_text,
+    presets,
+)
 from qlax.errors import UserError
 from qlax.pqn import Hyper, Shape
 
@@ -110,6 +120,12 @@ def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
     for name in ("smax", "smax/", "smax/each"):
         with pytest.raises(UserError, match="unknown preset"):
             configure(name)
+
+
+@pytest.mark.parametrize("name", ["../presets/cartpole", str(PRESETS / "cartpole")])
+def test_no_name_of_a_preset_leads_elsewhere(name):
+    with pytest.raises(UserError, match="unknown preset"):
+        preset_text(name)
 
 
 def test_steps_are_rounded_up_to_whole_updates():

@@ -14,6 +14,7 @@ from probes import LossyVec, RandomWorld
 
 from qlax import pqn
 from qlax.envs.vec import Vec
+from qlax.mixing import INDEPENDENT
 from qlax.networks import QNetwork
 from qlax.returns import q_lambda
 
@@ -293,7 +294,7 @@ def test_updates_equal_plain_numpy(name, kind, num_minibatches):
 @pytest.mark.usefixtures("in_order")
 def test_members_that_learn_apart_are_as_many_single_agents_with_the_reward_of_the_team():
     world, shape = WORLDS["team"], SHAPE._replace(num_minibatches=1)
-    apart = build(LossyVec(world, shape.num_envs), mlp(), shape, mixing=pqn.INDEPENDENT)
+    apart = build(LossyVec(world, shape.num_envs), mlp(), shape, mixing=INDEPENDENT)
     after, rollout = apart.rollout(apart.start(KEY))
     number = shape.num_envs * world.num_agents
     steps = rollout.transitions

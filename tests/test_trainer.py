@@ -19,7 +19,8 @@ from qlax.config import from_file
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import UserError
 from qlax.log import MetricsFile, ProgressDisplay
-from qlax.pqn import VDN, epsilon_greedy
+from qlax.mixing import VDN
+from qlax.pqn import epsilon_greedy
 from qlax.program import Program
 from qlax.trainer import DivergedError, Stopped, _new_directory
 

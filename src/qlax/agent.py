@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from qlax import checkpoint, networks
 from qlax.errors import UserError
-from qlax.pqn import only_legal
+from qlax.mixing import only_legal
 from qlax.types import PyTree
 
 

@@ -253,11 +253,11 @@ def parse(name: str, text: str) -> Any:
 
 def _preset_file(name: str) -> Path | None:
     """The file that holds a preset: its own, or the one its folder has for each of a kind of environments."""
-    folder, slash, variant = name.partition("/")
-    files = [PRESETS / f"{name}.toml"] if variant != EACH else []
-    if slash and variant not in ("", EACH):
-        files.append(PRESETS / folder / f"{EACH}.toml")
-    return next((file for file in files if file.is_file()), None)
+    folder, _, variant = name.partition("/")
+    known = presets()  # asked first, so that no name leads out of the folder
+    if name in known and variant != ANY:
+        return PRESETS / f"{name}.toml"
+    return PRESETS / folder / f"{EACH}.toml" if f"{folder}/{ANY}" in known and variant not in ("", EACH) else None
 
 
 def _read_preset(name: str) -> dict[str, Any]:

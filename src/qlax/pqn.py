@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from qlax.errors import UserError
+from qlax.mixing import VDN, Mixing, only_legal
 from qlax.returns import q_lambda
 from qlax.types import Network, PyTree, Step, strong
 
@@ -83,13 +84,6 @@ class Mean(NamedTuple):
     weight: jax.Array
 
 
-class Mixing(NamedTuple):
-    """How the members' values make those of whoever has a target: the team, or each member."""
-
-    value: Callable[..., jax.Array]  # q [..., M, A], legal -> value of the best (joint) action [..., G]
-    q: Callable[..., jax.Array]  # q [..., M, A], action [..., M] -> Q of that (joint) action [..., G]
-
-
 class TrainState(NamedTuple):
     """Everything that changes. A checkpoint is this and nothing else."""
 
@@ -115,11 +109,6 @@ class PQN(NamedTuple):
     update: Callable[[TrainState], tuple[TrainState, dict[str, Mean]]]
 
 
-def only_legal(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """Illegal actions are worth -inf; a row without any legal action is left as it is. `[..., A]`."""
-    return q if legal is None else jnp.where(legal | ~legal.any(-1, keepdims=True), q, -jnp.inf)
-
-
 def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilon: jax.Array) -> jax.Array:
     """The best legal action, or with probability epsilon a uniform legal one. `[..., A]` -> `[...]` int32."""
     key_explore, key_action = jax.random.split(key)
@@ -141,30 +130,6 @@ def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation
     end = hyper.learning_rate * hyper.learning_rate_end
     schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
     return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(schedule))
-
-
-def member_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """Each member is worth its own best legal value. `[..., M, A]` -> `[..., M]`."""
-    return only_legal(q, legal).max(-1)
-
-
-def member_q(q: jax.Array, action: jax.Array) -> jax.Array:
-    """Q of each member's own action. `[..., M, A]`, `[..., M]` -> `[..., M]`."""
-    return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
-
-
-def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """VDN: a team is worth the sum of its members' best legal values. `[..., M, A]` -> `[..., 1]`."""
-    return member_value(q, legal).sum(-1, keepdims=True)
-
-
-def team_q(q: jax.Array, action: jax.Array) -> jax.Array:
-    """VDN: Q of a joint action is the sum over members. `[..., M, A]`, `[..., M]` -> `[..., 1]`."""
-    return member_q(q, action).sum(-1, keepdims=True)
-
-
-VDN = Mixing(team_value, team_q)  # Sunehag et al., 2017, arXiv:1706.05296
-INDEPENDENT = Mixing(member_value, member_q)  # Tan, 1993: every member learns from the team's reward by itself
 
 
 def make(

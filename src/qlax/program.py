@@ -12,10 +12,11 @@ from qlax import envs, evaluate, networks, pqn
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.errors import UserError, nearest
+from qlax.mixing import INDEPENDENT, VDN
 from qlax.types import strong
 
 NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
-MIXINGS = {"sum": pqn.VDN, "none": pqn.INDEPENDENT}
+MIXINGS = {"sum": VDN, "none": INDEPENDENT}
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
 

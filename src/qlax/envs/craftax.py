@@ -22,7 +22,8 @@ class Craftax:
     """One Craftax environment.
 
     `metrics` hold 1 or 0 for every achievement at the end of an episode. Pixels are delivered as uint8. A fresh
-    world costs as much as tens of steps, so there is one at most for every 16 copies at a step (`reset_ratio`).
+    world costs as much as ten to a hundred steps, so there is one at most for every 16 copies at a step
+    (`reset_ratio`).
     """
 
     reset_ratio = 16
