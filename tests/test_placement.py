@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from qlax.placement import CPU_OPTIONS, Placement, _compiler_options
+from qlax.placement import CPU_OPTIONS, Placement, compiler_options
 
 RUNS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -75,12 +75,12 @@ def test_as_many_runs_are_computed_at_once_as_memory_holds(limit, expected):
 
 
 def test_options_xla_does_not_know_are_left_out(monkeypatch):
-    assert _compiler_options("gpu") == {}
+    assert compiler_options("gpu") == {}
     known = dict(CPU_OPTIONS)
     monkeypatch.setitem(CPU_OPTIONS, "xla_cpu_no_such_option", True)
-    _compiler_options.cache_clear()
-    assert _compiler_options("cpu") == known
-    _compiler_options.cache_clear()
+    compiler_options.cache_clear()
+    assert compiler_options("cpu") == known
+    compiler_options.cache_clear()
 
 
 TRAIN = """

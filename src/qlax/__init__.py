@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qlax.envs import wrap as wrap
     from qlax.envs.vec import Vec as Vec
     from qlax.errors import UserError as UserError
+    from qlax.host import HostError as HostError
     from qlax.networks import QNetwork as QNetwork
     from qlax.returns import q_lambda as q_lambda
     from qlax.trainer import DivergedError as DivergedError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from qlax.trainer import resume as resume
     from qlax.trainer import train as train
     from qlax.types import Env as Env
+    from qlax.types import HostEnv as HostEnv
     from qlax.types import Network as Network
     from qlax.types import Step as Step
 
@@ -32,6 +34,8 @@ _HOME = {
     "Config": "config",
     "DivergedError": "trainer",
     "Env": "types",
+    "HostEnv": "types",
+    "HostError": "host",
     "Network": "types",
     "QNetwork": "networks",
     "Result": "trainer",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.errors import UserError
+from qlax.errors import UserError, described
 from qlax.types import Step
 
 
@@ -100,17 +100,81 @@ def check_contract(env: Any) -> None:
         expect(before == after, f"{what} differs between reset and step: {before} against {after}")
 
 
-def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
-    """Run an `Env` with random legal actions, and say what breaks its contract.
+def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> None:
+    """Reset a `HostEnv`, take random legal actions, and say what breaks its contract.
 
     Args:
-      env: one environment.
+      env: N environments.
+      num_steps: to take, after a reset.
+      seed: of the actions and of the environments.
+
+    Raises:
+      UserError: what is wrong, and what was expected.
+    """
+    name, random = type(env).__name__, np.random.default_rng(seed)
+
+    def expect(condition: bool, problem: str) -> None:
+        if not condition:
+            raise UserError(f"environment {name}: {problem}")
+
+    for method in ("reset", "step", "close"):
+        expect(callable(getattr(env, method, None)), f"it has no method {method!r}; see qlax.HostEnv")
+    for attribute in ("num_actions", "num_envs"):
+        value: Any = getattr(env, attribute, None)
+        valid = isinstance(value, int | np.integer) and value >= 1
+        expect(bool(valid), f"{attribute} is {value!r}; expected a whole number, at least 1")
+    rows, actions = (env.num_envs,), env.num_actions
+    team = (env.num_agents,) if hasattr(env, "num_agents") else ()
+    specified: dict[str, str] = {}
+    legal = np.ones((*rows, *team, actions), bool)
+    for index in range(num_steps + 1):
+        what = "step" if index else "reset"
+        action = np.where(legal, random.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
+        try:
+            step = env.step(action) if index else env.reset(seed)
+        except Exception as error:
+            raise UserError(f"environment {name}: {what} failed: {described(error)}") from error
+        expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
+        for field in ("reward", "terminated", "truncated"):
+            shape = np.shape(getattr(step, field))
+            expect(shape == rows, f"{field} of {what} has shape {shape}; expected {rows}, one an environment")
+        for field in ("terminated", "truncated"):
+            dtype = np.asarray(getattr(step, field)).dtype
+            expect(dtype == np.bool_, f"{field} of {what} is {dtype}; expected bool")
+        for leaf in jax.tree.leaves(step.obs):
+            expect(
+                leaf.shape[: 1 + len(team)] == (*rows, *team),
+                f"obs of {what} has shape {leaf.shape}; expected {(*rows, *team)} first",
+            )
+        if step.legal is not None:
+            found = f"{step.legal.dtype}{list(step.legal.shape)}"
+            expect(found == f"bool{list(legal.shape)}", f"legal of {what} is {found}; expected bool{list(legal.shape)}")
+            legal = np.asarray(step.legal)
+            expect(bool(legal.any(-1).all()), f"no legal action after {index} steps; expected at least one per member")
+        metrics = step.metrics if isinstance(step.metrics, dict) else {}
+        for metric in ("episode_return", "episode_length"):
+            expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
+        shapes = {metric: np.shape(value) for metric, value in metrics.items()}
+        expect(set(shapes.values()) == {rows}, f"metrics of {what} have shapes {shapes}; expected {rows} each")
+        for part, tree in (("obs", step.obs), ("legal", step.legal), ("metrics", dict.fromkeys(metrics, 0))):
+            now = str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else x, tree))
+            before = specified.setdefault(part, now)
+            expect(before == now, f"{part} differs between reset and step: {before} against {now}")
+
+
+def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
+    """Run an `Env` or a `HostEnv` with random legal actions, and say what breaks its contract.
+
+    Args:
+      env: one environment, or several on the host.
       num_steps: random actions to take; an episode that ends is begun anew.
       seed: of the actions and of the environment.
 
     Raises:
       UserError: what is wrong, and what was expected.
     """
+    if hasattr(env, "num_envs"):
+        return check_host_env(env, num_steps, seed)
     check_contract(env)
     name = type(env).__name__
     team = (env.num_agents,) if hasattr(env, "num_agents") else ()

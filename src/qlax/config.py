@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qlax.errors import UserError, nearest
-from qlax.fields import Sweep, flag, sweep, table, text, whole, widths, words
+from qlax.fields import Sweep, flag, number, sweep, table, text, whole, widths, words
 
 PRESETS = Path(str(resources.files("qlax"))) / "presets"
 EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<name>` in it that of the environment
@@ -55,7 +55,7 @@ class Config:
     reward_scale: Sweep = sweep(1.0, "factor of the rewards learned from")
 
     network: str | None = text(None, "module:Name of your own, called with the number of actions")
-    encoder: str | None = text(None, "what fits the observation, unless given", choices=("mlp", "cnn"))
+    encoder: str | None = text(None, "what fits the observation", choices=("mlp", "cnn", "nature", "impala", "hadamax"))
     hidden: tuple[int, ...] | None = widths(None, "widths of the dense layers; the encoder's own, unless given")
     norm: str = text("layer", "normalisation before every activation", choices=NORMS)
     input_norm: str = text("none", "normalisation of the observation", choices=NORMS)
@@ -67,6 +67,8 @@ class Config:
     mixing: str = text("sum", "how a team learns: a sum of its members (VDN), or none: apart", choices=("sum", "none"))
     reset_ratio: int | None = whole(None, "copies that share a fresh episode a step; the environment's, unless given")
     time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")
+
+    host_timeout: float = number(120.0, "seconds after which an environment on the host counts as hanging", low=1e-3)
 
     eval_episodes: int = whole(64, "greedy episodes an evaluation, one in each of as many environments")
     eval_max_steps: int | None = whole(None, "evaluation cuts episodes this long; the time limit, unless given")
@@ -123,28 +125,31 @@ class Config:
         seeds = range(self.seed, self.seed + self.seeds)
         return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
 
-    def with_intervals(self, time_limit: int | None) -> "Config":
+    def with_intervals(self, time_limit: int | None, on_host: bool = False) -> "Config":
         """The same with whatever intervals are None derived, by the sizes of the run alone.
 
-        A line of metrics is about a second of a laptop's work, or a thousandth of a long run; all evaluations
-        together take a tenth of the run's arithmetic and of its steps in sequence at most; checkpoints are some ten
-        seconds of a laptop's work apart, or a two-hundredth of a long run.
+        A line of metrics is some seconds of a laptop's work, or a thousandth of a long run; all evaluations
+        together take a tenth of the run's arithmetic and of its steps in sequence at most, or a tenth of its steps if
+        the environments are on the host; checkpoints are a minute of a laptop's work apart at most, or a two-hundredth
+        of a long run.
         """
         steps = self.steps_per_update * len(self.runs())
+        line_steps, checkpoint_steps = (2_048, 16_384) if on_host else (16_384, 200_000)
         log_interval = self.log_interval or min(
-            max(math.ceil(16_384 / steps), math.ceil(self.num_updates / 1000)),
+            max(math.ceil(line_steps / steps), math.ceil(self.num_updates / 1000)),
             *(interval for interval in (self.eval_interval, self.checkpoint_interval, self.num_updates) if interval),
         )
         if not self.log_interval:  # intervals asked for are kept, so the derived one has to divide them
             log_interval = math.gcd(log_interval, *(i for i in (self.eval_interval, self.checkpoint_interval) if i))
         max_steps = self.eval_max_steps or time_limit or 10_000
         # A backward pass costs two forward passes. Small batches cost as much as large ones, hence the second bound.
-        arithmetic = self.total_steps * (1 + 3 * self.num_epochs) / (self.eval_episodes * max_steps)
+        cost = 1 if on_host else 1 + 3 * self.num_epochs
+        arithmetic = self.total_steps * cost / (self.eval_episodes * max_steps)
         gradient_steps = self.num_epochs * self.num_minibatches
         sequence = self.num_updates * (self.num_steps + 3 * gradient_steps) / max_steps
         evaluations = min(20, max(1, int(0.1 * min(arithmetic, sequence))))
         lines = self.num_updates / log_interval
-        checkpoint_lines = max(math.ceil(200_000 / (steps * log_interval)), math.ceil(lines / 200))
+        checkpoint_lines = max(math.ceil(checkpoint_steps / (steps * log_interval)), math.ceil(lines / 200))
         return self.derive(
             log_interval=log_interval,
             eval_interval=log_interval * math.ceil(lines / evaluations),

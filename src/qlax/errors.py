@@ -8,7 +8,7 @@ class UserError(ValueError):
     """Something a user asked for cannot be; the message says what was wrong and what was expected."""
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """An exception of somebody else's code in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -54,6 +54,15 @@ def whole(default: int | None, help: str, low: float = 1, high: float = math.inf
     return _option(default, help, Kind(_range("a whole number", low, high), convert, lambda text: convert(float(text))))
 
 
+def number(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A number."""
+
+    def convert(x: Any) -> Any:
+        return _number(x, low, high, whole=False)
+
+    return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
+
+
 def sweep(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
     """A number, or several: one a setting."""
 

@@ -87,7 +87,7 @@ class Placement:
 
     def compile(self, lowered: Any) -> Any:
         """XLA's part, which any thread may do."""
-        return lowered.compile(compiler_options=_compiler_options(self._device.platform))
+        return lowered.compile(compiler_options=compiler_options(self._device.platform))
 
     def fit(self, chunk: Any) -> bool:
         """Whether the device's memory holds the compiled chunk and a snapshot of its state; else lowers `at_once`."""
@@ -121,8 +121,8 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 @functools.cache
-def _compiler_options(platform: str) -> dict[str, Any]:
-    """Those this XLA knows."""
+def compiler_options(platform: str) -> dict[str, Any]:
+    """XLA's options for a kind of device; those this XLA knows."""
 
     def known(name, value):
         try:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import envs, evaluate, networks, pqn
+from qlax import envs, evaluate, host, networks, pqn
+from qlax.check import check_host_env
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
-from qlax.types import strong
+from qlax.types import HostEnv, Step, strong
 
 NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
 MIXINGS = {"sum": VDN, "none": INDEPENDENT}
@@ -29,16 +30,28 @@ class Intervals(NamedTuple):
 
 
 class Program:
-    """Everything of a run that is decided before it begins; checks it all, compiles and writes nothing."""
+    """Everything of a run that is decided before it begins; checks it all, compiles and writes nothing.
+
+    Attributes:
+      on_host: whether the environments live on the host.
+      shapes: of the state of all runs, `[R, ...]`.
+    """
 
     def __init__(self, config: Config, plugins: dict[str, Any]):
         for name in plugins:
             if name not in PLUGINS:
                 raise UserError(f"unknown plugin {name!r}{nearest(name, PLUGINS)}; plugins: {', '.join(PLUGINS)}")
-        env = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
-        self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
-        config = config.derive(reset_ratio=self.vec.reset_ratio)
-        _, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
+        self.on_host = envs.on_host(config.env)
+        self.vec: Any = None
+        if self.on_host:
+            self.make_envs = _maker(config)
+            env: Any
+            env, step = _seen(config, self.make_envs)
+        else:
+            env = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
+            self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
+            config = config.derive(reset_ratio=self.vec.reset_ratio)
+            _, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
         observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
         if config.network is None:
             config = config.derive(encoder=networks.default_encoder(observation))
@@ -52,20 +65,23 @@ class Program:
                     raise UserError(f"{name} is for qlax's own network; it has no effect on {config.network!r}")
             self.description = {"network": config.network}
         network = networks.build(self.description, env.num_actions)
-        self.config = config = config.with_intervals(getattr(env, "time_limit", None))
+        self.config = config = config.with_intervals(getattr(env, "time_limit", None), self.on_host)
         sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
         if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
             raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
         mixing = {"mixing": MIXINGS[config.mixing]}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **(mixing | plugins))
         update = _with_shared_at(env, config.num_updates, self.algorithm.update)
-        self.update = jax.vmap(jax.jit(update))  # jit: traced once for all that is made of it
+        self.host_functions = host.Functions(self.algorithm, config.num_envs, config.num_steps)
+        # jit: traced once for all that is made of it
+        self.update = jax.vmap(jax.jit(self.host_functions.standing_still if self.on_host else update))
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
-        # One fresh episode a step has to do: nobody looks at what follows the first.
-        eval_vec = _vec(env, config, config.eval_episodes, config.eval_episodes)
-        self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
+        if not self.on_host:
+            # One fresh episode a step has to do: nobody looks at what follows the first.
+            eval_vec = _vec(env, config, config.eval_episodes, config.eval_episodes)
+            self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
         runs = config.runs()
         self.agent_info = {
             "env": config.env,
@@ -79,12 +95,23 @@ class Program:
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
         if config.network is not None or plugins:
-            self._check_traces()
+            self._check_traces(step)
+        self.shapes = self._shapes(step)
 
-    def _check_traces(self) -> None:
+    def _shapes(self, step: Step) -> pqn.TrainState:
+        """Of the state of all runs, whose environments show `step` first."""
+        runs = (self.seeds, self.hyper)
+        if not self.on_host:
+            return jax.eval_shape(self.start, runs)
+        init = self.algorithm.init
+        return jax.eval_shape(
+            jax.vmap(lambda seed, hyper, step: init(jax.random.key(seed), hyper, step), (0, 0, None)), *runs, step
+        )
+
+    def _check_traces(self, step: Step) -> None:
         """What the user brought does what is asked of it."""
         try:
-            jax.eval_shape(self.update, jax.eval_shape(self.start, (self.seeds, self.hyper)))
+            jax.eval_shape(self.update, self._shapes(step))
         except Exception as error:
             network, plugins = self.config.network, " and ".join(self.plugins)
             what = f"network {network!r}" if network is not None else f"plugin {plugins}"
@@ -146,6 +173,29 @@ def _where(plugin: Any) -> str:
 def _keys(seed: jax.Array) -> jax.Array:
     """For the environments, for the learner and for the evaluation."""
     return jax.random.split(jax.random.key(seed), 3)
+
+
+def _maker(config: Config) -> Callable[[int], HostEnv]:
+    """Makes so many environments of a run on the host."""
+    if config.reset_ratio is not None:
+        raise UserError(f"reset_ratio is for environments in JAX; those of {config.env} reset themselves")
+    options = dict(config.env_options)
+    if config.wrappers:
+        if not config.env.startswith("gymnasium/"):
+            raise UserError(f"wrappers are for environments in JAX and of gymnasium; {config.env} has none")
+        options["wrappers"] = config.wrappers
+    return lambda num_envs: envs.make(config.env, num_envs=num_envs, **options)
+
+
+def _seen(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[HostEnv, Step]:
+    """Of environments on the host: one of them, closed, and shapes of the first steps of all, `[N, M, ...]`."""
+    env = make_envs(1)
+    try:
+        check_host_env(env)
+        step, _ = host.learned_from(env, env.reset(0))
+    finally:
+        env.close()
+    return env, jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_envs, *x.shape[1:]), x.dtype), step)
 
 
 def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Vec:

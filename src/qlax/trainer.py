@@ -1,5 +1,6 @@
 """Training runs: chunks of updates on the device; log, evaluate, save and resume between them."""
 
+import contextlib
 import json
 import math
 import re
@@ -7,14 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
@@ -22,9 +21,11 @@ from qlax import checkpoint, pqn
 from qlax.agent import Agent
 from qlax.config import Config, configure, from_file
 from qlax.errors import UserError
+from qlax.host import HostError
 from qlax.log import MetricsFile, ProgressDisplay, curves
-from qlax.placement import Placement, use_cores
+from qlax.placement import use_cores
 from qlax.program import Program
+from qlax.runs import DeviceRuns, Evaluation, HostRuns
 
 KEPT_CHECKPOINTS = 2
 # What every evaluation measures, and its name in metrics.jsonl; an environment's own metrics get the prefix alone.
@@ -88,6 +89,7 @@ def train(
       UserError: something asked for cannot be; nothing was written.
       Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint.
       DivergedError: a number was not finite.
+      HostError: environments on the host crashed or hang, after a checkpoint.
     """
     if compilation_cache:
         _enable_compilation_cache()
@@ -152,7 +154,7 @@ class _Boundary(NamedTuple):
     updates: int  # done
     chunk_updates: int
     metrics: dict[str, pqn.Mean]
-    evaluation: dict[str, jax.Array] | None
+    evaluation: Evaluation | None
     snapshot: pqn.TrainState | None
 
 
@@ -161,16 +163,16 @@ class _Session:
 
     def __init__(self, program: Program, directory: Path, newest: Path | None, progress: bool | None):
         self.program, self.config, self.directory = program, program.config, directory
-        self.shapes = jax.eval_shape(program.start, (program.seeds, program.hyper))
         info: dict[str, Any] = {"updates": 0, "plugins": program.plugins}
         self.restored: pqn.TrainState | None = None
         if newest is not None:
-            info, self.restored = checkpoint.read_info(newest), checkpoint.restore(newest, self.shapes)
+            info, self.restored = checkpoint.read_info(newest), checkpoint.restore(newest, program.shapes)
         if info["plugins"] != program.plugins:
             raise UserError(f"{directory} was begun with the plugins {info['plugins']}, not {program.plugins}")
         self.done: int = info["updates"]
-        self.placement = Placement(len(program.seeds))
-        self.devices_before: int = info.get("num_devices", self.placement.num_devices)
+        self.runs = HostRuns(program) if program.on_host else DeviceRuns(program)
+        self.devices_before: int = info.get("num_devices", self.runs.num_devices)
+        self.waited_before: dict[str, float] = info
         self.metrics_file = MetricsFile(directory / "metrics.jsonl")
         self.metrics_file.keep(self.done)
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
@@ -179,38 +181,36 @@ class _Session:
 
     def train(self) -> Result:
         """Chunk after chunk; the host reads what came of one while the device computes the next."""
-        program, total = self.program, self.config.num_updates
-        log_interval, eval_interval, checkpoint_interval = program.intervals
-        with self.display, _stop_requests(self.display.say) as stop:
+        total = self.config.num_updates
+        log_interval, eval_interval, checkpoint_interval = self.program.intervals
+        with self.display, contextlib.closing(self.runs) as runs, _stop_requests(self.display.say) as stop:
             self.display.say(f"run directory {self.directory}")
-            placement = self.placement
-            start, chunk, evaluate, copy = self._compile()
-            while not placement.fit(chunk):
-                start, chunk, evaluate, copy = self._compile()
-            seeds, hyper, state = jax.device_put((program.seeds, program.hyper, self.restored), placement.sharding)
-            if self.restored is None:
-                state = start((seeds, hyper))
+            runs.compile()
+            self._say_how()
+            state = runs.begin(self.restored)
             self.restored = None
-            if str(placement):
-                self.display.say(f"{len(program.seeds)} runs: {placement}")
-            if self.devices_before != placement.num_devices:
-                before, now = self.devices_before, placement.num_devices
-                self.display.say(f"begun on {before} devices, going on with {now}: the last bits may differ")
             self.clock.spend("compile_seconds")
             pending: _Boundary | None = None
-            while self.done < total and not stop:
-                updates = min(log_interval - self.done % log_interval, total - self.done)
-                state, metrics = chunk(state, updates)
-                self.done += updates
-                # Both read the state, so they have to be dispatched before the next chunk takes it.
-                due = self.done % eval_interval == 0 or self.done == total
-                evaluation = evaluate((state, seeds)) if due else None
-                snapshot = copy(state) if self.done % checkpoint_interval == 0 and self.done < total else None
+            try:
+                while self.done < total and not stop:
+                    updates = min(log_interval - self.done % log_interval, total - self.done)
+                    state, metrics = runs.chunk(state, updates)
+                    self.done += updates
+                    # Both read the state, so they have to be dispatched before the next chunk takes it.
+                    due = self.done % eval_interval == 0 or self.done == total
+                    evaluation = runs.evaluate(state) if due else None
+                    snapshot = runs.copy(state) if self.done % checkpoint_interval == 0 and self.done < total else None
+                    boundary: _Boundary | None = _Boundary(self.done, updates, metrics, evaluation, snapshot)
+                    if runs.asynchronous:
+                        pending, boundary = boundary, pending
+                    if boundary:
+                        self._settle(boundary)
                 if pending:
                     self._settle(pending)
-                pending = _Boundary(self.done, updates, metrics, evaluation, snapshot)
-            if pending:
-                self._settle(pending)
+            except HostError as error:
+                self._save(self.done, state)
+                resume = f"the state before it is saved; go on with: qlax resume {self.directory}"
+                raise HostError(f"{error}; {resume}") from error
             self._save(self.done, state)
             if self.done < total:
                 steps, all_steps = (updates * self.config.steps_per_update for updates in (self.done, total))
@@ -218,25 +218,22 @@ class _Session:
                 raise Stopped(f"{message}; go on with: qlax resume {self.directory}", stop[0])
         return self._finish(state)
 
-    def _compile(self) -> list[Any]:
-        """Start, chunk, evaluation and copy of the state, at the same time: XLA is on one core most of the time."""
-        program, placement = self.program, self.placement
-        with ThreadPoolExecutor() as pool:
-
-            def compiled(*arguments, **options):
-                return pool.submit(placement.compile, placement.lower(*arguments, **options))
-
-            chunk = compiled(program.chunk, self.shapes, 0, donate=True)
-            evaluate = compiled(program.evaluate, (self.shapes, program.seeds))
-            start = compiled(program.start, (program.seeds, program.hyper))
-            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), self.shapes)
-            return [future.result() for future in (start, chunk, evaluate, copy)]
+    def _say_how(self) -> None:
+        """What is not as one might think: where the runs are, and what will differ from an undisturbed one."""
+        runs = self.runs
+        if str(runs):
+            self.display.say(f"{len(self.program.seeds)} runs: {runs}")
+        if self.devices_before != runs.num_devices:
+            before, now = self.devices_before, runs.num_devices
+            self.display.say(f"begun on {before} devices, going on with {now}: the last bits may differ")
+        if self.restored is not None and self.program.on_host:
+            self.display.say("environments on the host cannot be saved: new episodes begin in all of them")
 
     def _settle(self, boundary: _Boundary) -> None:
         """Wait for the chunk, and write what came of it; its checkpoint counts once its metrics were finite."""
         sums = jax.device_get(boundary.metrics)
         seconds = self.clock.spend("train_seconds")
-        evaluation = jax.device_get(boundary.evaluation)
+        evaluation = boundary.evaluation() if boundary.evaluation else None
         self.clock.spend("eval_seconds")
         line: dict[str, Any] = {
             "updates": boundary.updates,
@@ -253,12 +250,17 @@ class _Session:
         done, speed = boundary.updates * self.all_steps, line["steps_per_second"]
         self.display.show(done, speed, line["episode_return"], line["eval_return"])
 
+    def _seconds(self) -> dict[str, float]:
+        """Spent and waited since the run began, interruptions left out."""
+        waited = {name: self.waited_before.get(name, 0.0) + value for name, value in self.runs.waited.items()}
+        return self.clock.seconds | waited
+
     def _save(self, updates: int, state: pqn.TrainState) -> None:
         folder = self.directory / "checkpoints"
         folder.mkdir(exist_ok=True)
         info = {"updates": updates, "plugins": self.program.plugins, "jax_version": jax.__version__}
-        info["num_devices"] = self.placement.num_devices
-        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info | self.clock.seconds)
+        info["num_devices"] = self.runs.num_devices
+        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info | self._seconds())
         for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
@@ -296,7 +298,7 @@ class _Session:
         return Result(self.directory, config, summary, arrays, agents)
 
     def _summary(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        config, runs, seconds = self.config, self.config.runs(), self.clock.seconds
+        config, runs, seconds = self.config, self.config.runs(), self._seconds()
         late = arrays["updates"] > 0.9 * config.num_updates
         episodes = arrays["episodes"][late]
         with np.errstate(invalid="ignore"):

@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 
 PyTree = Any
+Array = Any  # jax.Array, or numpy.ndarray from environments on the host
 
 
 class Step(NamedTuple):
     """What the environments show after a reset or an action."""
 
     obs: PyTree  # [N, M, ...] what the next action is for, in the suite's own dtype
-    legal: jax.Array | None  # [N, M, A] bool, at least one True per member; None: all legal, always
-    reward: jax.Array  # [N] float32 of the team, for the action before this observation
-    terminated: jax.Array  # [N] bool, nothing follows that action
-    truncated: jax.Array  # [N] bool, this observation does not follow that action
-    metrics: dict[str, jax.Array]  # name -> [N] float32, nan where there is nothing to report
+    legal: Array | None  # [N, M, A] bool, at least one True per member; None: all legal, always
+    reward: Array  # [N] float32 of the team, for the action before this observation
+    terminated: Array  # [N] bool, nothing follows that action
+    truncated: Array  # [N] bool, this observation does not follow that action
+    metrics: dict[str, Array]  # name -> [N] float32, nan where there is nothing to report
 
 
 class Env(Protocol):
@@ -47,6 +48,38 @@ class Env(Protocol):
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """The transition of `action`, int32 of shape `[M]` (scalar for a single agent)."""
+        ...
+
+
+class HostEnv(Protocol):
+    """N environments that live on the host: stateful, in NumPy, stepped together, and reset by themselves.
+
+    Every array has the axis N first; those of a single agent (without `num_agents`) have no axis M, and its actions
+    are `[N]`. What a step shows where an episode ended is written at `Step` and in `qlax.envs.episodes`, whose
+    `Episodes` turns what most back ends return into it. `metrics` has `episode_return` and `episode_length` (of raw
+    rewards and whole games), nan but where an episode ended; where `reward` was shaped or clipped, also `raw_reward`,
+    at every step.
+
+    Arrays are copied before the next step begins: an environment may use its memory again. Steps of two instances run
+    at the same time, in threads.
+
+    Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)` (the suite's
+    normalised version of an episode's return).
+    """
+
+    num_actions: int
+    num_envs: int
+
+    def reset(self, seed: int) -> Step:
+        """N new episodes: first steps (reward 0, neither terminated nor truncated)."""
+        ...
+
+    def step(self, action: Any) -> Step:
+        """The transitions of `action`, int32 of shape `[N, M]` (`[N]` for single agents)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds: processes, threads."""
         ...
 
 

@@ -1,16 +1,19 @@
 """Environments by name: `make("gymnax/CartPole-v1")`."""
 
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from qlax.check import check_contract
+from qlax.check import check_contract, check_host_env
 from qlax.envs.wrappers import WRAPPERS
 from qlax.errors import UserError, described, nearest
 from qlax.imports import import_object
 from qlax.types import Env
 
-SUITES = ("gymnax", "craftax", "jaxmarl")  # each a module of this package and an extra of the same name
+SUITES = ("gymnax", "craftax", "jaxmarl", "ale", "envpool", "gymnasium")  # each a module of this package
+ON_HOST = ("ale", "envpool", "gymnasium")
+EXTRAS = {"ale": "atari"}  # those that are not called as the suite
 
 
 def suite(name: str) -> Any:
@@ -24,21 +27,41 @@ def suite(name: str) -> Any:
     try:
         return importlib.import_module(f"qlax.envs.{name}")
     except ModuleNotFoundError as error:
-        message = f"the suite {name!r} is not installed (no module {error.name!r}): pip install 'qlax[{name}]'"
+        extra = EXTRAS.get(name, name)
+        message = f"the suite {name!r} is not installed (no module {error.name!r}): pip install 'qlax[{extra}]'"
         raise UserError(message) from error
 
 
-def make(env_id: str, **options: Any) -> Env:
+def on_host(env_id: str) -> bool:
+    """Whether the environment lives on the host: `make` wants to know how many, and gives a `HostEnv`.
+
+    Your own does if what the import path names takes `num_envs`.
+
+    Raises:
+      UserError: your own cannot be imported.
+    """
+    if _is_own(env_id):
+        own = import_object(env_id)
+        return callable(own) and "num_envs" in inspect.signature(own).parameters
+    return env_id.partition("/")[0] in ON_HOST
+
+
+def make(env_id: str, **options: Any) -> Any:
     """The environment called `suite/name`, or your own by import path, `module:Name`.
 
     Args:
       env_id: such as "gymnax/CartPole-v1" or "my_package.my_module:MyEnv"; the working directory is on the import path.
-      options: parameters of the environment; arguments of your own class.
+      options: parameters of the environment; arguments of your own class. Those on the host need `num_envs`.
+
+    Returns:
+      An `Env`, or a `HostEnv` of `num_envs`, see `on_host`.
 
     Raises:
-      UserError: unknown, not installed, or it breaks the contract of `Env`.
+      UserError: unknown, not installed, or it breaks its contract.
     """
-    if ":" in env_id:
+    if on_host(env_id) and "num_envs" not in options:
+        raise UserError(f"{env_id} lives on the host: say how many, as in make({env_id!r}, num_envs=8)")
+    if _is_own(env_id):
         return _own(env_id, **options)
     suite_name, slash, name = env_id.partition("/")
     if not slash:
@@ -69,7 +92,11 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
     return env
 
 
-def _own(path: str, *arguments: Any, **options: Any) -> Env:
+def _is_own(env_id: str) -> bool:
+    return ":" in env_id.partition("/")[0]  # a suite's names may have a colon
+
+
+def _own(path: str, *arguments: Any, **options: Any) -> Any:
     """An environment of the user's own class or function, checked."""
     own = import_object(path)
     try:
@@ -78,5 +105,5 @@ def _own(path: str, *arguments: Any, **options: Any) -> Env:
         raise
     except Exception as error:
         raise UserError(f"{path} cannot be made: {described(error)}") from error
-    check_contract(env)
+    (check_host_env if "num_envs" in options else check_contract)(env)
     return env

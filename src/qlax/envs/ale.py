@@ -1,0 +1,72 @@
+"""Atari games by ale-py: its emulators, stepped in C++, and the games that come with it."""
+
+from typing import Any
+
+import numpy as np
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+
+from qlax.envs import atari
+from qlax.errors import UserError, nearest
+
+MULTIPLAYER = ("combat", "joust", "maze_craze", "warlords")  # not to be played alone: ale-py would end the process
+
+
+def names() -> list[str]:
+    """The games."""
+    return list(_roms())
+
+
+def make(name: str, num_envs: int, **options: Any) -> atari.Atari:
+    """N games of `name`, such as "Pong".
+
+    Args:
+      name: of the game.
+      num_envs: N.
+      options: `protocol`, "paper" or "machado", and whatever is to differ from it, see `qlax.envs.atari.PROTOCOLS`.
+
+    Raises:
+      UserError: no such game or option, or a value that cannot be.
+    """
+    known = _roms()
+    if name not in known:
+        raise UserError(f"ale has no game {name!r}{nearest(name, known)}; 'qlax envs ale' lists them")
+    chosen = atari.settings(f"ale/{name}", options)
+    return atari.Atari(name, _Emulators(known[name], num_envs, chosen), num_envs, chosen)
+
+
+def _roms() -> dict[str, str]:
+    """The file's name of every game."""
+    playable = sorted(set(roms.get_all_rom_ids()) - set(MULTIPLAYER))
+    return {rom.title().replace("_", ""): rom for rom in playable}
+
+
+class _Emulators:
+    """See `qlax.envs.atari.Emulators`."""
+
+    def __init__(self, rom: str, num_envs: int, chosen: dict[str, Any]):
+        self._env = AtariVectorEnv(
+            rom,
+            num_envs,
+            num_threads=chosen["num_threads"],
+            max_num_frames_per_episode=chosen["max_frames"],
+            repeat_action_probability=chosen["repeat_action_probability"],
+            full_action_space=chosen["full_action_space"],
+            frameskip=chosen["frame_skip"],
+            noop_max=chosen["noop_max"],
+            use_fire_reset=chosen["fire_reset"],
+            reward_clipping=False,
+        )
+        self.num_actions = len(self._env.ale.get_action_set())
+
+    def reset(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        obs: Any
+        obs, info = self._env.reset(seed=seed)
+        return obs, info["lives"]
+
+    def step(self, action: np.ndarray) -> atari.Shown:
+        obs, reward, terminated, truncated, info = self._env.step(action)
+        return atari.Shown(obs, reward, terminated, truncated, info["lives"])
+
+    def close(self) -> None:
+        self._env.close()

@@ -1,0 +1,116 @@
+"""Gymnasium: any environment with discrete actions, in this process or in processes of their own."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from qlax.envs import spaces
+from qlax.envs.episodes import Episodes
+from qlax.errors import UserError, described, nearest
+from qlax.imports import import_object
+from qlax.types import Step
+
+VECTORIZATIONS = ("sync", "async", "vector_entry_point")
+AUTORESETS = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
+
+
+class Gymnasium:
+    """A vector environment of Gymnasium as a `qlax.HostEnv`."""
+
+    def __init__(self, env_id: str, env: gymnasium.vector.VectorEnv, time_limit: int | None):
+        self._env = env
+        self._observation = spaces.observations(env_id, env.single_observation_space)
+        self.num_actions, self._action = spaces.actions(env_id, env.single_action_space)
+        self.num_envs: int = env.num_envs
+        mode = env.metadata.get("autoreset_mode")
+        if mode not in AUTORESETS.values():
+            raise UserError(f"{env_id} resets its environments by {mode}; expected {' or '.join(AUTORESETS)}")
+        self._episodes = Episodes(self.num_envs, reset_takes_a_step=mode == AutoresetMode.NEXT_STEP)
+        if time_limit:
+            self.time_limit = time_limit
+
+    def reset(self, seed: int) -> Step:
+        """See `qlax.HostEnv`."""
+        obs, _ = self._env.reset(seed=seed)
+        return self._episodes.begin(self._observation(obs))
+
+    def step(self, action: np.ndarray) -> Step:
+        """See `qlax.HostEnv`."""
+        obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
+        return self._episodes.step(self._observation(obs), reward, terminated, truncated)
+
+    def close(self) -> None:
+        """See `qlax.HostEnv`."""
+        self._env.close()
+
+
+def names() -> list[str]:
+    """The environments that Gymnasium itself registers; those of other packages work as well."""
+    return sorted(gymnasium.registry)
+
+
+def make(
+    name: str,
+    num_envs: int,
+    *,
+    wrappers: Iterable[str] = (),
+    vectorization: str = "sync",
+    autoreset: str | None = None,
+    **options: Any,
+) -> Gymnasium:
+    """N environments of `name`, such as "LunarLander-v3", or "my_package:MyEnv-v0" to import what registers it.
+
+    Args:
+      name: of the environment.
+      num_envs: N.
+      wrappers: import paths, `module:Name`, of what is put around each, the first one innermost.
+      vectorization: "sync" steps them in turn, "async" each in a process of its own, "vector_entry_point" as the
+        environment itself wants it.
+      autoreset: "next_step" (unless given) or "same_step", see `Episodes`. For a vector entry point it is fixed.
+      options: arguments of the environment.
+
+    Raises:
+      UserError: unknown name, option or wrapper, something not installed, or spaces PQN cannot use.
+    """
+    env_id = f"gymnasium/{name}"
+    chosen = {"vectorization": (vectorization, VECTORIZATIONS), "autoreset": (autoreset or "next_step", AUTORESETS)}
+    for option, (value, known) in chosen.items():
+        if value not in known:
+            raise UserError(f"{env_id}: {option}={value!r}{nearest(str(value), known)}; expected {', '.join(known)}")
+    own = [import_object(path) for path in wrappers]
+    vector_kwargs: dict[str, Any] = {}
+    if vectorization != "vector_entry_point":
+        vector_kwargs["autoreset_mode"] = AUTORESETS[autoreset or "next_step"]
+    elif autoreset is not None:
+        raise UserError(f"{env_id}: autoreset is the environment's own with vectorization=vector_entry_point")
+    if vectorization == "async":
+        own.insert(0, _without_interrupts)
+        # JAX runs threads, which a forked process would lack; a server that forks has none.
+        methods = multiprocessing.get_all_start_methods()
+        vector_kwargs["context"] = "forkserver" if "forkserver" in methods else "spawn"
+    try:
+        env = gymnasium.make_vec(
+            name,
+            num_envs,
+            vectorization_mode=vectorization,
+            vector_kwargs=vector_kwargs,
+            wrappers=own,
+            **options,
+        )
+    except gymnasium.error.UnregisteredEnv as error:
+        raise UserError(f"{env_id}: {error}; 'qlax envs gymnasium' lists what is registered") from error
+    except Exception as error:
+        raise UserError(f"{env_id} cannot be made: {described(error)}") from error
+    return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
+
+
+def _without_interrupts(env: gymnasium.Env) -> gymnasium.Env:
+    """Ctrl-C reaches every process of a terminal; those of environments end when the training does."""
+    if multiprocessing.parent_process() is not None:  # one is made in this process too, for its spaces
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return env

@@ -1,0 +1,96 @@
+"""Gymnasium's spaces: observations as networks take them, and actions as one number."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from qlax.errors import UserError
+from qlax.types import PyTree
+
+MAX_JOINT_ACTIONS = 256  # of several choices taken at once
+
+
+def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
+    """What makes a batch of observations, `[N, ...]` each, what networks take.
+
+    Categories become one-hot bool, counts float32, and bytes that are no image fractions of 255. An image, uint8 with
+    three axes, stays as it is but for its channels, which come last (a view). A dict or tuple becomes one float32
+    vector if no part is an image; else a dict of its parts, for a network of one's own.
+
+    Raises:
+      UserError: a space that is none of these.
+    """
+    if isinstance(space, spaces.Discrete):
+        return lambda x: np.asarray(x)[:, None] - space.start == np.arange(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return lambda x: _one_hots(np.asarray(x).reshape(len(x), -1) - space.start.ravel(), space.nvec.ravel())
+    if isinstance(space, spaces.MultiBinary):
+        return lambda x: np.asarray(x).astype(bool)
+    if isinstance(space, spaces.Box):
+        return _box(space)
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        parts = {name: (observations(env_id, part), _is_image(part)) for name, part in named}
+        if any(is_image for _, is_image in parts.values()):
+            return lambda x: {str(name): part(x[name]) for name, (part, _) in parts.items()}
+        return lambda x: np.concatenate([_vector(part(x[name])) for name, (part, _) in parts.items()], axis=-1)
+    raise UserError(
+        f"{env_id} has observations of {space}; expected Box, Discrete, MultiBinary, MultiDiscrete, or a Dict"
+    )
+
+
+def actions(env_id: str, space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
+    """How many actions there are, and what makes `[N]` numbers from 0 the environment's own.
+
+    Several choices at once (MultiDiscrete) are one joint action, if there are not too many.
+
+    Raises:
+      UserError: actions that are not discrete, or too many.
+    """
+    if isinstance(space, spaces.Discrete):
+        return int(space.n), lambda action: action + space.start
+    choices: tuple[int, ...] = ()
+    start: Any = 0
+    if isinstance(space, spaces.MultiDiscrete):
+        choices, start = tuple(int(n) for n in space.nvec.ravel()), space.start
+    elif isinstance(space, spaces.MultiBinary):
+        choices = (2,) * math.prod(space.shape)
+    if not choices:
+        raise UserError(f"{env_id} has actions of {space}; PQN needs discrete actions")
+    if math.prod(choices) > MAX_JOINT_ACTIONS:
+        count = f"{env_id} has {math.prod(choices):,} joint actions, of {space}"
+        raise UserError(f"{count}; at most {MAX_JOINT_ACTIONS} can be one choice: bring a wrapper that leaves fewer")
+
+    shape = space.shape or ()
+
+    def split(action):
+        return np.stack(np.unravel_index(action, choices), axis=-1).reshape(len(action), *shape) + start
+
+    return math.prod(choices), split
+
+
+def _is_image(space: spaces.Space) -> bool:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return any(_is_image(part) for part in parts)
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def _box(space: spaces.Box) -> Callable[[Any], np.ndarray]:
+    if not _is_image(space):
+        scale = np.float32(1 / 255) if space.dtype == np.uint8 else np.float32(1)
+        return lambda x: np.asarray(x, np.float32) * scale
+    if space.shape[0] <= 16 and space.shape[0] < min(space.shape[1:]):  # frames or colours come first
+        return lambda x: np.asarray(x).transpose(0, 2, 3, 1)
+    return np.asarray
+
+
+def _one_hots(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([x[:, i, None] == np.arange(size) for i, size in enumerate(sizes)], axis=-1)
+
+
+def _vector(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).astype(np.float32)

@@ -1,0 +1,279 @@
+"""Environments on the host: a Python loop over the page's own `act`, `observe` and `learn`.
+
+The environments of a run are in two halves, which take turns: while one steps, on a thread of its own, the device
+thinks for the other. Observations go to the device once, in their own dtype, from that thread; actions come back; what
+was seen is stacked on the device, where it is learned from.
+
+Axes as in `qlax.pqn`; n environments of a half.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax.errors import UserError, described
+from qlax.pqn import PQN, Decision, Mean, Rollout, TrainState, Transition
+from qlax.types import HostEnv, PyTree, Step
+
+
+class HostError(RuntimeError):
+    """Environments on the host crashed, or gave no answer in time; the message says which and what."""
+
+
+class Part(NamedTuple):
+    """What half of a run's environments have of their own in its state."""
+
+    key: jax.Array
+    step: Step  # [n, ...]
+    memory: PyTree  # [n, M, ...]
+
+
+class Waits:
+    """Seconds the loop waited, by what for."""
+
+    def __init__(self) -> None:
+        self.seconds = {"environments": 0.0, "device": 0.0}
+
+    def until(self, name: str, wait: Callable[[], Any]) -> Any:
+        """What `wait` returns, its time counted as this."""
+        begun = time.perf_counter()
+        result = wait()
+        self.seconds[name] += time.perf_counter() - begun
+        return result
+
+
+class Worker:
+    """A `HostEnv` on a thread of its own.
+
+    Args:
+      env_id: for messages.
+      make: makes the environment, on that thread.
+      device: where its steps go.
+      timeout: seconds, after which a step counts as hanging.
+      time_limit_is_terminal: learn as if nothing followed a time limit.
+    """
+
+    def __init__(
+        self, env_id: str, make: Callable[[], HostEnv], device: Any, timeout: float, time_limit_is_terminal: bool
+    ):
+        self._env_id, self._make, self._device, self._timeout = env_id, make, device, timeout
+        self._time_limit_is_terminal = time_limit_is_terminal
+        self._requests: queue.SimpleQueue = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()
+        # A thread that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def reset(self, seed: int) -> None:
+        """Begin new episodes; `result` gives their first steps."""
+        self._requests.put(("reset", seed))
+
+    def step(self, action: np.ndarray) -> None:
+        """Begin a step, action `[n, M]`; `result` gives it."""
+        self._requests.put(("step", action))
+
+    def result(self) -> tuple[Step, dict[str, np.ndarray]]:
+        """The step begun last: on the device, `[n, M, ...]`, and its metrics, with `raw_reward`, on the host.
+
+        Raises:
+          UserError: the environment cannot be made.
+          HostError: it crashed, or gave no answer in time.
+        """
+        try:
+            answer = self._answers.get(timeout=self._timeout)
+        except queue.Empty:
+            raise HostError(
+                f"{self._env_id} did not answer within {self._timeout:g} seconds (--host-timeout)"
+            ) from None
+        if isinstance(answer, UserError):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise HostError(f"{self._env_id} crashed: {described(answer)}") from answer
+        return answer
+
+    def close(self) -> None:
+        """Close the environment, unless it hangs."""
+        self._requests.put(("close", None))
+        self._thread.join(timeout=5)
+
+    def _serve(self) -> None:
+        try:
+            env = self._make()
+            while True:
+                request, argument = self._requests.get()
+                if request == "close":
+                    return env.close()
+                if request == "step" and not hasattr(env, "num_agents"):
+                    argument = argument[:, 0]
+                self._answers.put(self._delivered(env, getattr(env, request)(argument)))
+        except BaseException as error:  # a process of the environment may have ended
+            self._answers.put(error)
+
+    def _delivered(self, env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+        step, metrics = learned_from(env, step)
+        if self._time_limit_is_terminal:
+            step = step._replace(terminated=step.terminated | ~np.isnan(metrics["episode_return"]))
+        if self._device.platform == "cpu":  # where JAX takes memory that lies right for its own, unasked
+            step = jax.tree.map(lambda x: x.copy() if x.flags.c_contiguous else x, step)
+        # Waiting here holds nobody up, and the environment may then use its memory again.
+        return jax.block_until_ready(jax.device_put(step, self._device)), metrics
+
+
+def learned_from(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+    """The step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` among them."""
+    obs, legal = jax.tree.map(np.asarray, (step.obs, step.legal))
+    if not hasattr(env, "num_agents"):
+        obs, legal = jax.tree.map(lambda x: x[:, None], (obs, legal))
+    reward = np.asarray(step.reward, np.float32)
+    metrics = {name: np.asarray(value, np.float32) for name, value in {"raw_reward": reward, **step.metrics}.items()}
+    shown = {name: value for name, value in metrics.items() if name != "raw_reward"}
+    return Step(obs, legal, reward, np.asarray(step.terminated, bool), np.asarray(step.truncated, bool), shown), metrics
+
+
+def sizes(num_envs: int) -> tuple[int, ...]:
+    """Of the parts that take turns: two halves, if there are two."""
+    return (num_envs,) if num_envs % 2 else (num_envs // 2,) * 2
+
+
+class Functions:
+    """What a run on the host computes on the device.
+
+    Args:
+      algorithm: made without an environment.
+      num_envs: N.
+      num_steps: T.
+    """
+
+    def __init__(self, algorithm: PQN, num_envs: int, num_steps: int):
+        self.algorithm, self.num_envs, self.num_steps = algorithm, num_envs, num_steps
+
+    def begin(self, state: TrainState) -> tuple[jax.Array, list[Part]]:
+        """The key that learning goes on with, and the state's parts."""
+        parts = sizes(self.num_envs)
+        key, *keys = jax.random.split(state.key, len(parts) + 1)
+
+        def rows(tree, index):
+            return jax.tree.map(lambda x: x[index * parts[0] : (index + 1) * parts[0]], tree)
+
+        return key, [Part(k, rows(state.step, i), rows(state.memory, i)) for i, k in enumerate(keys)]
+
+    def act(self, state: TrainState, part: Part) -> tuple[Part, Decision]:
+        """`algorithm.act` for a part; of the state only what acting reads."""
+        acted, decision = self.algorithm.act(state._replace(key=part.key, step=part.step, memory=part.memory))
+        return part._replace(key=acted.key, memory=acted.memory), decision
+
+    def learn(
+        self, state: TrainState, key: jax.Array, parts: list[Part], seen: list[Transition]
+    ) -> tuple[TrainState, dict[str, Mean]]:
+        """`algorithm.learn` from what all parts saw, in order of time and then part."""
+
+        def stacked(*pieces):  # in one copy: rollouts of images are large
+            return jnp.concatenate(pieces).reshape(self.num_steps, self.num_envs, *pieces[0].shape[1:])
+
+        rollout = Rollout(state.memory, jax.tree.map(stacked, *seen))
+        step, memory = jax.tree.map(
+            lambda *pieces: jnp.concatenate(pieces), *((part.step, part.memory) for part in parts)
+        )
+        return self.algorithm.learn(state._replace(key=key, step=step, memory=memory), rollout)
+
+    def standing_still(self, state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
+        """An update in which every step shows the same: to trace what an update calls."""
+        key, parts = self.begin(state)
+        seen = []
+        for part in parts:
+            part, decision = self.act(state, part)
+            seen.append(self.algorithm.observe(state._replace(step=part.step), decision, (), part.step)[1])
+        return self.learn(state, key, parts, seen * self.num_steps)
+
+
+def acting(state: TrainState) -> TrainState:
+    """Without what acting does not read, so that it is not passed to the device at every step."""
+    return state._replace(opt_state=(), step=(), memory=(), key=())  # type: ignore[arg-type]
+
+
+def update(
+    compiled: Any, algorithm: PQN, num_steps: int, workers: list[Worker], state: TrainState, waits: Waits
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One update of a run whose latest steps are in `state`.
+
+    Args:
+      compiled: has `begin`, `act` and `learn` of `Functions`.
+      algorithm: the page.
+      num_steps: T.
+      workers: of the parts; no step is under way.
+      state: of the run.
+      waits: where to count seconds.
+    """
+    key, parts = compiled.begin(state)
+    still = acting(state)
+
+    def act(index: int) -> Decision:
+        parts[index], decision = compiled.act(still, parts[index])
+        workers[index].step(waits.until("device", lambda: np.asarray(decision.action)))
+        return decision
+
+    decisions = [act(index) for index in range(len(parts))]
+    seen: list[Transition] = []
+    for t in range(num_steps):
+        for index, worker in enumerate(workers):
+            step, _ = waits.until("environments", worker.result)
+            before = still._replace(step=parts[index].step)
+            seen.append(algorithm.observe(before, decisions[index], (), step)[1])
+            parts[index] = parts[index]._replace(step=step)
+            if t + 1 < num_steps:
+                decisions[index] = act(index)
+    return compiled.learn(state, key, parts, seen)
+
+
+def evaluate(
+    act: Callable[[TrainState, Part], tuple[Part, Decision]],
+    worker: Worker,
+    state: TrainState,
+    seed: int,
+    max_steps: int,
+) -> dict[str, np.ndarray]:
+    """One greedy episode in each of E environments, as `qlax.evaluate`: the first whole one of each.
+
+    Args:
+      act: of `Functions`, for E environments.
+      worker: of E environments.
+      state: of the run; its memory is not touched.
+      seed: of the episodes.
+      max_steps: an episode this long is cut, and counts as it stands.
+
+    Returns:
+      Metrics `[E]`: the environment's own at the end of its episode, such as `episode_return`, and `cut`.
+    """
+    worker.reset(seed)
+    step, metrics = worker.result()
+    envs = len(metrics["raw_reward"])
+    greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
+    memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
+    part = Part(jax.random.key(0), first_steps(step), memory)
+    still = acting(state)._replace(hyper=greedy)
+    unfinished, steps = np.ones(envs, bool), 0
+    records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}
+    so_far = {"episode_return": np.zeros(envs, np.float32), "episode_length": np.zeros(envs, np.float32)}
+    while unfinished.any() and steps < max_steps:
+        part, decision = act(still, part)
+        worker.step(np.asarray(decision.action))
+        step, metrics = worker.result()
+        part, steps = part._replace(step=step), steps + 1
+        so_far["episode_return"] += metrics["raw_reward"]
+        so_far["episode_length"] += 1
+        ended = unfinished & ~np.isnan(metrics["episode_return"])
+        records = {name: np.where(ended, metrics[name], record) for name, record in records.items()}
+        unfinished &= ~ended
+    records |= {name: np.where(unfinished, value, records[name]) for name, value in so_far.items()}
+    return records | {"cut": unfinished.astype(np.float32)}
+
+
+def first_steps(step: Step) -> Step:
+    """Steps of new episodes as the learner wants them: whatever it remembers is of another one."""
+    return step._replace(terminated=jnp.ones_like(step.terminated))

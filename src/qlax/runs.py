@@ -1,0 +1,236 @@
+"""The runs of a program where their environments live: compiled whole on devices, or with a loop on the host.
+
+Both give the trainer the same: states with the axis R first, chunks of updates, evaluations and copies.
+"""
+
+import types
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax import host
+from qlax.placement import Placement, compiler_options
+from qlax.pqn import Mean, TrainState
+from qlax.program import Program
+
+Metrics = dict[str, Mean]
+Evaluation = Callable[[], dict[str, np.ndarray]]  # waits for what was asked for before, [R, E]
+
+
+class DeviceRuns:
+    """All runs in one program; calls return before the device has done what they ask for.
+
+    Attributes:
+      shapes: of the state, `[R, ...]`.
+      num_devices: used.
+      waited: nothing.
+    """
+
+    asynchronous = True
+
+    def __init__(self, program: Program):
+        self._program = program
+        self._placement = Placement(len(program.seeds))
+        self.shapes = program.shapes
+        self.num_devices = self._placement.num_devices
+        self.waited: dict[str, float] = {}
+
+    def __str__(self) -> str:
+        return str(self._placement)
+
+    def compile(self) -> None:
+        """Everything, for as many runs at once as the memory holds."""
+        self._compile()
+        while not self._placement.fit(self._chunk):
+            self._compile()
+
+    def begin(self, restored: TrainState | None) -> TrainState:
+        """The state before the first update, or the one that was saved."""
+        if restored is not None:
+            return jax.device_put(restored, self._placement.sharding)
+        return self._start(jax.device_put((self._program.seeds, self._program.hyper), self._placement.sharding))
+
+    def chunk(self, state: TrainState, num_updates: int) -> tuple[TrainState, Metrics]:
+        """So many updates, and their metrics added up; takes the memory of `state`."""
+        return self._chunk(state, num_updates)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Greedy episodes, asked for before `state` is taken by the next chunk."""
+        seeds = jax.device_put(self._program.seeds, self._placement.sharding)
+        dispatched = self._evaluate((state, seeds))
+        return lambda: jax.device_get(dispatched)
+
+    def copy(self, state: TrainState) -> TrainState:
+        """A snapshot."""
+        return self._copy(state)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _compile(self) -> None:
+        """At the same time: XLA is on one core most of the time."""
+        program, placement = self._program, self._placement
+        with ThreadPoolExecutor() as pool:
+
+            def compiled(*arguments, **options):
+                return pool.submit(placement.compile, placement.lower(*arguments, **options))
+
+            chunk = compiled(program.chunk, self.shapes, 0, donate=True)
+            evaluate = compiled(program.evaluate, (self.shapes, program.seeds))
+            start = compiled(program.start, (program.seeds, program.hyper))
+            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), self.shapes)
+            futures = (start, chunk, evaluate, copy)
+            self._start, self._chunk, self._evaluate, self._copy = (future.result() for future in futures)
+
+
+class HostRuns:
+    """Runs that take turns, a chunk each: every run has environments of its own, and all share the evaluation's.
+
+    Attributes:
+      shapes: of the state, `[R, ...]`.
+      num_devices: used.
+      waited: seconds the loop waited for the environments and for the device.
+    """
+
+    asynchronous = False
+    num_devices = 1
+
+    def __init__(self, program: Program):
+        self._program = program
+        self.shapes = program.shapes
+        self._compiled: Any = None
+        self._act_in_evaluation: Any = None
+        self._workers: list[list[host.Worker]] = []
+        self._evaluator: host.Worker | None = None
+        self._waits = host.Waits()
+
+    def __str__(self) -> str:
+        return "in turns, as their environments live on the host" if len(self._program.seeds) > 1 else ""
+
+    @property
+    def waited(self) -> dict[str, float]:
+        """Seconds the loop waited, by the names of the summary."""
+        return {f"waited_for_{name}_seconds": seconds for name, seconds in self._waits.seconds.items()}
+
+    def compile(self) -> None:
+        """Everything, at the same time."""
+        functions, config = self._program.host_functions, self._program.config
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
+        key, parts = jax.eval_shape(functions.begin, state)
+        still = host.acting(state)
+        _, decision = jax.eval_shape(functions.act, still, parts[0])
+        before = still._replace(step=parts[0].step)
+        seen = jax.eval_shape(
+            lambda *of_step: self._program.algorithm.observe(*of_step)[1], before, decision, (), before.step
+        )
+        rows = config.eval_episodes
+        in_evaluation = parts[0]._replace(
+            step=jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), parts[0].step),
+            memory=jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), parts[0].memory),
+        )
+        options = compiler_options(jax.default_backend())
+        with ThreadPoolExecutor() as pool:
+
+            def compiled(function, *arguments):
+                return pool.submit(jax.jit(function).lower(*arguments).compile, options)
+
+            learn = compiled(functions.learn, state, key, parts, [seen] * (config.num_steps * len(parts)))
+            act = compiled(functions.act, still, parts[0])
+            act_in_evaluation = compiled(functions.act, still, in_evaluation)
+            begin = compiled(functions.begin, state)
+            self._compiled = types.SimpleNamespace(begin=begin.result(), act=act.result(), learn=learn.result())
+            self._act_in_evaluation = act_in_evaluation.result()
+
+    def begin(self, restored: TrainState | None) -> TrainState:
+        """The state before the first update, or the one that was saved with new episodes in place of its own."""
+        program, config = self._program, self._program.config
+        parts = host.sizes(config.num_envs)
+        self._workers = [[self._worker(size) for size in parts] for _ in program.seeds]
+        self._evaluator = self._worker(config.eval_episodes)
+        states = []
+        for run, (seed, workers) in enumerate(zip(program.seeds, self._workers, strict=True)):
+            updates = 0 if restored is None else int(restored.updates[run])
+            for index, worker in enumerate(workers):
+                worker.reset(_seed(seed, updates, index))
+            steps = [worker.result()[0] for worker in workers]
+            step = jax.tree.map(lambda *x: jnp.concatenate(x), *steps)
+            if restored is None:
+                hyper = jax.tree.map(lambda x, run=run: x[run], program.hyper)
+                states.append(jax.jit(program.algorithm.init)(jax.random.key(seed), hyper, step))
+            else:
+                state = jax.tree.map(lambda x, run=run: x[run], restored)
+                memory = jax.tree.map(jnp.zeros_like, state.memory)
+                states.append(state._replace(step=host.first_steps(step), memory=memory))
+        return _together(states)
+
+    def chunk(self, state: TrainState, num_updates: int) -> tuple[TrainState, Metrics]:
+        """So many updates of every run, and their metrics added up.
+
+        Raises:
+          HostError: environments crashed or hang; `state` is still there.
+        """
+        states, sums = [], []
+        for run, workers in enumerate(self._workers):
+            one = jax.tree.map(lambda x, run=run: x[run], state)
+            total: Any = None
+            for _ in range(num_updates):
+                one, metrics = host.update(
+                    self._compiled, self._program.algorithm, self._program.config.num_steps, workers, one, self._waits
+                )
+                total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
+            states.append(one)
+            sums.append(total)
+        sums = self._waits.until("device", lambda: jax.block_until_ready(sums))
+        return _together(states), _together(sums)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Greedy episodes, played when they are waited for."""
+        program = self._program
+
+        def play() -> dict[str, np.ndarray]:
+            played = []
+            for run, seed in enumerate(program.seeds):
+                one = jax.tree.map(lambda x, run=run: x[run], state)
+                episodes = _seed(seed, int(one.updates), len(host.sizes(program.config.num_envs)))
+                max_steps = program.config.eval_max_steps
+                assert self._evaluator is not None
+                assert max_steps is not None
+                played.append(host.evaluate(self._act_in_evaluation, self._evaluator, one, episodes, max_steps))
+            return {name: np.stack([metrics[name] for metrics in played]) for name in played[0]}
+
+        return play
+
+    def copy(self, state: TrainState) -> TrainState:
+        """Nothing takes its memory."""
+        return state
+
+    def close(self) -> None:
+        """Close all environments."""
+        for worker in [worker for workers in self._workers for worker in workers]:
+            worker.close()
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def _worker(self, num_envs: int) -> host.Worker:
+        config = self._program.config
+        return host.Worker(
+            config.env,
+            lambda: self._program.make_envs(num_envs),
+            jax.devices()[0],
+            config.host_timeout,
+            config.time_limit_is_terminal,
+        )
+
+
+def _seed(seed: int, updates: int, part: int) -> int:
+    """Of the environments of a part; those of other runs, parts and points of training are independent."""
+    return int(np.random.SeedSequence([int(seed), updates, part]).generate_state(1)[0] >> 2)
+
+
+def _together(trees: list[Any]) -> Any:
+    """Of every run, `[R, ...]`."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
