@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         hint = nearest(flags[0], known) if flags else ""
         _fail(f"unknown {'flag' if flags else 'argument'} {(flags or unknown)[0]!r}{hint}")
 
-    from qlax.trainer import DivergedError, Stopped  # after the flags: JAX takes a while to import
+    from qlax.host import HostError  # after the flags: JAX takes a while to import
+    from qlax.suite import JobsFailedError
+    from qlax.trainer import DivergedError, Stopped
 
     try:
         options.command(options)
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         _fail(str(error))
-    except DivergedError as error:
+    except (DivergedError, HostError, JobsFailedError) as error:
         print(f"qlax: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
@@ -76,18 +78,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
     train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")
     _add_cache_flag(train)
-    for name, field in FIELDS.items():
-        if name in NOT_FLAGS:
-            continue
-        kind, flag = field.metadata["kind"], "--" + name.replace("_", "-")
-        default = f"{field.default:,}" if type(field.default) in (int, float) else field.default
-        help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
-        if isinstance(field.default, bool):
-            train.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
-        else:
-            several = "+" if field.type == Sweep or name == "env_options" else None
-            metavar = "|".join(kind.choices) if kind.choices else name.split("_")[-1].upper()
-            train.add_argument(flag, nargs=several, metavar=metavar, help=help)
+    _add_setting_flags(train)
+
+    suite = command("suite", _suite, "train the games of a suite, a process each, or go on with them; makes a table")
+    suite.epilog = "The same command again goes on where it was interrupted. Settings hold for every game."
+    suite.add_argument("suite", help="atari57 or minatar")
+    suite.add_argument("--games", metavar="GAMES", help="some of them, as Pong,Breakout (default all)")
+    suite.add_argument("--jobs", metavar="JOBS", type=int, default=1, help="processes at a time (default 1)")
+    suite.add_argument("--out", metavar="DIR", help="directory of all runs (default runs/ and the suite's name)")
+    _add_cache_flag(suite)
+    _add_setting_flags(suite)
 
     resume = command("resume", _resume, "go on with an interrupted run")
     resume.add_argument("run", help="its directory")
@@ -97,20 +97,69 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    for name, field in FIELDS.items():
+        if name in NOT_FLAGS:
+            continue
+        kind = field.metadata["kind"]
+        default = f"{field.default:,}" if type(field.default) in (int, float) else field.default
+        help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
+        if isinstance(field.default, bool):
+            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=help)
+        else:
+            several = "+" if field.type == Sweep or name == "env_options" else None
+            metavar = "|".join(kind.choices) if kind.choices else name.split("_")[-1].upper()
+            parser.add_argument(_flag(name), nargs=several, metavar=metavar, help=help)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
     help = "whether to keep compiled programs for the next time"
     parser.add_argument("--compilation-cache", action=argparse.BooleanOptionalAction, default=True, help=help)
 
 
 def _train(options: argparse.Namespace) -> None:
-    given = {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
-    overrides = {name: _value(name, value) for name, value in given.items()}
+    overrides = {name: _value(name, value) for name, value in _given(options).items()}
     if (options.target is None) == (options.config is None):
         raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
     config = from_file(options.config, **overrides) if options.config else configure(options.target, **overrides)
     if config.preset is None and (known := environment_presets(config.env)):
         print(f"qlax: presets with settings made for {config.env}: {', '.join(known)}", file=sys.stderr)
     _report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
+
+
+def _suite(options: argparse.Namespace) -> None:
+    from qlax import suite  # not before it is asked for, as in main
+
+    given = _given(options)
+    flags = [word for name, value in given.items() for word in _as_words(_flag(name), value)]
+    overrides = {name: _value(name, value) for name, value in given.items()}
+    suite.run(
+        options.suite,
+        games=options.games,
+        jobs=options.jobs,
+        out=options.out,
+        overrides=overrides,
+        flags=flags,
+        compilation_cache=options.compilation_cache,
+    )
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings among the flags."""
+    return {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
+
+
+def _as_words(flag: str, given: Any) -> list[str]:
+    """A flag as it was given, for another command line."""
+    if isinstance(given, bool):
+        return [flag if given else flag.replace("--", "--no-", 1)]
+    if isinstance(given, list) and len(given) > 1:
+        return [flag, *given]
+    return [f"{flag}={given[0] if isinstance(given, list) else given}"]  # one word, as the value may begin with a dash
 
 
 def _value(name: str, given: Any) -> Any:
