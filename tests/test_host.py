@@ -70,7 +70,7 @@ def test_an_update_is_the_page_s(num_envs, memory):
     update, ended = jax.jit(on_device.update), 0.0
     for _ in range(3):
         expected, expected_metrics = update(expected)
-        state, metrics = host.update(functions, on_host, 20, workers, state, host.Waits())
+        state, metrics = functions.learn(state, *host.collect(functions, on_host, 20, workers, state, host.Waits()))
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), metrics, expected_metrics)
         ended += metrics["episode_return"].weight
     assert ended > 0
@@ -157,8 +157,29 @@ def test_a_run_is_the_same_among_others_and_in_chunks_of_any_length(whole, tmp_p
     assert same_weights(alone.agents[0], whole.agents[1])
 
 
+def test_overlapping_acts_with_parameters_of_one_update_ago(tmp_path):
+    """The second rollout is that of an agent that never learned, and the third is not."""
+    settings = TINY | {
+        "total_steps": 3 * 32,
+        "log_interval": 1,
+        "eval_interval": 3,
+        "epsilon_start": 0,
+        "epsilon_end": 0,
+    }
+    settings |= {"learning_rate": 0.1, "checkpoint_interval": 3}
+
+    def values(name, **more):
+        return qlax.train(WALK, out=tmp_path / name, **settings | more).curves["value"][:, 0]
+
+    never, plain, overlapping = values("never", learning_rate=0), values("plain"), values("overlap", overlap=True)
+    assert plain[0] == overlapping[0] == never[0]
+    assert plain[1] != never[1]
+    assert overlapping[1] == pytest.approx(never[1], rel=1e-6)
+    assert overlapping[2] != pytest.approx(never[2], rel=1e-3)
+
+
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
-    original = host.update
+    original = host.collect
     calls = []
 
     def interrupting(*arguments):
@@ -167,10 +188,10 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
             signal.raise_signal(signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(host, "update", interrupting)
+    monkeypatch.setattr(host, "collect", interrupting)
     with pytest.raises(qlax.Stopped, match="qlax resume"):
         qlax.train(WALK, out=tmp_path / "run", **TINY)
-    monkeypatch.setattr(host, "update", original)
+    monkeypatch.setattr(host, "collect", original)
     result = qlax.resume(tmp_path / "run", progress=True)
     assert "new episodes begin" in capsys.readouterr().err
     assert result.summary["updates"] == 8

@@ -68,6 +68,7 @@ class Config:
     reset_ratio: int | None = whole(None, "copies that share a fresh episode a step; the environment's, unless given")
     time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")
 
+    overlap: bool = flag("on the host, collect a rollout while learning from the last: parameters are an update older")
     host_timeout: float = number(120.0, "seconds after which an environment on the host counts as hanging", low=1e-3)
 
     eval_episodes: int = whole(64, "greedy episodes an evaluation, one in each of as many environments")

@@ -177,10 +177,12 @@ class Functions:
             return jnp.concatenate(pieces).reshape(self.num_steps, self.num_envs, *pieces[0].shape[1:])
 
         rollout = Rollout(state.memory, jax.tree.map(stacked, *seen))
-        step, memory = jax.tree.map(
-            lambda *pieces: jnp.concatenate(pieces), *((part.step, part.memory) for part in parts)
-        )
-        return self.algorithm.learn(state._replace(key=key, step=step, memory=memory), rollout)
+        return self.algorithm.learn(_joined(state, key, parts), rollout)
+
+    def go_on(self, state: TrainState, key: jax.Array, parts: list[Part]) -> tuple[jax.Array, TrainState]:
+        """A key to learn with, and the state from which the next rollout begins meanwhile."""
+        key, key_next = jax.random.split(key)
+        return key, _joined(state, key_next, parts)
 
     def standing_still(self, state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
         """An update in which every step shows the same: to trace what an update calls."""
@@ -192,22 +194,28 @@ class Functions:
         return self.learn(state, key, parts, seen * self.num_steps)
 
 
+def _joined(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
+    """The state with what its parts have become."""
+    step, memory = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *((p.step, p.memory) for p in parts))
+    return state._replace(key=key, step=step, memory=memory)
+
+
 def acting(state: TrainState) -> TrainState:
     """Without what acting does not read, so that it is not passed to the device at every step."""
     return state._replace(opt_state=(), step=(), memory=(), key=())  # type: ignore[arg-type]
 
 
-def update(
+def collect(
     compiled: Any, algorithm: PQN, num_steps: int, workers: list[Worker], state: TrainState, waits: Waits
-) -> tuple[TrainState, dict[str, Mean]]:
-    """One update of a run whose latest steps are in `state`.
+) -> tuple[jax.Array, list[Part], list[Transition]]:
+    """A rollout from the latest steps in `state`: what `Functions.learn` wants beside the state to be changed.
 
     Args:
-      compiled: has `begin`, `act` and `learn` of `Functions`.
+      compiled: has `begin` and `act` of `Functions`.
       algorithm: the page.
       num_steps: T.
       workers: of the parts; no step is under way.
-      state: of the run.
+      state: whose parameters act.
       waits: where to count seconds.
     """
     key, parts = compiled.begin(state)
@@ -228,7 +236,7 @@ def update(
             parts[index] = parts[index]._replace(step=step)
             if t + 1 < num_steps:
                 decisions[index] = act(index)
-    return compiled.learn(state, key, parts, seen)
+    return key, parts, seen
 
 
 def evaluate(

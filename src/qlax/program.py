@@ -176,7 +176,7 @@ def _keys(seed: jax.Array) -> jax.Array:
 
 
 def _maker(config: Config) -> Callable[[int], HostEnv]:
-    """Makes so many environments of a run on the host."""
+    """Makes so many environments of a run on the host; refuses what only environments in JAX have."""
     if config.reset_ratio is not None:
         raise UserError(f"reset_ratio is for environments in JAX; those of {config.env} reset themselves")
     options = dict(config.env_options)

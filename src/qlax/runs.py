@@ -25,7 +25,6 @@ class DeviceRuns:
     """All runs in one program; calls return before the device has done what they ask for.
 
     Attributes:
-      shapes: of the state, `[R, ...]`.
       num_devices: used.
       waited: nothing.
     """
@@ -35,7 +34,6 @@ class DeviceRuns:
     def __init__(self, program: Program):
         self._program = program
         self._placement = Placement(len(program.seeds))
-        self.shapes = program.shapes
         self.num_devices = self._placement.num_devices
         self.waited: dict[str, float] = {}
 
@@ -79,10 +77,10 @@ class DeviceRuns:
             def compiled(*arguments, **options):
                 return pool.submit(placement.compile, placement.lower(*arguments, **options))
 
-            chunk = compiled(program.chunk, self.shapes, 0, donate=True)
-            evaluate = compiled(program.evaluate, (self.shapes, program.seeds))
+            chunk = compiled(program.chunk, program.shapes, 0, donate=True)
+            evaluate = compiled(program.evaluate, (program.shapes, program.seeds))
             start = compiled(program.start, (program.seeds, program.hyper))
-            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), self.shapes)
+            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), program.shapes)
             futures = (start, chunk, evaluate, copy)
             self._start, self._chunk, self._evaluate, self._copy = (future.result() for future in futures)
 
@@ -91,7 +89,6 @@ class HostRuns:
     """Runs that take turns, a chunk each: every run has environments of its own, and all share the evaluation's.
 
     Attributes:
-      shapes: of the state, `[R, ...]`.
       num_devices: used.
       waited: seconds the loop waited for the environments and for the device.
     """
@@ -101,11 +98,11 @@ class HostRuns:
 
     def __init__(self, program: Program):
         self._program = program
-        self.shapes = program.shapes
         self._compiled: Any = None
         self._act_in_evaluation: Any = None
         self._workers: list[list[host.Worker]] = []
         self._evaluator: host.Worker | None = None
+        self._acting: dict[int, TrainState] = {}  # whose parameters the next rollout is collected with
         self._waits = host.Waits()
 
     def __str__(self) -> str:
@@ -119,7 +116,7 @@ class HostRuns:
     def compile(self) -> None:
         """Everything, at the same time."""
         functions, config = self._program.host_functions, self._program.config
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._program.shapes)
         key, parts = jax.eval_shape(functions.begin, state)
         still = host.acting(state)
         _, decision = jax.eval_shape(functions.act, still, parts[0])
@@ -142,7 +139,9 @@ class HostRuns:
             act = compiled(functions.act, still, parts[0])
             act_in_evaluation = compiled(functions.act, still, in_evaluation)
             begin = compiled(functions.begin, state)
-            self._compiled = types.SimpleNamespace(begin=begin.result(), act=act.result(), learn=learn.result())
+            go_on = compiled(functions.go_on, state, key, parts)
+            named = {"begin": begin, "act": act, "learn": learn, "go_on": go_on}
+            self._compiled = types.SimpleNamespace(**{name: future.result() for name, future in named.items()})
             self._act_in_evaluation = act_in_evaluation.result()
 
     def begin(self, restored: TrainState | None) -> TrainState:
@@ -173,15 +172,21 @@ class HostRuns:
         Raises:
           HostError: environments crashed or hang; `state` is still there.
         """
+        program, compiled, num_steps = self._program, self._compiled, self._program.config.num_steps
         states, sums = [], []
         for run, workers in enumerate(self._workers):
             one = jax.tree.map(lambda x, run=run: x[run], state)
             total: Any = None
+            acting = self._acting.get(run, one)
             for _ in range(num_updates):
-                one, metrics = host.update(
-                    self._compiled, self._program.algorithm, self._program.config.num_steps, workers, one, self._waits
-                )
+                key, parts, seen = host.collect(compiled, program.algorithm, num_steps, workers, acting, self._waits)
+                if program.config.overlap:
+                    key, acting = compiled.go_on(one, key, parts)
+                one, metrics = compiled.learn(one, key, parts, seen)
+                if not program.config.overlap:
+                    acting = one
                 total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
+            self._acting[run] = acting
             states.append(one)
             sums.append(total)
         sums = self._waits.until("device", lambda: jax.block_until_ready(sums))

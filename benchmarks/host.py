@@ -1,0 +1,173 @@
+"""What the loop on the host makes of its environments: `python benchmarks/host.py speed [target...]`.
+
+Three speeds in steps a second, in turns and the best of each: of the environments alone, under random actions and in
+one piece; of the learner alone, with environments that stand still; and of the whole loop. Had the two sides no overlap
+at all, as on a CPU whose cores both need, the whole would be 1 / (1 / environments + 1 / learner); beside a GPU the
+slower side is the bound. The record is `benchmarks/results/host.json`, on a GPU `host-gpu.json`; what is not measured is kept.
+
+`python benchmarks/host.py pong [--minutes 10] [--until 18] [flags of qlax train]` trains `atari/Pong` until an
+evaluation reaches so much, or the time is up, and keeps `benchmarks/results/pong.json` (on a GPU `pong-gpu.json`).
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from scores import RESULTS, circumstances
+
+from qlax.config import configure
+from qlax.program import Program
+from qlax.runs import HostRuns
+
+TARGETS = {  # one update of Atari is some seconds of a CPU
+    "atari/Pong": {},
+    "lunarlander": {},
+    "gymnasium/CartPole-v1": {"num_envs": 32, "num_steps": 32, "num_minibatches": 8, "num_epochs": 4},
+}
+ROUNDS, SECONDS = 3, 10
+
+
+class Still:
+    """Environments that show their first steps for ever."""
+
+    def __init__(self, env):
+        self._env = env
+        self.num_actions, self.num_envs = env.num_actions, env.num_envs
+
+    def reset(self, seed):
+        """See `qlax.HostEnv`."""
+        self._step = self._env.reset(seed)
+        return self._step
+
+    def step(self, action):
+        """See `qlax.HostEnv`."""
+        del action
+        return self._step
+
+    def close(self):
+        """See `qlax.HostEnv`."""
+        self._env.close()
+
+
+def speed(targets: list[str]) -> None:
+    """Measure, keep the record and print it as a table."""
+    path = _record("host")
+    record = json.loads(path.read_text()) if path.exists() else {}
+    for target in targets or TARGETS:
+        row = measure(target, **TARGETS.get(target, {}))
+        record[target] = circumstances(f"python benchmarks/host.py speed {target}") | row
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    print("| target | environments | learner | whole loop | of 1/(1/e + 1/l) | of the slower side | waits |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for target, row in record.items():
+        e, l, whole = row["environments"], row["learner"], row["whole"]
+        shares = f"{whole * (1 / e + 1 / l):.0%} | {whole / min(e, l):.0%}"
+        waits = " %, ".join(f"{100 * share:.0f}" for share in row["waits"].values())
+        print(f"| `{target}` | {e:,.0f} | {l:,.0f} | {whole:,.0f} | {shares} | {waits} % |")
+
+
+def measure(target: str, **overrides) -> dict:
+    """Steps a second of the environments, of the learner and of the whole loop, and the shares of its time it waits."""
+    program = Program(configure(target, **overrides), {})
+    whole = HostRuns(program)
+    whole.compile()
+    make_envs = program.make_envs
+    learner = HostRuns(program)
+    learner._compiled, learner._act_in_evaluation = whole._compiled, whole._act_in_evaluation
+    program.make_envs = lambda num_envs: Still(make_envs(num_envs))
+    states = {learner: learner.begin(None)}
+    program.make_envs = make_envs
+    states[whole] = whole.begin(None)
+    for runs in states:  # once, to warm up
+        states[runs], _ = runs.chunk(states[runs], 1)
+    envs = make_envs(program.config.num_envs)
+    envs.reset(0)
+    random = np.random.default_rng(0)
+
+    def step_all():
+        envs.step(random.integers(0, envs.num_actions, envs.num_envs).astype(np.int32))
+        return envs.num_envs
+
+    def update(runs):
+        states[runs], _ = runs.chunk(states[runs], 1)
+        return program.config.steps_per_update
+
+    for _ in range(50):
+        step_all()
+    best = {"environments": 0.0, "learner": 0.0, "whole": 0.0}
+    waited_before, spent = whole.waited, 0.0
+    for _ in range(ROUNDS):
+        for name, work in (
+            ("environments", step_all),
+            ("learner", lambda: update(learner)),
+            ("whole", lambda: update(whole)),
+        ):
+            steps, begun = 0, time.perf_counter()
+            while (seconds := time.perf_counter() - begun) < SECONDS:
+                steps += work()
+            seconds = time.perf_counter() - begun
+            best[name] = max(best[name], steps / seconds)
+            spent += seconds if name == "whole" else 0.0
+        print(target, best, file=sys.stderr)
+    waits = {name: (seconds - waited_before[name]) / spent for name, seconds in whole.waited.items()}
+    for closable in (whole, learner, envs):
+        closable.close()
+    return {name: round(value, 1) for name, value in best.items()} | {"waits": waits}
+
+
+def pong(minutes: float, until: float, flags: list[str]) -> None:
+    """Train Pong so long or so far, and keep how it went."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["train", "atari/Pong", *flags]
+        process = subprocess.Popen([sys.executable, "-m", "qlax.cli", *command, "--out", f"{folder}/run"])
+        lines, reached = [], None
+        begun = time.monotonic()
+        while process.poll() is None and time.monotonic() - begun < 60 * minutes and reached is None:
+            time.sleep(1)
+            path = Path(folder, "run", "metrics.jsonl")
+            lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            reached = next((line for line in lines if (line["eval_return"][0] or -21) >= until), None)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    record = circumstances("python benchmarks/host.py pong " + " ".join(flags)) | {
+        "device": str(jax.devices()[0].device_kind),
+        "until": until,
+        "minutes_allowed": minutes,
+        "reached": reached and {name: reached[name] for name in ("steps", "seconds", "eval_return")},
+        "steps": lines[-1]["steps"],
+        "seconds": lines[-1]["seconds"],
+        "steps_per_second": lines[-1]["steps"] / lines[-1]["seconds"],
+        "curve": [
+            {name: line[name] for name in ("steps", "seconds", "episode_return", "eval_return")}
+            for line in lines[:: max(1, len(lines) // 100)] + lines[-1:]
+        ],
+    }
+    _record("pong").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in record.items() if name != "curve"}, indent=2))
+
+
+def _record(name: str) -> Path:
+    platform = jax.default_backend()
+    return RESULTS / (f"{name}.json" if platform == "cpu" else f"{name}-{platform}.json")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("speed").add_argument("targets", nargs="*")
+    of_pong = commands.add_parser("pong")
+    of_pong.add_argument("--minutes", type=float, default=10)
+    of_pong.add_argument("--until", type=float, default=18)
+    options, flags = parser.parse_known_args()
+    if options.command == "speed":
+        speed(options.targets)
+    else:
+        pong(options.minutes, options.until, flags)
