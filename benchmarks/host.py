@@ -3,7 +3,8 @@
 Three speeds in steps a second, in turns and the best of each: of the environments alone, under random actions and in
 one piece; of the learner alone, with environments that stand still; and of the whole loop. Had the two sides no overlap
 at all, as on a CPU whose cores both need, the whole would be 1 / (1 / environments + 1 / learner); beside a GPU the
-slower side is the bound. The record is `benchmarks/results/host.json`, on a GPU `host-gpu.json`; what is not measured is kept.
+slower side is the bound. The record is `benchmarks/results/host.json`, on a GPU `host-gpu.json`; what is not measured
+is kept.
 
 `python benchmarks/host.py pong [--minutes 10] [--until 18] [flags of qlax train]` trains `atari/Pong` until an
 evaluation reaches so much, or the time is up, and keeps `benchmarks/results/pong.json` (on a GPU `pong-gpu.json`).

@@ -1,31 +1,42 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from probes import strict_and_quick
 
-from qlax.layers import Convolution, Dense, LayerNorm
+from qlax import layers
+from qlax.layers import Convolution, Dense, LayerNorm, max_pool
 
 LAYERS = {  # ours, theirs, the shape of what they are applied to
     "dense": (Dense(7), nn.Dense(7), (6, 5)),
     "wide dense": (Dense(300), nn.Dense(300), (3, 130)),
     "layer norm": (LayerNorm(), nn.LayerNorm(), (6, 5)),
     "layer norm of an image": (LayerNorm(), nn.LayerNorm(), (2, 4, 3, 16)),
-    "convolution": (Convolution(8), nn.Conv(8, (3, 3), padding="VALID"), (2, 5, 6, 3)),
+    "convolution": (Convolution(8, 3), nn.Conv(8, (3, 3), padding="VALID"), (2, 5, 6, 3)),
+    "strided convolution": (Convolution(5, 4, 2), nn.Conv(5, (4, 4), 2, "VALID"), (2, 7, 10, 3)),
+    "padded convolution": (Convolution(5, 3, 1, "SAME"), nn.Conv(5, (3, 3)), (2, 5, 6, 3)),
+    "even padded convolution": (Convolution(5, 4, 1, "SAME"), nn.Conv(5, (4, 4)), (2, 3, 6, 3)),
+    "strided padded convolution": (Convolution(5, 4, 3, "SAME"), nn.Conv(5, (4, 4), 3), (2, 9, 7, 3)),
 }
 KEY = jax.random.key(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def strict_ranks():
-    with jax.numpy_rank_promotion("raise"):
+def strict():
+    with strict_and_quick():
         yield
 
 
-@pytest.fixture(params=["chosen", "cpu", "default"])
+@pytest.fixture(params=["chosen", "cpu", "cpu, as if large", "default"])
 def branch(request, monkeypatch):
-    """The branch that is run, whatever the machine."""
-    if request.param != "chosen":
-        choose = lambda *arguments, **branches: branches[request.param](*arguments)  # noqa: E731
+    """The branch that is run, whatever the machine and however small the image."""
+    platform, _, large = request.param.partition(",")
+    if large:
+        monkeypatch.setattr(layers, "SMALL", 0)
+    if platform != "chosen":
+        choose = lambda *arguments, **branches: branches[platform](*arguments)  # noqa: E731
         monkeypatch.setattr(jax.lax, "platform_dependent", choose)
 
 
@@ -42,10 +53,10 @@ def close_to_theirs(ours, theirs, variables, x):
     weight = noise(jax.eval_shape(theirs.apply, variables, x).shape, 3)
 
     def loss(module, variables, x):
-        return (module.apply(variables, x) * weight).sum()
+        y = module.apply(variables, x)
+        return (y * weight).sum(), y
 
-    close(ours.apply(variables, x), theirs.apply(variables, x))
-    close(*(jax.grad(loss, (1, 2))(module, variables, x) for module in (ours, theirs)))
+    close(*(jax.jit(jax.grad(partial(loss, module), (0, 1), has_aux=True))(variables, x) for module in (ours, theirs)))
 
 
 @pytest.mark.usefixtures("branch")
@@ -94,15 +105,47 @@ def test_runs_side_by_side_get_what_each_gets_alone():
         close(together[run], layer.apply(jax.tree.map(lambda value, run=run: value[run], variables), x[run]))
 
 
-def test_a_convolution_is_slices_on_the_cpu_and_a_convolution_elsewhere():
-    layer, x = Convolution(8), noise((2, 5, 6, 3), 0)
-    traced = jax.jit(layer.apply).trace(layer.init(KEY, x), x)
+def lowered(function, *arguments, platform):
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_small_convolution_is_slices_on_the_cpu_and_a_convolution_elsewhere():
+    layer, x = Convolution(8, 3), noise((2, 5, 6, 3), 0)
+    variables = layer.init(KEY, x)
     for platform, expected in {"cpu": False, "cuda": True}.items():
-        assert ("stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()) == expected
+        text = lowered(layer.apply, variables, x, platform=platform)
+        assert ("stablehlo.convolution" in text) == expected
+
+
+def test_on_the_cpu_a_large_convolution_and_its_gradients_have_the_layout_that_is_fast_in_a_loop(monkeypatch):
+    monkeypatch.setattr(layers, "SMALL", 0)
+    layer, x = Convolution(8, 4, 2), noise((2, 6, 6, 3), 0)
+    gradients = jax.value_and_grad(lambda variables, x: layer.apply(variables, x).sum(), (0, 1))
+    text = lowered(gradients, layer.init(KEY, x), x, platform="cpu")
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 3
+    assert all("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line for line in convolutions)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (4, 4), (2, 2), (3, 1)])
+def test_pooling_equals_that_of_flax_also_where_entries_are_equal(size, stride):
+    x = np.random.default_rng(0).integers(0, 3, (2, 9, 6, 3)).astype(np.float32)
+    both = max_pool, lambda x, size, stride: nn.max_pool(x, (size, size), (stride, stride), "SAME")
+    weight = noise(jax.eval_shape(lambda: both[1](x, size, stride)).shape, 3)
+
+    def pooled(pool, x):
+        y = pool(x, size, stride)
+        return (y * weight).sum(), y
+
+    (ours_down, ours), (theirs_down, theirs) = (
+        jax.jit(jax.grad(partial(pooled, pool), has_aux=True))(x) for pool in both
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    close(ours_down, theirs_down)
 
 
 def test_on_the_cpu_the_gradient_of_a_kernel_comes_as_the_kernel_lies():
     layer, x = Dense(7), noise((6, 5), 0)
     gradient = jax.grad(lambda variables: layer.apply(variables, x).sum())
-    text = jax.jit(gradient).trace(layer.init(KEY, x)).lower(lowering_platforms=("cpu",)).as_text()
+    text = lowered(gradient, layer.init(KEY, x), platform="cpu")
     assert any("dot_general" in line and "-> tensor<5x7xf32>" in line for line in text.splitlines())

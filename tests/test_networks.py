@@ -11,7 +11,7 @@ from qlax.config import FIELDS
 from qlax.errors import UserError
 from qlax.layers import Convolution
 from qlax.memories import MEMORIES, MinGRU
-from qlax.networks import BatchRenorm, Memory, QNetwork, build, default_encoder
+from qlax.networks import BatchRenorm, Memory, QNetwork, build, checked_encoder, default_encoder
 
 A, L, B = 3, 4, 2
 KEY = jax.random.key(0)
@@ -143,12 +143,22 @@ def test_batch_renorm_reduces_every_axis_but_the_last():
 # QNetwork
 
 
-@pytest.mark.parametrize("encoder", ["mlp", "cnn"])
+@pytest.mark.parametrize(
+    ("encoder", "memory"),
+    [
+        ("mlp", "none"),
+        ("mlp", "lstm"),
+        ("cnn", "none"),
+        ("cnn", "lstm"),
+        ("nature", "none"),
+        ("impala", "none"),
+        ("hadamax", "lstm"),
+    ],
+)
 @pytest.mark.parametrize("norm", ["layer", "batch", "batch_renorm", "none"])
-@pytest.mark.parametrize("memory", ["none", "lstm"])
 def test_shapes(encoder, norm, memory):
     network = QNetwork(A, encoder, hidden=(8, 6), norm=norm, input_norm=norm, memory=memory, dueling=True)
-    obs = jax.ShapeDtypeStruct((L, B, 5, 4, 2), jnp.uint8)
+    obs = jax.ShapeDtypeStruct((L, B, *((36, 40) if encoder == "nature" else (5, 4)), 2), jnp.uint8)
     first, carry = jax.ShapeDtypeStruct((L, B), bool), network.initial_memory(B)
     variables = jax.eval_shape(lambda *x: network.init(*x, True), KEY, carry, obs, first)
     statistics = sorted(set(variables) - {"params"})
@@ -192,7 +202,7 @@ def test_the_cnn_has_a_convolution_of_16_features_first():
     variables = initial(network, obs)
     params = variables["params"]
     assert params["Convolution_0"]["kernel"].shape == (3, 3, 2, 16)
-    x = Convolution(16).apply({"params": params["Convolution_0"]}, obs.reshape(L * B, 5, 4, 2))
+    x = Convolution(16, 3).apply({"params": params["Convolution_0"]}, obs.reshape(L * B, 5, 4, 2))
     x = np.maximum(nn.LayerNorm().apply({"params": params["LayerNorm_0"]}, x), 0)
     x = x.transpose(0, 3, 1, 2).reshape(L, B, 16 * 3 * 2)
     close(act(network, variables, obs), reference.mlp(layers(params, 1), x))
@@ -296,7 +306,10 @@ def test_batch_statistics_are_shared_over_a_mapped_axis(norm):
         ((10, 5), jnp.float32, "mlp"),
         ((10, 10, 4), bool, "cnn"),
         ((30, 40, 3), jnp.float32, "cnn"),
-        ((84, 84, 4), jnp.uint8, "cnn"),
+        ((84, 84, 4), jnp.float32, "cnn"),
+        ((84, 84, 4), jnp.uint8, "nature"),
+        ((36, 63, 3), jnp.uint8, "nature"),
+        ((35, 63, 3), jnp.uint8, "cnn"),
         ((4,), jnp.bfloat16, "mlp"),
     ],
 )
@@ -319,6 +332,16 @@ def test_the_encoder_that_fits(shape, dtype, encoder):
 def test_observations_that_no_encoder_understands(obs, message):
     with pytest.raises(UserError, match=message):
         default_encoder(obs)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape", "side"),
+    [("cnn", (2, 9, 4), 3), ("nature", (84, 35, 4), 36), ("nature", (84, 84), 36), ("hadamax", (0, 9, 4), 1)],
+)
+def test_an_encoder_refuses_what_it_would_leave_nothing_of(encoder, shape, side):
+    message = f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; this has"
+    with pytest.raises(UserError, match=message):
+        checked_encoder(encoder, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 class Partial:
@@ -344,6 +367,7 @@ def test_a_network_is_built_from_its_description():
     description = {"encoder": "cnn", "hidden": [8, 6], "norm": "batch", "memory": "gru", "dueling": True}
     expected = QNetwork(A, encoder="cnn", hidden=(8, 6), norm="batch", memory="gru", dueling=True)
     assert build(description, A) == expected
+    assert build({"encoder": "hadamax", "hidden": [8]}, A) == QNetwork(A, encoder="hadamax", hidden=(8,))
     own = build({"network": "test_networks:Whole"}, A)
     assert (type(own).__name__, own.num_actions) == ("Whole", A)
     with pytest.raises(UserError, match=r"'test_networks:Partial' has no 'init'; see qlax\.Network"):

@@ -1,14 +1,16 @@
-"""Q-networks: encoders, memories and the normalisation that replaces the target network.
+"""Q-networks: encoder, memory, head and the normalisation that replaces the target network.
 
 Axes: L steps of a segment, B rows of a batch, then features; A actions.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qlax.encoders import ENCODERS
 from qlax.errors import UserError, described
 from qlax.imports import import_object
 from qlax.layers import Convolution, Dense, LayerNorm, along_last
@@ -17,9 +19,9 @@ from qlax.types import PyTree
 
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
 Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
-Encoder = Literal["mlp", "cnn"]
+Encoder = Literal["mlp", "cnn", "nature", "impala", "hadamax"]
 
-HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (256, 256), "cnn": (128,)}  # the paper's, for classic control and MinAtar
+HIDDEN = {name: encoder.hidden for name, encoder in ENCODERS.items()}  # unless other widths are asked for
 
 
 class QNetwork(nn.Module):
@@ -27,7 +29,8 @@ class QNetwork(nn.Module):
 
     Attributes:
       num_actions: A.
-      encoder: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16 features first, as for MinAtar.
+      encoder: by its name in `qlax.encoders`: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16
+        features first, as for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari.
       hidden: widths of the dense layers; the memory is as wide as the last.
       norm: before every activation. "none" is for ablations: nothing else stabilises the learning.
       input_norm: of the observation.
@@ -66,16 +69,20 @@ class QNetwork(nn.Module):
         dtype = jnp.dtype(self.compute_dtype)
         x = obs.reshape(length * batch, *obs.shape[2:])
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
-        if self.encoder == "mlp":
+        encoder = ENCODERS[self.encoder]
+        if encoder.convolve is None:
             x = x.reshape(length * batch, -1)
         x = self._normalise(self.input_norm, x, train)
-        kernel_init = nn.initializers.lecun_normal()
-        if self.encoder == "cnn":
-            kernel_init = nn.initializers.he_normal()
-            x = nn.relu(self._normalise(self.norm, Convolution(16, kernel_init, dtype)(x), train))
-            x = x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # features first, see layers.py
+
+        def normalise(x):
+            return self._normalise(self.norm, x, train)
+
+        if encoder.convolve is not None:
+            convolution = partial(Convolution, kernel_init=encoder.kernel_init, dtype=dtype)
+            x = encoder.convolve(x, convolution, normalise)
+            x = x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # plane after plane, as saved agents have it
         for width in self.hidden:
-            x = nn.relu(self._normalise(self.norm, Dense(width, kernel_init, dtype)(x), train))
+            x = encoder.activation(normalise(Dense(width, encoder.kernel_init, dtype)(x)))
         if self.recurrent:
             remember = MEMORIES[self.memory](self.hidden[-1], name="memory_cell")
             x, memory = remember(memory, x.reshape(length, batch, -1), first)
@@ -142,7 +149,7 @@ class BatchRenorm(nn.Module):
 
 
 def default_encoder(obs: Any) -> Encoder:
-    """The encoder that fits one member's observation: "cnn" for three axes of at least 3 x 3, else "mlp".
+    """The encoder that fits one member's observation: "nature" for screens, "cnn" for other grids, else "mlp".
 
     Args:
       obs: array, or its shape and dtype, without the axes N and M.
@@ -161,7 +168,9 @@ def default_encoder(obs: Any) -> Encoder:
             f"observation is {obs.dtype}{list(obs.shape)}; expected bool, float, or uint8 with three axes (an image): "
             "let the environment deliver categories one-hot and counts as float"
         )
-    return "cnn" if _has_grid(obs) else "mlp"
+    if is_image and _takes("nature", obs):
+        return "nature"
+    return "cnn" if _takes("cnn", obs) else "mlp"
 
 
 def checked_encoder(encoder: Any, obs: Any) -> Encoder:
@@ -171,13 +180,20 @@ def checked_encoder(encoder: Any, obs: Any) -> Encoder:
       UserError: it does not.
     """
     default_encoder(obs)
-    if encoder == "cnn" and not _has_grid(obs):
-        raise UserError(f"encoder=cnn: expected an observation with three axes, at least 3 x 3; this has {obs.shape}")
+    if not _takes(encoder, obs):
+        side = ENCODERS[encoder].smallest
+        raise UserError(
+            f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; "
+            f"this has {obs.shape}"
+        )
     return encoder
 
 
-def _has_grid(obs: Any) -> bool:
-    return len(obs.shape) == 3 and min(obs.shape[:2]) >= 3
+def _takes(encoder: Encoder, obs: Any) -> bool:
+    """Whether the encoder leaves something of an observation of this shape."""
+    if ENCODERS[encoder].convolve is None:
+        return True
+    return len(obs.shape) == 3 and min(obs.shape[:2]) >= ENCODERS[encoder].smallest
 
 
 def build(description: dict[str, Any], num_actions: int) -> Any:
