@@ -102,7 +102,9 @@ class Hanging(Crashing):
 
 
 class Dying:
-    """A wrapper of Gymnasium's environments whose process ends in the thirtieth step of the first of them."""
+    """A wrapper of Gymnasium's environments, of which each ends its process in its thirtieth step."""
+
+    fail = staticmethod(lambda: os._exit(3))
 
     def __new__(cls, env):
         import gymnasium
@@ -113,7 +115,13 @@ class Dying:
             def step(self, action):
                 self.steps += 1
                 if self.steps == 30:
-                    os._exit(3)
+                    cls.fail()
                 return self.env.step(action)
 
         return Wrapper(env)
+
+
+class Sleeping(Dying):
+    """The same, but it never answers again."""
+
+    fail = staticmethod(lambda: time.sleep(1000))

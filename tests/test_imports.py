@@ -43,7 +43,8 @@ ALLOWED = {
     "agent": {"errors", "types", "mixing", "pqn", "networks", "config", "checkpoint", "envs"},
     "program": {"errors", "types", "check", "mixing", "pqn", "networks", "config", "envs", "evaluate", "host"},
     "trainer": None,
-    "suite": {"errors", "config", "envs", "trainer"},
+    "scores": set(),
+    "suite": {"scores", "errors", "config", "envs", "trainer"},
     "cli": None,
     "__main__": None,
 }

@@ -13,7 +13,8 @@ from qlax import suite
 from qlax.cli import main
 from qlax.config import configure
 from qlax.errors import UserError
-from qlax.suite import SUITES, Job, aggregates, collect, plan, run_jobs, written
+from qlax.scores import aggregates, table
+from qlax.suite import SUITES, Job, collect, plan, run_jobs
 
 # What stands in for training: it leaves what a run leaves, and does as the game's name says.
 JOB = """
@@ -311,7 +312,7 @@ def test_table_with_scores(tmp_path):
     assert results["aggregates"]["games"] == ["Pong", "Breakout"]
     assert results["games"]["Pong"]["eval_score"]["per_run"] == [115, 118]
     assert (
-        written(results)
+        table(results, "% of human")
         == """\
 atari57: 3 of 5 games, greedy returns
 
@@ -339,8 +340,8 @@ atari57: 3 of 5 games, greedy returns
 
 def test_one_seed_has_no_interval(tmp_path):
     results = collect("atari57", [scored(tmp_path, "Pong", [20.0], [115.0])], {})
-    table = written(results)
-    assert "| mean        |        115 |             - |\n" in table
-    assert "| over 1 game | % of human | 95 % interval |\n" in table
-    assert "- Intervals: none, as one seed a game does not tell.\n" in table
+    written = table(results, "% of human")
+    assert "| mean        |        115 |             - |\n" in written
+    assert "| over 1 game | % of human | 95 % interval |\n" in written
+    assert "- Intervals: none, as one seed a game does not tell.\n" in written
     assert results["aggregates"]["iqm"] == {"value": 115, "interval": None}

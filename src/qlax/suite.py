@@ -15,15 +15,13 @@ from os import environ
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
-
 from qlax.config import FIELDS, Config, configure, from_file, presets
 from qlax.errors import UserError, nearest
+from qlax.scores import aggregates, four_digits, table
 from qlax.trainer import Stopped
 
 ATTEMPTS = 3  # to train a game, before it is given up
 POLL_SECONDS = 0.1
-RESAMPLES = 10_000
 GPU_SHARE = 0.75  # of its memory, which JAX takes for one process unless told otherwise
 # Of a game's summary; the score is there where the environment has one.
 REPORTED = (
@@ -158,10 +156,10 @@ def run(
     outcome = run_jobs(planned, jobs)
     results = collect(name, planned, outcome.failed)
     if results["games"]:
-        table = written(results)
+        as_table = table(results, SUITES[name].score)
         _write(directory / "results.json", json.dumps(results, indent=2) + "\n")
-        _write(directory / "table.md", table)
-        print(table, end="", flush=True)
+        _write(directory / "table.md", as_table)
+        print(as_table, end="", flush=True)
     missing = results["incomplete"]
     if outcome.signal_number is not None and missing:
         message = f"stopped with {len(results['games'])} of {len(planned)} games complete"
@@ -314,7 +312,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> Outcome:
         if job.complete:
             summary, done = _summary(job), sum(job.complete for job in jobs)
             names = [name for name in ("eval_return", "eval_score") if name in summary]
-            values = ", ".join(f"{name.removeprefix('eval_')} {_number(summary[name]['mean'])}" for name in names)
+            values = ", ".join(f"{name.removeprefix('eval_')} {four_digits(summary[name]['mean'])}" for name in names)
             _say(f"{job.game}: done after {attempt.duration()}: {values}; {done} of {len(jobs)} complete")
         elif requests:
             _say(f"{job.game}: stopped after {attempt.duration()}")
@@ -387,109 +385,6 @@ def _summary(job: Job) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-
-
-def aggregates(scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Median, mean and interquartile mean of a suite's scores, with 95 % intervals.
-
-    Median and mean are over games, of the means over runs, as the literature has them; the interquartile mean
-    (IQM) is over all runs of all games, without the lowest and the highest quarter. The intervals are between the
-    percentiles of a stratified bootstrap: the runs of each game are drawn anew with replacement, the games stay.
-
-    Args:
-      scores: of every game, those of its runs.
-
-    Returns:
-      `value` and `interval` of "median", "mean" and "iqm"; no interval (None) where no game has a second run.
-
-    Source: Agarwal et al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.1
-    and 4.3, https://arxiv.org/abs/2108.13264
-    """
-    measured = [np.array(runs, np.float64) for runs in scores]
-    values = _statistics(measured)
-    intervals: dict[str, Any] = dict.fromkeys(values)
-    if max(map(len, measured)) > 1:
-        random = np.random.default_rng(0)  # the same runs give the same table
-        drawn = _statistics([runs[random.integers(len(runs), size=(RESAMPLES, len(runs)))] for runs in measured])
-        intervals = {name: np.percentile(drawn[name], [2.5, 97.5]).tolist() for name in drawn}
-    return {name: {"value": float(values[name]), "interval": intervals[name]} for name in values}
-
-
-def _statistics(games: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Of an array `[..., runs]` a game: `[...]` each."""
-    means = np.stack([runs.mean(-1) for runs in games])
-    return {
-        "median": np.median(means, axis=0),
-        "mean": means.mean(axis=0),
-        "iqm": _interquartile_mean(np.concatenate(games, axis=-1)),
-    }
-
-
-def _interquartile_mean(x: np.ndarray) -> np.ndarray:
-    """Of the last axis, without a quarter of the values, rounded down, at either end."""
-    cut = x.shape[-1] // 4
-    return np.sort(x)[..., cut : x.shape[-1] - cut].mean(-1)
-
-
-def written(results: dict[str, Any]) -> str:
-    """The results in Markdown that reads well as it stands."""
-    games, failed, incomplete = results["games"], results["failed"], results["incomplete"]
-    found, unit = results["aggregates"], SUITES[results["suite"]].score
-    header = ["game", "return", "of each seed", *([unit] if found else []), "steps a seed", "steps/s, all seeds"]
-    rows = []
-    for game, measured in games.items():
-        returns, score = measured["eval_return"], measured.get("eval_score", {"mean": None})
-        row = [game, _number(returns["mean"]), ", ".join(map(_number, returns["per_run"]))]
-        row += [_number(score["mean"])] if found else []
-        rows.append([*row, f"{measured['total_steps']:,}", f"{measured['steps_per_second']:,.0f}"])
-    parts = [
-        f"{results['suite']}: {len(games)} of {len(games) + len(failed) + len(incomplete)} games, greedy returns",
-        _markdown(header, rows),
-    ]
-    notes = []
-    if found:
-        statistics = {name: found[name] for name in ("median", "mean", "iqm")}
-        rows = [[name.replace("iqm", "IQM"), _number(x["value"]), _interval(x)] for name, x in statistics.items()]
-        over = len(found["games"])
-        parts.append(_markdown([f"over {over} game{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
-        notes.append("Median and mean: of the games' means over seeds. IQM: of the middle half of all games' seeds.")
-        if found["iqm"]["interval"]:
-            notes.append("Intervals: stratified bootstrap over the seeds of each game.")
-        else:
-            notes.append("Intervals: none, as one seed a game does not tell.")
-        if unscored := [game for game in games if game not in found["games"]]:
-            notes.append(f"Without a score, hence not in the aggregates: {', '.join(unscored)}.")
-    if cut := [game for game, measured in games.items() if any(measured["eval_cut"])]:
-        notes.append(f"Some episodes were cut: {', '.join(cut)}.")
-    notes += [f"Failed, hence left out: {game} ({reason})." for game, reason in failed.items()]
-    if incomplete:
-        notes.append(f"Not complete yet, hence left out: {', '.join(incomplete)}.")
-    if notes:
-        parts.append("\n".join(f"- {note}" for note in notes))
-    return "\n\n".join(parts) + "\n"
-
-
-def _number(x: float | None) -> str:
-    """Four digits, or all before the point."""
-    if x is None:
-        return "-"
-    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}"
-
-
-def _interval(statistic: dict[str, Any]) -> str:
-    return " to ".join(map(_number, statistic["interval"])) if statistic["interval"] else "-"
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose columns are as wide as what they hold, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells):
-        padded = [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
-    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def _say(text: str) -> None:
