@@ -101,6 +101,39 @@ class Hanging(Crashing):
         time.sleep(60)
 
 
+class CrashingInEvaluation(Crashing):
+    """The same, where there are three of it: in evaluations of `runs.SMALL`."""
+
+    def __init__(self, num_envs, steps):
+        super().__init__(num_envs, steps if num_envs == 3 else 10**9)
+
+
+class HangingAtOnce(HostWalk):
+    """Never shows a first step."""
+
+    def reset(self, seed):
+        time.sleep(60)
+
+
+class OneOnly(HostWalk):
+    """Ignores how many are asked for."""
+
+    def __init__(self, num_envs):
+        super().__init__(1)
+
+
+class Growing(Crashing):
+    """Its observations become longer."""
+
+    def step(self, action):
+        self.left -= 1
+        step = super().step(action)
+        return step if self.left > 0 else step._replace(obs=np.zeros((self.num_envs, 9), np.float32))
+
+    def fail(self):
+        pass
+
+
 class Dying:
     """A wrapper of Gymnasium's environments, of which each ends its process in its thirtieth step."""
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_is_named(name, options, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"wrappers": ("last_action",)}, "no import path"),
+        ({"wrappers": ("last_action",)}, "wrapper last_action is for environments in JAX, and"),
         ({"reset_ratio": 2}, "reset_ratio is for environments in JAX"),
     ],
 )

@@ -31,12 +31,9 @@ def tests_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
-def workers_of(make, num_envs, timeout=30.0, time_limit_is_terminal=False):
-    device = jax.devices()[0]
-    return [
-        host.Worker("test", functools.partial(make, n), device, timeout, time_limit_is_terminal)
-        for n in host.sizes(num_envs)
-    ]
+def workers_of(make, num_envs, **options):
+    options = {"device": jax.devices()[0], "timeout": 30.0} | options
+    return [host.Worker("test", make, n, **options) for n in host.sizes(num_envs)]
 
 
 def first_steps(workers):
@@ -64,7 +61,7 @@ def test_an_update_is_the_page_s(num_envs, memory):
     expected = on_device.init(jax.random.key(1), hyper, step, env_state)
     workers = workers_of(HostWalk, num_envs)
     state = on_host.init(jax.random.key(1), hyper, first_steps(workers))
-    functions = host.Functions(on_host, num_envs, 20)
+    functions = host.DeviceFunctions(on_host, num_envs, 20)
     compiled = [jax.jit(f) for f in (functions.begin, functions.act, functions.learn)]
     functions.begin, functions.act, functions.learn = compiled
     update, ended = jax.jit(on_device.update), 0.0
@@ -87,7 +84,7 @@ def test_parts_and_learning_have_keys_of_their_own():
     state = algorithm.init(jax.random.key(0), pqn.Hyper(), first_steps(workers_of(HostWalk, 4)))
     seen = []
     for _ in range(3):
-        key, parts = host.Functions(algorithm, 4, 4).begin(state)
+        key, parts = host.DeviceFunctions(algorithm, 4, 4).begin(state)
         for k in (key, *(part.key for part in parts)):
             seen += [tuple(jax.random.key_data(x).tolist()) for x in (k, *jax.random.split(k))]
         state = state._replace(key=jax.random.split(key)[0])  # as `learn` does
@@ -203,6 +200,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     [
         ("hosts:Crashing", {"steps": 60}, "crashed: ValueError: the emulator is gone"),
         ("hosts:Hanging", {"steps": 60}, "did not answer within 1 seconds"),
+        ("hosts:Growing", {"steps": 120}, r"\(4, 1, 9\)|\(2, 1, 9\)"),
     ],
 )
 def test_what_fails_ends_in_an_error_and_a_checkpoint(env, options, message, tmp_path):
@@ -216,6 +214,39 @@ def test_what_fails_ends_in_an_error_and_a_checkpoint(env, options, message, tmp
     config = json.loads((tmp_path / "run" / "config.json").read_text()) | {"env_options": {"steps": 10_000}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))  # as if it had been mended
     assert qlax.resume(tmp_path / "run").summary["updates"] == 32
+
+
+def test_what_fails_in_an_evaluation_is_evaluated_again(tmp_path):
+    """The state saved is that before the chunk, of which nothing was written yet."""
+    settings = TINY | {"eval_interval": 8}
+    with pytest.raises(qlax.HostError, match="crashed"):
+        qlax.train("hosts:CrashingInEvaluation", out=tmp_path / "run", env_options={"steps": 3}, **settings)
+    config = json.loads((tmp_path / "run" / "config.json").read_text()) | {"env_options": {"steps": 10_000}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    result = qlax.resume(tmp_path / "run")
+    assert result.curves["updates"].tolist() == [2, 4, 6, 8]
+    assert result.summary["eval_return"]["mean"] is not None
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "error", "message"),
+    [
+        ("hosts:HangingAtOnce", {}, qlax.HostError, "did not answer within 1 seconds"),
+        ("hosts:OneOnly", {}, UserError, "made 1 environments where 2 were asked for"),
+        (WALK, {"env_options": {"num_envs": 3}}, UserError, "num_envs is no option"),
+        (WALK, {"wrappers": ("last_action",)}, UserError, "wrapper last_action is for environments in JAX, and"),
+        (
+            "gymnax/CartPole-v1",
+            {"overlap": True, "host_timeout": 120.0},
+            UserError,
+            "overlap is for environments on the",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(env, settings, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        qlax.train(env, out=tmp_path / "run", **TINY | {"host_timeout": 1.0} | settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_says_what_failed(tmp_path, capsys, monkeypatch):
@@ -239,6 +270,8 @@ class Wrong(HostWalk):
     [
         (lambda step: tuple(step), "returns tuple"),
         (lambda step: step._replace(reward=np.float32(0)), r"reward of step has shape \(\)"),
+        (lambda step: step._replace(reward=step.reward * np.nan), "reward of step is not finite"),
+        (lambda step: step._replace(obs=step.obs.tolist()), "obs of step holds float"),
         (lambda step: step._replace(terminated=np.zeros(2)), "terminated of step is float64"),
         (lambda step: step._replace(obs=step.obs[0]), "obs of step has shape"),
         (lambda step: step._replace(obs=step.obs.astype(np.float64)), "obs differs between reset and step"),
@@ -250,6 +283,24 @@ class Wrong(HostWalk):
 def test_what_breaks_the_contract_is_named(change, message):
     with pytest.raises(UserError, match=message):
         check_host_env(Wrong(change))
+
+
+class NeverNan(HostWalk):
+    def reset(self, seed):
+        step = super().reset(seed)
+        return step._replace(metrics={name: np.zeros(2) for name in step.metrics})
+
+
+class Silent(HostWalk):
+    def step(self, action):
+        step = super().step(action)
+        return step._replace(metrics={name: np.full(2, np.nan) for name in step.metrics})
+
+
+@pytest.mark.parametrize(("env", "message"), [(NeverNan(2), "reset are not nan"), (Silent(2), "nan all the time")])
+def test_accounts_that_are_wrong_are_named(env, message):
+    with pytest.raises(UserError, match=message):
+        qlax.check_env(env)
 
 
 def test_what_keeps_the_contract_passes():

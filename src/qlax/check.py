@@ -96,11 +96,11 @@ def check_contract(env: Any) -> None:
         ("legal", first.legal, step.legal),
         ("metrics", first.metrics, step.metrics),
     ):
-        before, after = (str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)) for tree in (before, after))
+        before, after = _specified(before), _specified(after)
         expect(before == after, f"{what} differs between reset and step: {before} against {after}")
 
 
-def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> None:
+def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
     """Reset a `HostEnv`, take random legal actions, and say what breaks its contract.
 
     Args:
@@ -108,12 +108,15 @@ def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> None:
       num_steps: to take, after a reset.
       seed: of the actions and of the environments.
 
+    Returns:
+      The first steps, of the reset.
+
     Raises:
       UserError: what is wrong, and what was expected.
     """
     name, random = type(env).__name__, np.random.default_rng(seed)
 
-    def expect(condition: bool, problem: str) -> None:
+    def expect(condition: Any, problem: str) -> None:
         if not condition:
             raise UserError(f"environment {name}: {problem}")
 
@@ -122,11 +125,11 @@ def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> None:
     for attribute in ("num_actions", "num_envs"):
         value: Any = getattr(env, attribute, None)
         valid = isinstance(value, int | np.integer) and value >= 1
-        expect(bool(valid), f"{attribute} is {value!r}; expected a whole number, at least 1")
-    rows, actions = (env.num_envs,), env.num_actions
+        expect(valid, f"{attribute} is {value!r}; expected a whole number, at least 1")
     team = (env.num_agents,) if hasattr(env, "num_agents") else ()
-    specified: dict[str, str] = {}
-    legal = np.ones((*rows, *team, actions), bool)
+    legal = np.ones((env.num_envs, *team, env.num_actions), bool)
+    first: Any = None
+    ends, reported = False, False
     for index in range(num_steps + 1):
         what = "step" if index else "reset"
         action = np.where(legal, random.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
@@ -134,32 +137,56 @@ def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> None:
             step = env.step(action) if index else env.reset(seed)
         except Exception as error:
             raise UserError(f"environment {name}: {what} failed: {described(error)}") from error
-        expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
-        for field in ("reward", "terminated", "truncated"):
-            shape = np.shape(getattr(step, field))
-            expect(shape == rows, f"{field} of {what} has shape {shape}; expected {rows}, one an environment")
-        for field in ("terminated", "truncated"):
-            dtype = np.asarray(getattr(step, field)).dtype
-            expect(dtype == np.bool_, f"{field} of {what} is {dtype}; expected bool")
-        for leaf in jax.tree.leaves(step.obs):
-            expect(
-                leaf.shape[: 1 + len(team)] == (*rows, *team),
-                f"obs of {what} has shape {leaf.shape}; expected {(*rows, *team)} first",
-            )
-        if step.legal is not None:
-            found = f"{step.legal.dtype}{list(step.legal.shape)}"
-            expect(found == f"bool{list(legal.shape)}", f"legal of {what} is {found}; expected bool{list(legal.shape)}")
-            legal = np.asarray(step.legal)
-            expect(bool(legal.any(-1).all()), f"no legal action after {index} steps; expected at least one per member")
-        metrics = step.metrics if isinstance(step.metrics, dict) else {}
-        for metric in ("episode_return", "episode_length"):
-            expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
-        shapes = {metric: np.shape(value) for metric, value in metrics.items()}
-        expect(set(shapes.values()) == {rows}, f"metrics of {what} have shapes {shapes}; expected {rows} each")
-        for part, tree in (("obs", step.obs), ("legal", step.legal), ("metrics", dict.fromkeys(metrics, 0))):
-            now = str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else x, tree))
-            before = specified.setdefault(part, now)
+        _check_host_step(step, what, legal.shape, expect)
+        legal = legal if step.legal is None else step.legal
+        first = step if first is None else first
+        for part in ("obs", "legal", "metrics"):
+            before, now = (_specified(getattr(x, part)) for x in (first, step))
             expect(before == now, f"{part} differs between reset and step: {before} against {now}")
+        if not index:
+            quiet = not (step.terminated | step.truncated).any() and not step.reward.any()
+            expect(quiet, "reset shows an end or a reward; expected first steps without")
+            nothing = all(np.isnan(step.metrics[metric]).all() for metric in ("episode_return", "episode_length"))
+            expect(nothing, "episode_return and episode_length of reset are not nan; they are numbers but at an end")
+        ends = ends or bool(step.truncated.any())
+        reported = reported or not np.isnan(step.metrics["episode_return"]).all()
+    expect(reported or not ends, "episodes ended, but metrics['episode_return'] was nan all the time")
+    return first
+
+
+def _check_host_step(step: Any, what: str, shape: tuple[int, ...], expect: Any) -> None:
+    """Whether one step has the shapes, dtypes and finite numbers that a `HostEnv` promises; `shape` is `[N, M, A]`."""
+    rows, members = shape[:1], shape[:-1]
+    expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
+    arrays = {"reward": step.reward, "terminated": step.terminated, "truncated": step.truncated, "obs": step.obs}
+    arrays |= {"metrics": step.metrics, "legal": step.legal}
+    for field, tree in arrays.items():
+        odd = [type(leaf).__name__ for leaf in jax.tree.leaves(tree) if not hasattr(leaf, "dtype")]
+        expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
+    for field in ("reward", "terminated", "truncated"):
+        found = getattr(step, field)
+        expect(found.shape == rows, f"{field} of {what} has shape {found.shape}; expected {rows}, one an environment")
+        right = field == "reward" or found.dtype == np.bool_
+        expect(right, f"{field} of {what} is {found.dtype}; expected bool")
+    for leaf in jax.tree.leaves(step.obs):
+        fits = leaf.shape[: len(members)] == members
+        expect(fits, f"obs of {what} has shape {leaf.shape}; expected {members} first")
+    if step.legal is not None:
+        found, wanted = f"{step.legal.dtype}{list(step.legal.shape)}", f"bool{list(shape)}"
+        expect(found == wanted, f"legal of {what} is {found}; expected {wanted}")
+        expect(step.legal.any(-1).all(), f"no legal action after a {what}; expected at least one per member")
+    metrics = step.metrics if isinstance(step.metrics, dict) else {}
+    for metric in ("episode_return", "episode_length"):
+        expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
+    shapes = {metric: value.shape for metric, value in metrics.items()}
+    expect(set(shapes.values()) == {rows}, f"metrics of {what} have shapes {shapes}; expected {rows} each")
+    for field, tree in (("reward", step.reward), ("obs", step.obs), ("raw_reward", metrics.get("raw_reward", 0.0))):
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+        expect(finite, f"{field} of {what} is not finite")
+
+
+def _specified(tree: Any) -> str:
+    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
 
 
 def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
@@ -174,7 +201,8 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
       UserError: what is wrong, and what was expected.
     """
     if hasattr(env, "num_envs"):
-        return check_host_env(env, num_steps, seed)
+        check_host_env(env, num_steps, seed)
+        return
     check_contract(env)
     name = type(env).__name__
     team = (env.num_agents,) if hasattr(env, "num_agents") else ()

@@ -7,6 +7,7 @@ was seen is stacked on the device, where it is learned from.
 Axes as in `qlax.pqn`; n environments of a half.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qlax.check import check_host_env
 from qlax.errors import UserError, described
 from qlax.pqn import PQN, Decision, Mean, Rollout, TrainState, Transition
 from qlax.types import HostEnv, PyTree, Step
@@ -53,79 +55,110 @@ class Worker:
 
     Args:
       env_id: for messages.
-      make: makes the environment, on that thread.
+      make: makes so many environments; called on that thread.
+      num_envs: of this worker, n.
       device: where its steps go.
-      timeout: seconds, after which a step counts as hanging.
+      timeout: seconds, after which an environment counts as hanging.
       time_limit_is_terminal: learn as if nothing followed a time limit.
+
+    Attributes:
+      env: what `make` gave; there once the first result is.
     """
 
+    env: HostEnv
+
     def __init__(
-        self, env_id: str, make: Callable[[], HostEnv], device: Any, timeout: float, time_limit_is_terminal: bool
+        self,
+        env_id: str,
+        make: Callable[[int], HostEnv],
+        num_envs: int,
+        *,
+        device: jax.Device,
+        timeout: float,
+        time_limit_is_terminal: bool = False,
     ):
-        self._env_id, self._make, self._device, self._timeout = env_id, make, device, timeout
-        self._time_limit_is_terminal = time_limit_is_terminal
+        self._env_id, self._make, self._num_envs = env_id, make, num_envs
+        self._device, self._timeout, self._time_limit_is_terminal = device, timeout, time_limit_is_terminal
+        self._specification: list[Any] = []
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
         # A thread that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
+    def check(self) -> None:
+        """Begin to see whether the environment keeps its contract; `result` gives the first steps."""
+        self._requests.put(lambda: check_host_env(self.env))
+
     def reset(self, seed: int) -> None:
         """Begin new episodes; `result` gives their first steps."""
-        self._requests.put(("reset", seed))
+        self._requests.put(lambda: self.env.reset(seed))
 
     def step(self, action: np.ndarray) -> None:
         """Begin a step, action `[n, M]`; `result` gives it."""
-        self._requests.put(("step", action))
+        self._requests.put(lambda: self.env.step(action if hasattr(self.env, "num_agents") else action[:, 0]))
 
     def result(self) -> tuple[Step, dict[str, np.ndarray]]:
         """The step begun last: on the device, `[n, M, ...]`, and its metrics, with `raw_reward`, on the host.
 
         Raises:
-          UserError: the environment cannot be made.
+          UserError: the environment cannot be made, or breaks its contract.
           HostError: it crashed, or gave no answer in time.
         """
         try:
             answer = self._answers.get(timeout=self._timeout)
         except queue.Empty:
-            raise HostError(
-                f"{self._env_id} did not answer within {self._timeout:g} seconds (--host-timeout)"
-            ) from None
-        if isinstance(answer, UserError):
+            seconds = f"{self._timeout:g} seconds (--host-timeout)"
+            raise HostError(f"{self._env_id} did not answer within {seconds}") from None
+        if isinstance(answer, UserError | HostError):
             raise answer
+        if isinstance(answer, EOFError | ConnectionError):
+            raise HostError(f"{self._env_id} crashed: a process of it ended") from answer
         if isinstance(answer, BaseException):
             raise HostError(f"{self._env_id} crashed: {described(answer)}") from answer
         return answer
 
     def close(self) -> None:
-        """Close the environment, unless it hangs."""
-        self._requests.put(("close", None))
+        """Close the environment; what hangs is killed, if that can be."""
+        self._requests.put(None)
         self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._kill()
 
     def _serve(self) -> None:
         try:
-            env = self._make()
-            while True:
-                request, argument = self._requests.get()
-                if request == "close":
-                    return env.close()
-                if request == "step" and not hasattr(env, "num_agents"):
-                    argument = argument[:, 0]
-                self._answers.put(self._delivered(env, getattr(env, request)(argument)))
-        except BaseException as error:  # a process of the environment may have ended
+            self.env = self._make(self._num_envs)
+            if self.env.num_envs != self._num_envs:
+                found = f"{self.env.num_envs} environments where {self._num_envs} were asked for"
+                raise UserError(f"{self._env_id} made {found}")
+            while (request := self._requests.get()) is not None:
+                self._answers.put(self._delivered(request()))
+        except BaseException as error:  # whatever a back end raises
             self._answers.put(error)
+            self._kill()
+        finally:
+            with contextlib.suppress(Exception):
+                self.env.close()
 
-    def _delivered(self, env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
-        step, metrics = learned_from(env, step)
+    def _kill(self) -> None:
+        env = getattr(self, "env", None)  # none if it could not be made
+        getattr(env, "kill", lambda: None)()
+
+    def _delivered(self, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+        step, metrics = with_axes(self.env, step)
         if self._time_limit_is_terminal:
             step = step._replace(terminated=step.terminated | ~np.isnan(metrics["episode_return"]))
+        specification = [(x.dtype, x.shape) for x in jax.tree.leaves(step)]
+        if specification != (self._specification or specification):
+            raise HostError(f"{self._env_id} shows {specification}, where it was {self._specification} before")
+        self._specification = specification
         if self._device.platform == "cpu":  # where JAX takes memory that lies right for its own, unasked
             step = jax.tree.map(lambda x: x.copy() if x.flags.c_contiguous else x, step)
         # Waiting here holds nobody up, and the environment may then use its memory again.
         return jax.block_until_ready(jax.device_put(step, self._device)), metrics
 
 
-def learned_from(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+def with_axes(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
     """The step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` among them."""
     obs, legal = jax.tree.map(np.asarray, (step.obs, step.legal))
     if not hasattr(env, "num_agents"):
@@ -141,7 +174,7 @@ def sizes(num_envs: int) -> tuple[int, ...]:
     return (num_envs,) if num_envs % 2 else (num_envs // 2,) * 2
 
 
-class Functions:
+class DeviceFunctions:
     """What a run on the host computes on the device.
 
     Args:
@@ -200,18 +233,18 @@ def _joined(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
     return state._replace(key=key, step=step, memory=memory)
 
 
-def acting(state: TrainState) -> TrainState:
-    """Without what acting does not read, so that it is not passed to the device at every step."""
+def frozen(state: TrainState) -> TrainState:
+    """What stays the same during a rollout, without what acting does not read: it is passed at every step."""
     return state._replace(opt_state=(), step=(), memory=(), key=())  # type: ignore[arg-type]
 
 
 def collect(
     compiled: Any, algorithm: PQN, num_steps: int, workers: list[Worker], state: TrainState, waits: Waits
 ) -> tuple[jax.Array, list[Part], list[Transition]]:
-    """A rollout from the latest steps in `state`: what `Functions.learn` wants beside the state to be changed.
+    """A rollout from the latest steps in `state`: what `DeviceFunctions.learn` wants beside the state to be changed.
 
     Args:
-      compiled: has `begin` and `act` of `Functions`.
+      compiled: has `begin` and `act` of `DeviceFunctions`.
       algorithm: the page.
       num_steps: T.
       workers: of the parts; no step is under way.
@@ -219,10 +252,10 @@ def collect(
       waits: where to count seconds.
     """
     key, parts = compiled.begin(state)
-    still = acting(state)
+    parameters = frozen(state)
 
     def act(index: int) -> Decision:
-        parts[index], decision = compiled.act(still, parts[index])
+        parts[index], decision = compiled.act(parameters, parts[index])
         workers[index].step(waits.until("device", lambda: np.asarray(decision.action)))
         return decision
 
@@ -231,7 +264,7 @@ def collect(
     for t in range(num_steps):
         for index, worker in enumerate(workers):
             step, _ = waits.until("environments", worker.result)
-            before = still._replace(step=parts[index].step)
+            before = parameters._replace(step=parts[index].step)
             seen.append(algorithm.observe(before, decisions[index], (), step)[1])
             parts[index] = parts[index]._replace(step=step)
             if t + 1 < num_steps:
@@ -249,7 +282,7 @@ def evaluate(
     """One greedy episode in each of E environments, as `qlax.evaluate`: the first whole one of each.
 
     Args:
-      act: of `Functions`, for E environments.
+      act: of `DeviceFunctions`, for E environments.
       worker: of E environments.
       state: of the run; its memory is not touched.
       seed: of the episodes.
@@ -264,12 +297,12 @@ def evaluate(
     greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
     memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
     part = Part(jax.random.key(0), first_steps(step), memory)
-    still = acting(state)._replace(hyper=greedy)
+    parameters = frozen(state)._replace(hyper=greedy)
     unfinished, steps = np.ones(envs, bool), 0
     records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}
     so_far = {"episode_return": np.zeros(envs, np.float32), "episode_length": np.zeros(envs, np.float32)}
     while unfinished.any() and steps < max_steps:
-        part, decision = act(still, part)
+        part, decision = act(parameters, part)
         worker.step(np.asarray(decision.action))
         step, metrics = worker.result()
         part, steps = part._replace(step=step), steps + 1

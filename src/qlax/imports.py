@@ -21,8 +21,7 @@ def import_object(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{path!r} is no import path; expected module:Name")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    find_own_modules()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -31,6 +30,12 @@ def import_object(path: str) -> Any:
         known = [name for name in vars(module) if not name.startswith("_")]
         raise UserError(f"module {module_name!r} has no {attribute!r}{nearest(attribute, known)}")
     return getattr(module, attribute)
+
+
+def find_own_modules() -> None:
+    """From now on modules of the working directory are found."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax import envs, evaluate, host, networks, pqn
-from qlax.check import check_host_env
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
+from qlax.envs.wrappers import WRAPPERS
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.types import HostEnv, Step, strong
@@ -46,8 +46,11 @@ class Program:
         if self.on_host:
             self.make_envs = _maker(config)
             env: Any
-            env, step = _seen(config, self.make_envs)
+            env, step = _examined(config, self.make_envs)
         else:
+            for name in ("overlap", "host_timeout"):
+                if getattr(config, name) != FIELDS[name].default:
+                    raise UserError(f"{name} is for environments on the host; {config.env} runs in JAX")
             env = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
             self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
             config = config.derive(reset_ratio=self.vec.reset_ratio)
@@ -72,7 +75,7 @@ class Program:
         mixing = {"mixing": MIXINGS[config.mixing]}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **(mixing | plugins))
         update = _with_shared_at(env, config.num_updates, self.algorithm.update)
-        self.host_functions = host.Functions(self.algorithm, config.num_envs, config.num_steps)
+        self.host_functions = host.DeviceFunctions(self.algorithm, config.num_envs, config.num_steps)
         # jit: traced once for all that is made of it
         self.update = jax.vmap(jax.jit(self.host_functions.standing_still if self.on_host else update))
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
@@ -179,23 +182,27 @@ def _maker(config: Config) -> Callable[[int], HostEnv]:
     """Makes so many environments of a run on the host; refuses what only environments in JAX have."""
     if config.reset_ratio is not None:
         raise UserError(f"reset_ratio is for environments in JAX; those of {config.env} reset themselves")
+    for name in ("num_envs", "wrappers"):
+        if name in config.env_options:
+            raise UserError(f"{name} is no option of the environment but a setting: --{name.replace('_', '-')}")
     options = dict(config.env_options)
-    if config.wrappers:
-        if not config.env.startswith("gymnasium/"):
-            raise UserError(f"wrappers are for environments in JAX and of gymnasium; {config.env} has none")
+    for name in config.wrappers:
+        if name in WRAPPERS or not config.env.startswith("gymnasium/"):
+            where = "" if name in WRAPPERS else " and of gymnasium"
+            raise UserError(f"wrapper {name} is for environments in JAX{where}, and {config.env} lives on the host")
         options["wrappers"] = config.wrappers
     return lambda num_envs: envs.make(config.env, num_envs=num_envs, **options)
 
 
-def _seen(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[HostEnv, Step]:
-    """Of environments on the host: one of them, closed, and shapes of the first steps of all, `[N, M, ...]`."""
-    env = make_envs(1)
+def _examined(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[HostEnv, Step]:
+    """Of environments on the host: some of them, closed, and shapes of the first steps of all, `[N, M, ...]`."""
+    worker = host.Worker(config.env, make_envs, 2, device=jax.devices()[0], timeout=config.host_timeout)
     try:
-        check_host_env(env)
-        step, _ = host.learned_from(env, env.reset(0))
+        worker.check()
+        step, _ = worker.result()
     finally:
-        env.close()
-    return env, jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_envs, *x.shape[1:]), x.dtype), step)
+        worker.close()
+    return worker.env, jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_envs, *x.shape[1:]), x.dtype), step)
 
 
 def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Vec:

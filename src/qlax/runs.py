@@ -102,7 +102,7 @@ class HostRuns:
         self._act_in_evaluation: Any = None
         self._workers: list[list[host.Worker]] = []
         self._evaluator: host.Worker | None = None
-        self._acting: dict[int, TrainState] = {}  # whose parameters the next rollout is collected with
+        self._acting: dict[int, TrainState] = {}  # where collecting and learning overlap, what acts next
         self._waits = host.Waits()
 
     def __str__(self) -> str:
@@ -118,9 +118,9 @@ class HostRuns:
         functions, config = self._program.host_functions, self._program.config
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._program.shapes)
         key, parts = jax.eval_shape(functions.begin, state)
-        still = host.acting(state)
-        _, decision = jax.eval_shape(functions.act, still, parts[0])
-        before = still._replace(step=parts[0].step)
+        parameters = host.frozen(state)
+        _, decision = jax.eval_shape(functions.act, parameters, parts[0])
+        before = parameters._replace(step=parts[0].step)
         seen = jax.eval_shape(
             lambda *of_step: self._program.algorithm.observe(*of_step)[1], before, decision, (), before.step
         )
@@ -136,8 +136,8 @@ class HostRuns:
                 return pool.submit(jax.jit(function).lower(*arguments).compile, options)
 
             learn = compiled(functions.learn, state, key, parts, [seen] * (config.num_steps * len(parts)))
-            act = compiled(functions.act, still, parts[0])
-            act_in_evaluation = compiled(functions.act, still, in_evaluation)
+            act = compiled(functions.act, parameters, parts[0])
+            act_in_evaluation = compiled(functions.act, parameters, in_evaluation)
             begin = compiled(functions.begin, state)
             go_on = compiled(functions.go_on, state, key, parts)
             named = {"begin": begin, "act": act, "learn": learn, "go_on": go_on}
@@ -177,16 +177,15 @@ class HostRuns:
         for run, workers in enumerate(self._workers):
             one = jax.tree.map(lambda x, run=run: x[run], state)
             total: Any = None
-            acting = self._acting.get(run, one)
+            acting = self._acting.get(run, one)  # whose parameters the rollout is collected with
             for _ in range(num_updates):
                 key, parts, seen = host.collect(compiled, program.algorithm, num_steps, workers, acting, self._waits)
                 if program.config.overlap:
                     key, acting = compiled.go_on(one, key, parts)
+                    self._acting[run] = acting
                 one, metrics = compiled.learn(one, key, parts, seen)
-                if not program.config.overlap:
-                    acting = one
+                acting = self._acting.get(run, one)
                 total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
-            self._acting[run] = acting
             states.append(one)
             sums.append(total)
         sums = self._waits.until("device", lambda: jax.block_until_ready(sums))
@@ -224,10 +223,11 @@ class HostRuns:
         config = self._program.config
         return host.Worker(
             config.env,
-            lambda: self._program.make_envs(num_envs),
-            jax.devices()[0],
-            config.host_timeout,
-            config.time_limit_is_terminal,
+            self._program.make_envs,
+            num_envs,
+            device=jax.devices()[0],
+            timeout=config.host_timeout,
+            time_limit_is_terminal=config.time_limit_is_terminal,
         )
 
 

@@ -89,7 +89,7 @@ def train(
       UserError: something asked for cannot be; nothing was written.
       Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint.
       DivergedError: a number was not finite.
-      HostError: environments on the host crashed or hang, after a checkpoint.
+      HostError: environments on the host crashed or hang; after a checkpoint, if training had begun.
     """
     if compilation_cache:
         _enable_compilation_cache()
@@ -172,7 +172,7 @@ class _Session:
         self.done: int = info["updates"]
         self.runs = HostRuns(program) if program.on_host else DeviceRuns(program)
         self.devices_before: int = info.get("num_devices", self.runs.num_devices)
-        self.waited_before: dict[str, float] = info
+        self.waited_before = {name: seconds for name, seconds in info.items() if name.startswith("waited_")}
         self.metrics_file = MetricsFile(directory / "metrics.jsonl")
         self.metrics_file.keep(self.done)
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
@@ -191,6 +191,7 @@ class _Session:
             self.restored = None
             self.clock.spend("compile_seconds")
             pending: _Boundary | None = None
+            settled = (self.done, state, self._seconds())
             try:
                 while self.done < total and not stop:
                     updates = min(log_interval - self.done % log_interval, total - self.done)
@@ -205,13 +206,14 @@ class _Session:
                         pending, boundary = boundary, pending
                     if boundary:
                         self._settle(boundary)
+                    settled = (self.done, state, self._seconds())
                 if pending:
                     self._settle(pending)
             except HostError as error:
-                self._save(self.done, state)
+                self._save(*settled)  # on the host nothing takes its memory, and nothing of the chunk was written
                 resume = f"the state before it is saved; go on with: qlax resume {self.directory}"
                 raise HostError(f"{error}; {resume}") from error
-            self._save(self.done, state)
+            self._save(self.done, state, self._seconds())
             if self.done < total:
                 steps, all_steps = (updates * self.config.steps_per_update for updates in (self.done, total))
                 message = f"stopped after {steps:,} of {all_steps:,} steps a run"
@@ -246,7 +248,7 @@ class _Session:
         self.metrics_file.append(line)
         self._check_finite(sums, line["steps"], boundary.chunk_updates)
         if boundary.snapshot is not None:
-            self._save(boundary.updates, boundary.snapshot)
+            self._save(boundary.updates, boundary.snapshot, self._seconds())
         done, speed = boundary.updates * self.all_steps, line["steps_per_second"]
         self.display.show(done, speed, line["episode_return"], line["eval_return"])
 
@@ -255,12 +257,12 @@ class _Session:
         waited = {name: self.waited_before.get(name, 0.0) + value for name, value in self.runs.waited.items()}
         return self.clock.seconds | waited
 
-    def _save(self, updates: int, state: pqn.TrainState) -> None:
+    def _save(self, updates: int, state: pqn.TrainState, seconds: dict[str, float]) -> None:
         folder = self.directory / "checkpoints"
         folder.mkdir(exist_ok=True)
         info = {"updates": updates, "plugins": self.program.plugins, "jax_version": jax.__version__}
         info["num_devices"] = self.runs.num_devices
-        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info | self._seconds())
+        checkpoint.save(folder / f"{updates:010d}{checkpoint.SUFFIX}", state, info | seconds)
         for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 

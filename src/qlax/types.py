@@ -64,7 +64,7 @@ class HostEnv(Protocol):
     at the same time, in threads.
 
     Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)` (the suite's
-    normalised version of an episode's return).
+    normalised version of an episode's return), `kill()` (end its processes at once, where it hangs or crashed).
     """
 
     num_actions: int

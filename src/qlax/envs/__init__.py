@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from qlax.check import check_contract, check_host_env
+from qlax.check import check_contract
 from qlax.envs.wrappers import WRAPPERS
 from qlax.errors import UserError, described, nearest
 from qlax.imports import import_object
@@ -46,7 +46,7 @@ def on_host(env_id: str) -> bool:
     return env_id.partition("/")[0] in ON_HOST
 
 
-def make(env_id: str, **options: Any) -> Any:
+def make(env_id: str, /, **options: Any) -> Any:
     """The environment called `suite/name`, or your own by import path, `module:Name`.
 
     Args:
@@ -57,7 +57,7 @@ def make(env_id: str, **options: Any) -> Any:
       An `Env`, or a `HostEnv` of `num_envs`, see `on_host`.
 
     Raises:
-      UserError: unknown, not installed, or it breaks its contract.
+      UserError: unknown, not installed, or it breaks the contract of `Env`; see `check_env` for a `HostEnv`.
     """
     if on_host(env_id) and "num_envs" not in options:
         raise UserError(f"{env_id} lives on the host: say how many, as in make({env_id!r}, num_envs=8)")
@@ -104,6 +104,10 @@ def _own(path: str, *arguments: Any, **options: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} cannot be made: {described(error)}") from error
-    (check_host_env if "num_envs" in options else check_contract)(env)
+        hint = "" if "num_envs" in options else " (one on the host has to take num_envs)"
+        raise UserError(
+            f"{path} cannot be made: {described(error)}{hint if isinstance(error, TypeError) else ''}"
+        ) from error
+    if "num_envs" not in options:  # others are examined where it is known how long that may take
+        check_contract(env)
     return env

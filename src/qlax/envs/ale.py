@@ -17,7 +17,7 @@ def names() -> list[str]:
     return list(_roms())
 
 
-def make(name: str, num_envs: int, **options: Any) -> atari.Atari:
+def make(name: str, /, num_envs: int, **options: Any) -> atari.Atari:
     """N games of `name`, such as "Pong".
 
     Args:

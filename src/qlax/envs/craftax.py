@@ -72,7 +72,7 @@ def names() -> list[str]:
     return list(NAMES)
 
 
-def make(name: str, **options: Any) -> Craftax:
+def make(name: str, /, **options: Any) -> Craftax:
     """`options` are fields of the environment's parameters, such as `max_timesteps`.
 
     Raises:

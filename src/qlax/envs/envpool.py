@@ -45,7 +45,7 @@ def names() -> list[str]:
     return sorted(envpool.list_all_envs())
 
 
-def make(name: str, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
+def make(name: str, /, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
     """N environments of `name`, such as "Pong-v5" or "CartPole-v1".
 
     Args:
@@ -62,6 +62,9 @@ def make(name: str, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
     if "zero_discount_on_life_loss" in envpool.make_spec(name).config._fields:  # a game of Atari
         chosen = atari.settings(f"envpool/{name}", options)
         return atari.Atari(name.rpartition("-")[0], _Emulators(name, num_envs, chosen), num_envs, chosen)
+    limit = options.get("max_episode_steps", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise UserError(f"envpool/{name}: max_episode_steps={limit!r}: expected a whole number from 1")
     return EnvPool(name, num_envs, options)
 
 
@@ -69,6 +72,7 @@ class _Pool:
     """A pool that is made when it is reset: only then can it be seeded."""
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
+        self._env: Any = None
         self._make = lambda **more: envpool.make(name, env_type="gymnasium", num_envs=num_envs, **options, **more)
         try:
             self.spec = envpool.make_spec(name)
@@ -87,7 +91,8 @@ class _Pool:
         return self._env.step(action)
 
     def close(self) -> None:
-        self._env.close()
+        if self._env is not None:
+            self._env.close()
 
 
 class _Emulators:

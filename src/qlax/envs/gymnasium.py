@@ -1,6 +1,7 @@
 """Gymnasium: any environment with discrete actions, in this process or in processes of their own."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from qlax.envs import spaces
 from qlax.envs.episodes import Episodes
 from qlax.errors import UserError, described, nearest
-from qlax.imports import import_object
+from qlax.imports import find_own_modules, import_object
 from qlax.types import Step
 
 VECTORIZATIONS = ("sync", "async", "vector_entry_point")
@@ -31,7 +32,7 @@ class Gymnasium:
         if mode not in AUTORESETS.values():
             raise UserError(f"{env_id} resets its environments by {mode}; expected {' or '.join(AUTORESETS)}")
         self._episodes = Episodes(self.num_envs, reset_takes_a_step=mode == AutoresetMode.NEXT_STEP)
-        if time_limit:
+        if time_limit and time_limit > 0:  # -1 is none
             self.time_limit = time_limit
 
     def reset(self, seed: int) -> Step:
@@ -48,6 +49,12 @@ class Gymnasium:
         """See `qlax.HostEnv`."""
         self._env.close()
 
+    def kill(self) -> None:
+        """See `qlax.HostEnv`."""
+        for process in getattr(self._env.unwrapped, "processes", ()):
+            process.kill()
+        self._env.unwrapped.closed = True  # nobody is left to be asked
+
 
 def names() -> list[str]:
     """The environments that Gymnasium itself registers; those of other packages work as well."""
@@ -56,6 +63,7 @@ def names() -> list[str]:
 
 def make(
     name: str,
+    /,
     num_envs: int,
     *,
     wrappers: Iterable[str] = (),
@@ -82,14 +90,24 @@ def make(
     for option, (value, known) in chosen.items():
         if value not in known:
             raise UserError(f"{env_id}: {option}={value!r}{nearest(str(value), known)}; expected {', '.join(known)}")
+    find_own_modules()
     own = [import_object(path) for path in wrappers]
+    maker = os.getpid()
+
+    # Here, so that it is sent to the processes as it is: to import it there would be to import JAX.
+    def without_interrupts(env):
+        """Ctrl-C reaches every process of a terminal; those of environments end when the training does."""
+        if os.getpid() != maker:  # one is made in this process too, for its spaces
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return env
+
     vector_kwargs: dict[str, Any] = {}
     if vectorization != "vector_entry_point":
         vector_kwargs["autoreset_mode"] = AUTORESETS[autoreset or "next_step"]
     elif autoreset is not None:
         raise UserError(f"{env_id}: autoreset is the environment's own with vectorization=vector_entry_point")
     if vectorization == "async":
-        own.insert(0, _without_interrupts)
+        own.insert(0, without_interrupts)
         # JAX runs threads, which a forked process would lack; a server that forks has none.
         methods = multiprocessing.get_all_start_methods()
         vector_kwargs["context"] = "forkserver" if "forkserver" in methods else "spawn"
@@ -107,10 +125,3 @@ def make(
     except Exception as error:
         raise UserError(f"{env_id} cannot be made: {described(error)}") from error
     return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
-
-
-def _without_interrupts(env: gymnasium.Env) -> gymnasium.Env:
-    """Ctrl-C reaches every process of a terminal; those of environments end when the training does."""
-    if multiprocessing.parent_process() is not None:  # one is made in this process too, for its spaces
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return env

@@ -55,7 +55,7 @@ def names() -> list[str]:
     return [name for name, (env, params) in made.items() if isinstance(env.action_space(params), spaces.Discrete)]
 
 
-def make(name: str, **options) -> Gymnax:
+def make(name: str, /, **options) -> Gymnax:
     """`options` are fields of the environment's parameters, such as `max_steps_in_episode`, or arguments of its class.
 
     Raises:

@@ -210,7 +210,7 @@ def names() -> list[str]:
     return list(ENVIRONMENTS)
 
 
-def make(name: str, **options: Any) -> JaxMARL:
+def make(name: str, /, **options: Any) -> JaxMARL:
     """`options` are arguments of JaxMARL's class, such as `max_steps`; Overcooked has `shaping_fraction` (0.5) too.
 
     Raises:
