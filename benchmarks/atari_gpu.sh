@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python benchmarks/host.py speed atari/Pong
-python benchmarks/host.py pong --eval-interval 60 "$@"
+python benchmarks/host.py pong atari/Pong --eval-interval 60 "$@"

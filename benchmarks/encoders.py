@@ -16,6 +16,7 @@ from scores import RESULTS, circumstances
 
 from qlax import QNetwork, layers, pqn
 from qlax.networks import HIDDEN
+from qlax.placement import compiler_options
 
 STEPS, ROUNDS = 4, 3
 
@@ -62,9 +63,10 @@ def programs(encoder: str, own_gradients: bool):
     begun = time.perf_counter()
     steps = jax.jit(lambda carry: jax.lax.scan(step, carry, length=STEPS)[0])
     carry = (params, optimizer.init(params))
-    steps = steps.lower(carry).compile()
+    options = compiler_options(jax.default_backend())
+    steps = steps.lower(carry).compile(options)
     forward = jax.jit(lambda p, x: network.apply(p, (), x, first[:, :64], False)[0])
-    forward = forward.lower(params, images[:, :64]).compile()
+    forward = forward.lower(params, images[:, :64]).compile(options)
     compile_seconds = time.perf_counter() - begun
     layers._convolution = ours
     return lambda: steps(carry), lambda: forward(params, images[:, :64]), compile_seconds

@@ -6,7 +6,7 @@ at all, as on a CPU whose cores both need, the whole would be 1 / (1 / environme
 slower side is the bound. The record is `benchmarks/results/host.json`, on a GPU `host-gpu.json`; what is not measured
 is kept.
 
-`python benchmarks/host.py pong [--minutes 10] [--until 18] [flags of qlax train]` trains `atari/Pong` until an
+`python benchmarks/host.py pong [atari-fast/Pong] [--minutes 10] [--until 18] [flags of qlax train]` trains it until an
 evaluation reaches so much, or the time is up, and keeps `benchmarks/results/pong.json` (on a GPU `pong-gpu.json`).
 """
 
@@ -28,9 +28,13 @@ from qlax.program import Program
 from qlax.runs import HostRuns
 
 TARGETS = {  # one update of Atari is some seconds of a CPU
-    "atari/Pong": {},
-    "lunarlander": {},
-    "gymnasium/CartPole-v1": {"num_envs": 32, "num_steps": 32, "num_minibatches": 8, "num_epochs": 4},
+    "atari/Pong": ("atari/Pong", {}),
+    "atari/Pong, overlapping": ("atari/Pong", {"overlap": True}),
+    "lunarlander": ("lunarlander", {}),
+    "gymnasium/CartPole-v1": (
+        "gymnasium/CartPole-v1",
+        {"num_envs": 32, "num_steps": 32, "num_minibatches": 8, "num_epochs": 4},
+    ),
 }
 ROUNDS, SECONDS = 3, 10
 
@@ -61,9 +65,9 @@ def speed(targets: list[str]) -> None:
     """Measure, keep the record and print it as a table."""
     path = _record("host")
     record = json.loads(path.read_text()) if path.exists() else {}
-    for target in targets or TARGETS:
-        row = measure(target, **TARGETS.get(target, {}))
-        record[target] = circumstances(f"python benchmarks/host.py speed {target}") | row
+    for name in targets or TARGETS:
+        target, overrides = TARGETS[name]
+        record[name] = circumstances(f"python benchmarks/host.py speed {name!r}") | measure(target, **overrides)
         path.write_text(json.dumps(record, indent=2) + "\n")
     print("| target | environments | learner | whole loop | of 1/(1/e + 1/l) | of the slower side | waits |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -123,10 +127,10 @@ def measure(target: str, **overrides) -> dict:
     return {name: round(value, 1) for name, value in best.items()} | {"waits": waits}
 
 
-def pong(minutes: float, until: float, flags: list[str]) -> None:
+def pong(target: str, minutes: float, until: float, flags: list[str]) -> None:
     """Train Pong so long or so far, and keep how it went."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["train", "atari/Pong", *flags]
+        command = ["train", target, *flags]
         process = subprocess.Popen([sys.executable, "-m", "qlax.cli", *command, "--out", f"{folder}/run"])
         lines, reached = [], None
         begun = time.monotonic()
@@ -138,7 +142,7 @@ def pong(minutes: float, until: float, flags: list[str]) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait()
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-    record = circumstances("python benchmarks/host.py pong " + " ".join(flags)) | {
+    record = circumstances(" ".join(["python benchmarks/host.py pong", target, f"--minutes {minutes:g}", *flags])) | {
         "device": str(jax.devices()[0].device_kind),
         "until": until,
         "minutes_allowed": minutes,
@@ -165,10 +169,11 @@ if __name__ == "__main__":
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("speed").add_argument("targets", nargs="*")
     of_pong = commands.add_parser("pong")
+    of_pong.add_argument("target", nargs="?", default="atari-fast/Pong")
     of_pong.add_argument("--minutes", type=float, default=10)
     of_pong.add_argument("--until", type=float, default=18)
     options, flags = parser.parse_known_args()
     if options.command == "speed":
         speed(options.targets)
     else:
-        pong(options.minutes, options.until, flags)
+        pong(options.target, options.minutes, options.until, flags)

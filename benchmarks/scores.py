@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PACKAGES = ("qlax", "jax", "flax", "optax", "gymnax", "craftax", "jaxmarl")
+PACKAGES = ("qlax", "jax", "flax", "optax", "gymnax", "craftax", "jaxmarl", "gymnasium", "ale_py", "envpool")
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = {
     "cartpole": "cartpole --seeds 4",
@@ -38,6 +38,7 @@ COMMANDS = {
     "hanabi": "hanabi-fast --seeds 2",
     "craftax-classic": "craftax-classic --seeds 2",
     "mpe-spread": "mpe/spread --seeds 2",
+    "lunarlander": "lunarlander --seeds 4",
 }
 ON_A_GPU = {  # some ten minutes each
     "craftax-rnn": "craftax-rnn --total-steps 30000000",

@@ -158,6 +158,15 @@ def test_the_protocol_of_machado_is_one_word(suite, suffix):
     assert sum(step.terminated[0] for step in steps) == 1
 
 
+def test_a_picture_is_the_newest_frame():
+    env = qlax.make("ale/Breakout", num_envs=2)
+    env.reset(0)
+    step = env.step(np.full(2, FIRE, np.int32))
+    picture = env.render()
+    assert (picture.shape, picture.dtype) == ((2, 84, 84, 3), np.uint8)
+    np.testing.assert_array_equal(picture[..., 0], step.obs[..., 3])
+
+
 @pytest.mark.parametrize(("suite", "suffix"), BACK_ENDS)
 def test_games_follow_from_their_seed(suite, suffix):
     def game(seed):

@@ -120,6 +120,14 @@ def test_wrappers_are_put_around_each(tmp_path):
     assert result.agents[0].act(np.zeros(5, np.float32)).shape == ()
 
 
+def test_pictures_are_there_if_asked_for():
+    env = qlax.make("gymnasium/FrozenLake-v1", num_envs=2, render_mode="rgb_array")
+    env.reset(0)
+    assert env.render().shape[0] == 2
+    assert (env.render().dtype, env.render().shape[-1]) == (np.uint8, 3)
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

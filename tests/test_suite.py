@@ -108,6 +108,20 @@ def test_two_games_are_trained_to_the_table_and_never_twice(capsys, monkeypatch,
     assert json.loads((out / "results.json").read_text())["games"].keys() == {"breakout", "asterix"}
 
 
+@pytest.mark.slow
+def test_all_of_atari_ends_in_the_full_table(capsys, monkeypatch, pytestconfig, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
+    settings = SMALL | {"total_steps": 5000, "encoder": "mlp", "log_interval": 100, "eval_interval": 200}
+    settings |= {"checkpoint_interval": 200}
+    assert main(["suite", "atari57", "--jobs", "2", *flags(settings)]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("atari57: 57 of 57 games")
+    results = json.loads((tmp_path / "runs" / "atari57" / "results.json").read_text())
+    assert len(results["aggregates"]["games"]) == 57
+    assert all(len(game["eval_score"]["per_run"]) == 1 for game in results["games"].values())
+    assert all(f"| {name} " in table for name in ("median", "mean", "IQM", *results["games"]))
+
+
 def test_what_fails_is_tried_again_and_reported_and_the_others_go_on(capsys, stand_in, tmp_path):
     stand_in()
     assert main(["suite", "minatar", "--jobs", "2", "--out", "all"]) == 1

@@ -64,7 +64,8 @@ class HostEnv(Protocol):
     at the same time, in threads.
 
     Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)` (the suite's
-    normalised version of an episode's return), `kill()` (end its processes at once, where it hangs or crashed).
+    normalised version of an episode's return), `kill()` (end its processes at once, where it hangs or crashed),
+    `render()` (a picture of each, uint8 `[N, height, width, 3]`).
     """
 
     num_actions: int

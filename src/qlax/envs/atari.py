@@ -109,8 +109,8 @@ class Atari:
 
     def reset(self, seed: int) -> Step:
         """See `qlax.HostEnv`."""
-        obs, self._lives = self._emulators.reset(seed)
-        step = self._episodes.begin(_channels_last(obs))
+        self._obs, self._lives = self._emulators.reset(seed)
+        step = self._episodes.begin(_channels_last(self._obs))
         return step._replace(metrics=step.metrics | {"raw_reward": step.reward})
 
     def step(self, action: np.ndarray) -> Step:
@@ -121,8 +121,12 @@ class Atari:
         if self._episodic_life:  # some games show no life left for a few frames before they are over
             lost = (shown.lives < self._lives) & (shown.lives > 0) & ~step.truncated
             step = step._replace(terminated=step.terminated | lost)
-        self._lives = shown.lives
+        self._obs, self._lives = shown.obs, shown.lives
         return step._replace(reward=np.sign(step.reward)) if self._clip_rewards else step
+
+    def render(self) -> np.ndarray:
+        """See `qlax.HostEnv`: the newest frame as the learner sees it, grey."""
+        return np.repeat(self._obs[:, -1, :, :, None], 3, axis=-1)
 
     def close(self) -> None:
         """See `qlax.HostEnv`."""

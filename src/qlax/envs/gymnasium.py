@@ -45,6 +45,11 @@ class Gymnasium:
         obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
         return self._episodes.step(self._observation(obs), reward, terminated, truncated)
 
+    def render(self) -> np.ndarray:
+        """See `qlax.HostEnv`; for environments made with the option `render_mode="rgb_array"`."""
+        pictures: Any = self._env.render()
+        return np.stack(pictures)
+
     def close(self) -> None:
         """See `qlax.HostEnv`."""
         self._env.close()
