@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+from probes import strict_and_quick
 from runs import SMALL
 
 import qlax
@@ -233,7 +234,8 @@ TINY = SMALL | {"hidden": (16,), "num_steps": 4, "total_steps": 4 * 16, "eval_ma
 
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
 def test_games_are_trained_on(game, tmp_path):
-    result = qlax.train(f"atari/{game}", out=tmp_path / "run", **TINY)
+    with strict_and_quick():
+        result = qlax.train(f"atari/{game}", out=tmp_path / "run", **TINY)
     assert result.summary["network"]["encoder"] == "nature"
     assert np.isfinite(result.curves["loss"]).all()
     assert result.summary["eval_score"]["mean"] is not None

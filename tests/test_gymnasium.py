@@ -96,12 +96,12 @@ def test_processes_and_turns_show_the_same():
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "message"), [("Dying", "crashed"), ("Sleeping", "did not answer within 5 seconds")]
+    ("wrapper", "message"), [("Dying", "crashed"), ("Sleeping", "did not answer within 8 seconds")]
 )
 def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(wrapper, message, tmp_path, monkeypatch, pytestconfig):
     """In a process of its own, to see that it ends, and with it those of the environments."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
-    settings = SMALL | {"wrappers": f"hosts:{wrapper}", "host_timeout": 5, "eval_max_steps": 1, "out": tmp_path / "run"}
+    settings = SMALL | {"wrappers": f"hosts:{wrapper}", "host_timeout": 8, "eval_max_steps": 1, "out": tmp_path / "run"}
     settings |= {"log_interval": 1, "eval_interval": 12, "checkpoint_interval": 12}
     command = [sys.executable, "-m", "qlax.cli", "train", CARTPOLE, *flags(settings)]
     done = subprocess.run(

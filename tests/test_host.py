@@ -52,22 +52,25 @@ def quick():
 @pytest.mark.parametrize(("num_envs", "memory"), [(4, "none"), (3, "none"), (4, "gru")])
 def test_an_update_is_the_page_s(num_envs, memory):
     """Greedy, in one minibatch, there is no chance in an update; the world in JAX and the one in NumPy are the same."""
-    shape = pqn.Shape(num_envs=num_envs, num_steps=20, num_minibatches=1, num_epochs=1, num_updates=10)
+    num_steps = 10
+    shape = pqn.Shape(num_envs=num_envs, num_steps=num_steps, num_minibatches=1, num_epochs=1, num_updates=10)
     network = qlax.QNetwork(num_actions=2, hidden=(16,), memory=memory)
     hyper = pqn.Hyper(epsilon_start=0.0, epsilon_end=0.0, learning_rate=1e-2)
     vec = Vec(Walk(), num_envs)
     on_device, on_host = pqn.make(vec, network, shape), pqn.make(None, network, shape)
-    env_state, step = vec.reset(jax.random.key(0))
-    expected = on_device.init(jax.random.key(1), hyper, step, env_state)
+    env_state, step = jax.jit(vec.reset)(jax.random.key(0))
+    expected = jax.jit(on_device.init)(jax.random.key(1), hyper, step, env_state)
     workers = workers_of(HostWalk, num_envs)
-    state = on_host.init(jax.random.key(1), hyper, first_steps(workers))
-    functions = host.DeviceFunctions(on_host, num_envs, 20)
+    state = jax.jit(on_host.init)(jax.random.key(1), hyper, first_steps(workers))
+    functions = host.DeviceFunctions(on_host, num_envs, num_steps)
     compiled = [jax.jit(f) for f in (functions.begin, functions.act, functions.learn)]
     functions.begin, functions.act, functions.learn = compiled
     update, ended = jax.jit(on_device.update), 0.0
     for _ in range(3):
         expected, expected_metrics = update(expected)
-        state, metrics = functions.learn(state, *host.collect(functions, on_host, 20, workers, state, host.Waits()))
+        state, metrics = functions.learn(
+            state, *host.collect(functions, on_host, num_steps, workers, state, host.Waits())
+        )
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), metrics, expected_metrics)
         ended += metrics["episode_return"].weight
     assert ended > 0
@@ -79,12 +82,13 @@ def test_an_update_is_the_page_s(num_envs, memory):
         )
 
 
+@pytest.mark.usefixtures("quick")
 def test_parts_and_learning_have_keys_of_their_own():
     algorithm = pqn.make(None, qlax.QNetwork(2), pqn.Shape(num_envs=4, num_steps=4, num_minibatches=1))
-    state = algorithm.init(jax.random.key(0), pqn.Hyper(), first_steps(workers_of(HostWalk, 4)))
+    state = jax.jit(algorithm.init)(jax.random.key(0), pqn.Hyper(), first_steps(workers_of(HostWalk, 4)))
     seen = []
     for _ in range(3):
-        key, parts = host.DeviceFunctions(algorithm, 4, 4).begin(state)
+        key, parts = jax.jit(host.DeviceFunctions(algorithm, 4, 4).begin)(state)
         for k in (key, *(part.key for part in parts)):
             seen += [tuple(jax.random.key_data(x).tolist()) for x in (k, *jax.random.split(k))]
         state = state._replace(key=jax.random.split(key)[0])  # as `learn` does

@@ -80,6 +80,7 @@ class Worker:
         self._env_id, self._make, self._num_envs = env_id, make, num_envs
         self._device, self._timeout, self._time_limit_is_terminal = device, timeout, time_limit_is_terminal
         self._specification: list[Any] = []
+        self._hangs = False
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
         # A thread that hangs must not keep the process from ending.
@@ -108,6 +109,7 @@ class Worker:
         try:
             answer = self._answers.get(timeout=self._timeout)
         except queue.Empty:
+            self._hangs = True
             seconds = f"{self._timeout:g} seconds (--host-timeout)"
             raise HostError(f"{self._env_id} did not answer within {seconds}") from None
         if isinstance(answer, UserError | HostError):
@@ -121,7 +123,7 @@ class Worker:
     def close(self) -> None:
         """Close the environment; what hangs is killed, if that can be."""
         self._requests.put(None)
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=0 if self._hangs else 5)
         if self._thread.is_alive():
             self._kill()
 
