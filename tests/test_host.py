@@ -253,6 +253,13 @@ def test_mistakes_are_told_before_anything_is_written(env, settings, error, mess
     assert not (tmp_path / "run").exists()
 
 
+def test_a_plugin_is_tried_before_anything_is_written(tmp_path):
+    plugins = {"loss": lambda error: error[0, 0, 0, 0, 0]}
+    with pytest.raises(UserError, match=r"plugin loss breaks its contract"):
+        qlax.train(WALK, out=tmp_path / "run", plugins=plugins, **TINY)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_says_what_failed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parent)
     words = [*flags(TINY), "--env-options", "steps=60", "--out", str(tmp_path / "run")]

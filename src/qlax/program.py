@@ -76,8 +76,7 @@ class Program:
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **(mixing | plugins))
         update = _with_shared_at(env, config.num_updates, self.algorithm.update)
         self.host_functions = host.DeviceFunctions(self.algorithm, config.num_envs, config.num_steps)
-        # jit: traced once for all that is made of it
-        self.update = jax.vmap(jax.jit(self.host_functions.standing_still if self.on_host else update))
+        self.update = jax.vmap(jax.jit(update))  # jit: traced once for all that is made of it
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
@@ -114,7 +113,8 @@ class Program:
     def _check_traces(self, step: Step) -> None:
         """What the user brought does what is asked of it."""
         try:
-            jax.eval_shape(self.update, self._shapes(step))
+            update = jax.vmap(self.host_functions.standing_still) if self.on_host else self.update
+            jax.eval_shape(update, self._shapes(step))
         except Exception as error:
             network, plugins = self.config.network, " and ".join(self.plugins)
             what = f"network {network!r}" if network is not None else f"plugin {plugins}"

@@ -139,8 +139,9 @@ class HostRuns:
             act = compiled(functions.act, parameters, parts[0])
             act_in_evaluation = compiled(functions.act, parameters, in_evaluation)
             begin = compiled(functions.begin, state)
-            go_on = compiled(functions.go_on, state, key, parts)
-            named = {"begin": begin, "act": act, "learn": learn, "go_on": go_on}
+            named = {"begin": begin, "act": act, "learn": learn}
+            if config.overlap:
+                named["go_on"] = compiled(functions.go_on, state, key, parts)
             self._compiled = types.SimpleNamespace(**{name: future.result() for name, future in named.items()})
             self._act_in_evaluation = act_in_evaluation.result()
 

@@ -84,6 +84,7 @@ class _Pool:
             raise UserError(f"envpool/{name} cannot be made: {error}") from error
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
+        self.close()
         self._env = self._make(seed=seed)
         return self._env.reset()
 
