@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[atari,craftax,gymnasium,jaxmarl]' --group test
+	$(BIN)/python -m pip install --quiet --editable '.[atari,craftax,gymnasium,jaxmarl,jumanji,navix,pgx,xminigrid]' --group test
 	touch $@
 
 .PHONY: demo test

@@ -15,8 +15,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-PACKAGES = ("qlax", "jax", "flax", "optax", "gymnax", "craftax", "jaxmarl", "gymnasium", "ale_py", "envpool")
+PACKAGES = (
+    *("qlax", "jax", "flax", "optax", "gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl"),
+    *("gymnasium", "ale_py", "envpool"),
+)
 RESULTS = Path(__file__).parent / "results"
+MINATAR = {  # name in Gymnax, and its time limit
+    "breakout": ("Breakout", 1000),
+    "asterix": ("Asterix", 1000),
+    "space-invaders": ("SpaceInvaders", 1000),
+    "freeway": ("Freeway", 2500),
+}
+AS_IN_GYMNAX = "--env-options sticky_action_prob=0"
 COMMANDS = {
     "cartpole": "cartpole --seeds 4",
     "cartpole-fast": "cartpole-fast --seeds 10",
@@ -39,6 +49,16 @@ COMMANDS = {
     "craftax-classic": "craftax-classic --seeds 2",
     "mpe-spread": "mpe/spread --seeds 2",
     "lunarlander": "lunarlander --seeds 4",
+    "connect-four": "connect-four --seeds 4",
+    "connect-four-self": "connect-four-self --seeds 2",
+    **{  # the same games, settings, time limits and no sticky actions in two suites
+        f"minatar-{suite}-{game}": f"{env} --total-steps 1000000 --seeds 4"
+        for game, (name, limit) in MINATAR.items()
+        for suite, env in {
+            "gymnax": f"gymnax/{name}-MinAtar",
+            "pgx": f"pgx/minatar-{game.replace('-', '_')} {AS_IN_GYMNAX} --wrappers time_limit={limit}",
+        }.items()
+    },
 }
 ON_A_GPU = {  # some ten minutes each
     "craftax-rnn": "craftax-rnn --total-steps 30000000",

@@ -1,3 +1,5 @@
+import importlib
+import re
 import sys
 
 import gymnax
@@ -170,6 +172,16 @@ def test_a_suite_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnax", None)
     monkeypatch.delitem(sys.modules, "qlax.envs.gymnax")
     with pytest.raises(UserError, match=r"not installed \(no module 'gymnax'\): pip install 'qlax\[gymnax\]'"):
+        make("gymnax/CartPole-v1")
+
+
+def test_a_suite_that_does_not_work_with_this_jax_says_so_in_one_line(monkeypatch):
+    def too_old(name):
+        raise AttributeError("module 'jax.core' has no attribute 'get_aval'")
+
+    monkeypatch.setattr(importlib, "import_module", too_old)
+    expected = f"the suite 'gymnax' does not work with JAX {jax.__version__}: AttributeError: module 'jax.core' has no"
+    with pytest.raises(UserError, match=re.escape(expected)):
         make("gymnax/CartPole-v1")
 
 

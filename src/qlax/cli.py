@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", _resume, "go on with an interrupted run")
     resume.add_argument("run", help="its directory")
     _add_cache_flag(resume)
-    command("envs", _envs, "list the environments").add_argument("suite", nargs="?", help="of this suite alone")
+    listed = command("envs", _envs, "list the environments, with numbers of actions, observations and time limits")
+    listed.add_argument("suite", nargs="?", help="of this suite alone, or one environment as suite/name or module:Name")
+    listed.add_argument("--check", action="store_true", help="run each: does it keep its contract, and how fast")
     command("presets", _presets, "list the presets").add_argument("preset", nargs="?", help="show this one")
     return parser
 
@@ -201,18 +203,41 @@ def _written(name: str, value: Any) -> str:
 
 
 def _envs(options: argparse.Namespace) -> None:
-    from qlax.envs import SUITES, suite
+    from qlax.envs import SUITES, suite, survey
 
+    env_ids: list[str] = []
+    is_one = options.suite is not None and ("/" in options.suite or ":" in options.suite)
     for name in [options.suite] if options.suite else SUITES:
         try:
-            adapter = suite(name)
+            env_ids += [name] if is_one else [f"{name}/{env}" for env in suite(name).names()]
         except UserError as error:
             if options.suite:
                 raise
             print(f"qlax: {error}", file=sys.stderr)
+    width = max(len(env_id) for env_id in env_ids)
+    checked = f"{'steps/s':>10}  " if options.check else ""
+    print(f"{'environment':{width}}  {checked}{'actions':>7}  {'agents':>6}  {'limit':>6}  observation")
+    wrong = []
+    for env_id in env_ids:
+        try:
+            found = survey.sizes(env_id)
+        except UserError as error:  # not for PQN, or lacks something that is not installed
+            if is_one:
+                raise
+            print(f"{env_id:{width}}  {error}", flush=True)
             continue
-        for env in adapter.names():
-            print(f"{name}/{env}")
+        try:
+            checked = f"{survey.check(env_id):>10,.0f}  " if options.check else ""
+        except UserError as error:
+            wrong.append(env_id)
+            print(f"{env_id:{width}}  {error}", flush=True)
+            continue
+        agents, limit = (str(number or "") for number in (found.num_agents, found.time_limit))
+        line = f"{checked}{found.num_actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
+        print(f"{env_id:{width}}  {line}", flush=True)
+    if wrong:
+        print(f"qlax: {len(wrong)} of {len(env_ids)} break their contract: {', '.join(wrong)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _presets(options: argparse.Namespace) -> None:

@@ -29,7 +29,8 @@ def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, Train
     def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         key_reset, key_act = jax.random.split(key)
         env_state, step = env.reset(key_reset)
-        env_state = env_state._replace(shared=state.env.shared)
+        if env_state.shared:
+            env_state = env_state._replace(shared=state.env.shared)
         envs = step.reward.shape[0]
         greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)

@@ -37,7 +37,10 @@ class Env(Protocol):
     Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)`
     (the suite's normalised version of an episode's return), `reset_ratio` (see `Vec`; where a reset is dear),
     `shared` (arrays all copies have in common and no reset wipes: given to `step` as its last argument) and with it
-    `shared_at(progress)` (what it is to be at an update, when the fraction `progress` of training is done).
+    `shared_at(progress)` (what it is to be at an update, when the fraction `progress` of training is done);
+    `with_network(network)` (the same environment, once the learner's network is known, as for playing against it),
+    whose result may have `shared_after(shared, progress, variables)` in place of `shared_at`, with the variables of
+    that network, and `evaluated` (the environment to evaluate in).
     """
 
     num_actions: int

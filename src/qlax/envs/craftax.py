@@ -12,6 +12,7 @@ from craftax import craftax_env
 
 from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, described, nearest
+from qlax.imports import silently
 from qlax.types import PyTree, Step
 
 NAMES = ("Craftax-Symbolic-v1", "Craftax-Pixels-v1", "Craftax-Classic-Symbolic-v1", "Craftax-Classic-Pixels-v1")
@@ -81,7 +82,8 @@ def make(name: str, /, **options: Any) -> Craftax:
     if name not in NAMES:
         raise UserError(f"craftax has no environment {name!r}{nearest(name, NAMES)}; environments: {', '.join(NAMES)}")
     try:
-        env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+        with silently():  # it says when it draws
+            env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
     except Exception as error:  # pixels are drawn once and kept in the installed package, which may go wrong
         raise UserError(f"craftax/{name} cannot be made: {described(error)}") from error
     params = env.default_params

@@ -1,0 +1,115 @@
+"""What there is to train on: sizes of an environment, whether it keeps its contract, how fast it steps."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax.check import check_env
+from qlax.envs import make, on_host
+from qlax.envs.vec import Vec
+from qlax.types import PyTree
+
+NUM_ENVS, NUM_STEPS = 128, 32  # of random play in JAX: copies, and steps a call of the device
+NUM_ENVS_ON_HOST = 8
+CHECKED_STEPS = 100
+
+
+class Sizes(NamedTuple):
+    """What a network has to fit."""
+
+    num_actions: int
+    num_agents: int | None  # None: a single agent
+    observation: str  # of one member: dtype and shape of every array
+    time_limit: int | None
+
+
+def sizes(env_id: str) -> Sizes:
+    """Sizes of an environment; one in JAX is only traced, one on the host is reset.
+
+    Raises:
+      UserError: see `qlax.make`.
+    """
+    if on_host(env_id):
+        env = make(env_id, num_envs=1)
+        try:
+            obs = jax.tree.map(lambda x: np.asarray(x)[0], env.reset(0).obs)
+        finally:
+            env.close()
+    else:
+        env = make(env_id)
+        obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
+    num_agents = getattr(env, "num_agents", None)
+    return Sizes(int(env.num_actions), num_agents, _written(obs, num_agents), getattr(env, "time_limit", None))
+
+
+def check(env_id: str, seconds: float = 1.0) -> float:
+    """Whether an environment keeps its contract, see `qlax.check_env`; and its speed.
+
+    Args:
+      env_id: suite/name, or your own.
+      seconds: of random legal play, once everything is compiled.
+
+    Returns:
+      Steps a second: of 128 copies in JAX, of 8 on the host.
+
+    Raises:
+      UserError: what is wrong with it.
+    """
+    if on_host(env_id):
+        env = make(env_id, num_envs=NUM_ENVS_ON_HOST)
+        try:
+            check_env(env, CHECKED_STEPS)
+            return _speed_on_host(env, seconds)
+        finally:
+            env.close()
+    env = make(env_id)
+    check_env(env, CHECKED_STEPS)
+    return _speed(env, seconds)
+
+
+def _written(obs: PyTree, num_agents: int | None) -> str:
+    parts = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
+        shape = leaf.shape if num_agents is None else leaf.shape[1:]
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        parts.append(f"{name} {leaf.dtype}[{','.join(map(str, shape))}]".strip())
+    return ", ".join(parts)
+
+
+def _speed(env: Any, seconds: float) -> float:
+    vec = Vec(env, NUM_ENVS)
+
+    @jax.jit
+    def play(state, step, key):
+        def one(carry, key):
+            state, step = carry
+            key_action, key_step = jax.random.split(key)
+            shape = (NUM_ENVS, vec.num_agents, vec.num_actions)
+            logits = jnp.zeros(shape) if step.legal is None else jnp.where(step.legal, 0.0, -jnp.inf)
+            action = jax.random.categorical(key_action, logits).astype(jnp.int32)
+            return vec.step(key_step, state, action), None
+
+        return jax.lax.scan(one, (state, step), jax.random.split(key, NUM_STEPS))[0]
+
+    state, step = jax.block_until_ready(play(*jax.jit(vec.reset)(jax.random.key(0)), jax.random.key(1)))
+    begin, calls = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        calls += 1
+        state, step = jax.block_until_ready(play(state, step, jax.random.key(calls)))
+    return calls * NUM_STEPS * NUM_ENVS / elapsed
+
+
+def _speed_on_host(env: Any, seconds: float) -> float:
+    random, step, calls = np.random.default_rng(0), env.reset(0), 0
+    members = (env.num_agents,) if hasattr(env, "num_agents") else ()
+    begin = time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        calls += 1
+        preference = random.random((env.num_envs, *members, env.num_actions))
+        if step.legal is not None:
+            preference = np.where(step.legal, preference, -1)
+        step = env.step(preference.argmax(-1).astype(np.int32))
+    return calls * env.num_envs / elapsed
