@@ -1,12 +1,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import show
+from probes import show, strict_and_quick
 from runs import CARTPOLE, SMALL
 
 import qlax
@@ -78,7 +79,9 @@ def test_an_episode_may_begin_anew_in_some_rows(agent):
     assert np.array_equal(third[1], second[1]) == (agent.info["network"]["memory"] == "none")
 
 
-@pytest.mark.parametrize("obs", [np.zeros(3), np.zeros((4, 5)), 0.0, [], {"a": np.zeros(4), "b": np.zeros(4)}])
+@pytest.mark.parametrize(
+    "obs", [np.zeros(3), np.zeros((4, 5)), 0.0, [], [[0.0], [0.0, 1.0]], {"a": np.zeros(4), "b": np.zeros(4)}]
+)
 def test_another_observation_is_refused(agent, obs):
     with pytest.raises(qlax.UserError, match=r"expected \(4,\)"):
         agent.act(obs)
@@ -152,3 +155,85 @@ def test_a_team_plays_in_a_new_process_as_it_was_evaluated(tmp_path):
     agent = qlax.load(result.directory)
     agent.variables["batch_stats"] = jax.tree.map(lambda x: 0 * x + 0.1, agent.variables["batch_stats"])
     assert play(agent) != pytest.approx(evaluated, rel=1e-2)
+
+
+class Sight(NamedTuple):
+    planes: jax.Array
+    rest: dict[str, jax.Array]
+
+
+class Either:
+    """One step: the action is right that says whether grid and vector differ, each one of two; Q is 1 or -1."""
+
+    num_actions = 2
+
+    @staticmethod
+    def obs(planes, sign):
+        grid = jnp.zeros((3, 3, 2), bool).at[1, 2, planes.astype(int)].set(True)
+        return Sight(grid, {"sign/": jnp.stack([jnp.where(sign, 1.0, -1.0), 0.5]), "rest": jnp.float32(0)})
+
+    def reset(self, key):
+        planes, sign = jax.random.bernoulli(key, 0.5, (2,))
+        return (planes, sign), show(self.obs(planes, sign))
+
+    def step(self, key, state, action):
+        del key
+        right = (action == 1) == (state[0] ^ state[1])
+        return state, show(self.obs(*state), jnp.where(right, 1.0, -1.0), terminated=True)
+
+
+def test_an_agent_learns_from_a_tree_of_arrays_and_is_loaded_with_it(tmp_path):
+    with strict_and_quick():
+        settings = SMALL | {
+            "num_envs": 32,
+            "num_steps": 2,
+            "total_steps": 64 * 150,
+            "hidden": (32,),
+            "log_interval": 50,
+        }
+        settings |= {"learning_rate": 0.01, "epsilon_end": 1.0, "eval_interval": 150, "checkpoint_interval": 150}
+        result = qlax.train("test_agent:Either", out=tmp_path / "run", **settings)
+        cases = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)
+        obs = jax.vmap(Either.obs)(*cases.T)
+        agent = qlax.load(result.directory)
+        q = agent.q_values(obs)
+        np.testing.assert_array_equal(q, result.agents[0].q_values(obs))
+        np.testing.assert_allclose(q, [[1, -1], [-1, 1], [-1, 1], [1, -1]], atol=0.1)
+        one = jax.tree.map(lambda x: x[2], obs)
+        np.testing.assert_allclose(agent.q_values(one), q[2], rtol=1e-5)
+    assert result.config.encoder == "cnn"
+
+
+TREE = {
+    "network": {"encoder": "mlp", "hidden": [4]},
+    "num_actions": 3,
+    "obs": [["bool", [2]], ["float32", []]],
+    "obs_paths": ["['b']", "['c']"],
+}
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (
+            {"b": np.zeros((5, 2)), "d": np.zeros(5)},
+            r"\['b'\] \(5, 2\), \['d'\] \(5,\); expected \['b'\] \(2,\), \['c'\] \(\)",
+        ),
+        ({"b": np.zeros(2)}, r"of shape \['b'\] \(2,\); expected \['b'\] \(2,\), \['c'\] \(\), after any leading axes"),
+        ({"b": np.zeros((5, 2)), "c": np.zeros(4)}, r"\['c'\] \(4,\); expected"),
+        ((np.zeros(2), 0.0), r"\[0\] \(2,\), \[1\] \(\); expected"),
+        (np.zeros(2), r"of shape \(2,\); expected \['b'\] \(2,\)"),
+        ({}, "of shape nothing; expected"),
+    ],
+)
+def test_another_tree_is_refused(obs, message):
+    with pytest.raises(qlax.UserError, match=message):
+        qlax.Agent({}, TREE).q_values(obs)
+
+
+def test_a_tree_with_other_names_is_refused_where_its_shapes_fit():
+    info = TREE | {"obs": [["float32", [2]]] * 2}
+    with pytest.raises(
+        qlax.UserError, match=r"\['b'\] \(2,\), \['x'\] \(2,\); expected \['b'\] \(2,\), \['c'\] \(2,\)"
+    ):
+        qlax.Agent({}, info).q_values({"b": np.zeros(2), "x": np.zeros(2)})

@@ -11,6 +11,7 @@ from probes import strict_and_quick
 
 from qlax.config import FIELDS
 from qlax.encoders import ENCODERS
+from qlax.layers import Convolution
 from qlax.networks import HIDDEN, Encoder, QNetwork
 
 KEY = jax.random.key(0)
@@ -108,13 +109,35 @@ def test_parameters_for_the_screens_of_atari(encoder, convolutions, dense):
     assert (found["Dense_0/kernel"], found["Dense_1/kernel"]) == (dense, (dense[1], 6))
 
 
+class Convolved(nn.Module):
+    """What an encoder's convolutions make of an image, whatever its size."""
+
+    encoder: str
+
+    @nn.compact
+    def __call__(self, x):
+        return ENCODERS[self.encoder].convolve(x, Convolution, lambda x: x)
+
+
 @pytest.mark.parametrize("encoder", [name for name, encoder in ENCODERS.items() if encoder.convolve is not None])
 def test_the_smallest_image_is_the_smallest(encoder):
     side = ENCODERS[encoder].smallest
-    assert shapes(encoder, side, side + 1, 1)["Dense_0/kernel"][0] > 0
+
+    def left(height, width):
+        image = jax.ShapeDtypeStruct((2, height, width, 1), jnp.float32)
+        return jax.eval_shape(lambda x: Convolved(encoder).init_with_output(KEY, x)[0], image).size
+
+    assert left(side, side + 1) > 0
     if side > 1:
-        with pytest.raises(ZeroDivisionError):  # a kernel without inputs has no scale
-            shapes(encoder, side - 1, side + 1, 1)
+        assert left(side - 1, side + 1) == left(side + 1, side - 1) == 0
+
+
+@pytest.mark.parametrize("encoder", ["cnn", "nature"])
+def test_what_is_too_small_to_be_convolved_is_flattened(encoder):
+    side = ENCODERS[encoder].smallest - 1
+    found = shapes(encoder, side, 50, 1)
+    assert found["Dense_0/kernel"] == (side * 50, HIDDEN[encoder][0])
+    assert "Convolution_0/kernel" not in found
 
 
 def test_kernels_begin_as_the_paper_of_hadamax_says():

@@ -1,4 +1,5 @@
-from typing import get_args
+import re
+from typing import NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -6,20 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from probes import strict_and_quick
 
 from qlax.config import FIELDS
 from qlax.errors import UserError
-from qlax.layers import Convolution
+from qlax.layers import Convolution, Dense, LayerNorm
 from qlax.memories import MEMORIES, MinGRU
 from qlax.networks import BatchRenorm, Memory, QNetwork, build, checked_encoder, default_encoder
+from qlax.types import PyTree
 
 A, L, B = 3, 4, 2
 KEY = jax.random.key(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def strict_ranks():
-    with jax.numpy_rank_promotion("raise"):
+def strict():
+    with strict_and_quick():
         yield
 
 
@@ -39,7 +42,8 @@ def initial(network, obs):
 
 def act(network, variables, obs):
     """Q of `obs [L, B, ...]`, by a network without memory, not in training."""
-    return jax.jit(network.apply, static_argnums=4)(variables, (), obs, np.ones(obs.shape[:2], bool), False)[0]
+    first = np.ones(jax.tree.leaves(obs)[0].shape[:2], bool)
+    return jax.jit(network.apply, static_argnums=4)(variables, (), obs, first, False)[0]
 
 
 # BatchRenorm
@@ -240,6 +244,112 @@ def test_dueling_centres_the_advantages_on_the_value():
     close(q - q.mean(-1, keepdims=True), advantage - advantage.mean(-1, keepdims=True))
 
 
+# Trees of arrays
+
+
+class Sight(NamedTuple):
+    image: jax.Array
+    rest: PyTree
+
+
+def made_up(network, obs):
+    """Variables for arrays of `[L, B, ...]` that no initialiser made, which would have to be compiled."""
+    first = np.zeros((L, B), bool)
+    shapes = jax.eval_shape(lambda obs: network.init(KEY, network.initial_memory(B), obs, first, True), obs)
+    leaves, structure = jax.tree.flatten(shapes)
+    return jax.tree.unflatten(structure, [0.3 * noise(*leaf.shape, seed=i) for i, leaf in enumerate(leaves)])
+
+
+class Frozen(nn.Module):
+    """The network for a single array as it was before it took trees: agents are saved by these names."""
+
+    @nn.compact
+    def __call__(self, memory, obs, first):
+        x = obs.reshape(L * B, *obs.shape[2:]).astype(jnp.float32) / 255
+        x = LayerNorm(name="LayerNorm_0")(x)
+        he = nn.initializers.he_normal()
+        x = nn.relu(LayerNorm(name="LayerNorm_1")(Convolution(16, 3, kernel_init=he, name="Convolution_0")(x)))
+        x = x.transpose(0, 3, 1, 2).reshape(L * B, -1)
+        x = nn.relu(LayerNorm(name="LayerNorm_2")(Dense(8, he, name="Dense_0")(x)))
+        x, memory = MinGRU(8, name="memory_cell")(memory, x.reshape(L, B, -1), first)
+        return Dense(A, name="Dense_1")(x.reshape(L * B, -1)).reshape(L, B, -1), memory
+
+
+def test_a_single_array_is_seen_bit_for_bit_as_by_agents_saved_before():
+    obs = np.random.default_rng(0).integers(0, 256, (L, B, 5, 4, 2)).astype(np.uint8)
+    network, first = QNetwork(A, "cnn", hidden=(8,), input_norm="layer", memory="mingru"), np.zeros((L, B), bool)
+    memory = network.initial_memory(B)
+
+    def frozen(obs):
+        variables = Frozen().init(KEY, memory, obs, first)
+        return variables, Frozen().apply(variables, memory, obs, first)
+
+    def ours(obs):
+        variables = network.init(KEY, memory, obs, first, True)
+        return variables, network.apply(variables, memory, obs, first, False)
+
+    def program(function, obs):
+        """What is computed, operation by operation, and the names of what comes out."""
+        computed, shapes = jax.make_jaxpr(function, return_shape=True)(obs)
+        return re.sub(r"0x[0-9a-f]+", "", str(computed)), jax.tree.structure(shapes)
+
+    assert program(ours, obs) == program(ours, {"alone": obs}) == program(frozen, obs)
+
+
+def test_of_a_tree_the_features_of_each_array_lie_side_by_side():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (L, B, 5, 4, 2)).astype(np.uint8)
+    narrow = random.integers(0, 256, (L, B, 5, 2, 1)).astype(np.uint8)  # too small to be convolved
+    obs = Sight(image, {"b": narrow, "c": noise(L, B), "a": noise(L, B, 3, 3, 1, seed=1) > 0})
+    network = QNetwork(A, "cnn", hidden=(8, 6))
+    variables = made_up(network, obs)
+    params = variables["params"]
+    assert set(params) == {
+        f"{name}_{i}" for name, count in (("Convolution", 2), ("Dense", 3), ("LayerNorm", 4)) for i in range(count)
+    }
+
+    def convolved(index, x):
+        (height, width), kernel = (x.shape[2] - 2, x.shape[3] - 2), params[f"Convolution_{index}"]["kernel"]
+        places = [(i, j) for i in range(height) for j in range(width)]
+        y = np.stack([np.einsum("lbhwc,hwcf->lbf", x[:, :, i : i + 3, j : j + 3], kernel) for i, j in places], axis=2)
+        y += params[f"Convolution_{index}"]["bias"]
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+        y = np.maximum(y * params[f"LayerNorm_{index}"]["scale"] + params[f"LayerNorm_{index}"]["bias"], 0)
+        return y.swapaxes(2, 3).reshape(L, B, -1)
+
+    in_order = [
+        convolved(0, image / np.float32(255)),
+        convolved(1, obs.rest["a"].astype(np.float32)),
+        narrow.reshape(L, B, -1) / np.float32(255),
+        obs.rest["c"].reshape(L, B, 1),
+    ]
+    close(act(network, variables, obs), reference.mlp(layers(params, 2), np.concatenate(in_order, axis=-1)))
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "cnn"])
+def test_q_depends_on_every_array_of_a_tree(encoder):
+    obs = {"grid": noise(L, B, 4, 4, 1), "number": noise(L, B), "pair": (noise(L, B, 3), noise(L, B, 2, 5))}
+    network = QNetwork(A, encoder, hidden=(32,), input_norm="layer", memory="mingru")
+    variables, memory = made_up(network, obs), network.initial_memory(B)
+
+    def q(obs):
+        return network.apply(variables, memory, obs, jnp.zeros((L, B), bool), False)[0][..., 0].sum()
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(q))(obs)):
+        assert np.abs(leaf).reshape(L * B, -1).max(-1).min() > 0  # in every row
+
+
+def test_the_input_norm_has_statistics_of_each_array():
+    obs = {"grid": noise(L, B, 4, 4, 2) * 3, "vector": noise(L, B, 3) + 7}
+    network, first = QNetwork(A, "cnn", hidden=(6,), norm="none", input_norm="batch"), np.zeros((L, B), bool)
+    variables = made_up(network, obs)
+    variables["batch_stats"] = jax.tree.map(np.zeros_like, variables["batch_stats"])
+    train = lambda obs: network.apply(variables, (), obs, first, True, mutable=["batch_stats"])[1]["batch_stats"]  # noqa: E731
+    found = jax.jit(train)(obs)
+    means = [obs["grid"].mean((0, 1, 2, 3)), obs["vector"].mean((0, 1))]
+    close([found[f"BatchNorm_{i}"]["mean"] for i in range(2)], [0.01 * mean for mean in means])
+
+
 # Memory
 
 
@@ -318,15 +428,30 @@ def test_the_encoder_that_fits(shape, dtype, encoder):
 
 
 @pytest.mark.parametrize(
+    ("obs", "encoder"),
+    [
+        ({"a": np.zeros(4), "b": np.zeros((36, 40, 3), np.uint8)}, "nature"),
+        (Sight(np.zeros((9, 9, 3), np.uint8), np.zeros((84, 84, 4), np.uint8)), "nature"),
+        ((np.zeros((84, 84, 4)), np.zeros(3)), "cnn"),
+        ({"a": {"b": np.zeros((3, 3, 1), bool)}, "c": np.zeros(())}, "cnn"),
+        ({"a": np.zeros((2, 9, 4), np.uint8), "b": np.zeros((5, 4))}, "mlp"),
+    ],
+)
+def test_the_encoder_that_fits_a_part_of_a_tree(obs, encoder):
+    assert default_encoder(obs) == encoder
+    assert checked_encoder(encoder, obs) == encoder
+    assert checked_encoder("mlp", obs) == "mlp"
+
+
+@pytest.mark.parametrize(
     ("obs", "message"),
     [
         (np.zeros(4, np.int32), r"observation is int32\[4\]; expected bool, float, or uint8 with three axes"),
         (np.zeros((9, 9, 2), np.int8), r"observation is int8\[9, 9, 2\]; expected .* categories one-hot"),
         (np.zeros(4, np.uint8), r"observation is uint8\[4\]; expected bool, float, or uint8 with three axes"),
-        (
-            {"a": np.zeros(4)},
-            "observation is a dict of arrays, which needs a network of your own: --network",
-        ),
+        ({"a": np.zeros(4), "b": [np.zeros(2, bool), np.zeros(4, np.int8)]}, r"observation\['b'\]\[1\] is int8\[4\]"),
+        (Sight(np.zeros(4, np.uint8), np.zeros(4)), r"observation\.image is uint8\[4\]"),
+        ({"a": None}, "observation holds no array"),
     ],
 )
 def test_observations_that_no_encoder_understands(obs, message):
@@ -342,6 +467,8 @@ def test_an_encoder_refuses_what_it_would_leave_nothing_of(encoder, shape, side)
     message = f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; this has"
     with pytest.raises(UserError, match=message):
         checked_encoder(encoder, jax.ShapeDtypeStruct(shape, jnp.float32))
+    with pytest.raises(UserError, match=message + r" \(4,\), \("):
+        checked_encoder(encoder, {"a": np.zeros(4), "b": jax.ShapeDtypeStruct(shape, jnp.float32)})
 
 
 class Partial:

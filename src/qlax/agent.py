@@ -1,5 +1,6 @@
 """A trained policy: saved, loaded and asked for actions."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ class Agent:
     Args:
       variables: parameters and norm statistics, as the network takes them.
       info: what describes it: `network` (see `qlax.networks.build`), `num_actions`, `obs` (dtype and shape of
-        every array of one member's observation), `env`, `env_options`, and what the run had of its own, such as `seed`.
+        every array of one member's observation), `obs_paths` (where each is in the tree; older agents lack it), `env`,
+        `env_options`, and what the run had of its own, such as `seed`.
     """
 
     def __init__(self, variables: PyTree, info: dict[str, Any]):
@@ -39,7 +41,8 @@ class Agent:
         """Q of every action, and one step of memory.
 
         Args:
-          obs: one observation, or any number of leading axes (environments, members) before its own.
+          obs: one observation, or any number of leading axes (environments, members) before its own; a tree of arrays
+            where the environment shows one.
           first: where an episode begins, so that its memory is reset before; bool, of the leading axes or one for all.
 
         Returns:
@@ -49,15 +52,22 @@ class Agent:
           UserError: not an observation of this agent's environment, or the leading axes changed while there is
             something to remember.
         """
-        leaves, structure = jax.tree.flatten(np.asarray(obs) if isinstance(obs, list | tuple) else obs)
-        leaves = [np.asarray(leaf) for leaf in leaves]
         expected = [(np.dtype(dtype), tuple(shape)) for dtype, shape in self.info["obs"]]
+        paths = self.info.get("obs_paths")
+        is_array = paths == [""] if paths else len(expected) == 1
+        if is_array and isinstance(obs, list | tuple) and not hasattr(obs, "_fields"):
+            with contextlib.suppress(ValueError):  # rows of different lengths are no array
+                obs = np.asarray(obs)
+        named, structure = jax.tree_util.tree_flatten_with_path(obs)
+        leaves = [np.asarray(leaf) for _, leaf in named]
         axes = leaves[0].ndim - len(expected[0][1]) if leaves else 0
         leading = leaves[0].shape[: max(axes, 0)] if leaves else ()
-        if [leaf.shape for leaf in leaves] != [(*leading, *shape) for _, shape in expected]:
-            found = ", ".join(str(leaf.shape) for leaf in leaves)
-            wanted = ", ".join(str(shape) for _, shape in expected)
-            raise UserError(f"observation of shape {found}; expected {wanted}, after any leading axes")
+        found = [jax.tree_util.keystr(path) for path, _ in named]
+        fits = [leaf.shape for leaf in leaves] == [(*leading, *shape) for _, shape in expected]
+        if not fits or found != (paths or found):
+            has = _listed(found, [leaf.shape for leaf in leaves])
+            wanted = _listed(paths or [""] * len(expected), [shape for _, shape in expected])
+            raise UserError(f"observation of shape {has}; expected {wanted}, after any leading axes")
         rows = int(np.prod(leading, dtype=int))
         typed = zip(leaves, expected, strict=True)
         obs = jax.tree.unflatten(
@@ -81,6 +91,10 @@ class Agent:
     def save(self, path: Path) -> None:
         """Write weights and description to one file."""
         checkpoint.save(path, self.variables, self.info)
+
+
+def _listed(paths: list[str], shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(f"{path} {shape}".lstrip() for path, shape in zip(paths, shapes, strict=True)) or "nothing"
 
 
 def load(run: Path | str, index: int = 0) -> Agent:

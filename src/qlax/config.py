@@ -63,7 +63,7 @@ class Config:
     dueling: bool = flag("separate value and advantage")
     compute_dtype: str = text("float32", "of products; bfloat16 where a device is faster at it", choices=DTYPES)
 
-    wrappers: tuple[str, ...] = words("around the environment, inside first: last_action, last_reward, module:Name")
+    wrappers: tuple[str, ...] = words("around the environment, inside first: frame_stack=4,last_action,module:Name")
     mixing: str = text("sum", "how a team learns: a sum of its members (VDN), or none: apart", choices=("sum", "none"))
     reset_ratio: int | None = whole(None, "copies that share a fresh episode a step; the environment's, unless given")
     time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")

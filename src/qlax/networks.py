@@ -30,10 +30,11 @@ class QNetwork(nn.Module):
     Attributes:
       num_actions: A.
       encoder: by its name in `qlax.encoders`: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16
-        features first, as for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari.
+        features first, as for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari. Of a tree of
+        arrays, each that the encoder can convolve has convolutions of its own, the others are flattened.
       hidden: widths of the dense layers; the memory is as wide as the last.
       norm: before every activation. "none" is for ablations: nothing else stabilises the learning.
-      input_norm: of the observation.
+      input_norm: of the observation, of each of its arrays by itself; "layer" leaves one number among others as it is.
       memory: between encoder and head, by its name in `qlax.memories`; or "none".
       dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
       compute_dtype: "float32", or "bfloat16" for the products of the hidden and the convolutional layers; parameters,
@@ -63,24 +64,31 @@ class QNetwork(nn.Module):
         return MEMORIES[self.memory](self.hidden[-1], parent=None).initial(batch)
 
     @nn.compact
-    def __call__(self, memory: PyTree, obs: jax.Array, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
-        """`obs [L, B, ...]`, `first [L, B]` -> `q [L, B, A]` float32, memory after the last step."""
+    def __call__(self, memory: PyTree, obs: PyTree, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
+        """`obs`, each `[L, B, ...]`, `first [L, B]` -> `q [L, B, A]` float32, memory after the last step."""
         length, batch = first.shape
         dtype = jnp.dtype(self.compute_dtype)
-        x = obs.reshape(length * batch, *obs.shape[2:])
-        x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
         encoder = ENCODERS[self.encoder]
-        if encoder.convolve is None:
-            x = x.reshape(length * batch, -1)
-        x = self._normalise(self.input_norm, x, train)
+        leaves = jax.tree.leaves(obs)
 
         def normalise(x):
             return self._normalise(self.norm, x, train)
 
-        if encoder.convolve is not None:
-            convolution = partial(Convolution, kernel_init=encoder.kernel_init, dtype=dtype)
-            x = encoder.convolve(x, convolution, normalise)
-            x = x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # plane after plane, as saved agents have it
+        def features(x):
+            convolve = encoder.convolve if _takes(self.encoder, x.shape[2:]) else None
+            x = x.reshape(length * batch, *x.shape[2:])
+            x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+            if convolve is None:
+                x = x.reshape(length * batch, -1)
+            # Of one number among others layer normalisation would leave nothing.
+            if len(leaves) == 1 or self.input_norm != "layer" or x.shape[-1] > 1:
+                x = self._normalise(self.input_norm, x, train)
+            if convolve is None:
+                return x
+            x = convolve(x, partial(Convolution, kernel_init=encoder.kernel_init, dtype=dtype), normalise)
+            return x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # plane after plane, as saved agents have it
+
+        x = jnp.concatenate([features(leaf) for leaf in leaves], axis=-1)
         for width in self.hidden:
             x = encoder.activation(normalise(Dense(width, encoder.kernel_init, dtype)(x)))
         if self.recurrent:
@@ -148,52 +156,65 @@ class BatchRenorm(nn.Module):
         return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
 
 
-def default_encoder(obs: Any) -> Encoder:
+def default_encoder(obs: PyTree) -> Encoder:
     """The encoder that fits one member's observation: "nature" for screens, "cnn" for other grids, else "mlp".
 
+    Of a tree the first of these that fits one of its arrays.
+
     Args:
-      obs: array, or its shape and dtype, without the axes N and M.
+      obs: arrays, or their shapes and dtypes, without the axes N and M.
 
     Raises:
-      UserError: no encoder of ours understands it.
+      UserError: no encoder of ours understands one of them.
     """
-    if not hasattr(obs, "dtype"):
-        kind = type(obs).__name__
-        raise UserError(
-            f"observation is a {kind} of arrays, which needs a network of your own: --network my_module:MyNetwork"
-        )
-    is_image = obs.dtype == jnp.uint8 and len(obs.shape) == 3
-    if not (is_image or obs.dtype == bool or jnp.issubdtype(obs.dtype, jnp.floating)):
-        raise UserError(
-            f"observation is {obs.dtype}{list(obs.shape)}; expected bool, float, or uint8 with three axes (an image): "
-            "let the environment deliver categories one-hot and counts as float"
-        )
-    if is_image and _takes("nature", obs):
+    leaves = jax.tree_util.tree_leaves_with_path(obs)
+    if not leaves:
+        raise UserError(f"observation holds no array: {obs}")
+    for path, leaf in leaves:
+        fits = leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.floating) or is_image(leaf)
+        if not fits:
+            raise UserError(
+                f"observation{jax.tree_util.keystr(path)} is {leaf.dtype}{list(leaf.shape)}; expected bool, float, or "
+                "uint8 with three axes (an image): let the environment deliver categories one-hot and counts as float, "
+                "or one in JAX a wrapper: --wrappers one_hot=<categories> or flatten"
+            )
+    if any(is_screen(leaf) for _, leaf in leaves):
         return "nature"
-    return "cnn" if _takes("cnn", obs) else "mlp"
+    return "cnn" if any(_takes("cnn", leaf.shape) for _, leaf in leaves) else "mlp"
 
 
-def checked_encoder(encoder: Any, obs: Any) -> Encoder:
-    """The encoder, if it understands one member's observation; see `default_encoder` for both.
+def is_screen(leaf: Any) -> bool:
+    """Whether an array of one member's observation is an image large enough for "nature"."""
+    return is_image(leaf) and _takes("nature", leaf.shape)
+
+
+def is_image(leaf: Any) -> bool:
+    """Whether an array of one member's observation is divided by 255."""
+    return leaf.dtype == jnp.uint8 and len(leaf.shape) == 3
+
+
+def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
+    """The encoder, if it understands an array of one member's observation; see `default_encoder` for both.
 
     Raises:
       UserError: it does not.
     """
     default_encoder(obs)
-    if not _takes(encoder, obs):
+    shapes = [leaf.shape for leaf in jax.tree.leaves(obs)]
+    if not any(_takes(encoder, shape) for shape in shapes):
         side = ENCODERS[encoder].smallest
         raise UserError(
             f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; "
-            f"this has {obs.shape}"
+            f"this has {', '.join(map(str, shapes))}"
         )
     return encoder
 
 
-def _takes(encoder: Encoder, obs: Any) -> bool:
-    """Whether the encoder leaves something of an observation of this shape."""
+def _takes(encoder: Encoder, shape: tuple[int, ...]) -> bool:
+    """Whether the encoder leaves something of an array of this shape."""
     if ENCODERS[encoder].convolve is None:
         return True
-    return len(obs.shape) == 3 and min(obs.shape[:2]) >= ENCODERS[encoder].smallest
+    return len(shape) == 3 and min(shape[:2]) >= ENCODERS[encoder].smallest
 
 
 def build(description: dict[str, Any], num_actions: int) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from qlax import envs, evaluate, host, networks, pqn
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
-from qlax.envs.wrappers import WRAPPERS
+from qlax.envs.wrappers import is_named
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.types import HostEnv, Step, strong
@@ -68,6 +68,14 @@ class Program:
                     raise UserError(f"{name} is for qlax's own network; it has no effect on {config.network!r}")
             self.description = {"network": config.network}
         network = networks.build(self.description, env.num_actions)
+        if hasattr(env, "with_network"):
+            if config.wrappers:
+                wrappers = ", ".join(config.wrappers)
+                raise UserError(
+                    f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there"
+                )
+            env = env.with_network(network)
+            self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None), self.on_host)
         sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
         if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
@@ -82,7 +90,7 @@ class Program:
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
         if not self.on_host:
             # One fresh episode a step has to do: nobody looks at what follows the first.
-            eval_vec = _vec(env, config, config.eval_episodes, config.eval_episodes)
+            eval_vec = _vec(getattr(env, "evaluated", env), config, config.eval_episodes, config.eval_episodes)
             self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
         runs = config.runs()
         self.agent_info = {
@@ -92,6 +100,7 @@ class Program:
             "network": self.description,
             "num_actions": int(env.num_actions),
             "obs": [[str(leaf.dtype), list(leaf.shape)] for leaf in jax.tree.leaves(observation)],
+            "obs_paths": [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(observation)],
         }
         self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
@@ -187,8 +196,8 @@ def _maker(config: Config) -> Callable[[int], HostEnv]:
             raise UserError(f"{name} is no option of the environment but a setting: --{name.replace('_', '-')}")
     options = dict(config.env_options)
     for name in config.wrappers:
-        if name in WRAPPERS or not config.env.startswith("gymnasium/"):
-            where = "" if name in WRAPPERS else " and of gymnasium"
+        if is_named(name) or not config.env.startswith("gymnasium/"):
+            where = "" if is_named(name) else " and of gymnasium"
             raise UserError(f"wrapper {name} is for environments in JAX{where}, and {config.env} lives on the host")
         options["wrappers"] = config.wrappers
     return lambda num_envs: envs.make(config.env, num_envs=num_envs, **options)
@@ -211,11 +220,16 @@ def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Ve
 
 def _with_shared_at(env: Any, num_updates: int, update: Callable[..., Any]) -> Callable[..., Any]:
     """The update, before which what the copies share becomes what the environment wants it to be by then."""
-    if not hasattr(env, "shared_at"):
+    if not (hasattr(env, "shared_at") or hasattr(env, "shared_after")):
         return update
 
     def with_shared(state: pqn.TrainState) -> Any:
-        shared = strong(env.shared_at(state.updates.astype(jnp.float32) / num_updates))
-        return update(state._replace(env=state.env._replace(shared=(shared,))))
+        progress = state.updates.astype(jnp.float32) / num_updates
+        if hasattr(env, "shared_at"):
+            shared = env.shared_at(progress)
+        else:
+            variables = {"params": state.params, **state.stats}
+            shared = env.shared_after(*state.env.shared, progress, variables)
+        return update(state._replace(env=state.env._replace(shared=(strong(shared),))))
 
     return with_shared

@@ -5,13 +5,16 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from qlax.check import check_contract
-from qlax.envs.wrappers import WRAPPERS
+from qlax.envs.wrappers import by_name
 from qlax.errors import UserError, described, nearest
 from qlax.imports import import_object
 from qlax.types import Env
 
-SUITES = ("gymnax", "craftax", "jaxmarl", "ale", "envpool", "gymnasium")  # each a module of this package
+# Each a module of this package.
+SUITES = ("gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl", "ale", "envpool", "gymnasium")
 ON_HOST = ("ale", "envpool", "gymnasium")
 EXTRAS = {"ale": "atari"}  # those that are not called as the suite
 
@@ -20,7 +23,7 @@ def suite(name: str) -> Any:
     """The adapter of a suite: a module with `make(name, **options)` and `names()`.
 
     Raises:
-      UserError: no such suite, or it is not installed.
+      UserError: no such suite, it is not installed, or it does not work with the JAX that is.
     """
     if name not in SUITES:
         raise UserError(f"unknown suite {name!r}{nearest(name, SUITES)}; suites: {', '.join(SUITES)}")
@@ -30,6 +33,8 @@ def suite(name: str) -> Any:
         extra = EXTRAS.get(name, name)
         message = f"the suite {name!r} is not installed (no module {error.name!r}): pip install 'qlax[{extra}]'"
         raise UserError(message) from error
+    except Exception as error:  # its package is too old or too new for what else is installed
+        raise UserError(f"the suite {name!r} does not work with JAX {jax.__version__}: {described(error)}") from error
 
 
 def on_host(env_id: str) -> bool:
@@ -76,19 +81,14 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
 
     Args:
       env: the environment.
-      wrappers: "last_action", "last_reward", or the import path `module:Name` of your own, called with what it wraps.
+      wrappers: of `qlax.envs.wrappers` by name, where there is one with its number, as "frame_stack=4"; or the import
+        path `module:Name` of your own, called with what it wraps.
 
     Raises:
       UserError: unknown, not for this environment, or what it makes breaks the contract of `Env`.
     """
     for name in wrappers:
-        if ":" in name:
-            env = _own(name, env)
-        elif name in WRAPPERS:
-            env = WRAPPERS[name](env)
-        else:
-            known = ", ".join(WRAPPERS)
-            raise UserError(f"unknown wrapper {name!r}{nearest(name, WRAPPERS)}; wrappers: {known}, or module:Name")
+        env = _own(name, env) if ":" in name else by_name(name, env)
     return env
 
 

@@ -18,7 +18,7 @@ def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
 
     Categories become one-hot bool, counts float32, and bytes that are no image fractions of 255. An image, uint8 with
     three axes, stays as it is but for its channels, which come last (a view). A dict or tuple becomes one float32
-    vector if no part is an image; else a dict of its parts, for a network of one's own.
+    vector if no part is an image; else a dict of its parts.
 
     Raises:
       UserError: a space that is none of these.
