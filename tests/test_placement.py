@@ -103,6 +103,23 @@ def test_runs_on_two_cores_learn_what_they_learn_on_one(tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), one[2], two[2])
 
 
+EMPTY = """
+import json, sys
+import jax
+import jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+from qlax.placement import Placement
+placement = Placement(2)
+state = {"nothing": jnp.zeros((2, 3, 0)), "number": jnp.ones(2)}
+double = placement.compile(placement.lower(lambda state: jax.tree.map(lambda x: 2 * x, state), state))
+print(json.dumps(double(double(jax.device_put(state, placement.sharding)))["number"].tolist()))
+"""
+
+
+def test_results_go_in_again_arrays_without_elements_included():
+    assert python(EMPTY) == [4, 4]
+
+
 USE = """
 import json, sys
 import jax

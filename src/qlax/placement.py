@@ -83,7 +83,9 @@ class Placement:
             self._in_turns(function), mesh=self._mesh, in_specs=specs, out_specs=specs[0], check_vma=False
         )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), runs)
-        return jax.jit(spread, donate_argnums=(0,) if donate else ()).lower(shapes, *shared)
+        # Said of the results too, as XLA keeps nothing of arrays without elements, which some environments have.
+        jitted = jax.jit(spread, donate_argnums=(0,) if donate else (), out_shardings=self.sharding)
+        return jitted.lower(shapes, *shared)
 
     def compile(self, lowered: Any) -> Any:
         """XLA's part, which any thread may do."""
