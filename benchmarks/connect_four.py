@@ -19,7 +19,7 @@ from scores import RESULTS, circumstances
 
 import qlax
 
-LENGTHS = (250_000, 500_000, 1_000_000, 2_000_000, 5_000_000)
+LENGTHS = (125_000, 250_000, 500_000, 1_000_000, 2_000_000)
 GAMES, EPSILON = 1_000, 0.05
 MOST_MOVES = 22  # of one player: the board has 42 places, and the opponent's answer is part of a step
 

@@ -45,6 +45,9 @@ COMMANDS = {
     "lunarlander": "lunarlander --seeds 4",
     "connect-four": "connect-four --seeds 4",
     "connect-four-self": "connect-four-self --seeds 2",
+    "snake": "snake --seeds 2",
+    "navix-doorkey": "navix-doorkey --seeds 2",
+    "xminigrid-doorkey": "xminigrid-doorkey --seeds 2",
     **{  # as breakout, asterix, ... above, with Gymnax's time limits and no sticky actions
         f"pgx-{game}": f"pgx/minatar-{game.replace('-', '_')} {AS_IN_GYMNAX}{limit} --total-steps 1000000 --seeds 2"
         for game, limit in {"breakout": 1000, "asterix": 1000, "space-invaders": 1000, "freeway": 2500}.items()

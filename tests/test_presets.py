@@ -27,6 +27,10 @@ QUICK_SPREAD = {
         pytest.param("mpe/spread", 1, QUICK_SPREAD, -66, 0, id="spread"),  # random: -85; standing still: -74
         pytest.param("smax-fast/3m", 1, {"total_steps": 2e6}, 1.6, 2, id="smax", marks=pytest.mark.slow),
         pytest.param("hanabi-fast", 1, {"total_steps": 2e6}, 5, 25, id="hanabi", marks=pytest.mark.slow),
+        pytest.param("connect-four", 1, {}, 0.9, 1, id="connect four", marks=pytest.mark.slow),  # 95 % won
+        pytest.param("snake", 1, {}, 15, 143, id="snake", marks=pytest.mark.slow),
+        pytest.param("navix-doorkey", 1, {}, 0.8, 1, id="navix", marks=pytest.mark.slow),
+        pytest.param("xminigrid-doorkey", 1, {}, 0.8, 1, id="xminigrid", marks=pytest.mark.slow),
         pytest.param("craftax-classic", 1, {"total_steps": 1e6}, 3.3, 22, id="craftax", marks=pytest.mark.slow),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from qlax.errors import UserError
 
-STEP_LIMITS = ("max_steps", "max_steps_in_episode", "max_timesteps")
+STEP_LIMITS = ("max_steps", "max_steps_in_episode", "max_timesteps", "time_limit")
 
 
 def like_default(default: Any, option: str, value: Any) -> Any:
