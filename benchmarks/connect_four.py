@@ -4,7 +4,7 @@ Trains the preset connect-four-self to several lengths, and connect-four, which 
 agent plays 1,000 games against the one with the shortest training by itself, and 1,000 against the one trained on
 random moves. Agents are greedy, their opponents but for one move in twenty, so that games differ. Who begins is drawn.
 
-The record is `benchmarks/results/connect-four.json`; the agents are not kept.
+The record is `benchmarks/results/connect-four-self-play.json`; the agents are not kept.
 """
 
 import json
@@ -45,7 +45,7 @@ def main() -> None:
             print(name, table[name], file=sys.stderr)
     record = circumstances("python benchmarks/connect_four.py")
     record |= {"games": GAMES, "opponent_epsilon": EPSILON, "earlier": earlier, "agents": table}
-    (RESULTS / "connect-four.json").write_text(json.dumps(record, indent=2) + "\n")
+    (RESULTS / "connect-four-self-play.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"| trained against | against random moves | itself after {LENGTHS[0]:,} steps | the first of this table |")
     print("| --- | --- | --- | --- |")
     for name, row in table.items():

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import qlax
@@ -227,7 +228,8 @@ def _envs(options: argparse.Namespace) -> None:
             print(f"{env_id:{width}}  {error}", flush=True)
             continue
         try:
-            checked = f"{survey.check(env_id):>10,.0f}  " if options.check else ""
+            with warnings.catch_warnings(record=True) as advice:
+                checked = f"{survey.check(env_id):>10,.0f}  " if options.check else ""
         except UserError as error:
             wrong.append(env_id)
             print(f"{env_id:{width}}  {error}", flush=True)
@@ -235,6 +237,8 @@ def _envs(options: argparse.Namespace) -> None:
         agents, limit = (str(number or "") for number in (found.num_agents, found.time_limit))
         line = f"{checked}{found.num_actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
         print(f"{env_id:{width}}  {line}", flush=True)
+        if is_one:  # of a suite's own environments nobody can mend it
+            print("".join(f"qlax: {each.message}\n" for each in advice), end="", file=sys.stderr)
     if wrong:
         print(f"qlax: {len(wrong)} of {len(env_ids)} break their contract: {', '.join(wrong)}", file=sys.stderr)
         sys.exit(1)

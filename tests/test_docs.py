@@ -1,0 +1,91 @@
+"""docs/own-environment.md: what stands on it runs, in its order; and its files are the examples."""
+
+import ast
+import re
+import runpy
+import sys
+from collections import defaultdict
+from types import SimpleNamespace
+
+import gymnasium
+import pytest
+from pages import ROOT, blocks, shortened
+
+import qlax
+from qlax import cli
+from qlax.config import configure
+from qlax.program import Program
+
+PAGE = "docs/own-environment.md"
+FILES = {block.file: block.text for block in blocks(PAGE) if block.file}
+LEARNED = {"lighthouse.py": 14.5, "gymnasium_environment.py": 90, "cooperative_environment.py": 14}
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_files(monkeypatch, tmp_path):
+    """An empty directory but for the files of the page, which can be imported until the test is over."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    yield
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+    gymnasium.registry.pop("Greenhouse-v0", None)
+
+
+def planned(target, **overrides):
+    """All that comes before compiling, in place of a training."""
+    Program(configure(target, **overrides), {})
+    return SimpleNamespace(summary=defaultdict(lambda: "to be seen"))
+
+
+def settings(words):
+    options = cli._parser().parse_args(words)
+    given = {name: cli._value(name, value) for name, value in cli._given(options).items()}
+    return {"target": options.target, **given}
+
+
+@pytest.mark.parametrize("literally", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_page_runs_in_its_order(literally, capsys):
+    names = {}
+    for block in blocks(PAGE):
+        if block.language == "python" and not block.file:
+            exec(compile(block.text, PAGE, "exec"), names)
+        for _, *words in block.commands:
+            if literally or "--out" in words:  # its agent is what comes next
+                assert cli.main(words if literally else shortened(" ".join(words)).split()) == 0
+            elif words[0] == "train":
+                planned(**settings(words))
+            else:
+                cli._parser().parse_args(words)
+    assert re.search(r"^\d+\.0$", capsys.readouterr().out, re.MULTILINE)  # ships that the loaded agent saved
+
+
+def test_the_files_are_the_examples():
+    assert {path.name: path.read_text() for path in (ROOT / "examples").glob("*.py")} == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_wrong_with_the_examples(name, monkeypatch, capsys, recwarn):
+    monkeypatch.setattr(qlax, "train", planned)
+    runpy.run_path(name, run_name="__main__")
+    assert capsys.readouterr().out == "to be seen to be seen\n"
+    assert not [each for each in recwarn if str(each.message).startswith("environment ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_the_examples_learn(name):
+    result = runpy.run_path(name, run_name="__main__")["result"]
+    assert result.summary["eval_return"]["mean"] > LEARNED[name]
+
+
+def test_mistakes_are_named_as_the_page_has_them():
+    tree = ast.parse((ROOT / "src/qlax/check.py").read_text())
+    said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    section = (ROOT / PAGE).read_text().partition("## The usual mistakes")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
+    assert len(quoted) > 25
+    for part in (part.strip() for message in quoted for part in message.split("...")):
+        assert any(part in text for text in said), part
