@@ -10,7 +10,8 @@ import pytest
 from counting import Counting
 
 import qlax
-from qlax.check import check_contract, check_env, check_host_env
+from qlax.check import check_contract, check_env
+from qlax.check_host import check_host_env
 from qlax.envs.episodes import Episodes
 from qlax.errors import UserError
 from qlax.types import Step

@@ -82,8 +82,9 @@ def test_the_examples_learn(name):
 
 
 def test_mistakes_are_named_as_the_page_has_them():
-    tree = ast.parse((ROOT / "src/qlax/check.py").read_text())
-    said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    trees = [ast.parse((ROOT / f"src/qlax/{name}.py").read_text()) for name in ("check", "check_host", "expectations")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    said = [node.value for node in nodes if isinstance(node.value, str)]
     section = (ROOT / PAGE).read_text().partition("## The usual mistakes")[2].partition("\n## ")[0]
     quoted = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
     assert len(quoted) > 25

@@ -17,7 +17,7 @@ from runs import SMALL, flags
 
 import qlax
 from qlax import cli, host, pqn
-from qlax.check import check_host_env
+from qlax.check_host import check_host_env
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
 from qlax.log import MetricsFile

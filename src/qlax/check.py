@@ -10,24 +10,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.errors import UserError, described
+from qlax.check_host import host_advice
+from qlax.errors import UserError
+from qlax.expectations import (
+    ACCOUNTS,
+    Ends,
+    Expect,
+    check_attributes,
+    expecting,
+    observation_advice,
+    same,
+    shared_of,
+    team_of,
+)
 from qlax.types import PyTree, Step, strong
 
-Expect = Callable[[Any, str], None]
-
 KEEP_IT = "keep it in the state that reset and step return"
-ACCOUNTS = ("episode_return", "episode_length")
-WHOLE_NUMBERS = {
-    "num_actions": "a whole number of discrete actions, at least 1",
-    "num_envs": "a whole number of environments, at least 1",
-    "num_agents": "a whole number of members, at least 1; leave it out for a single agent",
-    "reset_ratio": "a whole number of copies that share a fresh episode",
-    "time_limit": "a whole number of steps, at least 1; leave it out if there is no limit",
-}
+
+
 # What the log calls its own measurements.
 TAKEN_NAMES = (
     *("loss", "td_error", "grad_norm", "value", "epsilon", "cut"),
     *("updates", "steps", "seconds", "steps_per_second", "episodes"),
+)
+# What Python cannot do with values that are not known while JAX traces.
+MENDS: tuple[tuple[type[Exception], str], ...] = (
+    (jax.errors.TracerBoolConversionError, "use jnp.where or jax.lax.cond instead of if, and, or, not"),
+    (jax.errors.TracerArrayConversionError, "use jax.numpy instead of NumPy"),
+    (jax.errors.TracerIntegerConversionError, "make what it is an index of a JAX array"),
+    (jax.errors.ConcretizationTypeError, "use .astype(...) instead of int(...), float(...)"),
 )
 
 
@@ -48,9 +59,9 @@ class _Shapes(NamedTuple):
 
 
 def _traced(env: Any) -> _Shapes:
-    expect = _expecting(env)
-    _check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
-    actions, team, shared = env.num_actions, _team(env), _shared(env)
+    expect = expecting(env)
+    check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
+    actions, team, shared = env.num_actions, team_of(env), shared_of(env)
 
     def run(what: str, function: Any, *arguments: Any) -> Any:
         result = _shapes_of(what, function, arguments, env, expect)
@@ -74,23 +85,10 @@ def _traced(env: Any) -> _Shapes:
     next_state, step = run("step(key, state, action)", env.step, jax.random.key(0), given, action, *shared)
     for what, shown in (("reset", first), ("step", step)):
         _check_step(shown, what, team, actions, expect)
-    expect(*_same("state", state, next_state))
+    expect(*same("state", state, next_state))
     for part in ("obs", "legal", "metrics"):
-        expect(*_same(part, getattr(first, part), getattr(step, part)))
+        expect(*same(part, getattr(first, part), getattr(step, part)))
     return _Shapes((state, first), (next_state, step))
-
-
-def _check_attributes(
-    env: Any, methods: tuple[str, ...], needed: tuple[str, ...], contract: str, expect: Expect
-) -> None:
-    for method in methods:
-        expect(callable(getattr(env, method, None)), f"it has no method {method!r}; see qlax.{contract}")
-    for name, wanted in WHOLE_NUMBERS.items():
-        value: Any = getattr(env, name, None)
-        valid = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
-        absent = not hasattr(env, name) or (name == "time_limit" and value is None)
-        expect(valid or (absent and name not in needed), f"{name} is {value!r}; expected {wanted}")
-    expect(callable(getattr(env, "score", len)), "score is no function; expected score(return), a number")
 
 
 def _check_step(step: Step, what: str, team: tuple[int, ...], actions: int, expect: Expect) -> None:
@@ -127,26 +125,6 @@ def _metric_shapes(metrics: Any) -> Any:
     return {name: leaf.shape for name, leaf in metrics.items()} if isinstance(metrics, dict) else metrics
 
 
-def _same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
-    """Whether both have the same structure, shapes and dtypes; and what to say if not, of the first that differs."""
-    mend = "show the same names after both" if part == "metrics" else "show the same arrays after both"
-    structure: Any = jax.tree.structure(before)
-    if structure == jax.tree.structure(after):
-        pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
-        differing = [(path, x, y) for (path, x), y in pairs if _specified(x) != _specified(y)]
-        if not differing:
-            return True, ""
-        path, before, after = differing[0]
-        part += jax.tree_util.keystr(path)
-        mend = "make both alike, as with .astype(...)"
-    found = f"{part} differs between reset and step: {_specified(before)} against {_specified(after)}"
-    return False, f"{found}; {mend}"
-
-
-def _specified(tree: Any) -> str:
-    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
-
-
 def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
     """Shapes of what a function of an environment returns, if JAX can trace it and it leaves nothing behind."""
     before = _surroundings(env)
@@ -170,15 +148,6 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
             found = f"{what} changes {name}, but JAX runs Python only once, while it traces"
             expect(not changed and not _holds_tracer(value), f"{found}: {KEEP_IT}")
     return result
-
-
-# What Python cannot do with values that are not known while JAX traces.
-MENDS: tuple[tuple[type[Exception], str], ...] = (
-    (jax.errors.TracerBoolConversionError, "use jnp.where or jax.lax.cond instead of if, and, or, not"),
-    (jax.errors.TracerArrayConversionError, "use jax.numpy instead of NumPy"),
-    (jax.errors.TracerIntegerConversionError, "make what it is an index of a JAX array"),
-    (jax.errors.ConcretizationTypeError, "use .astype(...) instead of int(...), float(...)"),
-)
 
 
 def _surroundings(env: Any) -> dict[str, Any]:
@@ -223,15 +192,15 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
     Raises:
       UserError: what is wrong, what was expected, and how to mend it.
     """
-    advice = _host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
+    advice = host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
     for line in advice:
         warnings.warn(f"environment {type(env).__name__}: {line}", stacklevel=2)
 
 
 def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
     """Play an `Env`; what is no mistake."""
-    shapes, expect = _traced(env), _expecting(env)
-    team, shared = _team(env), _shared(env)
+    shapes, expect = _traced(env), expecting(env)
+    team, shared = team_of(env), shared_of(env)
 
     def run_twice(what: str, functions: tuple, *arguments: Any) -> Any:
         outcome, again = (function(*arguments) for function in functions)
@@ -246,7 +215,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
     steps = _compiled_twice(env.step, key, resets[0](key)[0], np.zeros(team, np.int32), *shared)
     state: Any = None
     step: Any = None
-    ends, index, length = _Ends(env, expect), 0, 0
+    ends, index, length = Ends(env, expect), 0, 0
     while index < num_steps + ends.steps_to_be_sure():
         key, key_reset, key_step = jax.random.split(key, 3)
         if step is None or step.terminated or step.truncated:
@@ -273,7 +242,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
         else:
             begun.end(_vector(before), _vector(state), key_step)
     begun.check(expect)
-    advice = [*ends.check(), *begun.advice(), *_observation_advice(shapes.reset[1].obs, _team(env))]
+    advice = [*ends.check(), *begun.advice(), *observation_advice(shapes.reset[1].obs, team_of(env))]
     return advice + _weak_advice(env, shapes)
 
 
@@ -305,28 +274,13 @@ def _check_numbers(step: Step, count: int, expect: Expect) -> None:
         expect(some, f"{found}: add an action that waits, or end the episode before")
 
 
-def _observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
-    """Which arrays of an observation none of qlax's networks takes."""
-    advice = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
-        shape = leaf.shape[len(leading) :]
-        if leaf.dtype != bool and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            if leaf.dtype == jnp.uint8 and len(shape) == 3:
-                continue
-            found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax takes"
-            wanted = "expected bool, float, or uint8 with three axes (an image)"
-            mend = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
-            advice.append(f"{found}; {wanted}: {mend}")
-    return advice
-
-
 def _weak_advice(env: Any, shapes: _Shapes) -> list[str]:
     """What would make a loop that calls `step` itself compile twice."""
     (state, first), (next_state, step) = shapes
     if any(map(_is_weak, jax.tree.leaves(state))):
-        action = jax.ShapeDtypeStruct(_team(env), jnp.int32)
+        action = jax.ShapeDtypeStruct(team_of(env), jnp.int32)
         key = jax.random.key(0)
-        next_state, step = jax.eval_shape(lambda *a: env.step(*a), key, state, action, *_shared(env))
+        next_state, step = jax.eval_shape(lambda *a: env.step(*a), key, state, action, *shared_of(env))
     advice = []
     for part, before, after in (("state", state, next_state), ("obs", first.obs, step.obs)):
         pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
@@ -340,56 +294,6 @@ def _weak_advice(env: Any, shapes: _Shapes) -> list[str]:
 
 def _is_weak(x: Any) -> bool:
     return bool(getattr(x, "weak_type", False))
-
-
-class _Ends:
-    """Ends of episodes: whether terminations and cuts are told apart, and fall where `time_limit` says."""
-
-    def __init__(self, env: Any, expect: Expect):
-        self._limit: int | None = getattr(env, "time_limit", None)
-        self._expect = expect
-        self._seen: list[tuple[int, bool, bool]] = []  # length, terminated, truncated
-
-    def see(self, length: int, terminated: bool, truncated: bool) -> None:
-        """A step, so many after a reset."""
-        if self._limit is not None and not (terminated or truncated):
-            goes_on = f"an episode goes on after {length} steps, but time_limit is {self._limit}"
-            self._expect(length < self._limit, f"{goes_on}; expected truncated there, or the right time_limit")
-        if terminated or truncated:
-            self._seen.append((length, terminated, truncated))
-
-    def steps_to_be_sure(self) -> int:
-        """An end may fall on the time limit by chance, so one of them is not enough."""
-        return 4 * (self._limit or 0) if [terminated for terminated, _ in self._at_limit()] == [True] else 0
-
-    def check(self) -> list[str]:
-        """At last; what is no mistake.
-
-        Raises:
-          UserError: what is.
-        """
-        at_limit = self._at_limit()
-        over = f"or leave time_limit out if the task itself is over after {self._limit} steps"
-        alone = len(at_limit) > 1 and all(terminated and not truncated for terminated, truncated in at_limit)
-        at = f"where the time limit of {self._limit} falls"
-        self._expect(not alone, f"terminated is set {at}; expected truncated: set only that there, {over}")
-        both = len(self._seen) > 1 and all(terminated and truncated for _, terminated, truncated in self._seen)
-        mend = "expected terminated where the task ended, truncated where only time did"
-        elsewhere = len(at_limit) < len(self._seen)
-        self._expect(not (both and elsewhere), f"terminated and truncated are both set at every end; {mend}")
-        advice = []
-        if len(at_limit) > 1 and all(terminated for terminated, _ in at_limit):
-            advice.append(f"terminated is set beside truncated {at}, and counts: set only truncated there, {over}")
-        cuts = [length for length, terminated, _ in self._seen if not terminated]
-        if self._limit is not None and len(cuts) > 1 and {*cuts} == {cuts[0]} and cuts[0] < self._limit:
-            advice.append(
-                f"episodes are cut after {cuts[0]} steps, but time_limit is {self._limit}: make both the same"
-            )
-        return advice
-
-    def _at_limit(self) -> list[tuple[bool, bool]]:
-        """Of the episodes that reached the limit, whether they were terminated, and truncated."""
-        return [(terminated, truncated) for length, terminated, truncated in self._seen if length == self._limit]
 
 
 class _Beginnings:
@@ -461,192 +365,3 @@ def _vector(tree: PyTree) -> np.ndarray:
 def _data(x: Any) -> np.ndarray:
     is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(x) if is_key else x)
-
-
-def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
-    """Reset a `HostEnv`, take random legal actions, and say what breaks its contract.
-
-    Args:
-      env: N environments.
-      num_steps: to take, after a reset.
-      seed: of the actions and of the environments.
-
-    Returns:
-      The first steps, of the reset.
-
-    Raises:
-      UserError: what is wrong, what was expected, and how to mend it.
-    """
-    return _play_on_host(env, num_steps, seed)[0]
-
-
-def _host_advice(env: Any, num_steps: int, seed: int) -> list[str]:
-    first, ends = _play_on_host(env, num_steps, seed)
-    return [*ends.check(), *_observation_advice(first.obs, (env.num_envs, *_team(env)))]
-
-
-def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, _Ends]:
-    expect, draws = _expecting(env), np.random.default_rng(seed)
-    _check_attributes(env, ("reset", "step", "close"), ("num_actions", "num_envs"), "HostEnv", expect)
-    team, ends = _team(env), _Ends(env, expect)
-    legal = np.ones((env.num_envs, *team, env.num_actions), bool)
-    first: Any = None
-    accounts: Any = None
-    for index in range(num_steps + 1):
-        what = "step" if index else "reset"
-        action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
-        try:
-            step = env.step(action) if index else env.reset(seed)
-        except Exception as error:
-            raise UserError(f"environment {type(env).__name__}: {what} failed: {described(error)}") from error
-        _check_host_step(step, what, legal.shape, expect)
-        legal = legal if step.legal is None else step.legal
-        first = step if first is None else first
-        for part in ("obs", "legal", "metrics"):
-            expect(*_same(part, getattr(first, part), getattr(step, part)))
-        if index:
-            accounts.see(step)
-        else:
-            quiet = not (step.terminated | step.truncated).any() and not step.reward.any()
-            expect(quiet, "reset shows an end or a reward; expected first steps without")
-            nothing = all(np.isnan(step.metrics[metric]).all() for metric in ACCOUNTS)
-            expect(nothing, "episode_return and episode_length of reset are not nan; they are numbers but at an end")
-            accounts = _Accounts(step, ends, expect)
-    accounts.check()
-    return first, ends
-
-
-def _check_host_step(step: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:
-    """Whether one step has the shapes, dtypes and finite numbers that a `HostEnv` promises; `shape` is `[N, M, A]`."""
-    rows, members = shape[:1], shape[:-1]
-    expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
-    arrays = {"reward": step.reward, "terminated": step.terminated, "truncated": step.truncated, "obs": step.obs}
-    arrays |= {"metrics": step.metrics, "legal": step.legal}
-    for field, tree in arrays.items():
-        odd = [type(leaf).__name__ for leaf in jax.tree.leaves(tree) if not hasattr(leaf, "dtype")]
-        expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
-    for field in ("reward", "terminated", "truncated"):
-        found = getattr(step, field)
-        expect(found.shape == rows, f"{field} of {what} has shape {found.shape}; expected {rows}, one an environment")
-        right = field == "reward" or found.dtype == np.bool_
-        expect(right, f"{field} of {what} is {found.dtype}; expected bool")
-    for leaf in jax.tree.leaves(step.obs):
-        fits = leaf.shape[: len(members)] == members
-        expect(fits, f"obs of {what} has shape {leaf.shape}; expected {members} first")
-    if step.legal is not None:
-        found, wanted = f"{step.legal.dtype}{list(step.legal.shape)}", f"bool{list(shape)}"
-        expect(found == wanted, f"legal of {what} is {found}; expected {wanted}")
-        expect(step.legal.any(-1).all(), f"no legal action after a {what}; expected at least one per member")
-    metrics = step.metrics if isinstance(step.metrics, dict) else {}
-    for metric in ACCOUNTS:
-        expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
-    shapes = {metric: value.shape for metric, value in metrics.items()}
-    expect(set(shapes.values()) == {rows}, f"metrics of {what} have shapes {shapes}; expected {rows} each")
-    for field, tree in (("reward", step.reward), ("obs", step.obs), ("raw_reward", metrics.get("raw_reward", 0.0))):
-        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
-        expect(finite, f"{field} of {what} is not finite")
-
-
-class _Accounts:
-    """Whether the ends, returns and lengths that a `HostEnv` shows fit its rewards and each other."""
-
-    def __init__(self, first: Step, ends: _Ends, expect: Expect):
-        self._ends, self._expect = ends, expect
-        self._start = jax.tree.map(lambda x: x[:1].copy(), first.obs)
-        self._starts_alike = len(first.reward) > 1 and bool(self._at_start(first.obs).all())
-        self._shows_start = np.ones(first.reward.shape, bool)
-        self._taken = np.zeros(first.reward.shape, int)
-        self._rewards, self._scale = np.zeros(first.reward.shape), np.ones(first.reward.shape)
-        self._ended = self._was_cut = self._terminated = np.zeros(first.reward.shape, bool)
-        self._reported = self._truncated = self._unexplained = False
-        self._restarts = self._unpaid = 0
-        self._all_paid, self._never_paid = True, True
-
-    def see(self, step: Step) -> None:
-        """What every environment shows after a step."""
-        expect, truncated = self._expect, step.truncated
-        reward = np.asarray(step.metrics.get("raw_reward", step.reward), np.float64)
-        returns, lengths = (np.asarray(step.metrics[metric], np.float64) for metric in ACCOUNTS)
-        ended = ~np.isnan(returns)
-        where = "expected numbers where an episode ended, nan elsewhere"
-        expect((ended == ~np.isnan(lengths)).all(), f"episode_return and episode_length do not agree; {where}")
-        unmarked = "the step after an episode was cut begins a new one; expected truncated there"
-        expect(not (self._was_cut & ~truncated).any(), f"{unmarked}{BY_EPISODES}")
-
-        is_reset = truncated & ~step.terminated & ~ended  # the action was ignored
-        unexplained = is_reset & ~self._ended & ~self._terminated
-        self._unexplained |= bool(unexplained.any())
-        self._forget(unexplained)
-        self._taken = self._taken + ~is_reset
-        self._rewards = self._rewards + np.where(is_reset, 0.0, reward)
-        self._scale = self._scale + np.where(is_reset, 0.0, np.abs(reward))
-        wrong = ended & (lengths != self._taken)
-        i = wrong.argmax()
-        found = f"episode_length is {lengths[i]:g} after {self._taken[i]} steps that were no reset"
-        expect(not wrong[i], f"{found}{BY_EPISODES}")
-        wrong = ended & ~(np.abs(returns - self._rewards) <= 1e-3 * self._scale)
-        i = wrong.argmax()
-        found = f"episode_return is {returns[i]:g} where rewards (raw_reward, if shown) add up to {self._rewards[i]:g}"
-        expect(not wrong[i], f"{found}{BY_EPISODES}")
-        self._look_for_resets(step, reward, is_reset)
-        for length, terminated in zip(self._taken[ended], step.terminated[ended], strict=True):
-            self._ends.see(int(length), bool(terminated), not terminated)
-        if self._reported and not ended.all():
-            self._ends.see(int(self._taken[~ended].max()) - 1, False, False)
-
-        self._reported |= bool(ended.any())
-        self._truncated |= bool(truncated.any())
-        self._was_cut = ended & ~step.terminated & ~truncated
-        self._ended, self._terminated = ended, step.terminated.copy()
-        self._forget(ended)
-
-    def _forget(self, where: np.ndarray) -> None:
-        """Begin the accounts of new episodes."""
-        self._taken = np.where(where, 0, self._taken)
-        self._rewards, self._scale = np.where(where, 0.0, self._rewards), np.where(where, 1.0, self._scale)
-
-    def check(self) -> None:
-        """At last."""
-        silent = self._truncated and not self._reported
-        self._expect(not silent, "episodes ended, but metrics['episode_return'] was nan all the time")
-        unexplained = "truncated is set where no episode ended, by metrics['episode_return'], nor in the step before"
-        self._expect(not self._unexplained, f"{unexplained}{BY_EPISODES}")
-        unpaid = self._unpaid > 1 and self._never_paid and self._all_paid
-        first = "the step after an end ignores its action and begins a new episode; expected truncated there"
-        self._expect(not (self._restarts > 1 or unpaid), f"{first}{BY_EPISODES}")
-
-    def _look_for_resets(self, step: Step, reward: np.ndarray, is_reset: np.ndarray) -> None:
-        """Signs of resets that take a step and are not shown as such: where episodes begin alike, or all steps pay."""
-        shows_start = self._at_start(step.obs)
-        after_end = self._ended & ~step.truncated
-        self._restarts += int((after_end & shows_start & ~self._shows_start).sum()) if self._starts_alike else 0
-        self._unpaid += int(after_end.sum())
-        self._never_paid &= not reward[after_end].any()
-        self._all_paid &= bool(reward[~after_end & ~is_reset].all())
-        self._shows_start = shows_start
-
-    def _at_start(self, obs: PyTree) -> np.ndarray:
-        """`[N]`, whether an observation is the first one of the first environment."""
-        rows = jax.tree.map(lambda x, y: (x == y).reshape(len(x), -1).all(-1), obs, self._start)
-        return np.logical_and.reduce(jax.tree.leaves(rows))
-
-
-BY_EPISODES = ": qlax.envs.episodes.Episodes keeps these accounts"
-
-
-def _expecting(env: Any) -> Expect:
-    """What says that something is wrong with the environment, unless a condition holds."""
-
-    def expect(condition: Any, problem: str) -> None:
-        if not condition:
-            raise UserError(f"environment {type(env).__name__}: {problem}")
-
-    return expect
-
-
-def _team(env: Any) -> tuple[int, ...]:
-    return (env.num_agents,) if hasattr(env, "num_agents") else ()
-
-
-def _shared(env: Any) -> tuple[PyTree, ...]:
-    return (env.shared,) if hasattr(env, "shared") else ()

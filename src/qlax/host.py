@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.check import check_host_env
+from qlax.check_host import check_host_env
 from qlax.errors import UserError, described
 from qlax.pqn import PQN, Decision, Mean, Rollout, TrainState, Transition
 from qlax.types import HostEnv, PyTree, Step
