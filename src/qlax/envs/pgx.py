@@ -244,7 +244,8 @@ def _against(env: pgx.Env, opponent: str, opponent_epsilon: float, generations: 
         return Game(env, _trained(env, opponent), opponent_epsilon)
     if ":" in opponent:
         return Game(env, import_object(opponent))
-    raise UserError(f"opponent={opponent!r}: expected random, self, a run directory, or module:function of your own")
+    expected = "expected random, self, a run directory, or module:function of your own"
+    raise UserError(f"opponent={opponent!r}: {expected}{nearest(opponent, ('random', 'self'))}")
 
 
 def _trained(env: pgx.Env, path: str) -> Policy:
