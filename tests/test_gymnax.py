@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qlax.check import check_contract, check_env
+from qlax.check import check_env
 from qlax.envs import gymnax as suite
 from qlax.envs import make
 from qlax.envs.vec import Vec
@@ -25,14 +25,8 @@ def test_every_environment_of_discrete_actions_is_offered():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_contract_holds_and_its_types_are_strong(name):
-    env = make(f"gymnax/{name}")
-    check_contract(env)
-    vec = Vec(env, 2)
-    state, step = jax.eval_shape(vec.reset, KEYS[0])
-    after = jax.eval_shape(vec.step, KEYS[0], state, jax.ShapeDtypeStruct((2, 1), jnp.int32))
-    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in ((state, step), after))
-    assert before == after
+def test_observations_are_bool_or_float(name):
+    _, step = jax.eval_shape(Vec(make(f"gymnax/{name}"), 2).reset, KEYS[0])
     if name.endswith("-MinAtar"):
         assert step.obs.shape[:4] == (2, 1, 10, 10)
         assert step.obs.dtype == bool

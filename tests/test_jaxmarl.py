@@ -8,39 +8,16 @@ import numpy as np
 import pytest
 from jaxmarl.wrappers.baselines import CTRolloutManager
 
-from qlax.check import check_contract, check_env
-from qlax.envs import jaxmarl as suite
 from qlax.envs import make
-from qlax.envs.vec import Vec
 from qlax.errors import UserError
 from qlax.types import strong
 
-FEW = ("smax/3m", "overcooked/cramped_room", "hanabi", "mpe/simple_spread", "mpe/simple_speaker_listener")
-REST = sorted(set(suite.names()) - set(FEW))
 KEYS = jax.random.split(jax.random.key(0), 40)
 OPTIONS = {"hanabi": {}, "smax/3m": {"max_steps": 3}}  # of the tests that play; elsewhere an episode has 6 steps
 
 
 def in_ci(cheap, dear):
     return [*cheap, *(pytest.param(name, marks=pytest.mark.slow) for name in dear)]
-
-
-@pytest.mark.parametrize("name", in_ci(FEW, REST))
-def test_the_contract_holds_and_its_types_are_strong(name):
-    env = make(f"jaxmarl/{name}")
-    check_contract(env)
-    vec = Vec(env, 4)
-    state, step = jax.eval_shape(vec.reset, KEYS[0])
-    after = jax.eval_shape(vec.step, KEYS[0], state, jax.ShapeDtypeStruct((4, env.num_agents), jnp.int32))
-    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in ((state, step), after))
-    assert before == after
-    assert step.obs.dtype == jnp.float32
-
-
-@pytest.mark.parametrize("name", in_ci(["mpe/simple_speaker_listener"], [*FEW[:-1], *REST]))
-def test_random_play_keeps_the_contract(name):
-    options = {} if name == "hanabi" else {"max_steps": 4}
-    check_env(make(f"jaxmarl/{name}", **options), num_steps=15)
 
 
 @pytest.mark.parametrize(
