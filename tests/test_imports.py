@@ -33,7 +33,7 @@ ALLOWED = {
     "encoders": {"layers"},
     "memories": {"layers", "types"},
     "networks": {"encoders", "errors", "imports", "layers", "memories", "types"},
-    "envs": {"agent", "check", "errors", "imports", "mixing", "networks", "types", "envs"},
+    "envs": {"agent", "check", "errors", "expectations", "imports", "mixing", "networks", "types", "envs"},
     "host": {"check_host", "errors", "types", "pqn"},
     "evaluate": {"errors", "types", "pqn"},
     "checkpoint": {"errors", "types"},

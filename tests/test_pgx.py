@@ -186,7 +186,9 @@ def test_training_against_itself_and_an_agent_as_the_opponent(tmp_path, monkeypa
             state = advance(state, int(agent.act(state.observation, state.legal_action_mask)))
         np.testing.assert_array_equal(reached._x.board, state._x.board)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="opponent=run: an agent of pgx/tic_tac_toe; expected one of pgx/connect_four"):
+    with pytest.raises(
+        UserError, match=r"opponent=run: an agent of pgx/tic_tac_toe, which .*; expected one of pgx/connect_four"
+    ):
         make("pgx/connect_four", opponent="run")
 
 

@@ -119,8 +119,7 @@ class Game:
         return jax.lax.while_loop(opponents_turn, move, (key, state, state.rewards[LEARNER]))[1:]
 
     def _step(self, state: pgx.State, reward: jax.Array) -> Step:
-        obs = self._env._observe(state, jnp.int32(LEARNER))  # at the end of a game it may be nobody's turn
-        obs = obs if obs.dtype == bool else obs.astype(jnp.float32)
+        obs = _observation(self._env._observe(state, jnp.int32(LEARNER)))  # at the end it may be nobody's turn
         outcomes = {"won": reward > 0, "drawn": reward == 0}
         metrics = {name: jnp.where(state.terminated, outcome, jnp.nan) for name, outcome in outcomes.items()}
         return Step(obs, state.legal_action_mask, reward, state.terminated, jnp.bool_(False), metrics)
@@ -181,6 +180,11 @@ def _num_actions(env: pgx.Env) -> int:
     return jax.eval_shape(env.init, jax.random.key(0)).legal_action_mask.size
 
 
+def _observation(obs: jax.Array) -> jax.Array:
+    """Backgammon's counts, whole numbers, as float32."""
+    return obs if obs.dtype == bool else obs.astype(jnp.float32)
+
+
 def _random(key: jax.Array, obs: jax.Array, legal: jax.Array) -> jax.Array:
     del obs
     return jax.random.categorical(key, jnp.where(legal, 0.0, -jnp.inf))
@@ -189,8 +193,7 @@ def _random(key: jax.Array, obs: jax.Array, legal: jax.Array) -> jax.Array:
 def _greedy(network: Network, variables: PyTree) -> Policy:
     def policy(key, obs, legal):
         del key
-        obs = obs if obs.dtype == bool else obs.astype(jnp.float32)
-        q, _ = network.apply(variables, (), obs[None, None], jnp.ones((1, 1), bool), train=False)
+        q, _ = network.apply(variables, (), _observation(obs)[None, None], jnp.ones((1, 1), bool), train=False)
         return only_legal(q[0, 0], legal).argmax()
 
     return policy
@@ -228,10 +231,10 @@ def make(name: str, /, **options: Any) -> SinglePlayer | Game:
             _num_actions(env)
         except Exception as error:
             raise UserError(f"pgx/{name} cannot be made with {arguments}: {described(error)}") from error
-    return _against(env, **chosen) if chosen else SinglePlayer(env)
+    return _against(name, env, **chosen) if chosen else SinglePlayer(env)
 
 
-def _against(env: pgx.Env, opponent: str, opponent_epsilon: float, generations: int) -> Game:
+def _against(name: str, env: pgx.Env, opponent: str, opponent_epsilon: float, generations: int) -> Game:
     if not 0 <= opponent_epsilon <= 1:
         raise UserError(f"opponent_epsilon={opponent_epsilon}: expected a probability, from 0 to 1")
     if generations < 1:
@@ -241,18 +244,21 @@ def _against(env: pgx.Env, opponent: str, opponent_epsilon: float, generations: 
     if opponent == "self":
         return Challenge(env, opponent_epsilon, generations)
     if Path(opponent).exists():
-        return Game(env, _trained(env, opponent), opponent_epsilon)
+        return Game(env, _trained(name, env, opponent), opponent_epsilon)
     if ":" in opponent:
         return Game(env, import_object(opponent))
     expected = "expected random, self, a run directory, or module:function of your own"
     raise UserError(f"opponent={opponent!r}: {expected}{nearest(opponent, ('random', 'self'))}")
 
 
-def _trained(env: pgx.Env, path: str) -> Policy:
-    """The greedy policy of an agent of this game."""
+def _trained(name: str, env: pgx.Env, path: str) -> Policy:
+    """The greedy policy of an agent of this game, on a board of this size."""
     agent = load(path)
-    if agent.info["env"] != f"pgx/{env.id}" or agent.info["wrappers"]:
-        raise UserError(f"opponent={path}: an agent of {agent.info['env']}; expected one of pgx/{env.id}, unwrapped")
+    obs = jax.eval_shape(Game(env).reset, jax.random.key(0))[1].obs
+    shown = [[str(obs.dtype), list(obs.shape)]]
+    if agent.info["env"] != f"pgx/{name}" or agent.info["wrappers"] or agent.info["obs"] != shown:
+        found = f"{agent.info['env']}, which sees {agent.info['obs']}"
+        raise UserError(f"opponent={path}: an agent of {found}; expected one of pgx/{name}, which sees {shown}")
     network = build(agent.info["network"], agent.info["num_actions"])
     if network.recurrent:
         raise UserError(f"opponent={path}: an agent with memory; expected one without")

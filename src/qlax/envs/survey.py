@@ -10,6 +10,7 @@ import numpy as np
 from qlax.check import check_env
 from qlax.envs import make, on_host
 from qlax.envs.vec import Vec
+from qlax.expectations import team_of
 from qlax.types import PyTree
 
 NUM_ENVS, NUM_STEPS = 128, 32  # of random play in JAX: copies, and steps a call of the device
@@ -104,11 +105,10 @@ def _speed(env: Any, seconds: float) -> float:
 
 def _speed_on_host(env: Any, seconds: float) -> float:
     random, step, calls = np.random.default_rng(0), env.reset(0), 0
-    members = (env.num_agents,) if hasattr(env, "num_agents") else ()
     begin = time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds:
         calls += 1
-        preference = random.random((env.num_envs, *members, env.num_actions))
+        preference = random.random((env.num_envs, *team_of(env), env.num_actions))
         if step.legal is not None:
             preference = np.where(step.legal, preference, -1)
         step = env.step(preference.argmax(-1).astype(np.int32))

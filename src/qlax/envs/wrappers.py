@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from qlax.errors import UserError, nearest
+from qlax.expectations import team_of
 from qlax.networks import is_image, is_screen
 from qlax.types import Env, PyTree, Step
 
@@ -94,7 +95,7 @@ class FrameStack(Wrapper):
     def __init__(self, env: Env, frames: int):
         super().__init__(env)
         self._frames = _whole("FrameStack", "frames", frames)
-        self._team = _team(env)
+        self._team = team_of(env)
 
     def reset(self, key: jax.Array) -> tuple[Stacked, Step]:
         """See `qlax.Env`."""
@@ -205,7 +206,7 @@ class OneHot(_ObservationWrapper):
     def __init__(self, env: Env, categories: int):
         super().__init__(env)
         self._categories = _whole("OneHot", "categories", categories)
-        self._team = _team(env)
+        self._team = team_of(env)
         obs = _members(env)
         if not any(_is_whole(leaf) for leaf in jax.tree.leaves(obs)):
             raise UserError(
@@ -235,7 +236,7 @@ class Flatten(_ObservationWrapper):
 
     def __init__(self, env: Env):
         super().__init__(env)
-        self._team = _team(env)
+        self._team = team_of(env)
 
     def _shown(self, obs: PyTree) -> PyTree:
         def vector(x):
@@ -253,7 +254,7 @@ class _Appended(Wrapper):
 
     def __init__(self, env: Env):
         super().__init__(env)
-        self._team = _team(env)
+        self._team = team_of(env)
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -372,11 +373,6 @@ def _whole(wrapper: str, name: str, value: Any) -> int:
     return value
 
 
-def _team(env: Env) -> tuple[int, ...]:
-    """`(M,)`, or nothing for a single agent."""
-    return (env.num_agents,) if hasattr(env, "num_agents") else ()
-
-
 def _first(env: Env) -> Step:
     """Shapes and dtypes of the step that `reset` shows."""
     return jax.eval_shape(lambda: env.reset(jax.random.key(0)))[1]
@@ -384,7 +380,7 @@ def _first(env: Env) -> Step:
 
 def _members(env: Env) -> PyTree:
     """Shapes and dtypes of one member's observation."""
-    axes = len(_team(env))
+    axes = len(team_of(env))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), _first(env).obs)
 
 
