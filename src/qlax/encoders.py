@@ -23,11 +23,11 @@ class Encoder(NamedTuple):
 
     Attributes:
       hidden: widths of the dense layers, unless others are asked for.
-      convolve: `(x [B, H, W, C], convolution, normalise) -> [B, h, w, F]`, called within a module; None takes
-        observations of any shape and flattens them.
+      convolve: `(x [B, H, W, C], convolution, activate) -> [B, h, w, F]`, called within a module, where `activate` is
+        norm and activation; None takes observations of any shape and flattens them.
       smallest: H and W of which `convolve` leaves something.
       kernel_init: of the layers.
-      activation: of the dense layers.
+      activation: after every norm.
     """
 
     hidden: tuple[int, ...]
@@ -38,17 +38,17 @@ class Encoder(NamedTuple):
 
 
 def _stack(*convolutions: tuple[int, int, int]) -> Callable[[jax.Array, MakeLayer, Function], jax.Array]:
-    """Convolutions of (features, size, stride) without padding, each with norm and relu."""
+    """Convolutions of (features, size, stride) without padding, each with norm and activation."""
 
-    def convolve(x, convolution, normalise):
+    def convolve(x, convolution, activate):
         for features, size, stride in convolutions:
-            x = nn.relu(normalise(convolution(features, size, stride)(x)))
+            x = activate(convolution(features, size, stride)(x))
         return x
 
     return convolve
 
 
-def _impala(x, convolution, normalise):
+def _impala(x, convolution, activate):
     """Three sections: a convolution, pooling to half the size, two residual blocks.
 
     The norm, which the source has not, comes before each activation and not after each convolution: so the sum
@@ -60,17 +60,17 @@ def _impala(x, convolution, normalise):
         for _ in range(2):
             y = x
             for _ in range(2):
-                y = convolution(features, 3, padding="SAME")(nn.relu(normalise(y)))
+                y = convolution(features, 3, padding="SAME")(activate(y))
             x = x + y
-    return nn.relu(normalise(x))
+    return activate(x)
 
 
-def _hadamax(x, convolution, normalise):
-    """Three blocks: the product of two convolutions, each with norm and GELU, and pooling."""
+def _hadamax(x, convolution, activate):
+    """Three blocks: the product of two convolutions, each with norm and activation, and pooling."""
     for features, size, window, stride in ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1)):
         kernel_init = nn.initializers.xavier_normal()
         parallel = [convolution(features, size, padding="SAME", kernel_init=kernel_init) for _ in range(2)]
-        one, other = (nn.gelu(normalise(layer(x))) for layer in parallel)
+        one, other = (activate(layer(x)) for layer in parallel)
         x = max_pool(one * other, window, stride)
     return x
 

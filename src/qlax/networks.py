@@ -71,8 +71,10 @@ class QNetwork(nn.Module):
         encoder = ENCODERS[self.encoder]
         leaves = jax.tree.leaves(obs)
 
-        def normalise(x):
-            return self._normalise(self.norm, x, train)
+        def activate(x):
+            x = encoder.activation(self._normalise(self.norm, x, train))
+            self.sow("intermediates", "activation", x)  # nothing, unless asked for by `qlax.health`
+            return x
 
         def features(x):
             convolve = encoder.convolve if _takes(self.encoder, x.shape[2:]) else None
@@ -85,12 +87,12 @@ class QNetwork(nn.Module):
                 x = self._normalise(self.input_norm, x, train)
             if convolve is None:
                 return x
-            x = convolve(x, partial(Convolution, kernel_init=encoder.kernel_init, dtype=dtype), normalise)
+            x = convolve(x, partial(Convolution, kernel_init=encoder.kernel_init, dtype=dtype), activate)
             return x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # plane after plane, as saved agents have it
 
         x = jnp.concatenate([features(leaf) for leaf in leaves], axis=-1)
         for width in self.hidden:
-            x = encoder.activation(normalise(Dense(width, encoder.kernel_init, dtype)(x)))
+            x = activate(Dense(width, encoder.kernel_init, dtype)(x))
         if self.recurrent:
             remember = MEMORIES[self.memory](self.hidden[-1], name="memory_cell")
             x, memory = remember(memory, x.reshape(length, batch, -1), first)
