@@ -81,17 +81,18 @@ def speed(targets: list[str]) -> None:
 def measure(target: str, **overrides) -> dict:
     """Steps a second of the environments, of the learner and of the whole loop, and the shares of its time it waits."""
     program = Program(configure(target, **overrides), {})
-    whole = HostRuns(program)
+    whole = HostRuns(program, (), lambda: False)
     whole.compile()
     make_envs = program.make_envs
-    learner = HostRuns(program)
+    learner = HostRuns(program, (), lambda: False)
     learner._compiled, learner._act_in_evaluation = whole._compiled, whole._act_in_evaluation
     program.make_envs = lambda num_envs: Still(make_envs(num_envs))
     states = {learner: learner.begin(None)}
     program.make_envs = make_envs
     states[whole] = whole.begin(None)
+    record = whole.record(program.new_record())
     for runs in states:  # once, to warm up
-        states[runs], _ = runs.chunk(states[runs], 1)
+        states[runs], _ = runs.chunk(states[runs], record, 1, True)
     envs = make_envs(program.config.num_envs)
     envs.reset(0)
     random = np.random.default_rng(0)
@@ -101,7 +102,7 @@ def measure(target: str, **overrides) -> dict:
         return envs.num_envs
 
     def update(runs):
-        states[runs], _ = runs.chunk(states[runs], 1)
+        states[runs], _ = runs.chunk(states[runs], record, 1, True)
         return program.config.steps_per_update
 
     for _ in range(50):

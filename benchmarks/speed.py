@@ -127,20 +127,22 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     ceilings = [ceiling()]
     begun = time.perf_counter()
     program = Program(configure(target, seeds=seeds, **overrides), {})
-    shapes = jax.eval_shape(program.start, (program.seeds, program.hyper))
     placement = Placement(seeds)
-    chunk = placement.compile(placement.lower(program.chunk, shapes, 0, donate=True))
+    chunk = placement.compile(
+        placement.lower(program.chunk, program.shapes, program.new_record(), shared=(0, False), donate=True)
+    )
     compile_seconds = time.perf_counter() - begun
-    start = placement.compile(placement.lower(program.start, (program.seeds, program.hyper)))
-    state = start(jax.device_put((program.seeds, program.hyper), placement.sharding))
-    state, _ = jax.block_until_ready(chunk(state, 1))
+    start = placement.compile(placement.lower(program.start, program.seeds, program.hyper, ()))
+    state = start(*jax.device_put((program.seeds, program.hyper, ()), placement.sharding))
+    record = jax.device_put(program.new_record(), placement.sharding)
+    state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     begun = time.perf_counter()
-    state, _ = jax.block_until_ready(chunk(state, 1))
+    state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     updates = max(1, int(1 / (time.perf_counter() - begun)))  # chunks of about a second
     speeds = []
     while len(speeds) < 3 or sum(updates * program.config.steps_per_update * seeds / x for x in speeds) < seconds:
         begun = time.perf_counter()
-        state, _ = jax.block_until_ready(chunk(state, updates))
+        state, _ = jax.block_until_ready(chunk(state, record, updates, True))
         elapsed = time.perf_counter() - begun
         speeds.append(updates * program.config.steps_per_update * seeds / elapsed)
     ceilings.append(ceiling())

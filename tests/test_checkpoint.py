@@ -26,13 +26,13 @@ def saved(tmp_path):
 
 
 def test_a_tree_comes_back_bit_for_bit(saved):
-    restored = checkpoint.restore(saved, jax.eval_shape(lambda: TREE))
+    info, restored = checkpoint.restore(saved, jax.eval_shape(lambda: TREE))
     assert jax.tree.structure(restored) == jax.tree.structure(TREE)
     assert jax.random.key_data(restored.pop("key")).tolist() == jax.random.key_data(TREE["key"]).tolist()
     for name, expected in TREE.items():
         if name != "key":
             jax.tree.map(np.testing.assert_array_equal, restored[name], expected)
-    assert checkpoint.read_info(saved) == {"updates": 1}
+    assert info == checkpoint.read_info(saved) == {"updates": 1}
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
@@ -49,16 +49,47 @@ def test_a_file_of_another_configuration_is_named(saved, change, message):
         checkpoint.restore(saved, {**TREE, **change})
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-5], lambda data: b"x" * 100])
+def flipped(data, index):
+    return data[:index] + bytes([data[index] ^ 4]) + data[index + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-5],
+        lambda data: b"x" * 100,
+        lambda data: data.replace(b"matrix", b"matrlx"),
+        lambda data: data.replace(b"updates", b"upbates"),
+        *(lambda data, at=at: flipped(data, -at) for at in (1, 20, 60)),
+    ],
+)
 def test_a_damaged_file_is_named(saved, damage):
     saved.write_bytes(damage(saved.read_bytes()))
-    with pytest.raises(UserError, match=r"0001.safetensors cannot be read"):
+    with pytest.raises(checkpoint.DamagedError, match=r"0001.safetensors is damaged"):
         checkpoint.restore(saved, TREE)
 
 
-def test_the_newest_of_a_folder(saved):
-    assert checkpoint.latest(saved.parent) == saved
-    checkpoint.save(saved.with_name("0002.safetensors"), TREE, {})
-    (saved.parent / "0003.partial").write_bytes(b"a write that was cut short")
-    assert checkpoint.latest(saved.parent).stem == "0002"
-    assert checkpoint.latest(saved.parent / "none") is None
+def test_a_missing_file_is_none_that_is_damaged(tmp_path):
+    with pytest.raises(UserError, match="cannot be read: No such file") as error:
+        checkpoint.restore(tmp_path / "none.safetensors", TREE)
+    assert not isinstance(error.value, checkpoint.DamagedError)
+
+
+def test_equal_trees_make_equal_files(saved):
+    again = saved.with_name("0002.safetensors")
+    checkpoint.save(again, TREE, {"updates": 1})
+    assert again.read_bytes() == saved.read_bytes()
+
+
+def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(saved, {"other": jnp.zeros(3)}, {})
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]

@@ -49,12 +49,12 @@ class Fixed:
         return (q, memory), {}
 
 
-def evaluated(network, endless=False, envs=16, max_steps=9):
+def evaluated(network, endless=False, envs=16, max_steps=9, **hyper):
     """Records `[E]`, and the lengths of the first episodes, from a run whose training would explore always."""
     vec = Vec(Lengths(endless), 4)
     algorithm = pqn.make(vec, network, pqn.Shape(4, 2, 1, 1, 10))
     env_state, step = vec.reset(jax.random.key(0))
-    state = algorithm.init(jax.random.key(1), pqn.Hyper(epsilon_end=1.0), step, env_state)
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(epsilon_end=1.0, **hyper), step, env_state)
     evaluation_vec = Vec(Lengths(endless), envs)
     key = jax.random.key(2)
     records = jax.jit(evaluate.make(algorithm, evaluation_vec, max_steps))(key, state)
@@ -69,6 +69,15 @@ def test_the_first_whole_episode_of_every_environment_counts(network):
     np.testing.assert_array_equal(records["episode_length"], lengths)
     np.testing.assert_array_equal(records["won"], lengths)
     np.testing.assert_array_equal(records["cut"], np.zeros(16))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+def test_what_was_promised_is_compared_with_what_came(gamma):
+    records, lengths = evaluated(Fixed(), gamma=gamma, reward_scale=3.0)
+    came = [3.0 * sum(gamma**t for t in range(int(length))) for length in lengths]
+    np.testing.assert_allclose(records["overestimation"], 1.0 - np.array(came), rtol=1e-5)
+    cut = evaluated(Fixed(), max_steps=3)[0]
+    np.testing.assert_array_equal(np.isnan(cut["overestimation"]), cut["cut"] == 1)
 
 
 class Paid:

@@ -16,7 +16,7 @@ from probes import strict_and_quick
 from runs import SMALL, flags
 
 import qlax
-from qlax import cli, host, pqn
+from qlax import cli, host, pqn, record
 from qlax.check_host import check_host_env
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
@@ -62,15 +62,18 @@ def test_an_update_is_the_page_s(num_envs, memory):
     expected = jax.jit(on_device.init)(jax.random.key(1), hyper, step, env_state)
     workers = workers_of(HostWalk, num_envs)
     state = jax.jit(on_host.init)(jax.random.key(1), hyper, first_steps(workers))
-    functions = host.DeviceFunctions(on_host, num_envs, num_steps)
+    learn, measured = record.make(on_host, network)
+    functions = host.DeviceFunctions(on_host, learn, num_envs, num_steps)
+    sums = jax.eval_shape(lambda state: measured(*functions.standing_still(state))[1], state)
+    empty = jax.tree.map(lambda x: jnp.asarray(x[0]), record.empty(sums, 1))
     compiled = [jax.jit(f) for f in (functions.begin, functions.act, functions.learn)]
     functions.begin, functions.act, functions.learn = compiled
     update, ended = jax.jit(on_device.update), 0.0
     for _ in range(3):
         expected, expected_metrics = update(expected)
-        state, metrics = functions.learn(
-            state, *host.collect(functions, on_host, num_steps, workers, state, host.Waits())
-        )
+        collected = host.collect(functions, on_host, num_steps, workers, state, host.Waits())
+        state, seen = functions.learn(state, empty, *collected)
+        metrics = {name: seen.sums[name] for name in expected_metrics}
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), metrics, expected_metrics)
         ended += metrics["episode_return"].weight
     assert ended > 0
@@ -88,7 +91,7 @@ def test_parts_and_learning_have_keys_of_their_own():
     state = jax.jit(algorithm.init)(jax.random.key(0), pqn.Hyper(), first_steps(workers_of(HostWalk, 4)))
     seen = []
     for _ in range(3):
-        key, parts = jax.jit(host.DeviceFunctions(algorithm, 4, 4).begin)(state)
+        key, parts = jax.jit(host.DeviceFunctions(algorithm, None, 4, 4).begin)(state)
         for k in (key, *(part.key for part in parts)):
             seen += [tuple(jax.random.key_data(x).tolist()) for x in (k, *jax.random.split(k))]
         state = state._replace(key=jax.random.split(key)[0])  # as `learn` does

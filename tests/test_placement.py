@@ -23,7 +23,7 @@ def python(code, *arguments):
 def test_the_result_does_not_depend_on_how_many_runs_are_computed_at_once(at_once):
     placement = Placement(6)
     placement.at_once = at_once
-    compiled = placement.compile(placement.lower(lambda runs, factor: runs * factor, RUNS, np.float32(3)))
+    compiled = placement.compile(placement.lower(lambda runs, factor: runs * factor, RUNS, shared=(np.float32(3),)))
     np.testing.assert_array_equal(compiled(jax.device_put(RUNS, placement.sharding), np.float32(3)), RUNS * 3)
 
 

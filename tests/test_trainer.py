@@ -1,8 +1,10 @@
+import errno
 import functools
 import json
 import logging
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,15 +16,16 @@ from probes import show
 from runs import CARTPOLE, SMALL, without_times
 
 import qlax
-from qlax import checkpoint
 from qlax.config import from_file
+from qlax.directory import claim
 from qlax.envs.wrappers import Wrapper
-from qlax.errors import UserError
+from qlax.errors import RunError, UserError
+from qlax.files import write_whole
 from qlax.log import MetricsFile, ProgressDisplay
 from qlax.mixing import VDN
 from qlax.pqn import epsilon_greedy
 from qlax.program import Program
-from qlax.trainer import DivergedError, Stopped, _new_directory
+from qlax.session import DivergedError, Session, Stopped
 
 
 def lines_of(directory):
@@ -132,7 +135,7 @@ def test_after_a_crash_the_last_checkpoint_counts(whole, monkeypatch, tmp_path):
         with pytest.raises(OSError, match="power failure"):
             qlax.train(CARTPOLE, out=tmp_path / "run", seed=7, seeds=2, lam=[0.0, 0.9], **SMALL)
     assert lines_of(tmp_path / "run")[-1]["updates"] == 6
-    assert checkpoint.latest(tmp_path / "run" / "checkpoints").stem == "0000000004"
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir())[-1].stem == "0000000004"
     resumed = qlax.resume(tmp_path / "run")
     assert lines_of(resumed.directory) == lines_of(whole.directory)
     assert same_weights(resumed, whole)
@@ -146,6 +149,139 @@ def test_without_a_checkpoint_it_begins_anew(whole, tmp_path):
     resumed = qlax.resume(directory)
     assert lines_of(resumed.directory) == lines_of(whole.directory)
     assert same_weights(resumed, whole)
+
+
+def test_an_interruption_within_a_line_changes_no_bit(whole, monkeypatch, tmp_path):
+    """Work is handed out in pieces, whose number depends on the clock; what was measured of a line is saved."""
+    settings = SMALL | {"log_interval": 12, "eval_interval": 12, "checkpoint_interval": 12}
+    undisturbed = qlax.train(CARTPOLE, out=tmp_path / "undisturbed", **settings)
+    settle = Session._settle
+
+    def settle_and_stop(session, boundary):
+        settle(session, boundary)
+        session.piece = 2
+        if boundary.updates == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_settle", settle_and_stop)
+        with pytest.raises(Stopped):
+            qlax.train(CARTPOLE, out=tmp_path / "run", **settings)
+    (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert newest.stem == "0000000005"
+    assert lines_of(tmp_path / "run") == []
+    resumed = qlax.resume(tmp_path / "run")
+    assert lines_of(resumed.directory) == lines_of(undisturbed.directory)
+    assert same_weights(resumed, undisturbed)
+    assert resumed.summary["inexact"] == []
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_counts(whole, monkeypatch, tmp_path, capfd):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4 * 6, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            qlax.train(CARTPOLE, out=run, seed=7, seeds=2, lam=[0.0, 0.9], **SMALL)
+    *_, newest = sorted((run / "checkpoints").iterdir())
+    damaged = newest.read_bytes()[:-7]
+    newest.write_bytes(damaged)
+    resumed = qlax.resume(run)
+    assert f"{newest.name} is damaged" in capfd.readouterr().err
+    assert newest.with_name(f"{newest.name}.damaged").read_bytes() == damaged
+    assert lines_of(run) == lines_of(whole.directory)
+    assert same_weights(resumed, whole)
+
+
+def test_what_is_not_as_it_was_is_said(monkeypatch, tmp_path, capfd):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            qlax.train(CARTPOLE, out=tmp_path, **SMALL)
+    monkeypatch.setattr(qlax, "__version__", "99.0")
+    resumed = qlax.resume(tmp_path)
+    assert "qlax 99.0 instead of 0.1.0" in resumed.summary["inexact"][0]
+    assert "not bit for bit" in capfd.readouterr().err
+
+
+def test_another_configuration_than_that_of_the_checkpoint_is_refused(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            qlax.train(CARTPOLE, out=tmp_path, **SMALL)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"lam": 0.65', '"lam": 0.66'))
+    with pytest.raises(UserError, match=r"begun with lam=0.65, but its config.json says 0.66"):
+        qlax.resume(tmp_path)
+
+
+def test_a_longer_run_goes_on_and_keeps_what_its_end_left(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole.directory, run)
+    with pytest.raises(UserError, match="expected more"):
+        qlax.extend(run, 12 * 32)
+    longer = qlax.extend(run, 16 * 32)
+    assert longer.summary["updates"] == 16
+    assert lines_of(run)[:6] == lines_of(whole.directory)
+    assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8, 10, 12, 14, 16]
+    earlier = qlax.load(run / "earlier" / str(12 * 32))
+    assert jax.tree.all(jax.tree.map(np.array_equal, earlier.variables, whole.agents[0].variables))
+    assert json.loads((run / "earlier" / str(12 * 32) / "summary.json").read_text()) == whole.summary
+
+
+def test_weights_to_begin_with(whole, tmp_path):
+    settings = SMALL | {"total_steps": 32, "learning_rate": 0.0}
+    begun = qlax.train(CARTPOLE, out=tmp_path / "run", init=whole.directory / "agents" / "2.safetensors", **settings)
+    weights = (begun.agents[0].variables, whole.agents[2].variables)
+    assert jax.tree.all(jax.tree.map(np.array_equal, *weights))
+    with pytest.raises(UserError, match=r"has 4 agents, and there are 3 runs"):
+        qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=3, **settings)
+    with pytest.raises(UserError, match=r"belongs to another configuration"):
+        qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=4, **settings | {"hidden": (9,)})
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_best_weights_are_kept(whole):
+    returns = whole.curves["eval_return"]
+    for index in range(4):
+        best = qlax.load(whole.directory, index, best=True).info
+        assert (
+            best["eval_return"] == np.nanmax(returns[:, index]) == whole.summary["best_eval_return"]["per_run"][index]
+        )
+        assert whole.curves["updates"][np.nanargmax(returns[:, index])] == best["updates"]
+
+
+def test_a_directory_is_for_one_process(whole, tmp_path):
+    config = qlax.Config(env=CARTPOLE, **SMALL)
+    with claim(tmp_path / "run", config), pytest.raises(UserError, match="another process trains in it"):
+        qlax.resume(tmp_path / "run")
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_afterwards(whole, monkeypatch, tmp_path):
+    run, calls = tmp_path / "run", []
+
+    def full(path, data):
+        calls.append(path)
+        if len(calls) >= 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qlax.checkpoint.write_whole", full)
+        with pytest.raises(RunError, match=r"cannot be written: No space left on device; .*qlax resume"):
+            qlax.train(CARTPOLE, out=run, seed=7, seeds=2, lam=[0.0, 0.9], **SMALL)
+    resumed = qlax.resume(run)
+    assert lines_of(run) == lines_of(whole.directory)
+    assert same_weights(resumed, whole)
+
+
+def test_nothing_leads_out_of_a_run(whole, tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(whole.directory, run)
+    (run / "summary.json").unlink()
+    shutil.move(run / "checkpoints", outside)
+    (run / "checkpoints").symlink_to(outside)
+    with pytest.raises(UserError, match=r"is a link, to .*; it is not followed"):
+        qlax.resume(run)
 
 
 def test_what_cannot_be_resumed(whole, tmp_path):
@@ -198,8 +334,7 @@ def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
     compiled = [record for record in caplog.records if "XLA compilation of jit(chunk)" in record.getMessage()]
     assert len(compiled) == 1
     program = Program(result.config, {})
-    states = jax.eval_shape(program.start, (program.seeds, program.hyper))
-    text = jax.jit(program.chunk).lower(states, 1).as_text()
+    text = jax.jit(program.chunk).lower(program.shapes, program.new_record(), 1, True).as_text()
     assert "while" in text
     assert "callback" not in text
 
@@ -219,13 +354,51 @@ class Exploding:
 
 
 def test_divergence_stops_the_run_and_says_where(tmp_path):
-    with pytest.raises(
-        DivergedError, match=r"loss is not finite in run 0 \(seed=3\) between 192 and 256 steps"
-    ) as error:
-        qlax.train("test_trainer:Exploding", out=tmp_path / "run", seed=3, seeds=2, **SMALL)
-    assert "0000000004.safetensors" in str(error.value)
-    assert [line["updates"] for line in lines_of(tmp_path / "run")] == [2, 4, 6, 8]
-    assert lines_of(tmp_path / "run")[-1]["loss"][0] is None
+    run = tmp_path / "run"
+    where = r"reward not finite in run 0 of 2 \(seed=3\) in update 8, between 224 and 256 steps: the environment"
+    with pytest.raises(DivergedError, match=rf"{where}.*last good weights are in .*agents"):
+        qlax.train("test_trainer:Exploding", out=run, seed=3, seeds=2, **SMALL)
+    assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8]
+    assert np.isfinite(lines_of(run)[-1]["loss"]).all()  # of the update before
+    good = [qlax.load(run, index) for index in range(2)]
+    with pytest.raises(DivergedError, match=where):  # it stays so
+        qlax.resume(run)
+    again = qlax.train(
+        "test_trainer:Overflowing", out=tmp_path / "again", init=run, seeds=2, **SMALL | {"total_steps": 32}
+    )
+    assert again.config.init == str(run)
+    shapes = [jax.tree.map(np.shape, agent.variables) for agent in (good[0], again.agents[0])]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_run_that_diverges_is_frozen_and_the_others_are_as_without_it(tmp_path, capfd):
+    settings = SMALL | {"seeds": 1}
+    both = qlax.train("test_trainer:Overflowing", out=tmp_path / "both", reward_scale=[1.0, 1e38], **settings)
+    alone = qlax.train("test_trainer:Overflowing", out=tmp_path / "alone", reward_scale=1.0, **settings)
+    frozen = both.summary["diverged"]
+    assert frozen[0] is None
+    assert frozen[1]["what"] in ("value", "loss", "grad_norm", "parameters")
+    assert "run 1 of 2 (seed=0, reward_scale=1e+38)" in capfd.readouterr().err
+    np.testing.assert_allclose(both.curves["loss"][:, 0], alone.curves["loss"][:, 0], rtol=1e-5)
+    assert np.isnan(both.curves["loss"][-1, 1])
+    assert np.isnan(both.curves["eval_return"][-1, 1])
+    assert both.summary["eval_return"]["per_run"][1] is None
+    leaves = jax.tree.leaves(qlax.load(both.directory, 1).variables)
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+class Overflowing:
+    """Rewards of 1, which end after eight steps."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1))
+
+    def step(self, key, state, action):
+        del key, action
+        return state + 1, show(jnp.ones(1), reward=10.0, terminated=state >= 7)
 
 
 def test_a_directory_in_use_is_left_alone(whole, tmp_path):
@@ -241,7 +414,10 @@ def test_a_directory_in_use_is_left_alone(whole, tmp_path):
 def test_runs_get_directories_of_their_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     config = qlax.Config(env=CARTPOLE)
-    directories = [_new_directory(None, config).as_posix() for _ in range(2)]
+    directories = []
+    for _ in range(2):
+        with claim(None, config) as directory:
+            directories.append(directory.path.as_posix())
     assert directories == ["runs/gymnax-cartpole-v1-1", "runs/gymnax-cartpole-v1-2"]
 
 
@@ -328,8 +504,7 @@ def test_a_team_learns_apart_if_asked_to():
     for mixing, learners in (("sum", 1), ("none", 2)):
         config = qlax.Config(env="probes:RandomWorld", env_options={"num_agents": 2}, mixing=mixing)
         program = Program(config, {})
-        state = jax.eval_shape(program.start, (program.seeds, program.hyper))
-        assert jax.eval_shape(jax.vmap(program.algorithm.act), state)[1].value.shape == (1, 128, learners)
+        assert jax.eval_shape(jax.vmap(program.algorithm.act), program.shapes)[1].value.shape == (1, 128, learners)
     with pytest.raises(UserError, match="mixing=none and the plugin mixing exclude each other"):
         Program(config, {"mixing": VDN})
 

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from qlax.envs import make as make
     from qlax.envs import wrap as wrap
     from qlax.envs.vec import Vec as Vec
+    from qlax.errors import RunError as RunError
     from qlax.errors import UserError as UserError
     from qlax.host import HostError as HostError
     from qlax.networks import QNetwork as QNetwork
     from qlax.returns import q_lambda as q_lambda
-    from qlax.trainer import DivergedError as DivergedError
-    from qlax.trainer import Result as Result
-    from qlax.trainer import Stopped as Stopped
+    from qlax.session import DivergedError as DivergedError
+    from qlax.session import Result as Result
+    from qlax.session import Stopped as Stopped
+    from qlax.trainer import extend as extend
     from qlax.trainer import resume as resume
     from qlax.trainer import train as train
     from qlax.types import Env as Env
@@ -32,18 +34,20 @@ if TYPE_CHECKING:
 _HOME = {
     "Agent": "agent",
     "Config": "config",
-    "DivergedError": "trainer",
+    "DivergedError": "session",
     "Env": "types",
     "HostEnv": "types",
     "HostError": "host",
     "Network": "types",
     "QNetwork": "networks",
-    "Result": "trainer",
+    "Result": "session",
+    "RunError": "errors",
     "Step": "types",
-    "Stopped": "trainer",
+    "Stopped": "session",
     "UserError": "errors",
     "Vec": "envs.vec",
     "check_env": "check",
+    "extend": "trainer",
     "load": "agent",
     "make": "envs",
     "q_lambda": "returns",

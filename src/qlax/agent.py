@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from qlax import checkpoint, networks
-from qlax.errors import UserError
+from qlax.errors import UserError, described
 from qlax.mixing import only_legal
 from qlax.types import PyTree
 
@@ -97,23 +97,59 @@ def _listed(paths: list[str], shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(f"{path} {shape}".lstrip() for path, shape in zip(paths, shapes, strict=True)) or "nothing"
 
 
-def load(run: Path | str, index: int = 0) -> Agent:
+def load(run: Path | str, index: int = 0, *, best: bool = False) -> Agent:
     """The agent that a run directory holds.
 
+    A file of weights holds no code. One of a network of the user's own names it as `module:Name`, which is imported
+    from the user's own modules, as in a configuration.
+
     Args:
-      run: the directory of a run, or one file of its `agents/`.
+      run: the directory of a run, or one file of its `agents/` or `best/`.
       index: which of the runs that trained side by side.
+      best: the weights of the best evaluation instead of the last ones. They are chosen by that evaluation, so a new
+        one will return a little less on average.
 
     Raises:
       UserError: there is no such file, or it is damaged.
     """
     path = Path(run)
-    path = path / "agents" / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
+    path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
     if not path.exists():
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
         raise UserError(f"there is no agent {path}; agents there: {', '.join(found) or 'none'}")
-    named = {tuple(name.split("/")): array for name, array in checkpoint.read(path).items()}
-    info = checkpoint.read_info(path)
+    info, arrays = checkpoint.read(path)
     if "network" not in info:
         raise UserError(f"{path} holds no agent; those of a run are in its folder agents/")
-    return Agent(unflatten_dict(named), info)
+    try:
+        variables = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
+        agent, expected = Agent(variables, info), _described_variables(info, variables)
+    except UserError:
+        raise
+    except Exception as error:  # its description may be anything
+        raise UserError(f"{path} does not describe an agent: {described(error)}") from error
+    held, wanted = (_leaves(tree) for tree in (variables, expected))
+    for name in sorted(held.keys() | wanted.keys()):
+        if held.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} does not hold what it describes: {name} is {held.get(name)}, expected {wanted.get(name)}"
+            )
+    return agent
+
+
+def _described_variables(info: dict[str, Any], found: PyTree) -> PyTree:
+    """Shapes of the variables that the described network has; of one of the user's own, those found."""
+    if "network" in info["network"]:
+        return found
+    network = networks.build(info["network"], info["num_actions"])
+
+    def variables():
+        obs = [jnp.zeros((1, 1, *shape), dtype) for dtype, shape in info["obs"]]
+        return network.init(jax.random.key(0), network.initial_memory(1), obs, jnp.ones((1, 1), bool), False)
+
+    return jax.eval_shape(variables)
+
+
+def _leaves(tree: PyTree) -> dict[str, str]:
+    """Dtype and shape of every array by its name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(where, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}" for where, x in leaves}

@@ -1,7 +1,8 @@
-"""Trees of arrays in files: a name for every leaf, safetensors, written aside and renamed."""
+"""Trees of arrays in files: a name for every leaf, safetensors, and a checksum of it all."""
 
+import hashlib
 import json
-import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from qlax.errors import UserError
+from qlax.fields import shown
+from qlax.files import write_whole
 from qlax.types import PyTree
 
 SUFFIX = ".safetensors"
+ENTRY = "qlax"  # of the metadata
+
+
+class DamagedError(UserError):
+    """A file is not what was once written; the message names it."""
 
 
 def save(path: Path, tree: PyTree, info: dict[str, Any]) -> None:
@@ -24,61 +32,137 @@ def save(path: Path, tree: PyTree, info: dict[str, Any]) -> None:
       path: where; its folder exists.
       tree: of arrays, random keys included.
       info: what else belongs to it.
+
+    Raises:
+      OSError: it cannot be written; an old file is left as it was.
     """
-    aside = path.with_suffix(".partial")
-    with open(aside, "wb") as file:
-        file.write(serialize(_named(tree), metadata={"info": json.dumps(info)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    named, text = _named(tree), json.dumps(info)
+    # One entry: the order of several is not always the same, and equal trees are to be equal files.
+    metadata = {ENTRY: f"{_checksum(text, sorted(named.items()))} {text}"}
+    write_whole(path, serialize(named, metadata=metadata))
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """The `info` saved with a tree.
+    """The `info` saved with a tree; the arrays are not read.
 
     Raises:
-      UserError: missing, damaged or not one of ours.
+      UserError: missing or not to be read.
+      DamagedError: damaged, or not one of ours.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["info"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a file of weights: {error}") from error
+    with _opened(path) as file:
+        return _info(path, file)[0]
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Every leaf saved at `path` by its name, in which `/` separates the levels of the tree.
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `info` saved at `path`, and every leaf by its name, in which `/` separates the levels of the tree.
+
+    Memory is taken for no more than the file holds: sizes are compared with its length first.
 
     Raises:
-      UserError: missing, damaged or not one of ours.
+      UserError: missing or not to be read.
+      DamagedError: damaged, or not one of ours.
     """
-    read_info(path)
-    with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    with _opened(path) as file:
+        info, text, checksum = _info(path, file)
+        named = dict(_tensors(path, file))
+    if _checksum(text, named.items()) != checksum:
+        raise _damaged(path, "its checksum differs")
+    return info, named
 
 
-def restore(path: Path, like: PyTree) -> PyTree:
-    """The tree saved at `path`.
+def restore(path: Path, like: PyTree) -> tuple[dict[str, Any], PyTree]:
+    """The `info` and the tree saved at `path`.
 
     Args:
       path: a file that `save` wrote.
-      like: a tree of arrays, or of their shapes and dtypes, as they are expected.
+      like: a tree of arrays, or of their shapes and dtypes, as they are expected; compared before arrays are read.
 
     Raises:
-      UserError: missing, damaged, or its leaves are not those expected.
+      UserError: missing, or its leaves are not those expected.
+      DamagedError: damaged, or not one of ours.
     """
-    found = read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_name(where): leaf for where, leaf in leaves}
-    for odd in sorted(found.keys() ^ wanted.keys()):
-        side = "lacks" if odd in wanted else "holds the unexpected"
-        raise UserError(f"{path} belongs to another configuration: it {side} {odd}")
-    return jax.tree.unflatten(structure, [_checked(path, name, found[name], leaf) for name, leaf in wanted.items()])
+    with _opened(path) as file:
+        if odd := _odd_leaf(file, wanted):
+            _, text, checksum = _info(path, file)
+            if _checksum(text, _tensors(path, file)) != checksum:
+                raise _damaged(path, "its checksum differs")
+            raise UserError(f"{path} belongs to another configuration: {odd}")
+    info, named = read(path)
+    arrays = [
+        jax.random.wrap_key_data(jnp.asarray(named[name])) if _is_key(leaf) else named[name]
+        for name, leaf in wanted.items()
+    ]
+    return info, jax.tree.unflatten(structure, arrays)
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest file of a folder of checkpoints, which are named by their updates; None if there is none."""
-    return max(folder.glob(f"*{SUFFIX}"), default=None)
+def _odd_leaf(file: Any, wanted: dict[str, Any]) -> str:
+    """What of an open file is not as it is wanted; nothing if all is."""
+    for odd in sorted(set(file.keys()) ^ wanted.keys()):
+        return f"it {'lacks' if odd in wanted else 'holds the unexpected'} {odd}"
+    for name, leaf in wanted.items():
+        found = file.get_slice(name)
+        expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        shape, dtype = tuple(found.get_shape()), _DTYPES.get(found.get_dtype(), found.get_dtype())
+        if (shape, dtype) != (expected.shape, expected.dtype.name):
+            return f"{name} is {dtype}{list(shape)}, expected {expected.dtype.name}{list(expected.shape)}"
+    return ""
+
+
+_DTYPES = {  # by the names that safetensors has for them
+    "BOOL": "bool",
+    "BF16": "bfloat16",
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
+
+
+def _tensors(path: Path, file: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Every array of an open file, one after the other."""
+    try:
+        for name in sorted(file.keys()):
+            yield name, file.get_tensor(name)
+    except Exception as error:  # whatever safetensors and NumPy think of what is no array
+        raise _damaged(path, error) from error
+
+
+def _opened(path: Path) -> Any:
+    try:
+        if not path.is_file() and path.exists():  # a pipe would keep who opens it waiting
+            raise _damaged(path, "it is no file")
+        path.open("rb").close()  # for the system's own words about what cannot be read
+        return safe_open(path, framework="numpy")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _info(path: Path, file: Any) -> tuple[dict[str, Any], str, str]:
+    """What was saved with the tree: decoded, as it stands there, and the checksum."""
+    try:
+        checksum, _, text = file.metadata()[ENTRY].partition(" ")
+        info = json.loads(text)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(info, dict):
+        raise _damaged(path, "what describes it is no object")
+    return info, text, checksum
+
+
+def _damaged(path: Path, why: Any) -> DamagedError:
+    return DamagedError(f"{path} is damaged, or no file of weights of qlax: {shown(str(why), 200)}")
+
+
+def _checksum(text: str, named: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Of everything that a file says; `named` in the order of the names."""
+    digest = hashlib.sha256(text.encode())
+    for name, array in named:
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _named(tree: PyTree) -> dict[str, np.ndarray]:
@@ -96,13 +180,3 @@ def _is_key(x: Any) -> bool:
 
 def _data(x: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
-
-
-def _checked(path: Path, name: str, found: np.ndarray, like: Any) -> Any:
-    expected = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        was = f"{found.dtype}{list(found.shape)}"
-        raise UserError(
-            f"{path} belongs to another configuration: {name} is {was}, expected {expected.dtype}{list(expected.shape)}"
-        )
-    return jax.random.wrap_key_data(jnp.asarray(found)) if _is_key(like) else found

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import warnings
@@ -9,10 +10,11 @@ from typing import Any, NoReturn
 
 import qlax
 from qlax.config import FIELDS, configure, environment_presets, from_file, parse, preset_text, presets
-from qlax.errors import UserError, nearest
-from qlax.fields import Sweep
+from qlax.errors import RunError, UserError, nearest
+from qlax.fields import LONGEST_NAME, Sweep, shown
 
 _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
+LONGEST_ERROR = 500  # characters of what argparse says
 NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
 
 
@@ -21,9 +23,10 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         super().__init__(allow_abbrev=False, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e-3 as well
 
     def error(self, message: str) -> NoReturn:
-        _fail(message)
+        _fail(shown(" ".join(message.split()), LONGEST_ERROR))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,12 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         flags = [word for word in unknown if word.startswith("-")]
         known = [flag for action in options.parser._actions for flag in action.option_strings]
-        hint = nearest(flags[0], known) if flags else ""
-        _fail(f"unknown {'flag' if flags else 'argument'} {(flags or unknown)[0]!r}{hint}")
+        hint = nearest(flags[0][:LONGEST_NAME], known) if flags else ""
+        _fail(f"unknown {'flag' if flags else 'argument'} {shown(repr((flags or unknown)[0]))}{hint}")
 
-    from qlax.host import HostError  # after the flags: JAX takes a while to import
-    from qlax.suite import JobsFailedError
-    from qlax.trainer import DivergedError, Stopped
+    from qlax.session import Stopped  # after the flags: JAX takes a while to import
 
     try:
         options.command(options)
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         _fail(str(error))
-    except (DivergedError, HostError, JobsFailedError) as error:
+    except RunError as error:
         print(f"qlax: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
@@ -93,6 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", _resume, "go on with an interrupted run")
     resume.add_argument("run", help="its directory")
     _add_cache_flag(resume)
+
+    extend = command("extend", _extend, "train a run longer than it was meant to be")
+    extend.description = (
+        "Train a run longer than it was meant to be. Schedules go on as those of a run of STEPS: learning rate and "
+        "epsilon are again what they would be at this point of it."
+    )
+    extend.add_argument("run", help="its directory")
+    extend.add_argument(
+        "--total-steps", metavar="STEPS", required=True, help="environment steps a run, from the beginning"
+    )
+    _add_cache_flag(extend)
     listed = command("envs", _envs, "list the environments, with numbers of actions, observations and time limits")
     listed.add_argument("suite", nargs="?", help="of this suite alone, or one environment as suite/name or module:Name")
     listed.add_argument("--check", action="store_true", help="run each: does it keep its contract, and how fast")
@@ -179,6 +191,11 @@ def _resume(options: argparse.Namespace) -> None:
     _report(qlax.resume(options.run, compilation_cache=options.compilation_cache))
 
 
+def _extend(options: argparse.Namespace) -> None:
+    total_steps = parse("total_steps", options.total_steps)
+    _report(qlax.extend(options.run, total_steps, compilation_cache=options.compilation_cache))
+
+
 def _report(result: "qlax.Result") -> None:
     """Greedy return of every run, speed, and where things are."""
     summary = result.summary
@@ -252,5 +269,13 @@ def _presets(options: argparse.Namespace) -> None:
         print(preset_text(options.preset), end="")
 
 
+def entry() -> NoReturn:
+    """The command as a process of its own, which ends when it is done, whatever other threads still compute."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

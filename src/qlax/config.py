@@ -12,10 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from qlax.errors import UserError, nearest
-from qlax.fields import Sweep, flag, number, sweep, table, text, whole, widths, words
+from qlax.fields import (
+    LARGEST_COUNT,
+    LARGEST_WHOLE,
+    LONGEST_NAME,
+    LONGEST_PATH,
+    Sweep,
+    flag,
+    number,
+    shown,
+    sweep,
+    table,
+    text,
+    whole,
+    widths,
+    words,
+)
 
 PRESETS = Path(str(resources.files("qlax"))) / "presets"
 EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<name>` in it that of the environment
+MOST_RUNS = 2**16
+LARGEST_FILE = 2**20  # bytes; our own have a few thousand
 DTYPES = ("float32", "bfloat16")
 NORMS = ("layer", "batch", "batch_renorm", "none")
 
@@ -35,9 +52,9 @@ class Config:
     env_options: dict[str, Any] = table("parameters of the environment, as name=value")
     preset: str | None = text(None, "where these settings came from")
     derived: tuple[str, ...] = words("fields that were not asked for but follow from the others")
-    seed: int = whole(0, "of the first run", low=0, high=2**31 - 1)
+    seed: int = whole(0, "of the first run", low=0)
     seeds: int = whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
-    total_steps: int = whole(1_000_000, "environment steps a run, rounded up to whole updates")
+    total_steps: int = whole(1_000_000, "environment steps a run, rounded up to whole updates", high=LARGEST_WHOLE)
 
     num_envs: int = whole(128, "environments a run, N")
     num_steps: int = whole(32, "steps of a rollout, T")
@@ -69,19 +86,31 @@ class Config:
     time_limit_is_terminal: bool = flag("learn as if nothing followed a time limit")
 
     overlap: bool = flag("on the host, collect a rollout while learning from the last: parameters are an update older")
-    host_timeout: float = number(120.0, "seconds after which an environment on the host counts as hanging", low=1e-3)
+    host_timeout: float = number(
+        120.0, "seconds after which an environment on the host counts as hanging", low=1e-3, high=1e9
+    )
 
     eval_episodes: int = whole(64, "greedy episodes an evaluation, one in each of as many environments")
     eval_max_steps: int | None = whole(None, "evaluation cuts episodes this long; the time limit, unless given")
-    log_interval: int | None = whole(None, "updates a line of metrics.jsonl, and a call of the device")
-    eval_interval: int | None = whole(None, "updates between evaluations, a multiple of log_interval")
-    checkpoint_interval: int | None = whole(None, "updates between checkpoints, a multiple of log_interval")
+    log_interval: int | None = whole(
+        None, "updates a line of metrics.jsonl, and a call of the device", high=LARGEST_WHOLE
+    )
+    eval_interval: int | None = whole(
+        None, "updates between evaluations, a multiple of log_interval", high=LARGEST_WHOLE
+    )
+    checkpoint_interval: int | None = whole(
+        None, "updates between checkpoints, a multiple of log_interval", high=LARGEST_WHOLE
+    )
+    keep: int = whole(2, "newest checkpoints that are kept")
+    init: str | None = text(None, "run, or file of its agents/, whose weights to begin with", longest=LONGEST_PATH)
+    deterministic: bool = flag("on a GPU, only operations that give the same bits every time; a CPU's always do")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if not self.env:
             raise UserError("env is missing: name a preset, or an environment as suite/name or module:Name")
+        self._check_sizes()
         segments = self.num_envs if self.memory != "none" else self.num_envs * self.num_steps
         if segments % self.num_minibatches:
             what = f"{self.num_envs} environments"
@@ -101,10 +130,23 @@ class Config:
                 fitting = math.ceil(interval / log_interval) * log_interval
                 raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; use {fitting}")
 
+    def _check_sizes(self) -> None:
+        """Whether all that the device counts can be counted, and the runs be listed; memory is another matter."""
+        gradient_steps = self.num_updates * self.num_epochs * self.num_minibatches
+        among = f" (num_updates={self.num_updates:,} x num_epochs x num_minibatches)"
+        for what, count, most in (
+            (f"num_envs={self.num_envs} x num_steps={self.num_steps}", self.steps_per_update, LARGEST_COUNT),
+            (f"total_steps={self.total_steps}: the gradient steps{among}", gradient_steps, LARGEST_COUNT),
+            (f"seeds={self.seeds} x {', '.join(self.swept) or '1 setting'}: the runs", self.num_runs, MOST_RUNS),
+            (f"seed={self.seed} and seeds={self.seeds}: the last seed", self.seed + self.seeds - 1, LARGEST_COUNT),
+        ):
+            if count > most:
+                raise UserError(f"{what} would be {count:,}; expected at most {most:,}")
+
     @property
     def num_updates(self) -> int:
         """Updates of the whole run."""
-        return math.ceil(self.total_steps / self.steps_per_update)
+        return -(-self.total_steps // self.steps_per_update)
 
     @property
     def steps_per_update(self) -> int:
@@ -115,6 +157,11 @@ class Config:
     def swept(self) -> list[str]:
         """The fields that hold several values."""
         return [name for name in SWEEPABLE if isinstance(getattr(self, name), tuple)]
+
+    @property
+    def num_runs(self) -> int:
+        """A setting times a seed."""
+        return self.seeds * math.prod(len(getattr(self, name)) for name in self.swept)
 
     def settings(self) -> list[dict[str, float]]:
         """One setting of the sweepable fields for every combination of their values."""
@@ -134,7 +181,7 @@ class Config:
         the environments are on the host; checkpoints are a minute of a laptop's work apart at most, or a two-hundredth
         of a long run.
         """
-        steps = self.steps_per_update * len(self.runs())
+        steps = self.steps_per_update * self.num_runs
         line_steps, checkpoint_steps = (2_048, 16_384) if on_host else (16_384, 200_000)
         log_interval = self.log_interval or min(
             max(math.ceil(line_steps / steps), math.ceil(self.num_updates / 1000)),
@@ -186,6 +233,7 @@ def configure(target: str | Config | None = None, **overrides: Any) -> Config:
     if isinstance(target, Config):
         settings = dataclasses.asdict(target)
     elif target is not None:
+        _checked(FIELDS["env"], target)
         known = presets()
         if _preset_file(target):
             settings = {**_read_preset(target), "preset": target}
@@ -203,15 +251,21 @@ def from_file(path: Path | str, **overrides: Any) -> Config:
     Raises:
       UserError: the file is missing, damaged or not one of ours.
     """
+    name = shown(str(path), 200)
     try:
-        settings = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        with Path(path).open("rb") as file:
+            written = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # the latter where the path holds a null
+        raise UserError(f"{name} cannot be read: {getattr(error, 'strerror', error)}") from error
+    if len(written) > LARGEST_FILE:
+        raise UserError(f"{name} has more than {LARGEST_FILE:,} bytes; expected the settings of a run")
+    try:
+        settings = json.loads(written.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not JSON: {shown(str(error), 200)}") from error
     if not isinstance(settings, dict):
-        raise UserError(f"{path} holds a {type(settings).__name__}; expected an object of settings")
-    return _config(settings, overrides, str(path))
+        raise UserError(f"{name} holds a {type(settings).__name__}; expected an object of settings")
+    return _config(settings, overrides, name)
 
 
 def presets() -> list[str]:
@@ -229,7 +283,8 @@ def preset_text(name: str) -> str:
     file = _preset_file(name)
     if file is None:
         known = presets()
-        raise UserError(f"unknown preset {name!r}{nearest(name, known)}; presets: {', '.join(known)}")
+        hint = nearest(name[:LONGEST_NAME], known)
+        raise UserError(f"unknown preset {shown(repr(name))}{hint}; presets: {', '.join(known)}")
     return file.read_text()
 
 
@@ -254,7 +309,7 @@ def parse(name: str, text: str) -> Any:
     try:
         return FIELDS[name].metadata["kind"].parse(text)
     except ValueError:
-        raise _unfitting(FIELDS[name], text, text) from None
+        raise _unfitting(FIELDS[name], text, shown(text)) from None
 
 
 def _preset_file(name: str) -> Path | None:
@@ -282,7 +337,11 @@ def _is_almost(target: str, known: list[str]) -> bool:
 def _config(settings: dict[str, Any], overrides: dict[str, Any], source: str) -> Config:
     for name in (*settings, *overrides):
         if name not in FIELDS:
-            raise UserError(f"unknown setting {name!r} in {source}{nearest(name, FIELDS)}")
+            raise UserError(f"unknown setting {shown(repr(name))} in {source}{nearest(name[:LONGEST_NAME], FIELDS)}")
+    for name in ("derived", "env_options"):  # others are checked where all are there
+        for given in (settings, overrides):
+            if name in given:
+                _checked(FIELDS[name], given[name])
     if overrides:  # what followed from other settings has to follow anew
         settings = {name: value for name, value in settings.items() if name not in settings.get("derived", ())}
         settings.pop("derived", None)
@@ -291,25 +350,36 @@ def _config(settings: dict[str, Any], overrides: dict[str, Any], source: str) ->
     return Config(**{**settings, **overrides})
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may stand twice."""
+    settings: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in settings:
+            raise ValueError(f"{shown(repr(name))} stands there twice")
+        settings[name] = value
+    return settings
+
+
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     if value is None and field.default is None:
         return None
     try:
         return field.metadata["kind"].convert(value)
     except ValueError:
-        raise _unfitting(field, value, repr(value)) from None
+        raise _unfitting(field, value, shown(repr(value)) if isinstance(value, str) else shown(value)) from None
 
 
 def _unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
     kind = field.metadata["kind"]
-    hint = nearest(value, kind.choices) if isinstance(value, str) else ""
-    if isinstance(value, list | tuple) and field.type != Sweep:
+    hint = nearest(value[:LONGEST_NAME], kind.choices) if isinstance(value, str) else ""
+    if isinstance(value, list | tuple) and "tuple" not in str(field.type):
         hint = f"; several values are for {', '.join(SWEEPABLE)}"
     return UserError(f"{field.name}={written}: expected {kind.expected}{hint}")
 
 
 def _nearest_divisors(number: int, wanted: int) -> str:
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = sorted({*small, *(number // d for d in small)})
     below = max(d for d in divisors if d <= wanted)
     above = [d for d in divisors if d > wanted][:1]
     return " or ".join(str(d) for d in [below, *above])

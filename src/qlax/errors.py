@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something a user asked for cannot be; the message says what was wrong and what was expected."""
 
 
+class RunError(RuntimeError):
+    """A run that had begun cannot go on; the message says why, what is saved, and how to go on."""
+
+
 def described(error: BaseException) -> str:
     """An exception of somebody else's code in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

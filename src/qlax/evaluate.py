@@ -22,8 +22,10 @@ def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, Train
 
     Returns:
       `(key, state) -> metrics`, each `[E]`: those of the environment at the end of its episode, such as
-      `episode_return` and `episode_length`, and `cut`, 1 where `max_steps` cut the episode. What all copies share
-      is as it is at this point of training; returns are of raw rewards all the same.
+      `episode_return` and `episode_length`; `cut`, 1 where `max_steps` cut the episode; and `overestimation`: what Q
+      promised at the first step, minus the rewards that came, scaled and discounted as they are learned from (van
+      Hasselt et al., 2016, arXiv:1509.06461, section 3), nan where the episode was cut. What all copies share is as it
+      is at this point of training; returns are of raw rewards all the same.
     """
 
     def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -37,22 +39,27 @@ def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, Train
         step = step._replace(terminated=jnp.ones(envs, bool))  # so that the memory is reset
         state = state._replace(env=env_state, step=step, memory=memory, hyper=greedy, key=key_act)
         unfinished = jnp.ones(envs, bool)
-        records = {name: jnp.full(envs, jnp.nan) for name in step.metrics}
+        records = {name: jnp.full(envs, jnp.nan) for name in (*step.metrics, "overestimation")}
 
         def unfinished_within_limit(carry):
-            _, unfinished, _, steps = carry
+            _, unfinished, _, _, _, steps = carry
             return unfinished.any() & (steps < max_steps)
 
         def one(carry):
-            state, unfinished, records, steps = carry
+            state, unfinished, records, excess, discount, steps = carry
             state, decision = algorithm.act(state)
             state, transition = algorithm.observe(state, decision, *env.step(decision.key, state.env, decision.action))
             ended = unfinished & ~jnp.isnan(transition.metrics["episode_return"])
-            records = {k: jnp.where(ended, transition.metrics[k], v) for k, v in records.items()}
-            return state, unfinished & ~ended, records, steps + 1
+            promised = jnp.where(steps == 0, decision.value.mean(-1), 0.0)
+            excess += promised - state.hyper.reward_scale * discount * transition.reward
+            # Nothing is promised beyond a lost life that ends the learner's episode.
+            discount = jnp.where(transition.terminated, 0.0, state.hyper.gamma * discount)
+            seen = transition.metrics | {"overestimation": excess}
+            records = {k: jnp.where(ended, seen[k], v) for k, v in records.items()}
+            return state, unfinished & ~ended, records, excess, discount, steps + 1
 
-        carry = (state, unfinished, records, jnp.int32(0))
-        state, unfinished, records, _ = jax.lax.while_loop(unfinished_within_limit, one, carry)
+        carry = (state, unfinished, records, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
+        state, unfinished, records, *_ = jax.lax.while_loop(unfinished_within_limit, one, carry)
         for name in ("episode_return", "episode_length"):
             records[name] = jnp.where(unfinished, getattr(state.env.copies, name), records[name])
         return records | {"cut": unfinished.astype(jnp.float32)}

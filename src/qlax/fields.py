@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 Sweep = float | tuple[float, ...]  # one value, or one a setting
+LARGEST_COUNT = 2**31 - 1  # the device counts in int32
+LARGEST_WHOLE = 2**53  # up to here a float is exact, as is what JSON and the command line hold
+LARGEST_NUMBER = 3.4028234663852886e38  # of float32, which the device computes in
+WIDEST, DEEPEST = 2**20, 64  # of the dense layers
+LONGEST_NAME, LONGEST_PATH, LONGEST_VALUE = 200, 4096, 10_000  # characters; the last of an environment's option
+MOST_NAMES = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ def _option(default: Any, help: str, kind: Kind) -> Any:
 
 def _number(x: Any, low: float, high: float, whole: bool) -> float:
     x = _plain(x)
-    if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high or not math.isfinite(x):
+    if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high:
         raise ValueError
     if whole and x != int(x):
         raise ValueError
@@ -41,11 +46,30 @@ def _plain(x: Any) -> Any:
     return x.tolist() if hasattr(x, "tolist") else x
 
 
+def shown(value: Any, longest: int = 80) -> str:
+    """A value, or text as it is, for an error message: in one line, and of a long one the beginning."""
+    try:
+        line = value if isinstance(value, str) and value.isprintable() else repr(value)
+    except (ValueError, RecursionError):  # Python does not write numbers of thousands of digits, nor deep trees
+        return f"something of type {type(value).__name__}"
+    line = " ".join(line.split())
+    return line if len(line) <= longest else f"{line[:longest]}..."
+
+
 def _range(noun: str, low: float, high: float) -> str:
-    return noun + (f" from {low:g}" if low > -math.inf else "") + (f" to {high:g}" if high < math.inf else "")
+    return " to ".join([f"{noun} from {_number_shown(low)}", _number_shown(high)])
 
 
-def whole(default: int | None, help: str, low: float = 1, high: float = math.inf) -> Any:
+def _number_shown(x: float) -> str:
+    return f"{x:,}" if isinstance(x, int) else f"{x:.10g}"
+
+
+def _is_short(x: Any, longest: int = LONGEST_NAME) -> bool:
+    """Whether it is text of one line, and not a file's worth of it."""
+    return isinstance(x, str) and len(x) <= longest and x.isprintable()
+
+
+def whole(default: int | None, help: str, low: int = 1, high: int = LARGEST_COUNT) -> Any:
     """A whole number; None where it follows from other settings."""
 
     def convert(x: Any) -> Any:
@@ -54,7 +78,7 @@ def whole(default: int | None, help: str, low: float = 1, high: float = math.inf
     return _option(default, help, Kind(_range("a whole number", low, high), convert, lambda text: convert(float(text))))
 
 
-def number(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+def number(default: float, help: str, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Any:
     """A number."""
 
     def convert(x: Any) -> Any:
@@ -63,7 +87,7 @@ def number(default: float, help: str, low: float = -math.inf, high: float = math
     return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
 
 
-def sweep(default: float, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+def sweep(default: float, help: str, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Any:
     """A number, or several: one a setting."""
 
     def convert(x: Any) -> Any:
@@ -83,38 +107,39 @@ def widths(default: None, help: str) -> Any:
 
     def convert(x: Any) -> Any:
         x = x if isinstance(x, list | tuple) else [x]
-        if not x:
+        if not 1 <= len(x) <= DEEPEST:
             raise ValueError
-        return tuple(_number(width, 1, math.inf, whole=True) for width in x)
+        return tuple(_number(width, 1, WIDEST, whole=True) for width in x)
 
     def parse(text: str) -> Any:
         return convert([float(width) for width in text.split(",")])
 
-    return _option(default, help, Kind("whole numbers from 1, as 256,256", convert, parse))
+    expected = f"whole numbers from 1 to {WIDEST:,}, as 256,256, at most {DEEPEST} of them"
+    return _option(default, help, Kind(expected, convert, parse))
 
 
-def text(default: str | None, help: str, choices: tuple[str, ...] = ()) -> Any:
+def text(default: str | None, help: str, choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Any:
     """A word; one of `choices` where there are any."""
 
     def convert(x: Any) -> Any:
-        if not isinstance(x, str) or (choices and x not in choices):
+        if not _is_short(x, longest) or (choices and x not in choices):
             raise ValueError
         return x
 
-    return _option(
-        default, help, Kind("one of " + ", ".join(choices) if choices else "text", convert, convert, choices)
-    )
+    expected = "one of " + ", ".join(choices) if choices else f"at most {longest:,} printable characters"
+    return _option(default, help, Kind(expected, convert, convert, choices))
 
 
 def words(help: str) -> Any:
     """Names in one word, as a,b; none unless given."""
 
     def convert(x: Any) -> Any:
-        if not isinstance(x, list | tuple) or not all(isinstance(name, str) for name in x):
+        if not isinstance(x, list | tuple) or len(x) > MOST_NAMES or not all(map(_is_short, x)):
             raise ValueError
         return tuple(x)
 
-    return _option((), help, Kind("names, as a,b", convert, lambda text: convert(text.split(","))))
+    expected = f"names, as a,b: at most {MOST_NAMES} of at most {LONGEST_NAME} printable characters"
+    return _option((), help, Kind(expected, convert, lambda text: convert(text.split(","))))
 
 
 def flag(help: str) -> Any:
@@ -135,9 +160,15 @@ def table(help: str) -> Any:
     """Names with values: true or false, numbers or text."""
 
     def convert(x: Any) -> Any:
-        if not isinstance(x, dict) or not all(isinstance(value, bool | int | float | str) for value in x.values()):
+        x = {name: _plain(value) for name, value in x.items()} if isinstance(x, dict) else None
+        if x is None or len(x) > MOST_NAMES or not all(map(_is_short, x)) or not all(map(fits, x.values())):
             raise ValueError
-        return dict(x)
+        return x
+
+    def fits(value: Any) -> bool:
+        if isinstance(value, int):
+            return -LARGEST_WHOLE <= value <= LARGEST_WHOLE
+        return isinstance(value, float) or (isinstance(value, str) and len(value) <= LONGEST_VALUE)
 
     def parse(text: str) -> Any:
         name, equals, value = text.partition("=")
@@ -145,7 +176,7 @@ def table(help: str) -> Any:
             raise ValueError
         try:
             return {name: json.loads(value)}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {name: value}
 
-    return _option({}, help, Kind("name=value", convert, parse))
+    return _option({}, help, Kind("name=value, the value true, false, a number or text", convert, parse))

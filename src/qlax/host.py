@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.check_host import check_host_env
-from qlax.errors import UserError, described
-from qlax.pqn import PQN, Decision, Mean, Rollout, TrainState, Transition
+from qlax.errors import RunError, UserError, described
+from qlax.pqn import PQN, Decision, Rollout, TrainState, Transition
+from qlax.record import Learn, Record
 from qlax.types import HostEnv, PyTree, Step
 
 
-class HostError(RuntimeError):
+class HostError(RunError):
     """Environments on the host crashed, or gave no answer in time; the message says which and what."""
 
 
@@ -181,12 +182,13 @@ class DeviceFunctions:
 
     Args:
       algorithm: made without an environment.
+      learn: from a rollout, and record what is measured.
       num_envs: N.
       num_steps: T.
     """
 
-    def __init__(self, algorithm: PQN, num_envs: int, num_steps: int):
-        self.algorithm, self.num_envs, self.num_steps = algorithm, num_envs, num_steps
+    def __init__(self, algorithm: PQN, learn: Learn, num_envs: int, num_steps: int):
+        self.algorithm, self._learn, self.num_envs, self.num_steps = algorithm, learn, num_envs, num_steps
 
     def begin(self, state: TrainState) -> tuple[jax.Array, list[Part]]:
         """The key that learning goes on with, and the state's parts."""
@@ -204,29 +206,30 @@ class DeviceFunctions:
         return part._replace(key=acted.key, memory=acted.memory), decision
 
     def learn(
-        self, state: TrainState, key: jax.Array, parts: list[Part], seen: list[Transition]
-    ) -> tuple[TrainState, dict[str, Mean]]:
-        """`algorithm.learn` from what all parts saw, in order of time and then part."""
+        self, state: TrainState, record: Record, key: jax.Array, parts: list[Part], seen: list[Transition]
+    ) -> tuple[TrainState, Record]:
+        """Learn from what all parts saw, in order of time and then part."""
+        return self._learn(_joined(state, key, parts), record, self._rollout(state, seen))
 
+    def _rollout(self, state: TrainState, seen: list[Transition]) -> Rollout:
         def stacked(*pieces):  # in one copy: rollouts of images are large
             return jnp.concatenate(pieces).reshape(self.num_steps, self.num_envs, *pieces[0].shape[1:])
 
-        rollout = Rollout(state.memory, jax.tree.map(stacked, *seen))
-        return self.algorithm.learn(_joined(state, key, parts), rollout)
+        return Rollout(state.memory, jax.tree.map(stacked, *seen))
 
     def go_on(self, state: TrainState, key: jax.Array, parts: list[Part]) -> tuple[jax.Array, TrainState]:
         """A key to learn with, and the state from which the next rollout begins meanwhile."""
         key, key_next = jax.random.split(key)
         return key, _joined(state, key_next, parts)
 
-    def standing_still(self, state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
-        """An update in which every step shows the same: to trace what an update calls."""
+    def standing_still(self, state: TrainState) -> tuple[TrainState, Rollout]:
+        """A rollout in which every step shows the same: to trace what an update calls."""
         key, parts = self.begin(state)
         seen = []
         for part in parts:
             part, decision = self.act(state, part)
             seen.append(self.algorithm.observe(state._replace(step=part.step), decision, (), part.step)[1])
-        return self.learn(state, key, parts, seen * self.num_steps)
+        return _joined(state, key, parts), self._rollout(state, seen * self.num_steps)
 
 
 def _joined(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
@@ -280,7 +283,8 @@ def evaluate(
     state: TrainState,
     seed: int,
     max_steps: int,
-) -> dict[str, np.ndarray]:
+    stopped: Callable[[], bool],
+) -> dict[str, np.ndarray] | None:
     """One greedy episode in each of E environments, as `qlax.evaluate`: the first whole one of each.
 
     Args:
@@ -289,9 +293,10 @@ def evaluate(
       state: of the run; its memory is not touched.
       seed: of the episodes.
       max_steps: an episode this long is cut, and counts as it stands.
+      stopped: whether the run is to be stopped, asked at every step: an evaluation may take minutes.
 
     Returns:
-      Metrics `[E]`: the environment's own at the end of its episode, such as `episode_return`, and `cut`.
+      Metrics `[E]` as those of `qlax.evaluate`; None if it was stopped.
     """
     worker.reset(seed)
     step, metrics = worker.result()
@@ -302,16 +307,26 @@ def evaluate(
     parameters = frozen(state)._replace(hyper=greedy)
     unfinished, steps = np.ones(envs, bool), 0
     records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}
+    records["overestimation"] = np.full(envs, np.nan, np.float32)
+    excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
+    gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
     so_far = {"episode_return": np.zeros(envs, np.float32), "episode_length": np.zeros(envs, np.float32)}
     while unfinished.any() and steps < max_steps:
+        if stopped():
+            return None
         part, decision = act(parameters, part)
         worker.step(np.asarray(decision.action))
         step, metrics = worker.result()
+        if steps == 0:
+            excess += np.asarray(decision.value).mean(-1)
+        excess -= reward_scale * discount * np.asarray(step.reward)
+        discount = np.where(step.terminated, 0, gamma * discount)
         part, steps = part._replace(step=step), steps + 1
         so_far["episode_return"] += metrics["raw_reward"]
         so_far["episode_length"] += 1
         ended = unfinished & ~np.isnan(metrics["episode_return"])
-        records = {name: np.where(ended, metrics[name], record) for name, record in records.items()}
+        seen = metrics | {"overestimation": excess}
+        records = {name: np.where(ended, seen[name], record) for name, record in records.items()}
         unfinished &= ~ended
     records |= {name: np.where(unfinished, value, records[name]) for name, value in so_far.items()}
     return records | {"cut": unfinished.astype(np.float32)}

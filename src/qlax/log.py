@@ -1,7 +1,9 @@
 """Where measurements go: a file of JSON lines, and the terminal."""
 
+import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,31 +13,110 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from qlax.files import free_name, write_whole
+
+CHECKSUM = 16  # hexadecimal digits
+
 
 class MetricsFile:
     """`metrics.jsonl`: a line a logging interval, appended and flushed; what has no value is null."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._checksums: list[str] = []  # of the lines that are in it
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one line; arrays become lists."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({name: _plain(value) for name, value in line.items()}) + "\n")
+        written = (json.dumps({name: _plain(value) for name, value in line.items()}) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.write(written)
+        self._checksums.append(_checksum(written))
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines; one that a crash cut short at the end is left out."""
-        if not self.path.exists():
-            return []
-        complete = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [json.loads(line) for line in complete]
+        """All lines; one that a crash cut short, or that is damaged, is left out."""
+        return _lines(self._content())
 
-    def keep(self, updates: int) -> None:
-        """Drop whatever lines are later than this number of updates: they will be written again."""
-        kept = [line for line in self.read() if line["updates"] <= updates]
-        aside = self.path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        aside.replace(self.path)
+    def checksums(self) -> str:
+        """What `cut` goes by: `CHECKSUM` characters a line."""
+        return "".join(self._checksums)
+
+    def sync(self) -> None:
+        """Have what was appended survive a loss of power."""
+        if self.path.exists():
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+    def cut(self, checksums: str) -> str:
+        """Drop whatever is not, or no longer, a line that was there once: what came later will be written again.
+
+        Args:
+          checksums: of the lines that were there.
+
+        Returns:
+          What was lost, if the file does not begin with them; it is then set aside, and those still in it are kept.
+        """
+        wanted = [checksums[begin : begin + CHECKSUM] for begin in range(0, len(checksums), CHECKSUM)]
+        content = self._content()
+        lines = [line + b"\n" for line in content.split(b"\n")[:-1]]
+        kept, lost = lines[: len(wanted)], ""
+        if list(map(_checksum, kept)) != wanted:
+            found = {_checksum(line): line for line in lines}
+            kept = [found[checksum] for checksum in wanted if checksum in found]
+            lost = f"{self.path} is damaged: {len(kept)} of {len(wanted)} lines are as they were{self._set_aside()}"
+        self._begin(kept, content)
+        return lost
+
+    def clear(self, set_aside_from: int) -> str:
+        """Drop all: it will be written again.
+
+        Args:
+          set_aside_from: a file whose lines come as far as this number of updates, or are damaged, is set aside.
+
+        Returns:
+          Where it was set aside, if it was.
+        """
+        content = self._content()
+        lines = _lines(content)
+        is_kept = any(line["updates"] >= set_aside_from for line in lines) or len(lines) < content.count(b"\n")
+        aside = f"{self.path} was written already{self._set_aside()}" if is_kept else ""
+        self._begin([], content)
+        return aside
+
+    def _begin(self, kept: list[bytes], content: bytes) -> None:
+        if b"".join(kept) != content or not self.path.exists():
+            write_whole(self.path, b"".join(kept))
+        self._checksums = list(map(_checksum, kept))
+
+    def _set_aside(self) -> str:
+        if not self.path.exists():
+            return ""
+        aside = free_name(self.path.with_suffix(".damaged.jsonl"))
+        self.path.rename(aside)
+        return f"; set aside as {aside.name}"
+
+    def _content(self) -> bytes:
+        return self.path.read_bytes() if self.path.exists() else b""
+
+
+def _checksum(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:CHECKSUM]
+
+
+def _lines(content: bytes) -> list[dict[str, Any]]:
+    """Those that are whole; each has its `updates`."""
+    lines = []
+    for written in content.split(b"\n")[:-1]:
+        try:
+            line = json.loads(written)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and type(line.get("updates")) is int and all(map(_is_measurement, line.values())):
+            lines.append(line)
+    return lines
+
+
+def _is_measurement(value: Any) -> bool:
+    return all(x is None or type(x) in (int, float) for x in (value if isinstance(value, list) else [value]))
 
 
 def curves(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -87,9 +168,9 @@ class ProgressDisplay:
         shown += f", greedy {greedy:.4g}" if math.isfinite(greedy) else ""
         self._progress.update(self._task, completed=done, speed=f"{steps_per_second:,.0f} steps/s", shown=shown)
 
-    def say(self, text: str) -> None:
-        """A line of its own above the display."""
-        if self._visible:
+    def say(self, text: str, always: bool = False) -> None:
+        """A line of its own above the display; `always`: even where there is none."""
+        if self._visible or always:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:

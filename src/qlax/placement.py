@@ -16,8 +16,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qlax.errors import UserError
 from qlax.types import PyTree
 
+DETERMINISTIC_OPTIONS: dict[str, Any] = {  # of a GPU; a CPU's operations are deterministic
+    "xla_gpu_deterministic_ops": True,
+    "xla_gpu_autotune_level": 0,  # measures on the spot which algorithm is fastest, so another day another one
+}
 CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "",  # XLA's fusions around matrix products are slower than Eigen's products
     "xla_backend_optimization_level": 1,  # compiles in four fifths of the time, and runs as fast
@@ -42,12 +47,13 @@ class Placement:
       sharding: of arrays with the axis R first.
     """
 
-    def __init__(self, num_runs: int):
+    def __init__(self, num_runs: int, deterministic: bool = False):
         chosen = jax.config.values["jax_default_device"]
         devices = [chosen] if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)
         self.num_devices = _largest_divisor(num_runs, len(devices))
         self.at_once = 1 if devices[0].platform == "cpu" else num_runs // self.num_devices
         self._num_runs = num_runs
+        self._deterministic = deterministic
         self._available = len(devices)
         self._device = devices[0]
         self._mesh = Mesh(np.array(devices[: self.num_devices]), ("runs",))
@@ -69,27 +75,29 @@ class Placement:
     def _on_each(self) -> int:
         return self._num_runs // self.num_devices
 
-    def lower(self, function: Callable[..., PyTree], runs: PyTree, *shared: Any, donate: bool = False) -> Any:
-        """Trace `function(runs, *shared)` for all runs; `compile` does the rest.
+    def lower(
+        self, function: Callable[..., PyTree], *runs: PyTree, shared: tuple[Any, ...] = (), donate: bool = False
+    ) -> Any:
+        """Trace `function(*runs, *shared)` for all runs; `compile` does the rest.
 
         Args:
           function: of any number of runs `[r, ...]` side by side, and of what they share; returns `[r, ...]`.
           runs: shapes `[R, ...]`; the compiled function wants them sharded as `sharding` says.
           shared: arguments that are the same for all.
-          donate: whether the result may take the memory of `runs`.
+          donate: whether the result may take the memory of the first argument.
         """
-        specs = (PartitionSpec("runs"), *(PartitionSpec() for _ in shared))
-        spread = jax.shard_map(
-            self._in_turns(function), mesh=self._mesh, in_specs=specs, out_specs=specs[0], check_vma=False
-        )
+        split = PartitionSpec("runs")
+        in_specs = (*(split for _ in runs), *(PartitionSpec() for _ in shared))
+        turns = self._in_turns(function, len(runs))
+        spread = jax.shard_map(turns, mesh=self._mesh, in_specs=in_specs, out_specs=split, check_vma=False)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), runs)
         # Said of the results too, as XLA keeps nothing of arrays without elements, which some environments have.
         jitted = jax.jit(spread, donate_argnums=(0,) if donate else (), out_shardings=self.sharding)
-        return jitted.lower(shapes, *shared)
+        return jitted.lower(*shapes, *shared)
 
     def compile(self, lowered: Any) -> Any:
         """XLA's part, which any thread may do."""
-        return lowered.compile(compiler_options=compiler_options(self._device.platform))
+        return lowered.compile(compiler_options=compiler_options(self._device.platform, self._deterministic))
 
     def fit(self, chunk: Any) -> bool:
         """Whether the device's memory holds the compiled chunk and a snapshot of its state; else lowers `at_once`."""
@@ -104,15 +112,21 @@ class Placement:
         self.at_once = _largest_divisor(self._on_each, max(1, min(self.at_once - 1, self.at_once * limit // used)))
         return False
 
-    def _in_turns(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """The function of as many runs as a device has, computed so many at once."""
+    def _in_turns(self, function: Callable[..., PyTree], num_of_runs: int) -> Callable[..., PyTree]:
+        """The function of as many runs as a device has, computed so many at once.
+
+        Args:
+          function: as in `lower`.
+          num_of_runs: of its arguments so many are of runs, the others are shared.
+        """
         if self.at_once == self._on_each:
             return function
 
         @functools.wraps(function)
-        def in_turns(runs, *shared):
+        def in_turns(*arguments):
+            runs, shared = arguments[:num_of_runs], arguments[num_of_runs:]
             groups = jax.tree.map(lambda x: x.reshape(-1, self.at_once, *x.shape[1:]), runs)
-            done = jax.lax.map(lambda group: function(group, *shared), groups)
+            done = jax.lax.map(lambda group: function(*group, *shared), groups)
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
 
         return in_turns
@@ -123,8 +137,16 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 @functools.cache
-def compiler_options(platform: str) -> dict[str, Any]:
-    """XLA's options for a kind of device; those this XLA knows."""
+def compiler_options(platform: str, deterministic: bool = False) -> dict[str, Any]:
+    """XLA's options for a kind of device; those this XLA knows.
+
+    Args:
+      platform: the kind of device.
+      deterministic: the same bits every time, which a GPU has to be asked for.
+
+    Raises:
+      UserError: this XLA does not know how.
+    """
 
     def known(name, value):
         try:
@@ -134,4 +156,8 @@ def compiler_options(platform: str) -> dict[str, Any]:
         return True
 
     options = CPU_OPTIONS if platform == "cpu" else {}
-    return {name: value for name, value in options.items() if known(name, value)}
+    wanted = DETERMINISTIC_OPTIONS if deterministic and platform == "gpu" else {}
+    for name, value in wanted.items():
+        if not known(name, value):
+            raise UserError(f"deterministic: this version of XLA has no {name}")
+    return {name: value for name, value in options.items() if known(name, value)} | wanted

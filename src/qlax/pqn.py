@@ -85,7 +85,7 @@ class Mean(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that changes. A checkpoint is this and nothing else."""
+    """Everything that changes."""
 
     params: PyTree
     stats: PyTree  # the network's other collections (statistics of its normalisation)
@@ -101,7 +101,7 @@ class TrainState(NamedTuple):
 class PQN(NamedTuple):
     """Pure functions; all but `rollout` and `update` also serve environments that live on the host."""
 
-    init: Callable[..., TrainState]  # key, hyper, step, env=() -> TrainState
+    init: Callable[..., TrainState]  # key, hyper, step, env=(), variables=None (of the network) -> TrainState
     act: Callable[[TrainState], tuple[TrainState, Decision]]
     observe: Callable[[TrainState, Decision, PyTree, Step], tuple[TrainState, Transition]]
     rollout: Callable[[TrainState], tuple[TrainState, Rollout]]
@@ -196,18 +196,18 @@ def make(
         progress = jnp.where(horizon > 0, jnp.minimum(updates / jnp.maximum(horizon, 1e-6), 1.0), 1.0)
         return h.epsilon_start + progress * (h.epsilon_end - h.epsilon_start)
 
-    def init(key: jax.Array, hyper: Hyper, step: Step, env: PyTree = ()) -> TrainState:
+    def init(key: jax.Array, hyper: Hyper, step: Step, env: PyTree = (), variables: PyTree | None = None) -> TrainState:
         n, m = jax.tree.leaves(step.obs)[0].shape[:2]
         obs = jax.tree.map(lambda x: x.reshape(1, n * m, *x.shape[2:]), step.obs)
         memory = network.initial_memory(n * m)
         key, key_network = jax.random.split(key)
-        variables = dict(network.init(key_network, memory, obs, jnp.ones((1, n * m), bool), False))
-        params = variables.pop("params")
+        stats = dict(variables or network.init(key_network, memory, obs, jnp.ones((1, n * m), bool), False))
+        params = stats.pop("params")
         hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper)
         opt_state = optimizer(hyper, num_gradient_steps).init(params)
         step = step._replace(terminated=jnp.ones(n, bool))  # an episode begins: nothing came before
         memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
-        return strong(TrainState(params, variables, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
+        return strong(TrainState(params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
 
     def act(state: TrainState) -> tuple[TrainState, Decision]:
         key, key_now = jax.random.split(state.key)

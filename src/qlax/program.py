@@ -1,20 +1,21 @@
 """What a configuration means: its environments, network and the functions that a run compiles."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import envs, evaluate, host, networks, pqn
+from qlax import envs, evaluate, host, networks, pqn, record
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.envs.wrappers import is_named
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
-from qlax.types import HostEnv, Step, strong
+from qlax.types import HostEnv, PyTree, Step, strong
 
 NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
 MIXINGS = {"sum": VDN, "none": INDEPENDENT}
@@ -35,6 +36,7 @@ class Program:
     Attributes:
       on_host: whether the environments live on the host.
       shapes: of the state of all runs, `[R, ...]`.
+      variables: shapes of those of the network, of all runs.
     """
 
     def __init__(self, config: Config, plugins: dict[str, Any]):
@@ -82,9 +84,12 @@ class Program:
             raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
         mixing = {"mixing": MIXINGS[config.mixing]}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **(mixing | plugins))
-        update = _with_shared_at(env, config.num_updates, self.algorithm.update)
-        self.host_functions = host.DeviceFunctions(self.algorithm, config.num_envs, config.num_steps)
-        self.update = jax.vmap(jax.jit(update))  # jit: traced once for all that is made of it
+        self._share = _shared_at(env, config.num_updates)
+        self._learn, self._measure = record.make(self.algorithm, network)
+        self.host_functions = host.DeviceFunctions(self.algorithm, self._learn, config.num_envs, config.num_steps)
+        # jit: traced once for all that is made of it.
+        self._rollout = jax.jit(self.host_functions.standing_still if self.on_host else self.algorithm.rollout)
+        self.update = jax.vmap(self._update)
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
@@ -105,58 +110,82 @@ class Program:
         self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
-        if config.network is not None or plugins:
-            self._check_traces(step)
-        self.shapes = self._shapes(step)
+        with self._contract():
+            self.shapes = self._shapes(step)
+            self._sums = self._measures()
+        self.variables = {"params": self.shapes.params, **self.shapes.stats}
 
     def _shapes(self, step: Step) -> pqn.TrainState:
         """Of the state of all runs, whose environments show `step` first."""
         runs = (self.seeds, self.hyper)
         if not self.on_host:
-            return jax.eval_shape(self.start, runs)
+            return jax.eval_shape(self.start, *runs, ())
         init = self.algorithm.init
         return jax.eval_shape(
             jax.vmap(lambda seed, hyper, step: init(jax.random.key(seed), hyper, step), (0, 0, None)), *runs, step
         )
 
-    def _check_traces(self, step: Step) -> None:
-        """What the user brought does what is asked of it."""
+    def _measures(self) -> dict[str, pqn.Mean]:
+        """Shapes of what an update of one run measures."""
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
+        return jax.eval_shape(lambda state: self._measure(*self._rollout(self._share(state)))[1], one)
+
+    @contextmanager
+    def _contract(self) -> Iterator[None]:
+        """Whatever goes wrong within is said of the network or the plug-ins, where they are the user's."""
         try:
-            update = jax.vmap(self.host_functions.standing_still) if self.on_host else self.update
-            jax.eval_shape(update, self._shapes(step))
+            yield
         except Exception as error:
+            if self.config.network is None and not self.plugins:
+                raise
             network, plugins = self.config.network, " and ".join(self.plugins)
             what = f"network {network!r}" if network is not None else f"plugin {plugins}"
             where = "qlax.Network" if network is not None else "qlax.pqn.make"
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{what} breaks its contract, see {where}: {first_line}") from error
 
-    def start(self, runs: tuple[jax.Array, pqn.Hyper]) -> pqn.TrainState:
-        """States of runs given by seed and hyper-parameters, before the first update."""
+    def start(self, seeds: jax.Array, hyper: pqn.Hyper, variables: PyTree) -> pqn.TrainState:
+        """States of runs before the first update.
 
-        def one(seed, hyper):
+        Args:
+          seeds: `[R]` uint32.
+          hyper: each `[R]`.
+          variables: of the network, `[R, ...]`; () for new ones.
+        """
+
+        def one(seed, hyper, variables):
             key_env, key_init, _ = _keys(seed)
             env_state, step = self.vec.reset(key_env)
-            return self.algorithm.init(key_init, hyper, step, env_state)
+            return self.algorithm.init(key_init, hyper, step, env_state, variables)
 
-        return jax.vmap(one)(*runs)
+        return jax.vmap(one)(seeds, hyper, variables)
 
-    def chunk(self, state: pqn.TrainState, num_updates: jax.Array) -> tuple[pqn.TrainState, dict[str, pqn.Mean]]:
-        """So many updates of all runs, and their metrics added up.
+    def new_record(self) -> record.Record:
+        """Of all runs, `[R, ...]`, before the first update."""
+        return record.empty(self._sums, len(self.seeds))
 
-        The number is not static, so the last, shorter chunk is the same program: one compilation, and the
-        same bits whatever the length.
+    def _update(self, state: pqn.TrainState, seen: record.Record) -> tuple[pqn.TrainState, record.Record]:
+        """One update of one run."""
+        state, rollout = self._rollout(self._share(state))
+        return self._learn(state, seen, rollout)
+
+    def chunk(
+        self, state: pqn.TrainState, seen: record.Record, num_updates: jax.Array, fresh: jax.Array
+    ) -> tuple[pqn.TrainState, record.Record]:
+        """So many updates of all runs.
+
+        The number is not static, so chunks of any length are the same program: one compilation, and the same bits.
+
+        Args:
+          state: of the runs, `[R, ...]`.
+          seen: what was measured so far, `[R, ...]`.
+          num_updates: int32.
+          fresh: bool, whether a new line of metrics begins.
         """
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(self.update, state)[1])
+        carry = (state, record.begun(seen, fresh))
+        return jax.lax.fori_loop(0, num_updates, lambda _, carry: self.update(*carry), carry)
 
-        def one(_, carry):
-            state, sums = carry
-            state, metrics = self.update(state)
-            return state, jax.tree.map(jnp.add, sums, metrics)
-
-        return jax.lax.fori_loop(0, num_updates, one, (state, nothing))
-
-    def evaluate(self, runs: tuple[pqn.TrainState, jax.Array]) -> dict[str, jax.Array]:
+    def evaluate(self, state: pqn.TrainState, seeds: jax.Array) -> dict[str, jax.Array]:
         """Greedy episodes of runs given by state and seed, `[R, E]`.
 
         The same worlds whenever the same number of updates is done.
@@ -166,7 +195,7 @@ class Program:
             _, _, key = _keys(seed)
             return self._evaluate(jax.random.fold_in(key, state.updates), state)
 
-        return jax.vmap(one)(*runs)
+        return jax.vmap(one)(state, seeds)
 
 
 def _floats(values: Iterable[float]) -> jax.Array:
@@ -218,18 +247,18 @@ def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Ve
     return Vec(env, num_envs, reset_ratio=reset_ratio, time_limit_is_terminal=config.time_limit_is_terminal)
 
 
-def _with_shared_at(env: Any, num_updates: int, update: Callable[..., Any]) -> Callable[..., Any]:
-    """The update, before which what the copies share becomes what the environment wants it to be by then."""
+def _shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.TrainState]:
+    """Before an update: what the copies share becomes what the environment wants it to be by then."""
     if not (hasattr(env, "shared_at") or hasattr(env, "shared_after")):
-        return update
+        return lambda state: state
 
-    def with_shared(state: pqn.TrainState) -> Any:
+    def share(state: pqn.TrainState) -> pqn.TrainState:
         progress = state.updates.astype(jnp.float32) / num_updates
         if hasattr(env, "shared_at"):
             shared = env.shared_at(progress)
         else:
             variables = {"params": state.params, **state.stats}
             shared = env.shared_after(*state.env.shared, progress, variables)
-        return update(state._replace(env=state.env._replace(shared=(strong(shared),))))
+        return state._replace(env=state.env._replace(shared=(strong(shared),)))
 
-    return with_shared
+    return share

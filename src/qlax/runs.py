@@ -4,8 +4,9 @@ Both give the trainer the same: states with the axis R first, chunks of updates,
 """
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -14,15 +15,20 @@ import numpy as np
 
 from qlax import host
 from qlax.placement import Placement, compiler_options
-from qlax.pqn import Mean, TrainState
+from qlax.pqn import TrainState
 from qlax.program import Program
+from qlax.record import Record, begun
+from qlax.types import PyTree
 
-Metrics = dict[str, Mean]
-Evaluation = Callable[[], dict[str, np.ndarray]]  # waits for what was asked for before, [R, E]
+Evaluation = Callable[[], dict[str, np.ndarray] | None]  # waits for what was asked for before, [R, E]
 
 
 class DeviceRuns:
     """All runs in one program; calls return before the device has done what they ask for.
+
+    Args:
+      program: what they compute.
+      initial: variables of the network to begin with, `[R, ...]`; () for new ones.
 
     Attributes:
       num_devices: used.
@@ -31,9 +37,9 @@ class DeviceRuns:
 
     asynchronous = True
 
-    def __init__(self, program: Program):
-        self._program = program
-        self._placement = Placement(len(program.seeds))
+    def __init__(self, program: Program, initial: PyTree):
+        self._program, self._initial = program, initial
+        self._placement = Placement(len(program.seeds), program.config.deterministic)
         self.num_devices = self._placement.num_devices
         self.waited: dict[str, float] = {}
 
@@ -48,19 +54,27 @@ class DeviceRuns:
 
     def begin(self, restored: TrainState | None) -> TrainState:
         """The state before the first update, or the one that was saved."""
+        sharding = self._placement.sharding
         if restored is not None:
-            return jax.device_put(restored, self._placement.sharding)
-        return self._start(jax.device_put((self._program.seeds, self._program.hyper), self._placement.sharding))
+            return jax.device_put(restored, sharding)
+        return self._start(*jax.device_put((self._program.seeds, self._program.hyper, self._initial), sharding))
 
-    def chunk(self, state: TrainState, num_updates: int) -> tuple[TrainState, Metrics]:
-        """So many updates, and their metrics added up; takes the memory of `state`."""
-        return self._chunk(state, num_updates)
+    def record(self, saved: Record) -> Record:
+        """Where `chunk` wants it."""
+        return jax.device_put(saved, self._placement.sharding)
+
+    def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
+        """So many updates; takes the memory of `state`. The sums of `record` begin at zero if `fresh`."""
+        return self._chunk(state, record, num_updates, fresh)
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Greedy episodes, asked for before `state` is taken by the next chunk."""
-        seeds = jax.device_put(self._program.seeds, self._placement.sharding)
-        dispatched = self._evaluate((state, seeds))
+        dispatched = self._evaluate(state, jax.device_put(self._program.seeds, self._placement.sharding))
         return lambda: jax.device_get(dispatched)
+
+    def variables(self, state: TrainState) -> PyTree:
+        """The network's, in memory that no chunk takes."""
+        return self._variables(state)
 
     def copy(self, state: TrainState) -> TrainState:
         """A snapshot."""
@@ -72,21 +86,27 @@ class DeviceRuns:
     def _compile(self) -> None:
         """At the same time: XLA is on one core most of the time."""
         program, placement = self._program, self._placement
-        with ThreadPoolExecutor() as pool:
+        with _pool() as pool:
 
             def compiled(*arguments, **options):
                 return pool.submit(placement.compile, placement.lower(*arguments, **options))
 
-            chunk = compiled(program.chunk, program.shapes, 0, donate=True)
-            evaluate = compiled(program.evaluate, (program.shapes, program.seeds))
-            start = compiled(program.start, (program.seeds, program.hyper))
+            chunk = compiled(program.chunk, program.shapes, program.new_record(), shared=(0, False), donate=True)
+            evaluate = compiled(program.evaluate, program.shapes, program.seeds)
+            start = compiled(program.start, program.seeds, program.hyper, self._initial)
             copy = compiled(lambda state: jax.tree.map(jnp.copy, state), program.shapes)
-            futures = (start, chunk, evaluate, copy)
-            self._start, self._chunk, self._evaluate, self._copy = (future.result() for future in futures)
+            variables = compiled(lambda state: jax.tree.map(jnp.copy, variables_of(state)), program.shapes)
+            futures = (start, chunk, evaluate, copy, variables)
+            self._start, self._chunk, self._evaluate, self._copy, self._variables = (f.result() for f in futures)
 
 
 class HostRuns:
     """Runs that take turns, a chunk each: every run has environments of its own, and all share the evaluation's.
+
+    Args:
+      program: what they compute.
+      initial: variables of the network to begin with, `[R, ...]`; () for new ones.
+      stopped: whether the run is to be stopped.
 
     Attributes:
       num_devices: used.
@@ -96,8 +116,8 @@ class HostRuns:
     asynchronous = False
     num_devices = 1
 
-    def __init__(self, program: Program):
-        self._program = program
+    def __init__(self, program: Program, initial: PyTree, stopped: Callable[[], bool]):
+        self._program, self._initial, self._stopped = program, initial, stopped
         self._compiled: Any = None
         self._act_in_evaluation: Any = None
         self._workers: list[list[host.Worker]] = []
@@ -129,13 +149,14 @@ class HostRuns:
             step=jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), parts[0].step),
             memory=jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), parts[0].memory),
         )
-        options = compiler_options(jax.default_backend())
-        with ThreadPoolExecutor() as pool:
+        options = compiler_options(jax.default_backend(), config.deterministic)
+        with _pool() as pool:
 
             def compiled(function, *arguments):
                 return pool.submit(jax.jit(function).lower(*arguments).compile, options)
 
-            learn = compiled(functions.learn, state, key, parts, [seen] * (config.num_steps * len(parts)))
+            record = jax.tree.map(lambda x: x[0], self._program.new_record())
+            learn = compiled(functions.learn, state, record, key, parts, [seen] * (config.num_steps * len(parts)))
             act = compiled(functions.act, parameters, parts[0])
             act_in_evaluation = compiled(functions.act, parameters, in_evaluation)
             begin = compiled(functions.begin, state)
@@ -159,44 +180,46 @@ class HostRuns:
             steps = [worker.result()[0] for worker in workers]
             step = jax.tree.map(lambda *x: jnp.concatenate(x), *steps)
             if restored is None:
-                hyper = jax.tree.map(lambda x, run=run: x[run], program.hyper)
-                states.append(jax.jit(program.algorithm.init)(jax.random.key(seed), hyper, step))
+                hyper, variables = jax.tree.map(lambda x, run=run: x[run], (program.hyper, self._initial))
+                states.append(jax.jit(program.algorithm.init)(jax.random.key(seed), hyper, step, (), variables))
             else:
                 state = jax.tree.map(lambda x, run=run: x[run], restored)
                 memory = jax.tree.map(jnp.zeros_like, state.memory)
                 states.append(state._replace(step=host.first_steps(step), memory=memory))
         return _together(states)
 
-    def chunk(self, state: TrainState, num_updates: int) -> tuple[TrainState, Metrics]:
-        """So many updates of every run, and their metrics added up.
+    def record(self, saved: Record) -> Record:
+        """Where `chunk` wants it."""
+        return jax.device_put(saved)
+
+    def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
+        """So many updates of every run; the sums of `record` begin at zero if `fresh`.
 
         Raises:
           HostError: environments crashed or hang; `state` is still there.
         """
         program, compiled, num_steps = self._program, self._compiled, self._program.config.num_steps
-        states, sums = [], []
+        states, records = [], []
         for run, workers in enumerate(self._workers):
-            one = jax.tree.map(lambda x, run=run: x[run], state)
-            total: Any = None
+            one, seen_of_one = jax.tree.map(lambda x, run=run: x[run], (state, begun(record, fresh)))
             acting = self._acting.get(run, one)  # whose parameters the rollout is collected with
             for _ in range(num_updates):
                 key, parts, seen = host.collect(compiled, program.algorithm, num_steps, workers, acting, self._waits)
                 if program.config.overlap:
                     key, acting = compiled.go_on(one, key, parts)
                     self._acting[run] = acting
-                one, metrics = compiled.learn(one, key, parts, seen)
+                one, seen_of_one = compiled.learn(one, seen_of_one, key, parts, seen)
                 acting = self._acting.get(run, one)
-                total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
             states.append(one)
-            sums.append(total)
-        sums = self._waits.until("device", lambda: jax.block_until_ready(sums))
-        return _together(states), _together(sums)
+            records.append(seen_of_one)
+        records = self._waits.until("device", lambda: jax.block_until_ready(records))
+        return _together(states), _together(records)
 
     def evaluate(self, state: TrainState) -> Evaluation:
-        """Greedy episodes, played when they are waited for."""
+        """Greedy episodes, played when they are waited for; None if the run was stopped meanwhile."""
         program = self._program
 
-        def play() -> dict[str, np.ndarray]:
+        def play() -> dict[str, np.ndarray] | None:
             played = []
             for run, seed in enumerate(program.seeds):
                 one = jax.tree.map(lambda x, run=run: x[run], state)
@@ -204,10 +227,19 @@ class HostRuns:
                 max_steps = program.config.eval_max_steps
                 assert self._evaluator is not None
                 assert max_steps is not None
-                played.append(host.evaluate(self._act_in_evaluation, self._evaluator, one, episodes, max_steps))
+                metrics = host.evaluate(
+                    self._act_in_evaluation, self._evaluator, one, episodes, max_steps, self._stopped
+                )
+                if metrics is None:
+                    return None
+                played.append(metrics)
             return {name: np.stack([metrics[name] for metrics in played]) for name in played[0]}
 
         return play
+
+    def variables(self, state: TrainState) -> PyTree:
+        """The network's."""
+        return variables_of(state)
 
     def copy(self, state: TrainState) -> TrainState:
         """Nothing takes its memory."""
@@ -235,6 +267,21 @@ class HostRuns:
 def _seed(seed: int, updates: int, part: int) -> int:
     """Of the environments of a part; those of other runs, parts and points of training are independent."""
     return int(np.random.SeedSequence([int(seed), updates, part]).generate_state(1)[0] >> 2)
+
+
+def variables_of(state: TrainState) -> PyTree:
+    """The network's variables, as it takes them."""
+    return {"params": state.params, **state.stats}
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads to compile on; who leaves in a hurry does not wait for them."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _together(trees: list[Any]) -> Any:

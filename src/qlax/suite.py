@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from qlax.config import FIELDS, Config, configure, from_file, presets
-from qlax.errors import UserError, nearest
+from qlax.errors import RunError, UserError, nearest
 from qlax.scores import aggregates, four_digits, table
-from qlax.trainer import Stopped
+from qlax.session import Stopped
 
 ATTEMPTS = 3  # to train a game, before it is given up
 POLL_SECONDS = 0.1
@@ -31,7 +31,7 @@ REPORTED = (
 SAYS_OF_WHERE = ("preset", "derived")  # fields that say where settings came from, and are none
 
 
-class JobsFailedError(RuntimeError):
+class JobsFailedError(RunError):
     """Some games could not be trained; the message names them."""
 
 

@@ -1,0 +1,45 @@
+"""Files that are there whole or not at all, whatever happens while they are written."""
+
+import contextlib
+import itertools
+import os
+from pathlib import Path
+
+PARTIAL = ".partial"  # ends the name of a file that is being written
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, after a loss of power too.
+
+    Raises:
+      OSError: it cannot be written; an old one is left as it was.
+    """
+    aside = path.with_name(path.name + PARTIAL)
+    try:
+        aside.unlink(missing_ok=True)
+        with open(aside, "xb") as file:  # a new one: an old name may be a link to elsewhere
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a loss of power, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with a number where there is such a file already."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(other for other in itertools.chain([path], numbered) if not os.path.lexists(other))
