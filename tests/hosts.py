@@ -1,6 +1,5 @@
 """Environments on the host for tests: in plain NumPy, as a user would write them, and some that fail."""
 
-import os
 import time
 
 import jax.numpy as jnp
@@ -132,29 +131,3 @@ class Growing(Crashing):
 
     def fail(self):
         pass
-
-
-class Dying:
-    """A wrapper of Gymnasium's environments, of which each ends its process in its thirtieth step."""
-
-    fail = staticmethod(lambda: os._exit(3))
-
-    def __new__(cls, env):
-        import gymnasium
-
-        class Wrapper(gymnasium.Wrapper):
-            steps = 0
-
-            def step(self, action):
-                self.steps += 1
-                if self.steps == 30:
-                    cls.fail()
-                return self.env.step(action)
-
-        return Wrapper(env)
-
-
-class Sleeping(Dying):
-    """The same, but it never answers again."""
-
-    fail = staticmethod(lambda: time.sleep(1000))

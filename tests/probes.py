@@ -15,10 +15,11 @@ from qlax.types import Step
 @contextlib.contextmanager
 def strict_and_quick():
     """Ranks must match, and programs that run for a moment are compiled without XLA's best efforts."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.numpy_rank_promotion("raise"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def show(obs, reward=0.0, terminated=False, truncated=False, legal=None, metrics=None) -> Step:

@@ -232,7 +232,7 @@ def test_wrong_settings_are_named(name, options, message):
 TINY = SMALL | {"hidden": (16,), "num_steps": 4, "total_steps": 4 * 16, "eval_max_steps": 8, "eval_episodes": 2}
 
 
-@pytest.mark.parametrize("game", ["Pong", "Breakout"])
+@pytest.mark.parametrize("game", ["Breakout", pytest.param("Pong", marks=pytest.mark.slow)])
 def test_games_are_trained_on(game, tmp_path):
     with strict_and_quick():
         result = qlax.train(f"atari/{game}", out=tmp_path / "run", **TINY)

@@ -31,14 +31,6 @@ EMPTY = {"navix": "navix/Navix-Empty-5x5-v0", "xminigrid": "xminigrid/MiniGrid-E
 TO_THE_GOAL = ("forward", "forward", "right", "forward", "forward")  # from one corner to the other
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    """Compile without XLA's best efforts."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def decoded(obs, categories):
     """Categories `[..., len(categories)]` of a one-hot grid, each of which has to have exactly one."""
     parts = np.split(np.asarray(obs), np.cumsum(categories)[:-1], axis=-1)

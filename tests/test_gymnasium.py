@@ -37,7 +37,7 @@ def tests_are_importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for processes of environments
 
 
-@pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
+@pytest.mark.parametrize("autoreset", ["next_step", pytest.param("same_step", marks=pytest.mark.slow)])
 def test_cartpole_is_learned(autoreset, tmp_path):
     result = qlax.train(CARTPOLE, out=tmp_path / "run", env_options={"autoreset": autoreset}, **FAST)
     assert result.summary["eval_return"]["mean"] >= 450
@@ -96,16 +96,20 @@ def test_processes_and_turns_show_the_same():
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "message"), [("Dying", "crashed"), ("Sleeping", "did not answer within 8 seconds")]
+    ("wrapper", "timeout", "message"),
+    [("Dying", 120, "crashed"), ("Sleeping", 10, "did not answer within 10 seconds")],
 )
-def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(wrapper, message, tmp_path, monkeypatch, pytestconfig):
+def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
+    wrapper, timeout, message, tmp_path, monkeypatch, pytestconfig
+):
     """In a process of its own, to see that it ends, and with it those of the environments."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
-    settings = SMALL | {"wrappers": f"hosts:{wrapper}", "host_timeout": 8, "eval_max_steps": 1, "out": tmp_path / "run"}
-    settings |= {"log_interval": 1, "eval_interval": 12, "checkpoint_interval": 12}
+    settings = SMALL | {"num_envs": 2, "eval_episodes": 1, "eval_max_steps": 1, "out": tmp_path / "run"}
+    settings |= {"log_interval": 1, "eval_interval": 24, "checkpoint_interval": 24}
+    settings |= {"wrappers": f"failing:{wrapper}", "host_timeout": timeout}
     command = [sys.executable, "-m", "qlax.cli", "train", CARTPOLE, *flags(settings)]
     done = subprocess.run(
-        [*command, "--env-options", "vectorization=async"], capture_output=True, text=True, timeout=80, check=False
+        [*command, "--env-options", "vectorization=async"], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 1, done.stderr
     assert message in done.stderr
@@ -136,7 +140,7 @@ def test_pictures_are_there_if_asked_for():
         ("CartPole-v1", {"autoreset": "never"}, "expected next_step, same_step"),
         ("CartPole-v1", {"vectorization": "asinc"}, "did you mean 'async'"),
         ("CartPole-v1", {"length": 3}, "unexpected keyword argument 'length'"),
-        ("CartPole-v1", {"wrappers": ("hosts:Nothing",)}, "no 'Nothing'"),
+        ("CartPole-v1", {"wrappers": ("failing:Nothing",)}, "no 'Nothing'"),
         ("CartPole-v1", {"vectorization": "vector_entry_point", "autoreset": "same_step"}, "the environment's own"),
     ],
 )

@@ -65,21 +65,7 @@ def beside_theirs(name):
         ours = env.step(jax.random.split(jax.random.split(key, 1)[0])[0], state, action, *shared)
         return strong((ours, after, of_members(obs), legal(after), reward["__all__"][0], done["__all__"][0]))
 
-    return env, quickly(reset), quickly(step)
-
-
-def quickly(function):
-    """Compiled when first called, without XLA's best efforts."""
-    compiled = jax.jit(function)
-
-    def call(*arguments):
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            return compiled(*arguments)
-        finally:
-            jax.config.update("jax_disable_most_optimizations", False)
-
-    return call
+    return env, jax.jit(reset), jax.jit(step)
 
 
 def random_legal(random, step, num_actions):
@@ -150,7 +136,7 @@ def test_overcooked_rewards_what_helps_at_first_and_reports_deliveries():
     assert [float(env.shared_at(progress)) for progress in (0.0, 0.25, 0.5, 1.0)] == [1, 0.5, 0, 0]
     sparse = make("jaxmarl/overcooked/cramped_room", shaping_fraction=0)
     assert [float(sparse.shared), float(sparse.shared_at(0.0))] == [0, 0]
-    step = quickly(lambda *arguments: env.step(KEYS[0], *arguments))
+    step = jax.jit(functools.partial(env.step, KEYS[0]))
     (inner, deliveries), _ = env.reset(KEYS[1])
     # The first agent stands before a pot, an onion in its hands; the second before the counter, with a soup.
     up, down, interact = 0, 1, 5

@@ -1,6 +1,5 @@
 """Jumanji compiles slowly on a CPU: few of its environments are stepped in CI, and states are made by hand."""
 
-import contextlib
 import functools
 import itertools
 from types import SimpleNamespace
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import jumanji
 import numpy as np
-import probes
 import pytest
 from jumanji.environments.logic.rubiks_cube.utils import make_solved_cube
 from jumanji.environments.routing.sokoban.env import Sokoban
@@ -24,25 +22,17 @@ KEY = jax.random.key(0)
 LIMIT = 3
 
 
-@contextlib.contextmanager
-def quick():
-    """Compiles quickly; ranks that do not match are Jumanji's own."""
-    with probes.strict_and_quick(), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def slow(*arguments):
     return pytest.param(*arguments, marks=pytest.mark.slow)
 
 
 @functools.cache
 def started(name, **options):
-    """An environment, its state, what its reset shows, and a compiled step; all of it compiled quickly."""
+    """An environment, its state, what its reset shows, and a compiled step."""
     env = make(f"jumanji/{name}", **options)
-    with quick():
-        state, first = jax.jit(env.reset)(KEY)
-        action = jnp.zeros(getattr(env, "num_agents", ()), jnp.int32)
-        step = jax.jit(lambda state, action: env.step(KEY, state, action)).lower(state, action).compile()
+    state, first = jax.jit(env.reset)(KEY)
+    action = jnp.zeros(getattr(env, "num_agents", ()), jnp.int32)
+    step = jax.jit(lambda state, action: env.step(KEY, state, action)).lower(state, action).compile()
     return state, first, lambda state, action: step(state, jnp.asarray(action, jnp.int32))
 
 
@@ -85,12 +75,11 @@ def test_sizes(name, options, num_actions, num_agents, time_limit):
 )
 def test_a_joint_action_is_the_choices_it_stands_for(name, choices):
     env, theirs = make(f"jumanji/{name}"), jumanji.make(name)
-    with quick():
-        _, first = jax.jit(env.reset)(KEY)
-        state, timestep = jax.jit(theirs.reset)(KEY)
-        after, shown = jax.jit(jax.vmap(lambda a: env.step(KEY, state, a)))(jnp.arange(env.num_actions))
-        each = jnp.array(list(itertools.product(*map(range, choices))))
-        after_theirs, shown_theirs = jax.jit(jax.vmap(lambda a: theirs.step(state, a)))(each)
+    _, first = jax.jit(env.reset)(KEY)
+    state, timestep = jax.jit(theirs.reset)(KEY)
+    after, shown = jax.jit(jax.vmap(lambda a: env.step(KEY, state, a)))(jnp.arange(env.num_actions))
+    each = jnp.array(list(itertools.product(*map(range, choices))))
+    after_theirs, shown_theirs = jax.jit(jax.vmap(lambda a: theirs.step(state, a)))(each)
     assert len(each) == env.num_actions
     for ours, expected in zip(jax.tree.leaves(after), jax.tree.leaves(after_theirs), strict=True):
         if not jax.dtypes.issubdtype(ours.dtype, jax.dtypes.prng_key):
@@ -231,8 +220,7 @@ def observed(kind, env=None, **fields):
     """What a network gets of an observation with these fields, from an environment with these attributes."""
     lists = {name: jnp.array(value) for name, value in fields.items() if isinstance(value, list | np.ndarray)}
     obs = SimpleNamespace(**(fields | lists))
-    with quick():
-        return jax.jit(lambda: suite.OBSERVATIONS[kind](SimpleNamespace(**(env or {})), obs))()
+    return jax.jit(lambda: suite.OBSERVATIONS[kind](SimpleNamespace(**(env or {})), obs))()
 
 
 def marked(text):

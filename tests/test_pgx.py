@@ -130,10 +130,11 @@ def test_options_of_games():
     still = make("pgx/minatar-breakout", sticky_action_prob=0)
     assert (still.num_actions, make("pgx/minatar-breakout", use_minimal_action_set=False).num_actions) == (3, 6)
     theirs = pgx.minatar.breakout.MinAtarBreakout(sticky_action_prob=0.0)
+    step_theirs, step_ours = jax.jit(theirs.step), jax.jit(still.step)
     state, step = still.reset(KEYS[0])
     for key in KEYS[:5]:
-        expected = theirs.step(state, jnp.int32(1), key)
-        state, step = still.step(key, state, jnp.int32(1))
+        expected = step_theirs(state, jnp.int32(1), key)
+        state, step = step_ours(key, state, jnp.int32(1))
         np.testing.assert_array_equal(step.obs, expected.observation)
     assert step.legal is None
     assert [make("pgx/go_9x9", **options).num_actions for options in ({"size": 5}, {"komi": 6.5})] == [26, 82]

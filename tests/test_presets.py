@@ -18,7 +18,8 @@ QUICK_SPREAD = {
 @pytest.mark.parametrize(
     ("preset", "seeds", "settings", "least", "most"),
     [
-        pytest.param("cartpole", 1, {}, 475, 500, id="cartpole"),
+        pytest.param("cartpole-fast", 1, {}, 475, 500, id="cartpole-fast"),
+        pytest.param("cartpole", 1, {}, 475, 500, id="cartpole", marks=pytest.mark.slow),
         pytest.param("acrobot", 2, {}, -100, -60, id="acrobot", marks=pytest.mark.slow),
         pytest.param("mountaincar", 2, {}, -130, -80, id="mountaincar", marks=pytest.mark.slow),
         pytest.param("memory-chain", 2, {}, 0.9, 1, id="memory", marks=pytest.mark.slow),
@@ -39,6 +40,7 @@ def test_a_preset_reaches_its_score(preset, seeds, settings, least, most, tmp_pa
     assert least <= result.summary["eval_return"]["mean"] <= most
 
 
+@pytest.mark.slow
 def test_two_cooks_deliver_soup(tmp_path):
     """While exploring, as a greedy team that learned for seconds may block itself. Random ones get 2 an episode."""
     settings = {"total_steps": 300_000, "hidden": (64, 64), "learning_rate": 1e-3, "eval_episodes": 8}

@@ -143,8 +143,12 @@ def train_recall(env, memory):
 
 @pytest.mark.parametrize(
     ("env", "memory"),
-    [(Recall(), "lstm"), (Team(Recall(), num_agents=2), "gru"), (Recall(), "mingru"), (Recall(), "lru")],
-    ids=["lstm", "team with gru", "mingru", "lru"],
+    [
+        pytest.param(Recall(), "lstm", id="lstm"),
+        pytest.param(Team(Recall(), num_agents=2), "gru", id="team with gru"),
+        pytest.param(Recall(), "lru", id="lru"),
+        pytest.param(Recall(), "mingru", id="mingru", marks=pytest.mark.slow),
+    ],
 )
 def test_memory_recalls_over_blank_steps(env, memory):
     first, last = train_recall(env, memory)

@@ -1,0 +1,30 @@
+"""Wrappers of Gymnasium's environments that fail; without JAX, which every process of an environment would import."""
+
+import os
+import time
+
+import gymnasium
+
+
+class Dying:
+    """A wrapper of Gymnasium's environments, of which each ends its process in its thirtieth step."""
+
+    fail = staticmethod(lambda: os._exit(3))
+
+    def __new__(cls, env):
+        class Wrapper(gymnasium.Wrapper):
+            steps = 0
+
+            def step(self, action):
+                self.steps += 1
+                if self.steps == 30:
+                    cls.fail()
+                return self.env.step(action)
+
+        return Wrapper(env)
+
+
+class Sleeping(Dying):
+    """The same, but it never answers again."""
+
+    fail = staticmethod(lambda: time.sleep(1000))
