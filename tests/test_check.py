@@ -155,6 +155,23 @@ def noise_of_python(state, step):
     return state, step._replace(reward=step.reward + random.random())
 
 
+def fails(message):
+    def change(state, step):
+        raise ValueError(message)
+
+    return change
+
+
+class NotReady(Counting):
+    @property
+    def time_limit(self):
+        raise RuntimeError("not\nready")
+
+    @time_limit.setter
+    def time_limit(self, limit):
+        pass
+
+
 def legal_as(dtype, *shape):
     return both(legal=lambda _: jnp.ones(shape, dtype))
 
@@ -261,6 +278,38 @@ BREAKS_THE_CONTRACT = {
         "metrics of reset have 'eval_return'",
     ),
     "error in reset": ({"reset": lambda state, step: 1 / 0}, "reset(key) cannot be traced by JAX: division by zero"),
+    "an error of many words": (
+        {"reset": fails("\n\n" + "x" * 999 + "\ny")},
+        f"cannot be traced by JAX: {'x' * 200}...",
+    ),
+    "an empty obs": (
+        both(obs=lambda _: jnp.zeros((0, 3))),
+        "obs of reset has shape (0, 3): no number; expected an array",
+    ),
+    "a tree of metrics": (
+        both(metrics=lambda _: {"own": {"count": jnp.float32(0)}}),
+        "metrics of reset have 'own' of shape None; expected a dict of scalars",
+    ),
+    "metrics by number": (
+        both(metrics=lambda _: {1: jnp.float32(0)}),
+        "metrics of reset have the name 1; expected text",
+    ),
+    "a key among the metrics": (
+        both(metrics=lambda _: {"own": jax.random.key(0)}),
+        "metrics of reset have 'own' of type key<fry>; expected numbers",
+    ),
+    "no end of actions": ({"num_actions": 10**30}, "num_actions is 1000000000000000000000000000000; expected a whole"),
+    "too many actions": (
+        {"num_actions": 2**26, "num_agents": 2},
+        "its environments, members and actions together are 134,217,728; expected at most 67,108,864",
+    ),
+    "too long a limit": ({"time_limit": 2**31}, "time_limit is 2147483648; expected a whole number of steps"),
+    "score of two": ({"score": lambda x, y: x}, "score(0.0) is no number: TypeError: "),
+    "score in words": ({"score": lambda x: "high"}, "score(0.0) is no number: ValueError: could not convert string"),
+    "a property that fails": (
+        {"env": NotReady()},
+        "time_limit cannot be read: RuntimeError: not ready; expected an attr",
+    ),
 }
 
 
@@ -609,6 +658,10 @@ def silent_where_cut(step):
     return step._replace(metrics=metrics)
 
 
+class Shared(Host):
+    shared_at = staticmethod(lambda progress: progress)
+
+
 BREAKS_ON_THE_HOST = {
     "resets that take a step, passed on": (
         Host(raw=True, time_limit=100),
@@ -651,12 +704,33 @@ BREAKS_ON_THE_HOST = {
         changed(lambda step: step._replace(terminated=step.terminated | ended(step)), time_limit=3),
         "terminated is set where the time limit of 3 falls; expected truncated",
     ),
+    "a reward each": (
+        changed(lambda step: step._replace(reward={"a": step.reward})),
+        "reward of reset has shape None; expected (3,), one an environment",
+    ),
+    "words for obs": (
+        changed(lambda step: step._replace(obs=np.array(["a"] * 3))),
+        "obs of reset holds <U1; expected numbers or bool",
+    ),
+    "names that have no order": (
+        changed(lambda step: step._replace(obs={1: step.obs, "a": step.obs})),
+        "obs of reset is no tree of arrays: ",
+    ),
+    "nothing to see": (
+        changed(lambda step: step._replace(obs=())),
+        "obs of reset holds no array: (); expected an array",
+    ),
+    "a name of the log": (
+        changed(lambda step: step._replace(metrics={**step.metrics, "loss": step.reward})),
+        "metrics of reset have 'loss', a name the log uses itself; expected another name",
+    ),
+    "what only JAX has": (Shared(), "it has 'shared_at', which only an environment in JAX may have"),
 }
 
 
 @pytest.mark.parametrize(("env", "message"), BREAKS_ON_THE_HOST.values(), ids=BREAKS_ON_THE_HOST)
 def test_what_a_host_env_does_wrong_is_named(env, message):
-    with pytest.raises(UserError, match=f"^environment Host: .*{re.escape(message)}"):
+    with pytest.raises(UserError, match=f"^environment {type(env).__name__}: .*{re.escape(message)}"):
         check_env(env)
 
 

@@ -42,13 +42,14 @@ def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
     assert [without_times(line) for line in first] == [without_times(line) for line in second]
 
 
-def test_every_kind_of_flag_reaches_the_configuration(tmp_path):
+def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):
+    """What is trained is what `config.json` holds, as another test shows."""
+    told = []
+    monkeypatch.setattr("qlax.train", lambda config, **options: told.append(config), raising=False)
+    monkeypatch.setattr("qlax.cli._report", lambda result: None)
     words = "--num-envs 4 --num-steps 1_6 --total-steps 1e2 --hidden 8,4 --dueling --env-options max_steps_in_episode=9"
-    small = {
-        name: value for name, value in SMALL.items() if name not in ("num_envs", "num_steps", "hidden", "total_steps")
-    }
-    assert main(["train", "cartpole", "--out", "run", *words.split(), "--norm", "none", *flags(small)]) == 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert main(["train", "cartpole", "--out", "run", *words.split(), "--norm", "none"]) == 0
+    config = json.loads(told[0].to_json())
     expected = {"num_envs": 4, "num_steps": 16, "total_steps": 100, "hidden": [8, 4], "dueling": True, "norm": "none"}
     assert {name: config[name] for name in expected} == expected
     assert config["env_options"] == {"max_steps_in_episode": 9}
@@ -85,7 +86,7 @@ def test_every_kind_of_flag_reaches_the_configuration(tmp_path):
         ("train broken_world:Silent", "environment Silent: reset(key) returns NoneType second; expected a qlax.Step"),
         ("train cartpole --encoder cnn", "encoder=cnn: expected an observation with three axes"),
         ("train cartpole --env-options max_steps_in_episode=Infinity", "max_steps_in_episode=inf: expected a number"),
-        ("train cartpole --out /dev/null/run", "cannot make the directory /dev/null/run: Not a directory"),
+        ("train cartpole --out /dev/null/run", "cannot make /dev/null/run: Not a directory"),
         ("train minatr/breakout", "did you mean 'minatar/breakout'"),
         ("train broken_world:explode", "broken_world:explode cannot be made: ZeroDivisionError: division by zero"),
         ("train cartpole --network broken_world:Silent --hidden 8", "hidden is for qlax's own network"),

@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"num_envs": 0}, r"num_envs=0: expected a whole number from 1"),
         ({"num_steps": 2.5}, r"num_steps=2.5: expected a whole number"),
         ({"seeds": True}, r"seeds=True: expected a whole number"),
-        ({"num_envs": [8, 16]}, r"num_envs=\[8, 16\]: expected a whole number from 1; several values are for .*lam"),
+        ({"num_envs": [8, 16]}, r"num_envs=\[8, 16\]: expected a whole number from 1.*; several values are for .*lam"),
         ({"norm": "leyer"}, r"norm='leyer': expected one of layer, .*did you mean 'layer'"),
         ({"dueling": 1}, r"dueling=1: expected true or false"),
         ({"hidden": []}, r"hidden=\[\]: expected whole numbers from 1"),
@@ -60,6 +60,33 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"reset_ratio": 3}, r"reset_ratio=3 does not divide num_envs=128; use 2 or 4"),
         ({"log_interval": 3, "eval_interval": 7}, r"eval_interval=7 is not a multiple of log_interval=3; use 9"),
         ({"env": ""}, r"env is missing"),
+        ({"num_steps": 10**5000}, r"num_steps=something of type int: expected a whole number from 1"),
+        ({"num_steps": 10**400}, r"num_steps=10{79}\.\.\.: expected a whole number from 1"),
+        ({"learning_rate": 1e39}, r"learning_rate=1e\+39: expected a number from 0 to 3.402823466e\+38"),
+        (
+            {"reward_scale": -1e308},
+            r"reward_scale=-1e\+308: expected a number from -3.402823466e\+38 to 3.402823466e\+38",
+        ),
+        ({"hidden": (8,) * 65}, r"expected whole numbers from 1 to 1,048,576, as 256,256, at most 64 of them"),
+        (
+            {"wrappers": ["a\nb"]},
+            r"wrappers=\['a\\nb'\]: expected names, as a,b: at most 64 of at most 200 printable characters$",
+        ),
+        ({"network": "x" * 10**7}, r"network='x{79}\.\.\.: expected at most 200 printable characters"),
+        ({"env_options": {1: 2}}, r"env_options=\{1: 2\}: expected name=value"),
+        ({"env_options": {"seed": 2**64}}, r"expected name=value"),
+        (
+            {"num_envs": 2**20, "num_steps": 2**11},
+            r"num_envs=1048576 x num_steps=2048 would be 2,147,483,648; expected at",
+        ),
+        # 2^31 gradient steps: 2^25 updates of 4096 steps, each twice in 32 minibatches
+        ({"total_steps": 2**37}, r"total_steps=\d+: the gradient steps .* would be 2,147,483,648; expected at most"),
+        ({"seeds": 257, "lam": np.linspace(0, 1, 256)}, r"seeds=257 x lam: the runs would be 65,792; expected at most"),
+        (
+            {"seeds": 2, "seed": 2**31 - 1},
+            r"seed=2147483647 and seeds=2: the last seed would be 2,147,483,648; expected",
+        ),
+        ({"num_envs": 2**31 - 2, "num_steps": 1, "num_minibatches": 4, "total_steps": 1}, r"use 3 or 6"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(settings, message):
@@ -88,10 +115,20 @@ def test_an_unknown_preset_is_named_with_the_nearest(target, hint):
         ("[1]", "holds a list; expected an object"),
         ('{"env": "a/b", "ALG_NAME": 1}', "unknown setting 'ALG_NAME'"),
         ('{"env": "a/b", "gamma": "high"}', "gamma='high'"),
+        ('{"env": "a/b", "lam": 0, "lam": 1}', "is not JSON: 'lam' stands there twice"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
+        (f'{{"env": "a/b", "seed": {"9" * 5000}}}', "is not JSON: Exceeds the limit"),
+        ('{"env": "a/b", "lam": NaN}', "lam=nan: expected a number from 0 to 1"),
+        ('{"env": "' + "a" * 2**20 + '"}', "has more than 1,048,576 bytes; expected the settings of a run"),
+        (b"\xff", "is not JSON: 'utf-8' codec can't decode"),
+        ('{"env": "a/b", "env_options": [1]}', r"env_options=\[1\]: expected name=value"),
+        ('{"env": "a/b", "derived": 5}', "derived=5: expected names"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
-    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        from_file(tmp_path / "config.json", env_options={"length": 3})
     with pytest.raises(UserError, match=message):
         from_file(tmp_path / "config.json")
 
@@ -99,6 +136,8 @@ def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing.json cannot be read"):
         from_file(tmp_path / "nothing.json")
+    with pytest.raises(UserError, match=r"'nothing\\x00' cannot be read: embedded null byte"):
+        from_file("nothing\0")
 
 
 @pytest.mark.parametrize("name", presets())
@@ -120,6 +159,12 @@ def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
     for name in ("smax", "smax/", "smax/each"):
         with pytest.raises(UserError, match="unknown preset"):
             configure(name)
+
+
+@pytest.mark.parametrize("target", [5, b"cartpole", "x" * 201, "cartpole\n"])
+def test_no_name_is_no_target(target):
+    with pytest.raises(UserError, match=r"^env=.*: expected at most 200 printable characters"):
+        configure(target)
 
 
 @pytest.mark.parametrize("name", ["../presets/cartpole", str(PRESETS / "cartpole")])

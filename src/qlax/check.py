@@ -11,28 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.check_host import host_advice
-from qlax.errors import UserError
+from qlax.errors import UserError, described
 from qlax.expectations import (
     ACCOUNTS,
+    LONGEST_SHOWN,
     Ends,
     Expect,
     check_attributes,
+    check_holds_numbers,
+    check_metrics,
     expecting,
+    is_real,
     observation_advice,
     same,
     shared_of,
     team_of,
 )
+from qlax.fields import shown
 from qlax.types import PyTree, Step, strong
 
 KEEP_IT = "keep it in the state that reset and step return"
 
 
-# What the log calls its own measurements.
-TAKEN_NAMES = (
-    *("loss", "td_error", "grad_norm", "value", "epsilon", "cut"),
-    *("updates", "steps", "seconds", "steps_per_second", "episodes"),
-)
 # What Python cannot do with values that are not known while JAX traces.
 MENDS: tuple[tuple[type[Exception], str], ...] = (
     (jax.errors.TracerBoolConversionError, "use jnp.where or jax.lax.cond instead of if, and, or, not"),
@@ -83,8 +83,8 @@ def _traced(env: Any) -> _Shapes:
     action = jax.ShapeDtypeStruct(team, jnp.int32)
     given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # `Vec` strips weak types
     next_state, step = run("step(key, state, action)", env.step, jax.random.key(0), given, action, *shared)
-    for what, shown in (("reset", first), ("step", step)):
-        _check_step(shown, what, team, actions, expect)
+    for what, result in (("reset", first), ("step", step)):
+        _check_step(result, what, team, actions, expect)
     expect(*same("state", state, next_state))
     for part in ("obs", "legal", "metrics"):
         expect(*same(part, getattr(first, part), getattr(step, part)))
@@ -99,30 +99,22 @@ def _check_step(step: Step, what: str, team: tuple[int, ...], actions: int, expe
     for field in ("terminated", "truncated"):
         dtype = getattr(step, field).dtype
         expect(dtype == jnp.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
-    is_real = any(jnp.issubdtype(step.reward.dtype, kind) for kind in (jnp.floating, jnp.integer))
-    expect(is_real, f"reward of {what} is {step.reward.dtype}; expected float32: .astype(jnp.float32)")
+    expect(
+        is_real(step.reward.dtype), f"reward of {what} is {step.reward.dtype}; expected float32: .astype(jnp.float32)"
+    )
     if step.legal is not None:
         found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
         expect(
             found == f"bool{[*team, actions]}",
             f"legal of {what} is {found}; expected bool{[*team, actions]}, True where an action may be taken",
         )
-    expect(jax.tree.leaves(step.obs), f"obs of {what} holds no array: {step.obs}; expected an array or a tree of them")
+    check_holds_numbers(step.obs, what, expect)
     for leaf in jax.tree.leaves(step.obs):
         expect(
             leaf.shape[: len(team)] == team,
             f"obs of {what} has shape {leaf.shape}; expected the team of {team} first: a row for each member",
         )
-    shapes = _metric_shapes(step.metrics)
-    scalars = isinstance(shapes, dict) and not any(shapes.values())
-    expect(scalars, f"metrics of {what} are {shapes}; expected a dict of scalars")
-    for name in step.metrics:
-        taken = name in TAKEN_NAMES or name.startswith("eval_")
-        expect(not taken, f"metrics of {what} have {name!r}, a name the log uses itself; expected another name")
-
-
-def _metric_shapes(metrics: Any) -> Any:
-    return {name: leaf.shape for name, leaf in metrics.items()} if isinstance(metrics, dict) else metrics
+    check_metrics(step.metrics, what, (), expect)
 
 
 def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
@@ -131,7 +123,8 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
     try:
         traced, result = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arguments)
     except Exception as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        first_line = shown(lines[0], LONGEST_SHOWN)
         mends = [mend for kind, mend in MENDS if isinstance(error, kind)]
         first_line = f"{first_line.rstrip('.')}; {mends[0]}" if mends else first_line
         raise UserError(f"environment {type(env).__name__}: {what} cannot be traced by JAX: {first_line}") from error
@@ -161,12 +154,12 @@ def _surroundings(env: Any) -> dict[str, Any]:
     return held | {name: pickle.dumps(value) for name, value in generators.items()}
 
 
-def _comparable(value: Any) -> Any:
-    """What equals that of another time if and only if nothing was changed or put in its place."""
-    if isinstance(value, dict):
-        return tuple((key, _comparable(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(_comparable(item) for item in value)
+def _comparable(value: Any, depth: int = 20) -> Any:
+    """What equals that of another time if and only if nothing was changed or put in its place, so deep in a tree."""
+    if isinstance(value, dict) and depth:
+        return tuple((key, _comparable(item, depth - 1)) for key, item in value.items())
+    if isinstance(value, list | tuple) and depth:
+        return tuple(_comparable(item, depth - 1) for item in value)
     if isinstance(value, np.ndarray):
         return value.tobytes()
     if value is None or isinstance(value, bool | int | float | str | bytes):
@@ -203,7 +196,11 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
     team, shared = team_of(env), shared_of(env)
 
     def run_twice(what: str, functions: tuple, *arguments: Any) -> Any:
-        outcome, again = (function(*arguments) for function in functions)
+        try:
+            outcome, again = jax.block_until_ready([function(*arguments) for function in functions])
+        except Exception as error:  # of a callback to Python
+            raised = shown(described(error), LONGEST_SHOWN)
+            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised}") from error
         same = jax.tree.map(lambda a, b: np.array_equal(_data(a), _data(b), equal_nan=True), outcome, again)
         pure = "expected a pure function, in which everything random comes from the key"
         expect(all(jax.tree.leaves(same)), f"{what} gave two outcomes for the same input; {pure}")

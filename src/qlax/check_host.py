@@ -6,7 +6,21 @@ import jax
 import numpy as np
 
 from qlax.errors import UserError, described
-from qlax.expectations import ACCOUNTS, Ends, Expect, check_attributes, expecting, observation_advice, same, team_of
+from qlax.expectations import (
+    ACCOUNTS,
+    LONGEST_SHOWN,
+    Ends,
+    Expect,
+    check_attributes,
+    check_holds_numbers,
+    check_metrics,
+    expecting,
+    is_real,
+    observation_advice,
+    same,
+    team_of,
+)
+from qlax.fields import shown
 from qlax.types import PyTree, Step
 
 BY_EPISODES = ": qlax.envs.episodes.Episodes keeps these accounts"
@@ -38,6 +52,8 @@ def host_advice(env: Any, num_steps: int, seed: int) -> list[str]:
 def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
     expect, draws = expecting(env), np.random.default_rng(seed)
     check_attributes(env, ("reset", "step", "close"), ("num_actions", "num_envs"), "HostEnv", expect)
+    for name in ("shared", "shared_at", "shared_after", "with_network", "evaluated"):
+        expect(not hasattr(env, name), f"it has {name!r}, which only an environment in JAX may have; see qlax.HostEnv")
     team, ends = team_of(env), Ends(env, expect)
     legal = np.ones((env.num_envs, *team, env.num_actions), bool)
     first: Any = None
@@ -48,7 +64,8 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
         try:
             step = env.step(action) if index else env.reset(seed)
         except Exception as error:
-            raise UserError(f"environment {type(env).__name__}: {what} failed: {described(error)}") from error
+            raised = shown(described(error), LONGEST_SHOWN)
+            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised}") from error
         _check_host_step(step, what, legal.shape, expect)
         legal = legal if step.legal is None else step.legal
         first = step if first is None else first
@@ -66,32 +83,41 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
     return first, ends
 
 
-def _check_host_step(step: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:
-    """Whether one step has the shapes, dtypes and finite numbers that a `HostEnv` promises; `shape` is `[N, M, A]`."""
-    rows, members = shape[:1], shape[:-1]
+def _check_host_step(step: Any, what: str, legal_shape: tuple[int, ...], expect: Expect) -> None:
+    """Whether one step has the shapes, dtypes and finite numbers that a `HostEnv` promises; `[N, M, A]` is legal's."""
+    rows, members = legal_shape[:1], legal_shape[:-1]
     expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
     arrays = {"reward": step.reward, "terminated": step.terminated, "truncated": step.truncated, "obs": step.obs}
     arrays |= {"metrics": step.metrics, "legal": step.legal}
     for field, tree in arrays.items():
-        odd = [type(leaf).__name__ for leaf in jax.tree.leaves(tree) if not hasattr(leaf, "dtype")]
+        try:
+            leaves = jax.tree.leaves(tree)
+        except Exception as error:  # of a dict whose keys have no order
+            raised = shown(described(error), LONGEST_SHOWN)
+            expect(False, f"{field} of {what} is no tree of arrays: {raised}")
+        odd = [type(leaf).__name__ for leaf in leaves if not hasattr(leaf, "dtype")]
         expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
+        kinds = [leaf.dtype for leaf in leaves if not (is_real(leaf.dtype) or leaf.dtype == np.bool_)]
+        expect(not kinds, f"{field} of {what} holds {', '.join(map(str, kinds[:3]))}; expected numbers or bool")
     for field in ("reward", "terminated", "truncated"):
         found = getattr(step, field)
-        expect(found.shape == rows, f"{field} of {what} has shape {found.shape}; expected {rows}, one an environment")
+        shape = getattr(found, "shape", None)
+        expect(shape == rows, f"{field} of {what} has shape {shape}; expected {rows}, one an environment")
         right = field == "reward" or found.dtype == np.bool_
         expect(right, f"{field} of {what} is {found.dtype}; expected bool")
+    check_holds_numbers(step.obs, what, expect)
     for leaf in jax.tree.leaves(step.obs):
         fits = leaf.shape[: len(members)] == members
         expect(fits, f"obs of {what} has shape {leaf.shape}; expected {members} first")
     if step.legal is not None:
-        found, wanted = f"{step.legal.dtype}{list(step.legal.shape)}", f"bool{list(shape)}"
+        wanted = f"bool{list(legal_shape)}"
+        found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
         expect(found == wanted, f"legal of {what} is {found}; expected {wanted}")
         expect(step.legal.any(-1).all(), f"no legal action after a {what}; expected at least one per member")
     metrics = step.metrics if isinstance(step.metrics, dict) else {}
     for metric in ACCOUNTS:
         expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
-    shapes = {metric: value.shape for metric, value in metrics.items()}
-    expect(set(shapes.values()) == {rows}, f"metrics of {what} have shapes {shapes}; expected {rows} each")
+    check_metrics(metrics, what, rows, expect)
     for field, tree in (("reward", step.reward), ("obs", step.obs), ("raw_reward", metrics.get("raw_reward", 0.0))):
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
         expect(finite, f"{field} of {what} is not finite")

@@ -1,5 +1,6 @@
 """What the contracts of environments in JAX and on the host have in common, and what to say where they are broken."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,18 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.errors import UserError
+from qlax.errors import UserError, described
+from qlax.fields import LARGEST_COUNT, shown
 from qlax.types import PyTree
 
 Expect = Callable[[Any, str], None]
 ACCOUNTS = ("episode_return", "episode_length")
-WHOLE_NUMBERS = {
+# What the log calls its own measurements.
+TAKEN_NAMES = (
+    *("loss", "td_error", "grad_norm", "value", "epsilon", "cut"),
+    *("updates", "steps", "seconds", "steps_per_second", "episodes"),
+)
+WHOLE_NUMBERS = {  # none larger than the device can count
     "num_actions": "a whole number of discrete actions, at least 1",
     "num_envs": "a whole number of environments, at least 1",
     "num_agents": "a whole number of members, at least 1; leave it out for a single agent",
     "reset_ratio": "a whole number of copies that share a fresh episode",
     "time_limit": "a whole number of steps, at least 1; leave it out if there is no limit",
 }
+MOST_CHOICES = 2**26  # num_envs x num_agents x num_actions, which fill arrays
+LONGEST_SHOWN = 200  # characters of what belongs to the user in a message
 
 
 def check_attributes(
@@ -26,13 +35,64 @@ def check_attributes(
 ) -> None:
     """Whether these methods are there, and numbers are what they have to be; those `needed` may not be left out."""
     for method in methods:
-        expect(callable(getattr(env, method, None)), f"it has no method {method!r}; see qlax.{contract}")
+        expect(callable(_attribute(env, method, expect)), f"it has no method {method!r}; see qlax.{contract}")
+    choices = 1
     for name, wanted in WHOLE_NUMBERS.items():
-        value: Any = getattr(env, name, None)
-        valid = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
-        absent = not hasattr(env, name) or (name == "time_limit" and value is None)
-        expect(valid or (absent and name not in needed), f"{name} is {value!r}; expected {wanted}")
-    expect(callable(getattr(env, "score", len)), "score is no function; expected score(return), a number")
+        value = _attribute(env, name, expect)
+        valid = isinstance(value, int | np.integer) and not isinstance(value, bool) and 1 <= value <= LARGEST_COUNT
+        absent = value is None and (name == "time_limit" or not hasattr(env, name))
+        expect(valid or (absent and name not in needed), f"{name} is {shown(repr(value))}; expected {wanted}")
+        choices *= int(value) if valid and name in ("num_envs", "num_agents", "num_actions") else 1
+    found = f"its environments, members and actions together are {choices:,}"
+    expect(choices <= MOST_CHOICES, f"{found}; expected at most {MOST_CHOICES:,}, as arrays have a number for each")
+    for name in ("shared", "shared_at"):
+        _attribute(env, name, expect)
+    score = _attribute(env, "score", expect)
+    if hasattr(env, "score"):
+        expect(callable(score), "score is no function; expected score(return), a number")
+        try:
+            float(score(0.0))
+        except Exception as error:
+            raised = shown(described(error), LONGEST_SHOWN)
+            expect(False, f"score(0.0) is no number: {raised}; expected score(return), a number")
+
+
+def _attribute(env: Any, name: str, expect: Expect) -> Any:
+    """An attribute, which a property may compute; None where there is none."""
+    try:
+        return getattr(env, name, None)
+    except Exception as error:
+        expect(False, f"{name} cannot be read: {shown(described(error), LONGEST_SHOWN)}; expected an attribute")
+
+
+def check_holds_numbers(obs: PyTree, what: str, expect: Expect) -> None:
+    """Whether there is anything in an observation."""
+    leaves = jax.tree.leaves(obs)
+    wanted = "expected an array or a tree of them"
+    expect(leaves, f"obs of {what} holds no array: {shown(repr(obs))}; {wanted}")
+    sizes = ", ".join(str(leaf.shape) for leaf in leaves[:3])
+    expect(any(math.prod(leaf.shape) for leaf in leaves), f"obs of {what} has shape {sizes}: no number; {wanted}")
+
+
+def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:
+    """Whether metrics are arrays of numbers of this shape, by names that the log does not use itself."""
+    wanted = f"a dict of arrays of shape {shape}" if shape else "a dict of scalars"
+    expect(isinstance(metrics, dict), f"metrics of {what} are {shown(repr(metrics))}; expected {wanted}")
+    for name, value in metrics.items():
+        expect(isinstance(name, str), f"metrics of {what} have the name {shown(repr(name))}; expected text")
+        found = f"metrics of {what} have {shown(repr(name))}"
+        taken = name in TAKEN_NAMES or name.startswith("eval_")
+        expect(not taken, f"{found}, a name the log uses itself; expected another name")
+        is_array = hasattr(value, "dtype") and hasattr(value, "shape")
+        expect(
+            is_array and value.shape == shape, f"{found} of shape {getattr(value, 'shape', None)}; expected {wanted}"
+        )
+        expect(is_real(value.dtype) or value.dtype == bool, f"{found} of type {value.dtype}; expected numbers")
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether arrays of it hold numbers, and no complex ones."""
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
 
 
 def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
@@ -52,7 +112,7 @@ def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
 
 
 def _specified(tree: Any) -> str:
-    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
+    return shown(str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)), LONGEST_SHOWN)
 
 
 def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
@@ -132,7 +192,7 @@ def expecting(env: Any) -> Expect:
 
 def team_of(env: Any) -> tuple[int, ...]:
     """`(M,)`, or nothing for a single agent."""
-    return (env.num_agents,) if hasattr(env, "num_agents") else ()
+    return (int(env.num_agents),) if hasattr(env, "num_agents") else ()
 
 
 def shared_of(env: Any) -> tuple[PyTree, ...]:

@@ -1,0 +1,651 @@
+"""Random configurations and environments, most with something wrong: each is refused in one line, or trains.
+
+`python tests/fuzz.py --configurations 1000 --environments 100 --seed 0 --out FILE.json` draws many of them, prints what
+became of them and writes it down; `test_fuzz.py` draws a few. Legal values of what changes the compiled program are
+from small pools, as compiling takes most of the time; whatever JAX traces may be any number.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hosts import HostWalk
+from hypothesis import strategies as st
+from probes import RandomWorld
+
+import qlax
+from qlax import cli
+from qlax.config import FIELDS, SWEEPABLE, Config, configure, from_file
+from qlax.errors import UserError, described
+from qlax.fields import shown
+from qlax.host import HostError
+from qlax.program import NETWORK_FIELDS, Program
+from qlax.types import Step
+
+LONGEST_MESSAGE = 700
+MOST_SECONDS, MOST_MEMORY = 5.0, 1 << 30  # of the processor, and bytes, for a refusal
+HANGING = 120  # seconds
+
+# The smallest runs of two updates.
+BASE = {
+    "env": "probes:ActionReward",
+    "num_envs": 4,
+    "num_steps": 4,
+    "num_minibatches": 2,
+    "num_epochs": 1,
+    "total_steps": 32,
+    "hidden": (8,),
+    "log_interval": 1,
+    "eval_interval": 2,
+    "checkpoint_interval": 2,
+    "eval_episodes": 2,
+    "eval_max_steps": 10,
+}
+# Each a program of its own.
+STRUCTURES: list[dict[str, Any]] = [
+    {},
+    {"seeds": 2},
+    {"env": "probes:Recall", "memory": "gru"},
+    {"env": "probes:Recall", "memory": "lru", "dueling": True},
+    {"env": "probes:MaskedAction", "norm": "batch", "input_norm": "batch_renorm"},
+    {"env": "probes:ObservationReward", "norm": "none", "compute_dtype": "bfloat16"},
+    {"env": "probes:RandomWorld", "env_options": {"num_agents": 2, "masked": True}, "mixing": "none"},
+    {"env": "counting:Counting", "env_options": {"time_limit": 5}, "wrappers": ("frame_stack=2", "last_action")},
+    {"env": "probes:DelayedReward", "env_options": {"length": 3}, "time_limit_is_terminal": True, "reset_ratio": 2},
+    {"env": "hosts:HostWalk", "overlap": True, "host_timeout": 1e9},
+]
+# Whatever a program would not have to be compiled anew for.
+TRACED = {name: st.floats(0, 1) for name in SWEEPABLE} | {
+    "learning_rate": st.floats(0, 3e38),
+    "max_grad_norm": st.floats(1e-9, 3e38),
+    "reward_scale": st.floats(-3e38, 3e38),
+}
+FREE = {
+    **{name: value | st.tuples(value, value) for name, value in TRACED.items()},
+    "log_interval": st.sampled_from([1, 2]),
+    "eval_interval": st.sampled_from([2, 4, 2**31 - 2, 2**53]),
+    "checkpoint_interval": st.sampled_from([2, 6, 2**31 - 2, 2**53]),
+    "keep": st.integers(1, 2**31 - 1),
+    "seed": st.integers(0, 2**31 - 1),
+    "preset": st.text("ab/<", max_size=9),
+    "derived": st.lists(st.sampled_from(sorted(FIELDS)), max_size=3),
+    "deterministic": st.booleans(),
+}
+NUMBERS = [
+    *(0, -1, 0.0, -0.0, 0.5, 2.5, 2**20, 2**31 - 1, 2**31, 2**53, 2**63, 10**30, 10**400, 10**5000),
+    *(1e-320, 1e39, 1e308, -1e308, math.nan, math.inf, -math.inf, True, False, 1j),
+]
+WORDS = [
+    *(
+        "",
+        " ",
+        "1",
+        "-1",
+        "nan",
+        "true",
+        "None",
+        "\n",
+        "a\nb",
+        "\0",
+        "\ud800",
+        "../../etc",
+        "/",
+        ":",
+        "a:b",
+        "a=b",
+        "=",
+    ),
+    *(
+        "layer",
+        "sum",
+        "x" * 10**6,
+        "[" * 10**5,
+        "9" * 5000,
+        "1,1,1",
+        "{}",
+        "\N{GREEK SMALL LETTER LAMDA}",
+        "%s%d",
+        "--out",
+    ),
+]
+OTHERS = [
+    *(None, (), [], {}, set(), b"x", object(), len, Path("x"), {"a": 1}, {1: 2}, [[1]], [None], ["a"] * 1000),
+    *((0.5,) * 100_000, (8,) * 100, ("",), np.arange(3.0), np.zeros((2, 2)), np.float64(0.5), np.bool_(True)),
+]
+HOSTILE = st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.sampled_from(OTHERS) | st.text(max_size=20)
+PATHS = (
+    *("nope", "gymnax/Nope-v1", "gymnax/", "gymnax/../..", "nope/x", "minatar/brekout", "probes:Nope", "nope.nope:X"),
+    *(
+        "probes:show",
+        "probes:Team",
+        "math:pi",
+        "math:sqrt",
+        "builtins:dict",
+        "builtins:object",
+        "probes:",
+        "json.:x",
+        "..:x",
+    ),
+)
+HOSTILE_OF = {
+    "env": st.sampled_from(PATHS),
+    "network": st.sampled_from(PATHS),
+    "init": st.sampled_from(["nope", "/", "/dev/null", "\0", "x" * 5000, "~", "."]),
+    "wrappers": st.lists(
+        st.sampled_from(
+            [
+                *(
+                    *PATHS,
+                    "one_hot=5",
+                    "time_limit=-1",
+                    "time_limit=2.5",
+                    "clip_reward=inf",
+                    "last_action=",
+                    "a=b=c",
+                    "",
+                    "\n",
+                ),
+                "frame_stack",
+                "frame_stack=0",
+                "frame_stack=x",
+                "frame_stack=nan",
+                "frame_stack=1e30",
+                "flatten=1",
+            ]
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    "env_options": st.dictionaries(
+        st.sampled_from(
+            ["nope", "path", "self", "length", "num_agents", "masked", "num_envs", "time_limit", "", "a b"]
+        ),
+        HOSTILE,
+        min_size=1,
+        max_size=2,
+    ),
+}
+
+
+class Outcome(NamedTuple):
+    """What became of something drawn."""
+
+    kind: str  # "trained", "diverged", "crashed" on the host, "examined" but not to be trained, or "refused"
+    seconds: float  # of the processor
+    message: str = ""
+
+
+class Drawn(NamedTuple):
+    """A configuration, and the way it is asked for."""
+
+    settings: dict[str, Any]
+    changed: tuple[str, ...]  # fields that are not as in a configuration known to be right
+    route: str  # "keywords", "Config", "file" or "command"
+
+
+@st.composite
+def configurations(draw: Any, structures: list[dict[str, Any]] = STRUCTURES, max_hostile: int = 2) -> Drawn:
+    """Of a run of two updates, in which some fields are changed: some to legal values, some to hostile ones."""
+    settings = BASE | draw(st.sampled_from(structures))
+    free = draw(st.fixed_dictionaries({}, optional=FREE)) if draw(st.booleans()) else {}
+    names = draw(
+        st.lists(st.sampled_from([*sorted(FIELDS), *sorted(HOSTILE_OF) * 3]), max_size=max_hostile, unique=True)
+    )
+    if "network" in names:  # one's own has none of these
+        settings = {name: value for name, value in settings.items() if name not in NETWORK_FIELDS}
+    hostile = {name: draw(HOSTILE_OF.get(name, HOSTILE) | HOSTILE) for name in names}
+    route = draw(st.sampled_from(["keywords", "Config", "file", "command"]))
+    return Drawn(settings | free | hostile, (*free, *names), route)
+
+
+def examine(drawn: Drawn, folder: Path, with_training: bool = True) -> Outcome:
+    """Refused in one line and at once, or trained to finite numbers, if training is short and wanted.
+
+    Raises:
+      AssertionError: neither of both.
+    """
+    folder.mkdir(parents=True)
+    settings, route = drawn.settings, drawn.route
+    words: list[str] = []
+    with contextlib.suppress(TypeError, ValueError):  # no file holds it, or nobody can write it as a word
+        if route == "file":
+            (folder / "config.json").write_text(json.dumps(settings))
+        elif route == "command":
+            words = _words(settings)
+    if (route == "file" and not (folder / "config.json").exists()) or (route == "command" and not words):
+        route = "keywords"
+    before, memory, begun = sorted(folder.iterdir()), _memory(), time.process_time()
+    out = folder / "run"
+    try:
+        try:
+            config = _asked(settings, route, folder, words)
+            trains = with_training and _is_small(config)
+        except (UserError, SystemExit):
+            if route != "command":
+                raise
+            trains = True  # not for long: the command itself is to say so
+        if not trains:
+            Program(config, {})
+            return Outcome("examined", time.process_time() - begun)
+        result = (
+            _command([*words, "--out", str(out)]) if route == "command" else qlax.train(config, out=out, progress=False)
+        )
+    except UserError as error:
+        seconds, message = time.process_time() - begun, str(error)
+        check_refusal(message, seconds, _memory() - memory)
+        assert sorted(folder.iterdir()) == before, f"refused, but something was written: {message}"
+        if len(drawn.changed) == 1 and drawn.changed[0] not in HOSTILE_OF:
+            name = drawn.changed[0]
+            assert name in message or name.replace("_", "-") in message, f"{name} is not named: {message}"
+        return Outcome("refused", seconds, message)
+    except qlax.DivergedError as error:
+        return Outcome("diverged", time.process_time() - begun, str(error))
+    except HostError as error:
+        return Outcome("crashed", time.process_time() - begun, str(error))
+    if result is not None:
+        check_result(result)
+    assert (out / "summary.json").exists()
+    return Outcome("trained", time.process_time() - begun)
+
+
+def check_refusal(message: str, seconds: float, memory: int) -> None:
+    """Whether a refusal is one line, and came before anything large was done."""
+    shown = f"{message[:LONGEST_MESSAGE]!r}"
+    assert message.strip(), "a refusal without a word"
+    assert len(message.splitlines()) == 1, f"several lines: {shown}"
+    assert len(message) <= LONGEST_MESSAGE, f"{len(message)} characters: {shown}"
+    assert seconds < MOST_SECONDS, f"refused after {seconds:.1f} seconds: {shown}"
+    assert memory < MOST_MEMORY, f"refused after taking {memory >> 20} MiB: {shown}"
+
+
+def check_result(result: qlax.Result) -> None:
+    """Whether what was learned are numbers."""
+    assert result.summary["updates"] == 2
+    for agent in result.agents:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(agent.variables)), "weights are not finite"
+
+
+def _asked(settings: dict[str, Any], route: str, folder: Path, words: list[str]) -> Config:
+    """The configuration, by one of the ways to ask for it."""
+    if route == "Config":
+        return Config(**settings)
+    if route == "file":
+        return from_file(folder / "config.json", keep=3)
+    if route == "command":
+        with contextlib.redirect_stderr(io.StringIO()):
+            options, unknown = cli._parser().parse_known_args(words)
+        if unknown:
+            raise UserError("unknown flag")
+        return configure(options.target, **{n: cli._value(n, value) for n, value in cli._given(options).items()})
+    return configure(settings["env"], **{name: value for name, value in settings.items() if name != "env"})
+
+
+def _words(settings: dict[str, Any]) -> list[str]:
+    """As on the command line; what cannot be said there is left out."""
+    words = ["train", str(settings["env"])]
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        if name in cli.NOT_FLAGS or value is None:
+            continue
+        if isinstance(value, bool) and isinstance(FIELDS[name].default, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, dict):
+            words += [flag, *(f"{key}={each}" for key, each in value.items())]
+        elif isinstance(value, tuple) and name in SWEEPABLE:
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+    return words
+
+
+def _command(words: list[str]) -> Any:
+    """What the command trained.
+
+    Raises:
+      UserError: what it refused, in the words it said.
+      DivergedError, HostError: what it said of those.
+    """
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = cli.main(words)
+        except SystemExit as exit:
+            code = exit.code
+    said = stderr.getvalue()
+    if code == 2:
+        assert said.startswith("qlax: "), f"the command says {said!r}"
+        assert said.endswith("\n"), f"the command says {said!r}"
+        raise UserError(said.removesuffix("\n"))
+    if code == 1:
+        raise (qlax.DivergedError if "finite" in said else HostError)(said.splitlines()[-1])
+    assert code == 0, f"exit code {code}: {said}"
+    return None
+
+
+def _is_small(config: Config) -> bool:
+    """Whether training it takes a moment."""
+    wide = max(config.hidden or (256,)) > 64 or len(config.hidden or ()) > 3 or len(config.wrappers) > 3
+    epochs = config.num_epochs * config.num_minibatches
+    return not wide and all(
+        number <= most
+        for number, most in (
+            (config.num_updates, 2),
+            (config.steps_per_update, 64),
+            (epochs, 8),
+            (config.num_runs, 2),
+            (config.eval_episodes, 8),
+            (config.eval_max_steps or 10_000, 100),
+        )
+    )
+
+
+def _memory() -> int:
+    """Bytes that this process held when it held most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_drawn: Any = None  # makes the environment drawn last
+
+
+def drawn_env() -> Any:
+    """For training: what was drawn last, in JAX."""
+    return _drawn()
+
+
+def drawn_host_env(num_envs: int) -> Any:
+    """The same, on the host."""
+    return _drawn(num_envs)
+
+
+class Fault(NamedTuple):
+    """One thing that an environment has or does otherwise than the one it was made of."""
+
+    where: str  # an attribute, "reset", "step" or "both"
+    what: str  # "is", "raises", or what of the result is replaced: "result", "state" or a field of `Step`
+    value: Any
+
+
+class Odd:
+    """A property that cannot be read."""
+
+    def __get__(self, env: Any, kind: Any) -> Any:
+        raise RuntimeError("not\nready")
+
+
+DTYPES = (
+    *("bool", "int8", "uint8", "int32", "float16", "bfloat16", "float32", "complex64", "int4", "float8_e4m3fn"),
+    *("float64", "int64"),
+)
+SHAPES = ((), (0,), (1,), (2,), (3,), (4,), (1, 4), (2, 3), (2, 4), (3, 3, 1), (6, 3), (6, 4), (6,))
+
+
+def arrays(module: Any) -> st.SearchStrategy[Any]:
+    """Of `jax.numpy` or NumPy: ones, zeros or nan, of all shapes and dtypes; made when they are used."""
+
+    def made(fill, shape, dtype):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is no float64 in JAX
+            return lambda: module.asarray(np.full(shape, fill, np.float32)).astype(getattr(jnp, dtype))
+
+    return st.builds(
+        made, st.sampled_from([0, 1, math.nan, math.inf]), st.sampled_from(SHAPES), st.sampled_from(DTYPES)
+    )
+
+
+def junk(module: Any) -> st.SearchStrategy[Any]:
+    """What may stand where an array is expected, each as a function that makes it."""
+    own = [
+        *(None, 0, 1, -1, 0.5, True, math.nan, 10**30, "text", b"x", (), {}, [], [1.0, 2.0], object(), 1j, {"a": None}),
+        *({1: 0.0, "a": 0.0}, {"": 1.0}, {"loss": 1.0}, {"eval_x": 1.0}, {"a\nb": 1.0}, {"a": {"b": 1.0}}, {"a": "b"}),
+    ]
+    if module is np:
+        own += [np.array(["a"]), np.array([None] * 6), np.zeros(6, "M8[s]"), np.zeros(6, "i4,f4"), np.float32(1)]
+    one = st.sampled_from(own).map(lambda value: lambda: value) | arrays(module)
+    if module is jnp:
+        one = one | st.just(lambda: jax.random.key(0))
+    names = st.sampled_from(["a", "b/c", "loss", "raw_reward", "episode_return", "episode_length", 1, ""])
+    together = st.dictionaries(names, one, min_size=1, max_size=2)
+    return one | together.map(lambda tree: lambda: {name: make() for name, make in tree.items()})
+
+
+ATTRIBUTES = (
+    "num_actions",
+    "num_agents",
+    "num_envs",
+    "time_limit",
+    "reset_ratio",
+    "score",
+    "shared",
+    "shared_at",
+    "step",
+)
+ODD_ATTRIBUTES = [
+    *(None, 0, -1, 1, 2, 5, 2.5, True, "3", math.nan, 10**30, 2**31 - 1, 2**20, np.int64(4), np.array(4), [4], Odd()),
+    *(len, str, lambda *arguments: 1.0, lambda *arguments: None, lambda: 0),
+]
+ERRORS = [
+    ValueError("a\nb"),
+    RuntimeError(""),
+    RuntimeError("\n\n"),
+    KeyError("x" * 5000),
+    TypeError(None),
+    OSError(2, "x"),
+]
+
+
+def faults(module: Any) -> st.SearchStrategy[Fault]:
+    """Of an environment that computes with this module."""
+    places = st.sampled_from(["reset", "step", "both"])
+    parts = st.sampled_from(["result", "state", *Step._fields, *Step._fields])
+    return (
+        st.builds(Fault, st.sampled_from(ATTRIBUTES), st.just("is"), st.sampled_from(ODD_ATTRIBUTES))
+        | st.builds(Fault, places, st.just("raises"), st.sampled_from(ERRORS))
+        | st.builds(Fault, places, parts, junk(module))
+    )
+
+
+def parts_that_may_fit(module: Any) -> list[Fault]:
+    """What is no fault, or none of shapes."""
+    shapes = {"obs": [(), (3,), (5, 5, 3), (0,), (2, 3), (6, 5)], "reward": [()], "terminated": [()], "truncated": [()]}
+    made = [
+        Fault("both", name, lambda shape=shape, dtype=dtype: module.ones(shape, getattr(jnp, dtype)))
+        for name, some in shapes.items()
+        for shape in some
+        for dtype in DTYPES[:-2]
+    ]
+    own = {
+        name: lambda name=name: {name: module.float32(1)} for name in ("count", "a/b", "raw_reward", "episode_length")
+    }
+    made += [Fault("both", "metrics", value) for value in own.values()]
+    return [*made, *(Fault("time_limit", "is", 5), Fault("reset_ratio", "is", 2), Fault("score", "is", float))]
+
+
+def broken(base: type, found: tuple[Fault, ...], **options: Any) -> Any:
+    """An environment with faults."""
+    members: dict[str, Any] = {}
+    for fault in found:
+        if fault.what == "is":
+            members[fault.where] = fault.value
+        else:
+            for name in ("reset", "step") if fault.where == "both" else (fault.where,):
+                members[name] = _changed(members.get(name) or getattr(base, name), fault, base is HostWalk)
+    # With `__dict__` a number is one, even where `base` would set another.
+    env = type("Broken", (base,), members)(**options)
+    for name, value in members.items():
+        if name in env.__dict__ and name != "num_envs":
+            setattr(env, name, value)
+    return env
+
+
+def _changed(function: Callable[..., Any], fault: Fault, on_host: bool) -> Callable[..., Any]:
+    def changed(self, *arguments):
+        if fault.what == "raises":
+            raise fault.value
+        result = function(self, *arguments)
+        if fault.what == "result":
+            return fault.value()
+        state, step = (None, result) if on_host else result
+        if fault.what == "state":
+            return result if on_host else (fault.value(), step)
+        step = step._replace(**{fault.what: fault.value()})
+        return step if on_host else (state, step)
+
+    return changed
+
+
+@st.composite
+def environments(draw: Any) -> tuple[bool, Callable[..., Any]]:
+    """Whether it lives on the host, and what makes it: with one or two faults."""
+    on_host = draw(st.booleans())
+    module = np if on_host else jnp
+    some = faults(module) if draw(st.booleans()) else st.sampled_from(parts_that_may_fit(module))
+    found = tuple(draw(st.lists(some, min_size=1, max_size=2)))
+    if on_host:
+        return True, lambda num_envs: broken(HostWalk, found, num_envs=num_envs)
+    options = draw(st.sampled_from([{}, {"num_agents": 2}, {"masked": True}]))
+    return False, lambda: broken(RandomWorld, found, **options)
+
+
+def examine_environment(on_host: bool, make: Callable[..., Any], folder: Path, with_training: bool = True) -> Outcome:
+    """`check_env` passes it or refuses it in one line; a run refuses it as well, or trains, if training is wanted.
+
+    Raises:
+      AssertionError: neither of both.
+    """
+    global _drawn
+    _drawn = make
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            qlax.check_env(make(6) if on_host else make(), num_steps=20)
+        except UserError as error:
+            check_refusal(str(error), 0.0, 0)
+        own = {"env": f"{__name__}:drawn_host_env"} if on_host else {"env": f"{__name__}:drawn_env"}
+        return examine(Drawn(BASE | own, (), "Config"), folder, with_training)
+
+
+class _HangError(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def _not_hanging():
+    def stop(*_):
+        raise _HangError(f"not done after {HANGING} seconds")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(HANGING)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def draw_many(
+    strategy: Any, examine_one: Callable[[Any, Path], Outcome], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """So many examples, each with what became of it; a failure is one more kind of outcome."""
+    rows: list[dict[str, Any]] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def run(drawn):
+        begun = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with _not_hanging():
+                    outcome = examine_one(drawn, Path(folder, "0"))
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                outcome = Outcome("failed", 0.0, f"{shown(described(error), 1000)}, with {shown(repr(drawn), 2000)}")
+                print(outcome.message, traceback.format_exc(limit=-5), sep="\n", file=sys.stderr, flush=True)
+        rows.append(outcome._asdict() | {"wall_seconds": time.perf_counter() - begun})
+        if len(rows) % 50 == 0:
+            print(len(rows), dict(Counter(row["kind"] for row in rows)), file=sys.stderr, flush=True)
+
+    run()
+    return rows
+
+
+def _configurations(count: int, seed: int) -> list[dict[str, Any]]:
+    return draw_many(configurations(), examine, count, seed)
+
+
+def _environments(count: int, seed: int) -> list[dict[str, Any]]:
+    return draw_many(environments(), lambda drawn, folder: examine_environment(*drawn, folder), count, seed)
+
+
+def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of many examples, how many of each kind, the slowest refusal, and all failures."""
+    refusals = [row for row in rows if row["kind"] == "refused"]
+    slowest = max(refusals, key=lambda row: row["seconds"], default={"seconds": 0.0, "message": ""})
+    return {
+        "examples": len(rows),
+        "outcomes": dict(Counter(row["kind"] for row in rows).most_common()),
+        "different_refusals": len({row["message"] for row in refusals}),
+        "longest_refusal_characters": max((len(row["message"]) for row in refusals), default=0),
+        "slowest_refusal": {"seconds": round(slowest["seconds"], 3), "message": slowest["message"]},
+        "seconds": round(sum(row["wall_seconds"] for row in rows), 1),
+        "failures": [row["message"] for row in rows if row["kind"] == "failed"],
+    }
+
+
+def main() -> None:
+    """Draw, print and write down."""
+    parser = argparse.ArgumentParser(description="What random configurations and broken environments lead to.")
+    parser.add_argument("--configurations", type=int, default=100, help="how many (default 100)")
+    parser.add_argument("--environments", type=int, default=20, help="how many (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with a share and a seed (default 1)")
+    parser.add_argument("--out", type=Path, help="record to write")
+    options = parser.parse_args()
+    record: dict[str, Any] = {}
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for name, function in (("configurations", _configurations), ("environments", _environments)):
+            shares = [(getattr(options, name) + job) // options.jobs for job in range(options.jobs)]
+            seeds = range(options.seed * options.jobs, (options.seed + 1) * options.jobs)
+            shares = [(count, seed) for count, seed in zip(shares, seeds, strict=True) if count]
+            parts = [pool.submit(function, count, seed) for count, seed in shares]
+            record[name] = summary_of([row for part in parts for row in part.result()])
+    print(json.dumps(record, indent=2))
+    if options.out:
+        sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+        from scores import circumstances
+
+        command = f"python tests/fuzz.py --configurations {options.configurations}"
+        command += f" --environments {options.environments} --seed {options.seed} --jobs {options.jobs}"
+        described = circumstances(command)
+        described["versions"]["hypothesis"] = hypothesis.__version__
+        options.out.write_text(json.dumps(described | record, indent=2) + "\n")
+    sys.exit(any(part["failures"] for part in record.values()))
+
+
+if __name__ == "__main__":
+    main()
