@@ -38,9 +38,21 @@ def test_a_line_cut_short_is_left_out(metrics):
 
 
 def test_later_lines_are_dropped(metrics):
-    metrics.keep(1)
-    assert [line["updates"] for line in metrics.read()] == [1]
+    before = metrics.checksums()
+    first = metrics.path.read_bytes()
+    metrics.append({"updates": 3})
+    assert metrics.cut(before) == ""
+    assert metrics.path.read_bytes() == first
     assert [path.name for path in metrics.path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_of_a_damaged_file_the_lines_that_are_as_they_were_are_kept(metrics):
+    wanted = metrics.checksums()
+    damaged = metrics.path.read_bytes().replace(b"10.0", b"11.0")
+    metrics.path.write_bytes(damaged)
+    assert "1 of 2 lines are as they were; set aside as metrics.damaged.jsonl" in metrics.cut(wanted)
+    assert [line["updates"] for line in metrics.read()] == [2]
+    assert metrics.path.with_name("metrics.damaged.jsonl").read_bytes() == damaged
 
 
 @pytest.mark.parametrize("terminal", [True, False])
