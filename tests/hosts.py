@@ -77,11 +77,13 @@ class Walk:
 
 
 class Crashing(HostWalk):
-    """Raises in the step after so many of its own."""
+    """Raises in the step after so many of its own, until it is mended."""
+
+    mended = False
 
     def __init__(self, num_envs, steps):
         super().__init__(num_envs)
-        self.left = steps
+        self.left = 10**9 if self.mended else steps
 
     def step(self, action):
         self.left -= 1

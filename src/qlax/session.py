@@ -30,6 +30,7 @@ from qlax.record import MEASURED, Record
 from qlax.runs import DeviceRuns, Evaluation, HostRuns, variables_of
 from qlax.types import PyTree
 
+CHANGEABLE = ("total_steps", "keep", "host_timeout")  # in the config.json of a run that was begun
 PIECE_SECONDS = 1.0  # of work that is handed to the device at once, so that who asks to stop does not wait long
 CAUSES = {
     "reward": "the environment gave a reward that is not finite; qlax.check_env may show where",
@@ -111,9 +112,11 @@ class Session:
 
     def __init__(self, program: Program, initial: PyTree, progress: bool | None):
         self.program, self.config, self.stop = program, program.config, _Stop()
-        self.runs: DeviceRuns | HostRuns = DeviceRuns(program, initial)
-        if program.on_host:
-            self.runs = HostRuns(program, initial, lambda: bool(self.stop.requests))
+        self.runs: DeviceRuns | HostRuns = (
+            HostRuns(program, initial, lambda: bool(self.stop.requests))
+            if program.on_host
+            else DeviceRuns(program, initial)
+        )
         capacity.check(program, self.runs.num_devices)
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
         self.progress = progress
@@ -164,8 +167,8 @@ class Session:
             capacity.out_of_memory(self.program, num_devices=self.runs.num_devices),
             self.stop.listening(self.display.say),
         ):
-            self._say_how()
             try:
+                self._say_how()
                 runs.compile()
                 state = runs.begin(self.saved.state if self.saved else None)
                 record = runs.record(self.saved.record if self.saved else self.program.new_record())
@@ -320,7 +323,7 @@ class Session:
         for name, value in dataclasses.asdict(self.config).items():
             before = there.get(name)
             before = tuple(before) if isinstance(before, list) else before
-            if name not in ("total_steps", "keep") and before != value:
+            if name not in CHANGEABLE and before != value:
                 raise UserError(
                     f"{self.directory.path} was begun with {name}={before}, but its config.json says {value}; "
                     "put it back, or begin anew with: qlax train --config"

@@ -47,7 +47,10 @@ def on_host(env_id: str) -> bool:
     """
     if _is_own(env_id):
         own = import_object(env_id)
-        return callable(own) and "num_envs" in inspect.signature(own).parameters
+        try:
+            return "num_envs" in inspect.signature(own).parameters
+        except (TypeError, ValueError):  # not to be called, or of those of Python's own that do not tell
+            return False
     return env_id.partition("/")[0] in ON_HOST
 
 
@@ -96,7 +99,7 @@ def _is_own(env_id: str) -> bool:
     return ":" in env_id.partition("/")[0]  # a suite's names may have a colon
 
 
-def _own(path: str, *arguments: Any, **options: Any) -> Any:
+def _own(path: str, /, *arguments: Any, **options: Any) -> Any:
     """An environment of the user's own class or function, checked."""
     own = import_object(path)
     try:

@@ -100,7 +100,7 @@ class FrameStack(Wrapper):
     def reset(self, key: jax.Array) -> tuple[Stacked, Step]:
         """See `qlax.Env`."""
         state, step = self._env.reset(key)
-        obs = jax.tree.map(lambda x: jnp.concatenate([x] * self._frames, axis=-1), self._with_channels(step.obs))
+        obs = jax.tree.map(lambda x: jnp.tile(x, self._frames), self._with_channels(step.obs))
         return Stacked(state, obs), step._replace(obs=obs)
 
     def step(self, key: jax.Array, state: Stacked, action: jax.Array, *shared: PyTree) -> tuple[Stacked, Step]:
