@@ -98,7 +98,7 @@ def test_what_cannot_be_loaded_is_named(trained, tmp_path):
     with pytest.raises(qlax.UserError, match="agents there: 0, 1"):
         qlax.load(trained.directory, 7)
     (tmp_path / "0.safetensors").write_bytes(b"no weights")
-    with pytest.raises(qlax.UserError, match=r"0.safetensors cannot be read"):
+    with pytest.raises(qlax.UserError, match=r"0.safetensors is damaged"):
         qlax.load(tmp_path / "0.safetensors")
     with pytest.raises(qlax.UserError, match="holds no agent"):
         qlax.load(next((trained.directory / "checkpoints").iterdir()))
