@@ -74,8 +74,10 @@ def counted(run: Path) -> dict:
 def write(samples: list, counts: dict) -> None:
     """The record and its picture."""
     time_, steps, seconds, memory = np.array(samples).T
-    cost = np.diff(seconds) / np.diff(steps) * 1e6  # of the processor: other work beside slows the clock, not this
-    third = len(time_) // 3
+    third, minutes = len(time_) // 3, 4  # a sample alone may see no line written
+    apart = 60 * minutes // SAMPLE_SECONDS
+    # Of the processor: other work beside slows the clock, and this less.
+    cost = (seconds[apart:] - seconds[:-apart]) / (steps[apart:] - steps[:-apart]) * 1e6
     result = {
         "command": "python benchmarks/soak.py",
         "date": datetime.now(UTC).date().isoformat(),
@@ -96,8 +98,8 @@ def write(samples: list, counts: dict) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     above.plot(time_ / 60, memory)
-    above.set(ylabel="memory, MiB", ylim=(0, None))
-    below.plot(time_[1:] / 60, cost)
+    above.set(ylabel="memory, MiB", ylim=(0, 1.2 * memory.max()))
+    below.plot(time_[apart:] / 60, cost)
     below.set(ylabel="processor seconds\nper million steps", xlabel="minutes", ylim=(0, None))
     figure.savefig(RESULTS / "soak.png", dpi=120)
 
