@@ -32,7 +32,7 @@ def test_a_tree_comes_back_bit_for_bit(saved):
     for name, expected in TREE.items():
         if name != "key":
             jax.tree.map(np.testing.assert_array_equal, restored[name], expected)
-    assert info == checkpoint.read_info(saved) == {"updates": 1}
+    assert info == checkpoint.read(saved)[0] == {"updates": 1}
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 

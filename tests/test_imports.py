@@ -53,7 +53,7 @@ ALLOWED = {
     "session": None,
     "trainer": None,
     "scores": set(),
-    "suite": {"scores", "errors", "config", "envs", "session"},
+    "suite": {"scores", "directory", "errors", "config", "envs", "session"},
     "cli": None,
     "__main__": None,
 }

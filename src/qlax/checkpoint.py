@@ -42,17 +42,6 @@ def save(path: Path, tree: PyTree, info: dict[str, Any]) -> None:
     write_whole(path, serialize(named, metadata=metadata))
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """The `info` saved with a tree; the arrays are not read.
-
-    Raises:
-      UserError: missing or not to be read.
-      DamagedError: damaged, or not one of ours.
-    """
-    with _opened(path) as file:
-        return _info(path, file)[0]
-
-
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The `info` saved at `path`, and every leaf by its name, in which `/` separates the levels of the tree.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from qlax.config import FIELDS, Config, configure, from_file, presets
+from qlax.directory import is_free
 from qlax.errors import RunError, UserError, nearest
 from qlax.scores import aggregates, four_digits, table
 from qlax.session import Stopped
@@ -204,7 +205,7 @@ def _check_directory(job: Job) -> None:
     """Whether it is free, or holds this very run and nobody is at work there."""
     directory = job.directory
     if not job.begun:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.exists() and not is_free(directory):
             raise UserError(f"{directory} is neither empty nor a run; name another directory with --out")
         return
     if job.log.exists():
