@@ -205,6 +205,9 @@ def _report(result: "qlax.Result") -> None:
     own = [name for name in summary if name.startswith("eval_") and "/" not in name and name not in _SAID_OTHERWISE]
     for index, run in enumerate(result.config.runs()):
         which = ", ".join([f"seed {run['seed']}", *(f"{name} {run[name]:g}" for name in result.config.swept)])
+        if diverged := summary["diverged"][index]:
+            print(f"  run {index} ({which}): diverged after {diverged['steps']:,} steps, {diverged['what']} not finite")
+            continue
         measured = [f"{summary['eval_return']['per_run'][index]:.2f}"]
         values = {name.removeprefix("eval_"): summary[name]["per_run"][index] for name in own}
         measured += [f"{name} {value:.4g}" for name, value in values.items() if value is not None]

@@ -21,12 +21,14 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
         of_setting = np.array([other == label for other in labels])
         for name, style, kind in (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring")):
             steps, returns = curves["steps"], curves[name][:, of_setting]
-            known = np.isfinite(returns).all(axis=1)
+            known = np.isfinite(returns).any(axis=1)  # a run that diverged has none, the others beside it go on
             steps, returns = steps[known], returns[known]
             text = ", ".join(part for part in (label, kind) if part)
-            mean, color = returns.mean(axis=1), f"C{index % 10}"
+            mean, color = np.nanmean(returns, axis=1), f"C{index % 10}"
             axes.plot(steps, mean, style, color=color, label=text, marker="." if len(steps) < 2 else None)
-            axes.fill_between(steps, returns.min(axis=1), returns.max(axis=1), color=color, alpha=0.15, lw=0)
+            axes.fill_between(
+                steps, np.nanmin(returns, axis=1), np.nanmax(returns, axis=1), color=color, alpha=0.15, lw=0
+            )
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
