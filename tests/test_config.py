@@ -26,7 +26,7 @@ def test_every_traced_hyperparameter_can_be_swept():
 
 def test_runs_are_ordered_by_setting_then_seed():
     config = Config(env=ENV, seed=7, seeds=2, lam=[0, 0.5], gamma=(0.9, 1))
-    runs = [(run["gamma"], run["lam"], run["seed"]) for run in config.runs()]
+    runs = [(run["gamma"], run["lam"], run["seed"]) for run in config.all_runs()]
     assert runs == [(g, lam, seed) for g in (0.9, 1.0) for lam in (0.0, 0.5) for seed in (7, 8)]
     assert config.swept == ["gamma", "lam"]
 

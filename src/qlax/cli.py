@@ -203,7 +203,7 @@ def _report(result: "qlax.Result") -> None:
     print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
     # The environment's score and own metrics, but not what it groups under a slash: that may be dozens.
     own = [name for name in summary if name.startswith("eval_") and "/" not in name and name not in _SAID_OTHERWISE]
-    for index, run in enumerate(result.config.runs()):
+    for index, run in enumerate(result.config.all_runs()):
         which = ", ".join([f"seed {run['seed']}", *(f"{name} {run[name]:g}" for name in result.config.swept)])
         if diverged := summary["diverged"][index]:
             print(f"  run {index} ({which}): diverged after {diverged['steps']:,} steps, {diverged['what']} not finite")

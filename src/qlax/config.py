@@ -168,7 +168,7 @@ class Config:
         values = [value if isinstance(value, tuple) else (value,) for value in (getattr(self, n) for n in SWEEPABLE)]
         return [dict(zip(SWEEPABLE, chosen, strict=True)) for chosen in itertools.product(*values)]
 
-    def runs(self) -> list[dict[str, Any]]:
+    def all_runs(self) -> list[dict[str, Any]]:
         """What each run has of its own, ordered by setting, then seed: `seed` and the sweepable fields."""
         seeds = range(self.seed, self.seed + self.seeds)
         return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]

@@ -97,7 +97,7 @@ class Program:
             # One fresh episode a step has to do: nobody looks at what follows the first.
             eval_vec = _vec(getattr(env, "evaluated", env), config, config.eval_episodes, config.eval_episodes)
             self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
-        runs = config.runs()
+        runs = config.all_runs()
         self.agent_info = {
             "env": config.env,
             "env_options": config.env_options,

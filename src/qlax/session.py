@@ -63,7 +63,7 @@ class Result:
       config: every choice made.
       summary: what `summary.json` holds.
       curves: the lines of `metrics.jsonl` as arrays: `steps [lines]`, `eval_return [lines, R]`, nan without a value.
-      agents: one a run, in the order of `config.runs()`.
+      agents: one a run, in the order of `config.all_runs()`.
     """
 
     directory: Path
@@ -120,7 +120,7 @@ class Session:
         capacity.check(program, self.runs.num_devices)
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
         self.progress = progress
-        self.names = [_named(run, self.config.swept) for run in self.config.runs()]
+        self.names = [_named(run, self.config.swept) for run in self.config.all_runs()]
         self.diverged: list[dict[str, Any] | None] = [None] * len(program.seeds)
         self.why = ""  # the first that diverged did
 
@@ -145,7 +145,7 @@ class Session:
         run.begin_metrics(info, self.config.checkpoint_interval)
         self.best = [-np.inf] * len(self.program.seeds)
         if saved is not None:
-            runs = zip(self.config.runs(), info["best"], strict=True)
+            runs = zip(self.config.all_runs(), info["best"], strict=True)
             self.best = [run.best(index, own, before) for index, (own, before) in enumerate(runs)]
         self.notices += run.damage
         self.display = ProgressDisplay(
@@ -276,7 +276,7 @@ class Session:
 
     def _save_agent(self, folder: str, index: int, variables: PyTree, more: dict[str, Any]) -> Agent:
         own = jax.tree.map(lambda x: np.asarray(x[index]), variables)
-        agent = Agent(own, {**self.program.agent_info, **self.config.runs()[index], **more})
+        agent = Agent(own, {**self.program.agent_info, **self.config.all_runs()[index], **more})
         self.directory.save_agent(folder, index, own, agent.info)
         return agent
 

@@ -51,7 +51,7 @@ def summarise(
       diverged: of every run where and why, if it did.
       inexact: in what the run is not what an undisturbed one would have been.
     """
-    config, runs = program.config, program.config.runs()
+    config, runs = program.config, program.config.all_runs()
     late = curves["updates"] > 0.9 * config.num_updates
     episodes = curves["episodes"][late]
     with np.errstate(invalid="ignore"):
