@@ -13,8 +13,8 @@ from scores import RESULTS, circumstances
 
 from qlax import capacity
 from qlax.config import configure
-from qlax.placement import Placement
 from qlax.program import Program
+from qlax.runs import DeviceRuns
 from qlax.types import Step
 
 CARTPOLE = {"num_envs": 1024, "num_steps": 64, "num_minibatches": 8}
@@ -90,11 +90,10 @@ def main() -> None:
 def measured(target, **settings) -> dict:
     """Estimate and XLA's number for one device."""
     program = Program(configure(target, **settings), {})
-    placement = Placement(len(program.seeds))
-    needs = capacity.estimate(program, placement.at_once, placement.num_devices)
-    snapshot = capacity.nbytes(program.shapes) // placement.num_devices
-    lowered = placement.lower(program.chunk, program.shapes, program.new_record(), shared=(0, False), donate=True)
-    reserved = placement.compile(lowered).memory_analysis()
+    placement = program.placement
+    needs = capacity.estimate(program, placement.at_once, placement.groups)
+    snapshot = capacity.nbytes(program.part) * len(program.seeds) // placement.groups
+    reserved = placement.compile(DeviceRuns(program, ()).lowered_chunk()).memory_analysis()
     xla = reserved.argument_size_in_bytes + reserved.output_size_in_bytes + reserved.temp_size_in_bytes
     xla -= reserved.alias_size_in_bytes
     estimate = needs.bytes - snapshot

@@ -120,21 +120,19 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     import jax
 
     from qlax.config import configure
-    from qlax.placement import Placement, use_cores
+    from qlax.placement import use_cores
     from qlax.program import Program
+    from qlax.runs import DeviceRuns
 
     use_cores()
     ceilings = [ceiling()]
     begun = time.perf_counter()
     program = Program(configure(target, seeds=seeds, **overrides), {})
-    placement = Placement(seeds)
-    chunk = placement.compile(
-        placement.lower(program.chunk, program.shapes, program.new_record(), shared=(0, False), donate=True)
-    )
+    placement, runs = program.placement, DeviceRuns(program, ())
+    chunk = placement.compile(runs.lowered_chunk())
     compile_seconds = time.perf_counter() - begun
-    start = placement.compile(placement.lower(program.start, program.seeds, program.hyper, ()))
-    state = start(*jax.device_put((program.seeds, program.hyper, ()), placement.sharding))
-    record = jax.device_put(program.new_record(), placement.sharding)
+    runs.compile()
+    state, record = runs.begin(None), runs.record(program.new_record())
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     begun = time.perf_counter()
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))

@@ -64,6 +64,7 @@ BASE = {
 STRUCTURES: list[dict[str, Any]] = [
     {},
     {"seeds": 2},
+    {"learning_rate": "log-uniform:1e-5:1", "gamma": "uniform:0:1", "runs": 2},
     {"env": "probes:Recall", "memory": "gru"},
     {"env": "probes:Recall", "memory": "lru", "dueling": True},
     {"env": "probes:MaskedAction", "norm": "batch", "input_norm": "batch_renorm"},
@@ -127,11 +128,15 @@ WORDS = [
         "--out",
     ),
 ]
+DISTRIBUTIONS = [
+    *("uniform:0:1", "log-uniform:1e-5:1", "uniform:1:0", "log-uniform:0:1", "uniform:0.5:nan", "uniform:-1e39:1e39"),
+    *("uniform:0:1:2", "uniform", "uniform:0x1:1", "normal:0:1", "log-uniform:1e-320:1e-300", f"uniform:{'9' * 5000}"),
+]
 OTHERS = [
     *(None, (), [], {}, set(), b"x", object(), len, Path("x"), {"a": 1}, {1: 2}, [[1]], [None], ["a"] * 1000),
     *((0.5,) * 100_000, (8,) * 100, ("",), np.arange(3.0), np.zeros((2, 2)), np.float64(0.5), np.bool_(True)),
 ]
-HOSTILE = st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.sampled_from(OTHERS) | st.text(max_size=20)
+HOSTILE = st.one_of(*map(st.sampled_from, (NUMBERS, WORDS, DISTRIBUTIONS, OTHERS)), st.text(max_size=20))
 PATHS = (
     *("nope", "gymnax/Nope-v1", "gymnax/", "gymnax/../..", "nope/x", "minatar/brekout", "probes:Nope", "nope.nope:X"),
     *(

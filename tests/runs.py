@@ -1,5 +1,14 @@
 """The smallest training runs that have everything, for the tests of what surrounds the algorithm."""
 
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qlax.config import configure
+from qlax.log import MetricsFile, ProgressDisplay
+
 SMALL = {
     "num_envs": 4,
     "num_steps": 8,
@@ -31,3 +40,32 @@ def flags(settings):
 def without_times(line):
     """A line of metrics without what two equal runs may differ in."""
     return {name: value for name, value in line.items() if name not in ("seconds", "steps_per_second")}
+
+
+def begun(directory, preset="minatar/breakout", **settings):
+    """A directory as a run that was interrupted leaves it."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(configure(preset, **settings).derive(log_interval=4).to_json())
+
+
+def lines_of(directory):
+    """Of the metrics, without times."""
+    return [without_times(line) for line in MetricsFile(Path(directory) / "metrics.jsonl").read()]
+
+
+def same_weights(one, other):
+    """Whether two results hold the same agents, bit for bit."""
+    trees = ([agent.variables for agent in result.agents] for result in (one, other))
+    return jax.tree.all(jax.tree.map(np.array_equal, *trees))
+
+
+def interrupt_at(monkeypatch, updates, number):
+    """The process gets a signal when so many updates have been reported."""
+    show = ProgressDisplay.show
+
+    def show_and_stop(display, done, *rest):
+        show(display, done, *rest)
+        if done == updates * 32:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ProgressDisplay, "show", show_and_stop)

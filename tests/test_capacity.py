@@ -245,7 +245,7 @@ class Device:
 
 def test_a_device_says_itself_how_much_there_is(monkeypatch):
     for stats, expected in (({"bytes_limit": 90, "bytes_in_use": 20}, 70), ({"bytes_limit": 90}, 90), (None, None)):
-        monkeypatch.setattr(capacity, "_device", lambda stats=stats: Device(stats))
+        monkeypatch.setattr(capacity, "device", lambda stats=stats: Device(stats))
         assert capacity.available() == expected
 
 

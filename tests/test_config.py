@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from qlax.config import (
     PRESETS,
     SWEEPABLE,
     Config,
+    as_words,
     configure,
     environment_presets,
     from_file,
@@ -31,8 +33,69 @@ def test_runs_are_ordered_by_setting_then_seed():
     assert config.swept == ["gamma", "lam"]
 
 
+def test_draws_are_joint_and_crossed_with_lists_and_trained_with_every_seed():
+    asked = {"env": ENV, "learning_rate": "log-uniform:1e-5:1e-2", "gamma": "uniform:0.9:0.99", "lam": (0, 0.5)}
+    config = Config(**asked, seeds=3, runs=48)
+    assert (config.num_runs, len(config.all_runs()), config.swept) == (48, 48, ["learning_rate", "gamma", "lam"])
+    settings = config.settings()
+    assert [run["seed"] for run in config.all_runs()] == [0, 1, 2] * 16
+    assert [setting["lam"] for setting in settings] == [0, 0.5] * 8
+    assert settings[0] | {"lam": 0.5} == settings[1]
+    drawn = [(setting["learning_rate"], setting["gamma"]) for setting in settings[::2]]
+    assert len({rate for rate, _ in drawn}) == len({gamma for _, gamma in drawn}) == 8
+    assert all(type(value) is float for setting in settings for value in setting.values())
+    # The draws of more runs begin with those of fewer, whatever else is asked for; another seed gives others.
+    assert Config(**asked, seeds=3, runs=96).settings()[:16] == settings
+    alone = Config(env=ENV, learning_rate=asked["learning_rate"], runs=8, num_envs=64)
+    assert [setting["learning_rate"] for setting in alone.settings()] == [rate for rate, _ in drawn]
+    other = Config(**asked, seeds=3, runs=48, seed=1)
+    assert not {rate for rate, _ in drawn} & {setting["learning_rate"] for setting in other.settings()}
+
+
+def test_distributions_are_spread_as_they_say():
+    config = Config(env=ENV, learning_rate="log-uniform:1e-5:1e-1", gamma=["uniform:0.9:1"], runs=4000)
+    rates, gammas = ([setting[name] for setting in config.settings()] for name in ("learning_rate", "gamma"))
+    for shares, low in ((np.log10(rates) / 4 + 1.25, 1e-5), (10 * (np.array(gammas) - 0.9), 0.9)):
+        assert np.histogram(shares, 4, (0, 1))[0] == pytest.approx([1000] * 4, abs=120)
+        assert min(rates if low < 0.1 else gammas) >= low
+    assert max(rates) <= 0.1
+    assert max(gammas) <= 1
+    assert all(float(f"{value:g}") == value for value in rates + gammas)  # what is shown of it is all of it
+    narrow = Config(env=ENV, gamma="uniform:0.9999999:0.99999995", runs=9).settings()
+    assert all(0.9999999 <= setting["gamma"] <= 0.99999995 for setting in narrow)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seeds": 2, "lam": (0, 0.5), "env_options": {"length": 3, "name": "5", "on": True, "x": -1e-05}},
+        {"reward_scale": (-1.0, 2.5e-7), "learning_rate": 1 / 3, "hidden": (8, 4), "dueling": True},
+        {"learning_rate": "log-uniform:1e-5:1e-2", "runs": 4, "reward_scale": -1e-05, "init": "-x y"},
+        {"total_steps": 10**9 + 1, "wrappers": ("frame_stack=4", "a:B"), "time_limit_is_terminal": True},
+    ],
+)
+@pytest.mark.parametrize("target", [ENV, "cartpole", "memory-chain"])
+def test_a_configuration_is_said_in_words_that_ask_for_it(target, settings):
+    from qlax import cli
+
+    config = configure(target, **settings)
+    options = cli._parser().parse_args(["train", *as_words(config)])
+    again = configure(options.target, **{name: cli._value(name, value) for name, value in cli._given(options).items()})
+    assert again == config
+    assert as_words(configure(target)) == [target]
+
+
+def test_what_a_preset_says_and_no_flag_takes_back_is_said_anew():
+    config = dataclasses.replace(configure("cartpole-fast"), hidden=None)
+    assert as_words(config)[0] == ENV
+    assert "--hidden" not in as_words(config)
+    assert as_words(dataclasses.replace(configure("memory-chain"), env_options={}))[0] != "memory-chain"
+    assert as_words(dataclasses.replace(config, preset="a/<b"))[0] == ENV
+
+
 def test_what_is_written_is_read_back(tmp_path):
-    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}).with_intervals(100)
+    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", runs=4)
+    config = config.with_intervals(100)
     (tmp_path / "config.json").write_text(config.to_json())
     assert from_file(tmp_path / "config.json") == config
     assert from_file(tmp_path / "config.json", lam=1).lam == 1.0
@@ -60,6 +123,22 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"reset_ratio": 3}, r"reset_ratio=3 does not divide num_envs=128; use 2 or 4"),
         ({"log_interval": 3, "eval_interval": 7}, r"eval_interval=7 is not a multiple of log_interval=3; use 9"),
         ({"env": ""}, r"env is missing"),
+        ({"lam": "uniform:0:2"}, r"lam='uniform:0:2': expected a number from 0 to 1, or uniform:LOW:HIGH or log-unif"),
+        ({"lam": "log-uniform:0:1"}, r"of two such, LOW < HIGH, 0 < LOW if log$"),
+        ({"lam": "uniform:1:0"}, r"lam='uniform:1:0': expected"),
+        ({"lam": "uniform:0:nan"}, r"lam='uniform:0:nan': expected"),
+        ({"lam": "uniform:0"}, r"lam='uniform:0': expected"),
+        ({"lam": "normal:0:1"}, r"lam='normal:0:1': expected"),
+        ({"lam": ["uniform:0:1", 0.5], "runs": 2}, r"lam=\['uniform:0:1', 0.5\]: expected"),
+        ({"lam": "uniform:0:1"}, r"lam=uniform:0:1 is drawn from: say with runs how many there .*, as runs=16$"),
+        (
+            {"lam": "uniform:0:1", "gamma": (0, 1), "seeds": 3},
+            r"as runs=96, a multiple of 6 \(seeds=3 x gamma\)$",
+        ),
+        ({"lam": "uniform:0:1", "seeds": 4, "runs": 6}, r"runs=6 is not a multiple of 4 \(seeds=4\); use 4 or 8"),
+        ({"lam": "uniform:0:1", "seeds": 4, "runs": 3}, r"runs=3 is not a multiple of 4 \(seeds=4\); use 4$"),
+        ({"lam": (0, 1), "runs": 3}, r"runs=3: nothing is drawn, so there are 2 \(seeds=1 x lam\); leave runs out"),
+        ({"lam": "uniform:0:1", "runs": 65_537}, r"runs=65537: the runs would be 65,537; expected at most 65,536"),
         ({"num_steps": 10**5000}, r"num_steps=something of type int: expected a whole number from 1"),
         ({"num_steps": 10**400}, r"num_steps=10{79}\.\.\.: expected a whole number from 1"),
         ({"learning_rate": 1e39}, r"learning_rate=1e\+39: expected a number from 0 to 3.402823466e\+38"),

@@ -24,7 +24,7 @@ def test_the_result_does_not_depend_on_how_many_runs_are_computed_at_once(at_onc
     placement = Placement(6)
     placement.at_once = at_once
     compiled = placement.compile(placement.lower(lambda runs, factor: runs * factor, RUNS, shared=(np.float32(3),)))
-    np.testing.assert_array_equal(compiled(jax.device_put(RUNS, placement.sharding), np.float32(3)), RUNS * 3)
+    np.testing.assert_array_equal(compiled(jax.device_put(RUNS, placement.runs), np.float32(3)), RUNS * 3)
 
 
 def test_runs_take_turns_on_a_cpu():
@@ -88,19 +88,47 @@ import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import qlax
-from qlax.placement import Placement
 from runs import CARTPOLE, SMALL
-result = qlax.train(CARTPOLE, out=sys.argv[2], seeds=4, progress=False, **dict(SMALL, total_steps=96))
-weights = [jax.tree.leaves(jax.tree.map(lambda x: x.tolist(), agent.variables)) for agent in result.agents]
-print(json.dumps([str(Placement(4)), str(Placement(3)), weights]))
+
+def trained(name, **settings):
+    settings = SMALL | {"num_envs": 16, "total_steps": 5 * 128, "eval_episodes": 5} | settings
+    result = qlax.train(CARTPOLE, out=f"{sys.argv[2]}/{name}", progress=False, **settings)
+    made_with = qlax.checkpoint.read(sorted((result.directory / "checkpoints").iterdir())[-1])[0]["made_with"]
+    weights = [jax.tree.leaves(jax.tree.map(lambda x: x.tolist(), agent.variables)) for agent in result.agents]
+    return made_with["num_devices"], weights, result.curves["eval_return"].tolist()
+
+print(json.dumps([trained(name, **settings) for name, settings in json.loads(sys.argv[3]).items()]))
 """
 
 
-def test_runs_on_two_cores_learn_what_they_learn_on_one(tmp_path):
-    one, two = (python(TRAIN, devices, str(tmp_path / devices)) for devices in ("1", "2"))
-    assert one[:2] == ["in turns", "in turns"]
-    assert two[:2] == ["spread over 2 cores, in turns", "in turns, as 2 cores do not divide them"]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), one[2], two[2])
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs of five updates on so many devices: number used, weights of every run, evaluations."""
+
+    def train(devices, **settings):
+        folder = tmp_path_factory.mktemp("runs")
+        done = python(TRAIN, str(devices), str(folder), json.dumps(settings))
+        return [(used, [np.concatenate([np.ravel(x) for x in run]) for run in runs], seen) for used, runs, seen in done]
+
+    return train
+
+
+def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(trained):
+    alone, together = trained(1, alone={"seed": 3}, together={"seeds": 8})
+    spread, part, split, again = trained(
+        8, spread={"seeds": 8}, part={"seeds": 6}, split={"devices": 8}, again={"devices": 8}
+    )
+    assert [used for used, *_ in (alone, together, spread, part, split)] == [1, 1, 8, 6, 8]
+    assert len(alone[1]) == 1
+    np.testing.assert_array_equal(alone[1][0], together[1][3])  # in turns on a CPU
+    np.testing.assert_array_equal(part[1], spread[1][:6])  # one on each device
+    np.testing.assert_allclose(together[1], spread[1], atol=1e-5)  # XLA fuses otherwise for several devices
+    assert np.abs(np.subtract(spread[1][0], spread[1][1])).max() > 1e-2
+    # One run whose environments are split acts with other keys: it learns something else, but the same every time.
+    assert np.isfinite(split[1]).all()
+    assert np.abs(np.subtract(split[1][0], spread[1][0])).max() > 1e-3
+    np.testing.assert_array_equal(split[1], again[1])
+    assert split[2] == again[2]
 
 
 EMPTY = """
@@ -112,7 +140,7 @@ from qlax.placement import Placement
 placement = Placement(2)
 state = {"nothing": jnp.zeros((2, 3, 0)), "number": jnp.ones(2)}
 double = placement.compile(placement.lower(lambda state: jax.tree.map(lambda x: 2 * x, state), state))
-print(json.dumps(double(double(jax.device_put(state, placement.sharding)))["number"].tolist()))
+print(json.dumps(double(double(jax.device_put(state, placement.runs)))["number"].tolist()))
 """
 
 

@@ -6,9 +6,9 @@ from pages import blocks, shortened
 from qlax import cli
 from qlax.config import configure
 
-BLOCKS = blocks("README.md")
-PYTHON = [block.text for block in BLOCKS if block.language == "python"]
-COMMANDS = [words for block in BLOCKS for words in block.commands]
+PYTHON = [block.text for block in blocks("README.md") if block.language == "python"]
+PAGES = ("README.md", "docs/scaling.md")
+COMMANDS = [words for page in PAGES for block in blocks(page) for words in block.commands]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: re.search(r"\w+", block.split("\n\n")[-1])[0])
@@ -22,4 +22,5 @@ def test_commands_are_understood(words):
     options, unknown = cli._parser().parse_known_args(words[1:])
     assert not unknown
     if getattr(options, "target", None):
-        configure(options.target)
+        asked = cli._given(options) if words[1] == "train" else {}
+        configure(options.target, **{name: cli._value(name, value) for name, value in asked.items()})

@@ -1,80 +1,22 @@
-import fcntl
 import itertools
 import json
-import signal
-import sys
 
 import numpy as np
 import pytest
 import scipy.stats
-from runs import SMALL, flags
+from runs import SMALL, begun, flags
 
 from qlax import suite
 from qlax.cli import main
 from qlax.config import configure
-from qlax.errors import UserError
+from qlax.jobs import Job, Outcome
 from qlax.scores import aggregates, table
-from qlax.suite import SUITES, Job, collect, plan, run_jobs
-
-# What stands in for training: it leaves what a run leaves, and does as the game's name says.
-JOB = """
-import json, os, pathlib, signal, sys, time
-
-directory = pathlib.Path(sys.argv[1])
-game = directory.name
-directory.mkdir(exist_ok=True)
-(directory / "config.json").write_text(sys.argv[2])
-with open(directory / "attempts", "a") as file:
-    file.write("x")
-attempts = len((directory / "attempts").read_text())
-print("attempt", attempts, flush=True)
-if game == "breakout":
-    sys.exit("qlax: out of luck")
-if game == "seaquest":
-    print("qlax: no such sea", file=sys.stderr)
-    sys.exit(2)
-if game == "freeway" and attempts == 1:
-    os.kill(os.getpid(), signal.SIGKILL)
-if "interrupt" in sys.argv:
-    def save(number, _):
-        (directory / "checkpoint").write_text(str(number))
-        sys.exit(130)
-    signal.signal(signal.SIGINT, save)
-    signal.signal(signal.SIGTERM, save)
-    (directory / "ready").touch()
-    if all((directory.parent / name / "ready").exists() for name in ("asterix", "freeway")):
-        os.kill(os.getppid(), int(sys.argv[-1]))
-    time.sleep(60)
-summary = {
-    "env": "gymnax/" + game, "seeds": [0, 1], "total_steps": 1000, "steps_per_second": 2345.6, "device": "cpu: cpu",
-    "eval_return": {"mean": 1.5, "per_run": [1.0, 2.0]}, "eval_episodes": 64, "eval_cut": [0.0, 0.0],
-}
-(directory / "summary.json").write_text(json.dumps(summary))
-"""
+from qlax.suite import SUITES, collect, plan
 
 
 @pytest.fixture(autouse=True)
 def in_an_empty_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """Jobs that run `JOB` with these further words."""
-
-    def use(*words):
-        def command(job):
-            return [sys.executable, "-S", "-c", JOB, str(job.directory), job.config.to_json(), *words]
-
-        monkeypatch.setattr(Job, "command", command)
-
-    return use
-
-
-def begun(directory, preset="minatar/breakout", **settings):
-    """A directory as a run that was interrupted leaves it."""
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(configure(preset, **settings).derive(log_interval=4).to_json())
 
 
 def test_two_games_are_trained_to_the_table_and_never_twice(capsys, monkeypatch, pytestconfig, tmp_path):
@@ -122,52 +64,6 @@ def test_all_of_atari_ends_in_the_full_table(capsys, monkeypatch, pytestconfig, 
     assert all(f"| {name} " in table for name in ("median", "mean", "IQM", *results["games"]))
 
 
-def test_what_fails_is_tried_again_and_reported_and_the_others_go_on(capsys, stand_in, tmp_path):
-    stand_in()
-    assert main(["suite", "minatar", "--jobs", "2", "--out", "all"]) == 1
-    said = capsys.readouterr()
-    attempts = {job.parent.name: len(job.read_text()) for job in (tmp_path / "all").glob("*/attempts")}
-    assert attempts == {"asterix": 1, "breakout": 3, "freeway": 2, "seaquest": 1, "space-invaders": 1}
-    assert said.err.count("breakout: failed after 0:0") == 2
-    assert "is tried again: signal 9 (Killed): attempt 1" in said.err
-    assert "breakout: failed: exit code 1: out of luck" in said.err
-    assert "seaquest: failed: exit code 2: no such sea" in said.err
-    assert "qlax: 2 of 5 games failed: breakout, seaquest; the same command tries them again" in said.err
-    assert "- Failed, hence left out: breakout (exit code 1: out of luck)." in said.out
-    assert said.out.startswith("minatar: 3 of 5 games")
-    assert "| asterix        |    1.5 |         1, 2 |        1,000 |              2,346 |" in said.out
-    log = (tmp_path / "all" / "breakout.log").read_text()
-    assert [log.count(f"attempt {number}\n") for number in (1, 2, 3)] == [1, 1, 1]
-    results = json.loads((tmp_path / "all" / "results.json").read_text())
-    assert list(results["games"]) == ["asterix", "freeway", "space-invaders"]
-    assert results["failed"].keys() == {"breakout", "seaquest"}
-    assert main(["suite", "minatar", "--games", "asterix,freeway", "--out", "all"]) == 0  # nothing is left to do
-    assert (tmp_path / "all" / "freeway" / "attempts").read_text() == "xx"
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, capsys, stand_in, tmp_path):
-    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
-    stand_in()
-    assert main(["suite", "minatar", "--games", "space-invaders", "--out", "all"]) == 0
-    for game in ("asterix", "freeway"):
-        begun(tmp_path / "all" / game, f"minatar/{game}")
-        (tmp_path / "all" / game / "attempts").write_text("x")
-    capsys.readouterr()
-    stand_in("interrupt", str(int(number)))
-    games = "space-invaders,asterix,freeway,seaquest"
-    assert main(["suite", "minatar", "--games", games, "--jobs", "2", "--out", "all"]) == code
-    said = capsys.readouterr()
-    for game in ("asterix", "freeway"):
-        assert (tmp_path / "all" / game / "checkpoint").read_text() == str(int(number))
-        assert f"{game}: stopped after" in said.err
-    assert not (tmp_path / "all" / "seaquest").exists()
-    assert "qlax: stopped with 1 of 4 games complete; the same command goes on" in said.err
-    assert "minatar: 1 of 4 games" in said.out
-    assert "Not complete yet, hence left out: asterix, freeway, seaquest." in said.out
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -178,6 +74,9 @@ def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, c
         ("minatar --games breakout,", "unknown game ''"),
         ("atari57 --games pong", "unknown game 'pong'; did you mean 'Pong'?"),
         ("minatar --jobs 0", "jobs=0: expected a whole number from 1"),
+        ("minatar --on slurm", "invalid choice: 'slurm'"),
+        ("minatar --gpus-per-job 0.5", "gpus_per_job=0.5 is for jobs on Ray; add --on ray"),
+        ("minatar --on ray --cpus-per-job 0", "cpus_per_job=0: expected more than 0"),
         ("minatar --jobs two", "invalid int value: 'two'"),
         ("minatar --lamm 0.5", "unknown flag '--lamm'; did you mean '--lam'"),
         ("minatar --gamma 1.5", "gamma=1.5: expected a number from 0 to 1"),
@@ -217,30 +116,15 @@ def test_a_mistake_is_one_line_and_nothing_is_written_or_run(words, message, cap
 
 def test_a_run_begun_with_the_same_settings_is_gone_on_with_however_they_came(tmp_path):
     begun(tmp_path / "breakout", "gymnax/Breakout-MinAtar", total_steps=10_000_000, hidden=(8,))
-    (job,) = plan("minatar", "breakout,breakout", {"hidden": (8,), "log_interval": 4}, [], tmp_path)
+    (job,) = plan("minatar", "breakout,breakout", {"hidden": (8,), "log_interval": 4}, tmp_path)
     assert job.begun
-    assert job.command()[3:] == ["qlax.cli", "resume", str(tmp_path / "breakout")]
-
-
-def test_a_game_that_another_process_trains_is_left_alone(stand_in, tmp_path):
-    stand_in()
-    begun(tmp_path / "asterix", "minatar/asterix")
-    jobs = plan("minatar", "asterix,space-invaders", {}, [], tmp_path)
-    with jobs[0].log.open("w") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="asterix is being trained by another process"):
-            plan("minatar", None, {}, [], tmp_path)
-        failed, _ = run_jobs(jobs, 1)
-    assert failed.keys() == {"asterix"}
-    assert not (tmp_path / "asterix" / "attempts").exists()
-    assert jobs[1].complete
-    assert run_jobs(jobs, 1).failed == {}  # once the other is gone
+    assert job.command()[3:6] == ["qlax.cli", "resume", str(tmp_path / "breakout")]
 
 
 def test_jobs_are_told_what_the_suite_was_told(monkeypatch):
     """Every kind of flag, among them values that look like flags."""
     seen = []
-    monkeypatch.setattr(suite, "run_jobs", lambda jobs, at_once: seen.extend(jobs) or suite.Outcome({}, None))
+    monkeypatch.setattr(suite, "run_jobs", lambda jobs, runner: seen.extend(jobs) or Outcome({}, None))
     words = "--seeds 3 --hidden 8,4 --lam 0.5 --reward-scale=-1e-1 --dueling --no-time-limit-is-terminal"
     words += " --env-options use_minimal_action_set=false --no-compilation-cache"
     assert main(["suite", "minatar", "--games", "breakout", *words.split()]) == 0
@@ -300,7 +184,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
 def scored(directory, game, per_run, scores):
     """A complete game of Atari."""
     config = configure("minatar/breakout")  # any will do: there may be no presets of Atari
-    job = Job(game, config, (), directory / game)
+    job = Job(game, config, directory / game)
     job.directory.mkdir()
 
     def measured(values):
@@ -320,8 +204,8 @@ def test_table_with_scores(tmp_path):
         scored(tmp_path, "Pong", [20.0, 21.0], [115.0, 118.0]),
         scored(tmp_path, "Breakout", [301.25, 418.0], [1040.0, 1446.0]),
         scored(tmp_path, "Skiing", [-29000.0, -30000.0], []),
-        Job("Venture", configure("minatar/breakout"), (), tmp_path / "Venture"),
-        Job("Alien", configure("minatar/breakout"), (), tmp_path / "Alien"),
+        Job("Venture", configure("minatar/breakout"), tmp_path / "Venture"),
+        Job("Alien", configure("minatar/breakout"), tmp_path / "Alien"),
     ]
     results = collect("atari57", jobs, {"Alien": "exit code 1: out of luck"})
     assert results["aggregates"]["games"] == ["Pong", "Breakout"]

@@ -6,14 +6,13 @@ import math
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import show
-from runs import CARTPOLE, SMALL, without_times
+from runs import CARTPOLE, SMALL, interrupt_at, lines_of, same_weights
 
 import qlax
 from qlax.cli import _report
@@ -22,20 +21,12 @@ from qlax.directory import claim
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import RunError, UserError
 from qlax.files import write_whole
-from qlax.log import MetricsFile, ProgressDisplay
+from qlax.log import ProgressDisplay
 from qlax.mixing import VDN
 from qlax.pqn import epsilon_greedy
 from qlax.program import Program
+from qlax.runs import DeviceRuns
 from qlax.session import DivergedError, Session, Stopped
-
-
-def lines_of(directory):
-    return [without_times(line) for line in MetricsFile(Path(directory) / "metrics.jsonl").read()]
-
-
-def same_weights(one, other):
-    trees = ([agent.variables for agent in result.agents] for result in (one, other))
-    return jax.tree.all(jax.tree.map(np.array_equal, *trees))
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +82,6 @@ def test_a_run_alone_equals_itself_among_others(whole, tmp_path):
     for name in ("loss", "value", "grad_norm"):
         first_five = slice(None, 2)  # lines of two updates
         np.testing.assert_allclose(alone.curves[name][first_five, 0], whole.curves[name][first_five, 3], rtol=1e-5)
-
-
-def interrupt_at(monkeypatch, updates, number):
-    """The process gets a signal when so many updates have been reported."""
-    show = ProgressDisplay.show
-
-    def show_and_stop(display, done, *rest):
-        show(display, done, *rest)
-        if done == updates * 32:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(ProgressDisplay, "show", show_and_stop)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +217,10 @@ def test_weights_to_begin_with(whole, tmp_path):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=3, **settings)
     with pytest.raises(UserError, match=r"belongs to another configuration"):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=4, **settings | {"hidden": (9,)})
+    shutil.copytree(whole.directory, tmp_path / "partly")
+    (tmp_path / "partly" / "agents" / "1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"partly has 3 of the 4 agents it had"):
+        qlax.train(CARTPOLE, out=tmp_path / "other", init=tmp_path / "partly", seeds=3, **settings)
     assert not (tmp_path / "other").exists()
 
 
@@ -335,7 +318,7 @@ def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
     compiled = [record for record in caplog.records if "XLA compilation of jit(chunk)" in record.getMessage()]
     assert len(compiled) == 1
     program = Program(result.config, {})
-    text = jax.jit(program.chunk).lower(program.shapes, program.new_record(), 1, True).as_text()
+    text = DeviceRuns(program, ()).lowered_chunk().as_text()
     assert "while" in text
     assert "callback" not in text
 

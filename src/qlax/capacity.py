@@ -19,9 +19,10 @@ from jax.extend.core import Jaxpr, Literal
 
 from qlax.config import Config, configure
 from qlax.errors import RunError, UserError
+from qlax.placement import DATA, device
 from qlax.pqn import Rollout
 from qlax.program import Program
-from qlax.types import PyTree
+from qlax.types import PyTree, is_key
 
 DOUBT = 1.25  # estimates may be too high by so much: only what is beyond is refused
 # What to make smaller, first what costs the results least: more seeds can be trained afterwards.
@@ -104,15 +105,15 @@ class Needs(NamedTuple):
 
 
 def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
-    """What a device needs, one of so many that share the runs, if it computes so many runs at once."""
-    config, algorithm = program.config, program.algorithm
-    platform = _device().platform
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.shapes)
-    acting, (_, decision) = jax.make_jaxpr(algorithm.act, return_shape=True)(state)
+    """What a device needs, one of so many that the runs are dealt to, if it computes so many runs at once."""
+    config, algorithm, parts = program.config, program.algorithm, program.placement.parts
+    platform = device().platform
+    state, axis = program.part, [(DATA, parts)]
+    acting, (_, decision) = jax.make_jaxpr(algorithm.act, axis_env=axis, return_shape=True)(state)
     seen = jax.eval_shape(lambda s, decision: algorithm.observe(s, decision, (), s.step)[1], state, decision)
     seen = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_steps, *x.shape), x.dtype), seen)
     record = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.new_record())
-    learning = jax.make_jaxpr(program._learn)(state, record, Rollout(state.memory, seen))
+    learning = jax.make_jaxpr(program._learn, axis_env=axis)(state, record, Rollout(state.memory, seen))
 
     weights = nbytes((state.params, state.stats, state.opt_state))
     worlds = nbytes((state.env, state.step, state.memory))
@@ -127,12 +128,14 @@ def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
     before, gradients = min(beside, weights), min(within, nbytes(state.params))
     forward = sum(peak(acting.jaxpr, platform))
     episodes = (forward + 2 * worlds) * config.eval_episodes // config.num_envs
+    # Where there are several processes, every device has all of a snapshot for a moment.
+    whole = len(program.seeds) * parts if jax.process_count() > 1 else 0
     steps = Part("rollouts", rollouts, ("num_envs", "num_steps"))
     hidden = ("hidden",) if config.network is None else ()
     return Needs(
         always=(
-            Part("weights and the optimiser's state", held * weights, ("seeds", *hidden)),
-            Part("environments", held * worlds, ("seeds", "num_envs")),
+            Part("weights and the optimiser's state", held * weights + whole * weights // parts, ("seeds", *hidden)),
+            Part("environments", (held + whole) * worlds, ("seeds", "num_envs")),
         ),
         in_turn=(
             # New episodes are made beside those that go on.
@@ -160,7 +163,7 @@ def check(program: Program, num_devices: int = 1) -> None:
     there = available()
     if there is None:
         return
-    needs = _where_memory_is(estimate(program, 1, num_devices), num_devices)
+    needs = _where_memory_is(program, estimate(program, 1, num_devices), num_devices)
     if needs.bytes > DOUBT * there:
         much = f"and there are {_written(there)}: {_written(needs.bytes - there)} too much"
         raise UserError(f"{_described(needs)}, {much}; {_remedy(program.config, needs, there)}")
@@ -178,17 +181,16 @@ def out_of_memory(program: Program, at_once: int = 1, num_devices: int = 1) -> I
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needs = _where_memory_is(estimate(program, at_once, num_devices), num_devices)
+        needs = _where_memory_is(program, estimate(program, at_once, num_devices), num_devices)
         remedy = _first_remedy(program.config, needs)
         raise RunError(f"the device is out of memory; {_described(needs)}; {remedy}") from error
 
 
 def available() -> int | None:
     """Bytes that a device has left; on a CPU those of the machine, which all its devices share. None: unknown."""
-    device = _device()
-    if device.platform == "cpu":
+    if device().platform == "cpu":
         return machine_memory()
-    stats = device.memory_stats() or {}
+    stats = device().memory_stats() or {}
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
@@ -311,11 +313,12 @@ class _Operation(NamedTuple):
     params: dict[str, Any]
     inputs: list[_Array | None]  # None: a constant
     outputs: list[_Array]
+    carried: tuple[int, int]  # by a scan: where in the inputs what it changes begins, and how much that is
 
     def carries(self) -> list[tuple[_Array, _Array | None]]:
         """Of a loop: what every turn changes, at its end and at its beginning."""
         if self.name == "scan":
-            start, number = self.params["num_consts"], self.params["num_carry"]
+            start, number = self.carried
         elif self.name == "while":
             start, number = self.params["cond_nconsts"] + self.params["body_nconsts"], len(self.outputs)
         else:
@@ -325,11 +328,11 @@ class _Operation(NamedTuple):
     def inside(self, platform: str) -> list[int]:
         """What one turn of a loop holds, or the larger side of a condition."""
         if self.name == "scan":
-            return peak(self.params["jaxpr"].jaxpr, platform, self.params["num_carry"])
+            return peak(_open(self.params["jaxpr"]), platform, self.carried[1])
         if self.name == "while":
-            return peak(self.params["body_jaxpr"].jaxpr, platform, len(self.outputs))
+            return peak(_open(self.params["body_jaxpr"]), platform, len(self.outputs))
         if self.name == "cond":
-            return max((peak(branch.jaxpr, platform) for branch in self.params["branches"]), key=sum)
+            return max((peak(_open(branch), platform) for branch in self.params["branches"]), key=sum)
         return []
 
 
@@ -354,11 +357,32 @@ def _inlined(jaxpr: Jaxpr, platform: str) -> tuple[list[_Operation], list[_Array
                 outputs = results_of(called, inputs[1:] if name == "cond" else inputs)
             else:
                 outputs = [_Array(variable.aval) for variable in equation.outvars]
-                operations.append(_Operation(name, params, inputs, outputs))
+                operations.append(_Operation(name, params, inputs, outputs, _carried(equation)))
             known |= dict(zip(equation.outvars, outputs, strict=True))
         return [value(atom) for atom in jaxpr.outvars]
 
     return operations, results_of(jaxpr, [_Array(variable.aval) for variable in jaxpr.invars])
+
+
+def _carried(equation: Any) -> tuple[int, int]:
+    """Of a scan how many inputs are constants, and how many are carried from turn to turn.
+
+    Every version of JAX names these numbers otherwise; but what is scanned over, or stacked, is larger than in a turn.
+    """
+    if equation.primitive.name != "scan":
+        return 0, 0
+    turn = _open(equation.params["jaxpr"])
+
+    def same(outside: Any, inside: Any) -> int:
+        return sum(x.aval.shape == y.aval.shape for x, y in zip(outside, inside, strict=True))
+
+    number = same(equation.outvars, turn.outvars)
+    return same(equation.invars, turn.invars) - number, number
+
+
+def _open(jaxpr: Any) -> Jaxpr:
+    """Without its constants, if it has been given any."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _called(name: str, params: dict[str, Any], inputs: list[Any]) -> Jaxpr | None:
@@ -369,7 +393,7 @@ def _called(name: str, params: dict[str, Any], inputs: list[Any]) -> Jaxpr | Non
         called = None
     else:
         called = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
-    return getattr(called, "jaxpr", called)
+    return called and _open(called)
 
 
 def _branch(platforms: tuple[tuple[str, ...] | None, ...], platform: str) -> int:
@@ -391,7 +415,7 @@ def _needed(operations: list[_Operation], results: list[_Array | None]) -> list[
 
 def _size(x: Any) -> int:
     """Bytes of an array of this shape and dtype."""
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if is_key(x):
         x = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(x.shape, x.dtype))
     return math.prod(x.shape) * x.dtype.itemsize
 
@@ -405,14 +429,10 @@ def _by_loop(held: list[int]) -> tuple[int, int]:
     return sum(held[:2]), sum(held[2:])
 
 
-def _device() -> jax.Device:
-    chosen = jax.config.values["jax_default_device"]
-    return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
-
-
-def _where_memory_is(needs: Needs, num_devices: int) -> Needs:
-    """Of one device; on a CPU of all devices, as they share the machine's memory."""
-    return needs.times(num_devices) if _device().platform == "cpu" else needs
+def _where_memory_is(program: Program, needs: Needs, num_devices: int) -> Needs:
+    """Of one device; on a CPU of all devices of this process, as they share the machine's memory."""
+    here = max(1, num_devices * program.placement.parts // jax.process_count())
+    return needs.times(here) if device().platform == "cpu" else needs
 
 
 def _described(needs: Needs) -> str:

@@ -28,7 +28,7 @@ from qlax.expectations import (
     team_of,
 )
 from qlax.fields import shown
-from qlax.types import PyTree, Step, strong
+from qlax.types import PyTree, Step, is_key, strong
 
 KEEP_IT = "keep it in the state that reset and step return"
 
@@ -360,5 +360,4 @@ def _vector(tree: PyTree) -> np.ndarray:
 
 
 def _data(x: Any) -> np.ndarray:
-    is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(x) if is_key else x)
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)

@@ -15,7 +15,7 @@ from safetensors.numpy import save as serialize
 from qlax.errors import UserError
 from qlax.fields import shown
 from qlax.files import write_whole
-from qlax.types import PyTree
+from qlax.types import PyTree, is_key
 
 SUFFIX = ".safetensors"
 ENTRY = "qlax"  # of the metadata
@@ -79,10 +79,7 @@ def restore(path: Path, like: PyTree) -> tuple[dict[str, Any], PyTree]:
                 raise _damaged(path, "its checksum differs")
             raise UserError(f"{path} belongs to another configuration: {odd}")
     info, named = read(path)
-    arrays = [
-        jax.random.wrap_key_data(jnp.asarray(named[name])) if _is_key(leaf) else named[name]
-        for name, leaf in wanted.items()
-    ]
+    arrays = [from_numbers(named[name], leaf) for name, leaf in wanted.items()]
     return info, jax.tree.unflatten(structure, arrays)
 
 
@@ -92,7 +89,7 @@ def _odd_leaf(file: Any, wanted: dict[str, Any]) -> str:
         return f"it {'lacks' if odd in wanted else 'holds the unexpected'} {odd}"
     for name, leaf in wanted.items():
         found = file.get_slice(name)
-        expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        expected = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
         shape, dtype = tuple(found.get_shape()), _DTYPES.get(found.get_dtype(), found.get_dtype())
         if (shape, dtype) != (expected.shape, expected.dtype.name):
             return f"{name} is {dtype}{list(shape)}, expected {expected.dtype.name}{list(expected.shape)}"
@@ -156,16 +153,18 @@ def _checksum(text: str, named: Iterable[tuple[str, np.ndarray]]) -> str:
 
 def _named(tree: PyTree) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(where): np.asarray(_data(x), order="C") for where, x in leaves}
+    return {_name(where): np.asarray(as_numbers(x), order="C") for where, x in leaves}
 
 
 def _name(where: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(where, simple=True, separator="/")
 
 
-def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+def as_numbers(x: Any) -> np.ndarray:
+    """An array, of random keys the numbers that they are."""
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
-def _data(x: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+def from_numbers(x: np.ndarray, like: Any) -> Any:
+    """Random keys of these numbers, if `like` is of random keys; else the array itself."""
+    return jax.random.wrap_key_data(jnp.asarray(x)) if is_key(like) else x

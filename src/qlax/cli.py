@@ -6,16 +6,29 @@ import re
 import signal
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import qlax
-from qlax.config import FIELDS, configure, environment_presets, from_file, parse, preset_text, presets
+from qlax.config import (
+    FIELDS,
+    NOT_FLAGS,
+    SWEEPABLE,
+    Config,
+    configure,
+    environment_presets,
+    from_file,
+    parse,
+    preset_text,
+    presets,
+)
 from qlax.errors import RunError, UserError, nearest
 from qlax.fields import LONGEST_NAME, Sweep, shown
 
 _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
 LONGEST_ERROR = 500  # characters of what argparse says
-NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
+MOST_LINES = 16  # of runs in a report, where settings are compared
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 2 for what a user can mend, 1 where training failed."""
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
+        _check_several(options, sys.argv[1:] if arguments is None else arguments, unknown[0])
         flags = [word for word in unknown if word.startswith("-")]
         known = [flag for action in options.parser._actions for flag in action.option_strings]
         hint = nearest(flags[0][:LONGEST_NAME], known) if flags else ""
@@ -75,18 +89,33 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     train = command("train", _train, "train agents")
-    train.epilog = "Several values of a number, as in --lam 0 0.65 0.95, train every combination."
-    train.add_argument("target", nargs="?", help="a preset, or an environment as suite/name or module:Name")
-    train.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
+    train.epilog = (
+        "Several values of a number that a program is not compiled for, as in --lam 0 0.65 0.95, train every "
+        "combination; --learning-rate log-uniform:1e-5:1e-2 --runs 64 draws them. Of other settings: qlax sweep."
+    )
+    _add_target(train)
     train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")
     _add_cache_flag(train)
+    _add_process_flags(train)
     _add_setting_flags(train)
+
+    sweep = command("sweep", _sweep, "train every combination of any settings, a process each where it has to be")
+    sweep.epilog = (
+        "Every flag of a setting takes several values, a word each, as in --num-envs 16 32 --hidden 64,64 128,128. The "
+        "same command again, with --out, goes on where it was interrupted."
+    )
+    _add_target(sweep)
+    sweep.add_argument("--trials", metavar="TRIALS", type=int, help="train so many combinations that Optuna chooses")
+    sweep.add_argument("--out", metavar="DIR", help="directory of all runs; a new one under runs/, unless given")
+    _add_place_flags(sweep)
+    _add_cache_flag(sweep)
+    _add_setting_flags(sweep, several=True)
 
     suite = command("suite", _suite, "train the games of a suite, a process each, or go on with them; makes a table")
     suite.epilog = "The same command again goes on where it was interrupted. Settings hold for every game."
     suite.add_argument("suite", help="atari57 or minatar")
     suite.add_argument("--games", metavar="GAMES", help="some of them, as Pong,Breakout (default all)")
-    suite.add_argument("--jobs", metavar="JOBS", type=int, default=1, help="processes at a time (default 1)")
+    _add_place_flags(suite)
     suite.add_argument("--out", metavar="DIR", help="directory of all runs (default runs/ and the suite's name)")
     _add_cache_flag(suite)
     _add_setting_flags(suite)
@@ -94,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", _resume, "go on with an interrupted run")
     resume.add_argument("run", help="its directory")
     _add_cache_flag(resume)
+    _add_process_flags(resume)
 
     extend = command("extend", _extend, "train a run longer than it was meant to be")
     extend.description = (
@@ -105,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         "--total-steps", metavar="STEPS", required=True, help="environment steps a run, from the beginning"
     )
     _add_cache_flag(extend)
+    _add_process_flags(extend)
+
     listed = command("envs", _envs, "list the environments, with numbers of actions, observations and time limits")
     listed.add_argument("suite", nargs="?", help="of this suite alone, or one environment as suite/name or module:Name")
     listed.add_argument("--check", action="store_true", help="run each: does it keep its contract, and how fast")
@@ -112,19 +144,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="?", help="a preset, or an environment as suite/name or module:Name")
+    parser.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
+
+
+def _add_place_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--jobs", metavar="JOBS", type=int, help="at a time (default 1; on Ray as many as there is room for)")
+    add("--on", choices=("ray",), help="where there is room: the Ray cluster that runs, or a new one on this machine")
+    add("--cpus-per-job", metavar="CPUS", type=float, help="on Ray (default 1 beside a GPU, or else an equal share)")
+    add("--gpus-per-job", metavar="GPUS", type=float, help="on Ray, may be 0.5 (default 1 if there is any)")
+
+
+def _add_setting_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """A flag for every setting; with `several` values of each, or only of those that are swept in one program."""
     for name, field in FIELDS.items():
         if name in NOT_FLAGS:
             continue
         kind = field.metadata["kind"]
         default = f"{field.default:,}" if type(field.default) in (int, float) else field.default
         help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
-        if isinstance(field.default, bool):
+        if isinstance(field.default, bool) and several:
+            parser.add_argument(_flag(name), nargs="*", metavar="true|false", help=help)
+            parser.add_argument(f"--no-{_flag(name)[2:]}", dest=name, action="store_const", const=["false"])
+        elif isinstance(field.default, bool):
             parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=help)
         else:
-            several = "+" if field.type == Sweep or name == "env_options" else None
+            nargs = "+" if several or field.type == Sweep or name == "env_options" else None
             metavar = "|".join(kind.choices) if kind.choices else name.split("_")[-1].upper()
-            parser.add_argument(_flag(name), nargs=several, metavar=metavar, help=help)
+            parser.add_argument(_flag(name), nargs=nargs, metavar=metavar, help=help)
 
 
 def _flag(name: str) -> str:
@@ -136,45 +185,87 @@ def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compilation-cache", action=argparse.BooleanOptionalAction, default=True, help=help)
 
 
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    several = parser.add_argument_group("several processes", "Found out under Slurm, Open MPI and Kubernetes.")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process, which listens there")
+    several.add_argument("--num-processes", metavar="PROCESSES", type=int, help="that train together; 1: alone")
+    several.add_argument("--process-id", metavar="ID", type=int, help="which of them this is, from 0")
+
+
+def _join(options: argparse.Namespace) -> None:
+    from qlax import processes  # not before it is asked for, as in main
+
+    processes.join(options.coordinator, options.num_processes, options.process_id)
+
+
+def _check_several(options: argparse.Namespace, words: list[str], unknown: str) -> None:
+    """Whether a word that has no place is a further value of a flag that takes one."""
+    before = [word for word in words[: words.index(unknown)] if word.startswith("--")] if unknown in words else []
+    flags = [_flag(name) for name, field in FIELDS.items() if name not in SWEEPABLE and type(field.default) is not bool]
+    if options.command is _train and not unknown.startswith("--") and before and before[-1] in flags:
+        _fail(f"{before[-1]} takes one value, not {shown(repr(unknown))} as well; several values are for 'qlax sweep'")
+
+
 def _train(options: argparse.Namespace) -> None:
     overrides = {name: _value(name, value) for name, value in _given(options).items()}
-    if (options.target is None) == (options.config is None):
-        raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
-    config = from_file(options.config, **overrides) if options.config else configure(options.target, **overrides)
+    config = _configured(options)(**overrides)
     if config.preset is None and (known := environment_presets(config.env)):
         print(f"qlax: presets with settings made for {config.env}: {', '.join(known)}", file=sys.stderr)
+    _join(options)
     _report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
 
 
-def _suite(options: argparse.Namespace) -> None:
-    from qlax import suite  # not before it is asked for, as in main
+def _configured(options: argparse.Namespace) -> Callable[..., Config]:
+    """What makes a configuration of the target, or of the file, and of settings in place of its own."""
+    if (options.target is None) == (options.config is None):
+        raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
+    return partial(from_file, options.config) if options.config else partial(configure, options.target)
 
-    given = _given(options)
-    flags = [word for name, value in given.items() for word in _as_words(_flag(name), value)]
-    overrides = {name: _value(name, value) for name, value in given.items()}
+
+def _sweep(options: argparse.Namespace) -> None:
+    from qlax import sweep  # not before it is asked for, as in main
+
+    overrides, several = {}, {}
+    for name, words in _given(options).items():
+        values = _value(name, words or ["true"])
+        if name in SWEEPABLE or name == "env_options":
+            overrides[name] = values
+        elif len(values := list(dict.fromkeys(values))) == 1:
+            overrides[name] = values[0]
+        else:
+            several[name] = values
+    sweep.run(
+        partial(_configured(options), **overrides),
+        several,
+        place=_place(options),
+        out=options.out,
+        trials=options.trials,
+        compilation_cache=options.compilation_cache,
+    )
+
+
+def _suite(options: argparse.Namespace) -> None:
+    from qlax import suite
+
     suite.run(
         options.suite,
         games=options.games,
-        jobs=options.jobs,
+        place=_place(options),
         out=options.out,
-        overrides=overrides,
-        flags=flags,
+        overrides={name: _value(name, value) for name, value in _given(options).items()},
         compilation_cache=options.compilation_cache,
     )
+
+
+def _place(options: argparse.Namespace) -> Any:
+    from qlax.jobs import Place
+
+    return Place(on=options.on, jobs=options.jobs, cpus=options.cpus_per_job, gpus=options.gpus_per_job)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings among the flags."""
     return {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
-
-
-def _as_words(flag: str, given: Any) -> list[str]:
-    """A flag as it was given, for another command line."""
-    if isinstance(given, bool):
-        return [flag if given else flag.replace("--", "--no-", 1)]
-    if isinstance(given, list) and len(given) > 1:
-        return [flag, *given]
-    return [f"{flag}={given[0] if isinstance(given, list) else given}"]  # one word, as the value may begin with a dash
 
 
 def _value(name: str, given: Any) -> Any:
@@ -188,19 +279,45 @@ def _value(name: str, given: Any) -> Any:
 
 
 def _resume(options: argparse.Namespace) -> None:
+    _join(options)
     _report(qlax.resume(options.run, compilation_cache=options.compilation_cache))
 
 
 def _extend(options: argparse.Namespace) -> None:
     total_steps = parse("total_steps", options.total_steps)
+    _join(options)
     _report(qlax.extend(options.run, total_steps, compilation_cache=options.compilation_cache))
 
 
 def _report(result: "qlax.Result") -> None:
     """Greedy return of every run, speed, and where things are."""
+    from qlax import processes  # as in main
+
+    if not processes.is_first():
+        return
     summary = result.summary
     cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""
     print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
+    from qlax import sweep
+
+    fields = sweep.compared(result.config)
+    ranked = sweep.ranking(sweep.rows(result.config, summary), fields) if fields else []
+    if ranked and len(result.agents) > MOST_LINES:
+        for each in ranked[: sweep.BEST]:
+            print(f"  {each.shown(fields)}")
+    else:
+        _report_runs(result)
+    steps, runs = summary["total_steps"], len(result.agents)
+    print(f"network: {', '.join(_written(name, value) for name, value in summary['network'].items())}")
+    speed = f"{summary['steps_per_second']:,.0f} steps/s on {summary['device']}"
+    print(f"{runs} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
+    print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
+    if ranked:
+        print(sweep.report(result.directory, result.config, ranked, fields))
+
+
+def _report_runs(result: "qlax.Result") -> None:
+    summary = result.summary
     # The environment's score and own metrics, but not what it groups under a slash: that may be dozens.
     own = [name for name in summary if name.startswith("eval_") and "/" not in name and name not in _SAID_OTHERWISE]
     for index, run in enumerate(result.config.all_runs()):
@@ -212,11 +329,6 @@ def _report(result: "qlax.Result") -> None:
         values = {name.removeprefix("eval_"): summary[name]["per_run"][index] for name in own}
         measured += [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
         print(f"  run {index} ({which}): {', '.join(measured)}")
-    steps, runs = summary["total_steps"], len(result.agents)
-    print(f"network: {', '.join(_written(name, value) for name, value in summary['network'].items())}")
-    speed = f"{summary['steps_per_second']:,.0f} steps/s on {summary['device']}"
-    print(f"{runs} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
-    print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
 
 
 def _written(name: str, value: Any) -> str:
@@ -275,6 +387,8 @@ def _presets(options: argparse.Namespace) -> None:
 def entry() -> NoReturn:
     """The command as a process of its own, which ends when it is done, whatever other threads still compute."""
     code = main()
+    if processes := sys.modules.get("qlax.processes"):
+        processes.leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -5,8 +5,10 @@ import difflib
 import itertools
 import json
 import math
+import random
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from qlax.fields import (
     LONGEST_NAME,
     LONGEST_PATH,
     Sweep,
+    distribution,
     flag,
     number,
     shown,
@@ -35,13 +38,16 @@ MOST_RUNS = 2**16
 LARGEST_FILE = 2**20  # bytes; our own have a few thousand
 DTYPES = ("float32", "bfloat16")
 NORMS = ("layer", "batch", "batch_renorm", "none")
+POPULATIONS = ("none", "pbt")
+NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Every choice of a training run; the defaults are the paper's for MinAtar.
 
-    A field of type `Sweep` may hold several values: every combination of them is trained with every seed.
+    A field of type `Sweep` may hold several values, or a distribution of which they are drawn: every combination of
+    values with every joint draw is trained with every seed.
     Intervals count updates. What is None follows from the rest when a run begins; `derived` then names it.
 
     Raises:
@@ -54,6 +60,7 @@ class Config:
     derived: tuple[str, ...] = words("fields that were not asked for but follow from the others")
     seed: int = whole(0, "of the first run", low=0)
     seeds: int = whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
+    runs: int | None = whole(None, "in all, where settings are drawn: a multiple of seeds x lists")
     total_steps: int = whole(1_000_000, "environment steps a run, rounded up to whole updates", high=LARGEST_WHOLE)
 
     num_envs: int = whole(128, "environments a run, N")
@@ -70,6 +77,8 @@ class Config:
     epsilon_fraction: Sweep = sweep(0.1, "of the run, until epsilon_end is reached", low=0, high=1)
     max_grad_norm: Sweep = sweep(10.0, "gradients are clipped to this global norm", low=1e-9)
     reward_scale: Sweep = sweep(1.0, "factor of the rewards learned from")
+
+    population: str = text("none", "pbt: after an evaluation the worst go on as copies of the best", POPULATIONS)
 
     network: str | None = text(None, "module:Name of your own, called with the number of actions")
     encoder: str | None = text(None, "what fits the observation", choices=("mlp", "cnn", "nature", "impala", "hadamax"))
@@ -103,6 +112,7 @@ class Config:
     )
     keep: int = whole(2, "newest checkpoints that are kept")
     init: str | None = text(None, "run, or file of its agents/, whose weights to begin with", longest=LONGEST_PATH)
+    devices: int | None = whole(None, "of each process, at most; said of a CPU, its cores split single runs too")
     deterministic: bool = flag("on a GPU, only operations that give the same bits every time; a CPU's always do")
 
     def __post_init__(self) -> None:
@@ -110,6 +120,7 @@ class Config:
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if not self.env:
             raise UserError("env is missing: name a preset, or an environment as suite/name or module:Name")
+        self._check_runs()
         self._check_sizes()
         segments = self.num_envs if self.memory != "none" else self.num_envs * self.num_steps
         if segments % self.num_minibatches:
@@ -130,14 +141,38 @@ class Config:
                 fitting = math.ceil(interval / log_interval) * log_interval
                 raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; use {fitting}")
 
+    def _check_runs(self) -> None:
+        """Whether the runs asked for are as many as there can be."""
+        drawn = [name for name in self.swept if isinstance(getattr(self, name), str)]
+        each = self._runs_a_draw
+        among = " x ".join([f"seeds={self.seeds}", *(name for name in self.swept if name not in drawn)])
+        if self.runs is None:
+            if drawn:
+                what = f"{drawn[0]}={getattr(self, drawn[0])} is drawn from"
+                multiple = f", a multiple of {each:,} ({among})" if each > 1 else ""
+                raise UserError(f"{what}: say with runs how many there are to be, as runs={16 * each}{multiple}")
+        elif not drawn and self.runs != each:
+            raise UserError(f"runs={self.runs}: nothing is drawn, so there are {each:,} ({among}); leave runs out")
+        elif self.runs % each:
+            below = self.runs // each * each
+            fitting = " or ".join(str(runs) for runs in (below, below + each) if runs)
+            raise UserError(f"runs={self.runs} is not a multiple of {each:,} ({among}); use {fitting}")
+
+        if self.population != "none" and self.num_runs == self.seeds:
+            raise UserError(
+                f"population={self.population} explores what has several values or a distribution, and nothing has; "
+                "say for example learning_rate=log-uniform:1e-5:1e-2 and runs=16"
+            )
+
     def _check_sizes(self) -> None:
         """Whether all that the device counts can be counted, and the runs be listed; memory is another matter."""
         gradient_steps = self.num_updates * self.num_epochs * self.num_minibatches
         among = f" (num_updates={self.num_updates:,} x num_epochs x num_minibatches)"
+        runs = f"runs={self.runs}" if self.runs else f"seeds={self.seeds} x {', '.join(self.swept) or '1 setting'}"
         for what, count, most in (
             (f"num_envs={self.num_envs} x num_steps={self.num_steps}", self.steps_per_update, LARGEST_COUNT),
             (f"total_steps={self.total_steps}: the gradient steps{among}", gradient_steps, LARGEST_COUNT),
-            (f"seeds={self.seeds} x {', '.join(self.swept) or '1 setting'}: the runs", self.num_runs, MOST_RUNS),
+            (f"{runs}: the runs", self.num_runs, MOST_RUNS),
             (f"seed={self.seed} and seeds={self.seeds}: the last seed", self.seed + self.seeds - 1, LARGEST_COUNT),
         ):
             if count > most:
@@ -155,21 +190,41 @@ class Config:
 
     @property
     def swept(self) -> list[str]:
-        """The fields that hold several values."""
-        return [name for name in SWEEPABLE if isinstance(getattr(self, name), tuple)]
+        """The fields that hold several values, or a distribution of them."""
+        return [name for name in SWEEPABLE if isinstance(getattr(self, name), tuple | str)]
 
     @property
     def num_runs(self) -> int:
         """A setting times a seed."""
-        return self.seeds * math.prod(len(getattr(self, name)) for name in self.swept)
+        return self.runs or self._runs_a_draw
+
+    @property
+    def _runs_a_draw(self) -> int:
+        """The runs that have the same draw of all distributions."""
+        lists = (value for value in (getattr(self, name) for name in SWEEPABLE) if isinstance(value, tuple))
+        return self.seeds * math.prod(map(len, lists))
 
     def settings(self) -> list[dict[str, float]]:
-        """One setting of the sweepable fields for every combination of their values."""
-        values = [value if isinstance(value, tuple) else (value,) for value in (getattr(self, n) for n in SWEEPABLE)]
-        return [dict(zip(SWEEPABLE, chosen, strict=True)) for chosen in itertools.product(*values)]
+        """One setting of the sweepable fields for every draw and every combination of values, ordered in this way.
+
+        What is drawn depends on `seed` and the field alone, so that more runs begin with the settings of fewer.
+        """
+        asked = {name: getattr(self, name) for name in SWEEPABLE}
+        drawn = {name: distribution(value) for name, value in asked.items() if isinstance(value, str)}
+        draws = {name: random.Random(f"{self.seed} {name}") for name in drawn}  # gives the same numbers in any version
+        settings = []
+        for _ in range(self.num_runs // self._runs_a_draw):
+            asked |= {name: drawn[name].at(draws[name].random()) for name in drawn}
+            values = [value if isinstance(value, tuple) else (value,) for value in asked.values()]
+            settings += [dict(zip(SWEEPABLE, chosen, strict=True)) for chosen in itertools.product(*values)]
+        return settings
 
     def all_runs(self) -> list[dict[str, Any]]:
         """What each run has of its own, ordered by setting, then seed: `seed` and the sweepable fields."""
+        return self._all_runs
+
+    @cached_property
+    def _all_runs(self) -> list[dict[str, Any]]:
         seeds = range(self.seed, self.seed + self.seeds)
         return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
 
@@ -312,6 +367,38 @@ def parse(name: str, text: str) -> Any:
         raise _unfitting(FIELDS[name], text, shown(text)) from None
 
 
+def as_words(config: Config) -> list[str]:
+    """What asks for these settings on a command line: a target, and flags for all that is not as it has it."""
+    target, asked = config.env, configure(config.env)
+    if config.preset and _preset_file(config.preset):
+        preset = configure(config.preset)
+        # No flag takes back what a preset says: where something of it is gone, all is said.
+        gone = [name for name in FIELDS if getattr(config, name) is None and getattr(preset, name) is not None]
+        if not gone and preset.env == config.env and preset.env_options.keys() <= config.env_options.keys():
+            target, asked = config.preset, preset
+    said = [name for name in FIELDS if name not in (*NOT_FLAGS, *config.derived)]
+    differing = {name: getattr(config, name) for name in said if getattr(config, name) != getattr(asked, name)}
+    return [target, *(word for name, value in differing.items() for word in _as_words(name, value))]
+
+
+def _as_words(name: str, value: Any) -> list[str]:
+    """A field on a command line: what `parse` reads back."""
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        return [flag, *(f"{key}={json.dumps(each)}" for key, each in value.items())]
+    if isinstance(value, tuple) and name in SWEEPABLE:
+        return [flag, *map(str, value)]
+    word = written(value)
+    return [f"{flag}={word}"] if word.startswith("-") else [flag, word]
+
+
+def written(value: Any) -> str:
+    """A value of a field in one word."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _preset_file(name: str) -> Path | None:
     """The file that holds a preset: its own, or the one its folder has for each of a kind of environments."""
     folder, _, variant = name.partition("/")
@@ -373,7 +460,7 @@ def _unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
     kind = field.metadata["kind"]
     hint = nearest(value[:LONGEST_NAME], kind.choices) if isinstance(value, str) else ""
     if isinstance(value, list | tuple) and "tuple" not in str(field.type):
-        hint = f"; several values are for {', '.join(SWEEPABLE)}"
+        hint = f"; several values are for {', '.join(SWEEPABLE)}; of others for qlax sweep"
     return UserError(f"{field.name}={written}: expected {kind.expected}{hint}")
 
 

@@ -5,6 +5,7 @@ config.json       every choice
 metrics.jsonl     a line a logging interval
 checkpoints/      the newest states, named by their updates
 best/ agents/     weights of the best evaluation, and the last ones
+sweep.csv         a row a run, where settings are compared; sweep.png shows them
 summary.json      written last
 """
 
@@ -14,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from qlax import checkpoint
@@ -32,7 +35,7 @@ from qlax.log import MetricsFile
 from qlax.types import PyTree
 
 LOCK = "lock"
-FILES = ("config.json", "metrics.jsonl", "summary.json", "curve.png")
+FILES = ("config.json", "metrics.jsonl", "summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
 FOLDERS = ("checkpoints", "best", "agents", "earlier")
 
 
@@ -124,8 +127,8 @@ class RunDirectory:
             return info, tree
         return None
 
-    def begin_metrics(self, info: dict[str, Any], checkpoint_interval: int) -> None:
-        """Cut the metrics to what they were when a checkpoint was written.
+    def begin_metrics(self, info: dict[str, Any], checkpoint_interval: int) -> bytes:
+        """Cut the metrics to what they were when a checkpoint was written; returns what is left.
 
         Where they are not what they were, or there should have been a checkpoint, they are set aside as well.
 
@@ -141,6 +144,7 @@ class RunDirectory:
                 if any(lost) or self.damage:
                     lost += [self._set_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
         self.damage += filter(None, lost)
+        return self.metrics.content()
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to the metrics."""
@@ -221,7 +225,8 @@ class RunDirectory:
 
     def set_earlier_end_aside(self) -> None:
         """Move what an end of the run left to a folder of its own: a later end will leave the same."""
-        left = [name for name in ("summary.json", "curve.png", "agents") if (self.path / name).exists()]
+        ends = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png", "agents")
+        left = [name for name in ends if (self.path / name).exists()]
         if not left:
             return
         config = self.config
@@ -268,6 +273,37 @@ class RunDirectory:
             for found in (self.path / folder).glob(f"*{checkpoint.SUFFIX}"):
                 if not found.is_file():
                     raise UserError(f"{found} is no file; move it away")
+
+
+class Onlooker(RunDirectory):
+    """That of a process that writes nothing, as the first one does: its own notes are elsewhere, and gone in the end.
+
+    Args:
+      path: of the run's directory, which need not be within reach.
+    """
+
+    def __init__(self, path: Path):
+        self._notes = tempfile.TemporaryDirectory()
+        super().__init__(Path(self._notes.name))
+        self.path = path
+
+    def close(self) -> None:
+        """Forget the notes."""
+        super().close()
+        self._notes.cleanup()
+
+    def write(self, name: str, content: Any) -> None:
+        """Nothing."""
+
+    def best(self, index: int, own: dict[str, Any], before: float) -> float:
+        """What it was."""
+        return before
+
+    def set_earlier_end_aside(self) -> None:
+        """Nothing."""
+
+    def _write_aside(self, write: Any) -> None:
+        """Nothing."""
 
 
 _INFO = {"updates": int, "line": int, "metrics_checksums": str, "plugins": dict, "config": dict, "best": list}
@@ -340,6 +376,8 @@ def variables_of(path: Path | str, like: PyTree) -> PyTree:
         files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
         if not files:
             raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
+        if (path / "config.json").exists() and len(files) != (made := from_file(path / "config.json").num_runs):
+            raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
     num_runs = jax.tree.leaves(like)[0].shape[0]
     if len(files) not in (1, num_runs):
         raise UserError(
@@ -348,7 +386,7 @@ def variables_of(path: Path | str, like: PyTree) -> PyTree:
     single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
     trees = [checkpoint.restore(file, single)[1] for file in files]
     trees = trees * (num_runs // len(trees))
-    return jax.tree.map(lambda *x: jax.numpy.stack(x), *trees)
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def _made(out: Path | str | None, config: Config) -> Path:
@@ -359,7 +397,16 @@ def _made(out: Path | str | None, config: Config) -> Path:
             raise _taken(path)
         path.mkdir(parents=True, exist_ok=True)
         return path
-    name = re.sub(r"[^a-z0-9]+", "-", (config.preset or config.env).lower()).strip("-")[:100]
+    return fresh(config.preset or config.env)
+
+
+def fresh(name: str) -> Path:
+    """A new directory under `runs/`, called like this.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:100]
     Path("runs").mkdir(exist_ok=True)
     for number in range(1, 1_000_000):
         path = Path("runs") / f"{name}-{number}"

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-Sweep = float | tuple[float, ...]  # one value, or one a setting
+Sweep = float | str | tuple[float, ...]  # one value, or one a setting, or the distribution they are drawn from
 LARGEST_COUNT = 2**31 - 1  # the device counts in int32
 LARGEST_WHOLE = 2**53  # up to here a float is exact, as is what JSON and the command line hold
 LARGEST_NUMBER = 3.4028234663852886e38  # of float32, which the device computes in
@@ -23,6 +24,8 @@ class Kind:
     convert: Callable[[Any], Any]  # to the field's own type; ValueError where it does not fit
     parse: Callable[[str], Any]  # the same for a word of the command line
     choices: tuple[str, ...] = ()
+    low: float = -LARGEST_NUMBER
+    high: float = LARGEST_NUMBER
 
 
 def _option(default: Any, help: str, kind: Kind) -> Any:
@@ -87,19 +90,59 @@ def number(default: float, help: str, low: float = -LARGEST_NUMBER, high: float 
     return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
 
 
+class Distribution(NamedTuple):
+    """What values are drawn from."""
+
+    is_log: bool  # whether their logarithms are spread evenly, and not they themselves
+    low: float
+    high: float
+
+    def at(self, share: float) -> float:
+        """The value that this share of all draws lies below, in six digits: what is shown of it is all of it."""
+        if self.is_log:
+            value = math.exp((1 - share) * math.log(self.low) + share * math.log(self.high))
+        else:
+            value = (1 - share) * self.low + share * self.high
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
+
+
+def distribution(word: str) -> Distribution:
+    """What `uniform:LOW:HIGH` or `log-uniform:LOW:HIGH` stands for.
+
+    Raises:
+      ValueError: it is neither of them.
+    """
+    if not _is_short(word):
+        raise ValueError
+    name, *numbers = word.split(":")
+    low, high = map(float, numbers)
+    if name not in ("uniform", "log-uniform") or not low < high or (name == "log-uniform" and low <= 0):
+        raise ValueError
+    return Distribution(name == "log-uniform", low, high)
+
+
 def sweep(default: float, help: str, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Any:
-    """A number, or several: one a setting."""
+    """A number, or several: one a setting; or one distribution, as a word."""
 
     def convert(x: Any) -> Any:
         x = _plain(x)
-        if not isinstance(x, list | tuple):
-            return _number(x, low, high, whole=False)
-        values = tuple(_number(value, low, high, whole=False) for value in x)
+        values = tuple(x) if isinstance(x, list | tuple) else (x,)
+        if len(values) == 1 and isinstance(values[0], str):
+            _, *ends = distribution(values[0])
+            values = (values[0],) if low <= min(ends) and max(ends) <= high else ()
+        else:
+            values = tuple(_number(value, low, high, whole=False) for value in values)
         if not values:
             raise ValueError
         return values if len(values) > 1 else values[0]
 
-    return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
+    expected = _range("a number", low, high) + ", or uniform:LOW:HIGH or log-uniform:LOW:HIGH of two such, LOW < HIGH"
+    expected += ", 0 < LOW if log" if low <= 0 else ""
+
+    def parse(text: str) -> Any:
+        return convert(text if ":" in text else float(text))
+
+    return _option(default, help, Kind(expected, convert, parse, low=low, high=high))
 
 
 def widths(default: None, help: str) -> Any:

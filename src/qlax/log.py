@@ -34,7 +34,7 @@ class MetricsFile:
 
     def read(self) -> list[dict[str, Any]]:
         """All lines; one that a crash cut short, or that is damaged, is left out."""
-        return _lines(self._content())
+        return _lines(self.content())
 
     def checksums(self) -> str:
         """What `cut` goes by: `CHECKSUM` characters a line."""
@@ -56,7 +56,7 @@ class MetricsFile:
           What was lost, if the file does not begin with them; it is then set aside, and those still in it are kept.
         """
         wanted = [checksums[begin : begin + CHECKSUM] for begin in range(0, len(checksums), CHECKSUM)]
-        content = self._content()
+        content = self.content()
         lines = [line + b"\n" for line in content.split(b"\n")[:-1]]
         kept, lost = lines[: len(wanted)], ""
         if list(map(_checksum, kept)) != wanted:
@@ -75,7 +75,7 @@ class MetricsFile:
         Returns:
           Where it was set aside, if it was.
         """
-        content = self._content()
+        content = self.content()
         lines = _lines(content)
         is_kept = any(line["updates"] >= set_aside_from for line in lines) or len(lines) < content.count(b"\n")
         aside = f"{self.path} was written already{self._set_aside()}" if is_kept else ""
@@ -94,7 +94,12 @@ class MetricsFile:
         self.path.rename(aside)
         return f"; set aside as {aside.name}"
 
-    def _content(self) -> bytes:
+    def rewrite(self, content: bytes) -> None:
+        """Have it hold just this."""
+        self.path.write_bytes(content)
+
+    def content(self) -> bytes:
+        """What it holds."""
         return self.path.read_bytes() if self.path.exists() else b""
 
 
@@ -141,10 +146,11 @@ class ProgressDisplay:
       total_steps: environment steps of all runs together.
       done: of them, in an earlier part of the run.
       visible: None: if standard error is a terminal.
+      quiet: say and show nothing: another process does.
     """
 
-    def __init__(self, total_steps: int, done: int = 0, visible: bool | None = None):
-        console = Console(stderr=True)
+    def __init__(self, total_steps: int, done: int = 0, visible: bool | None = None, quiet: bool = False):
+        console = Console(stderr=True, quiet=quiet)
         self._returns = (math.nan, math.nan)  # the newest of training and of evaluation
         self._visible = console.is_terminal if visible is None else visible
         self._progress = Progress(

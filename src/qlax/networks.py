@@ -219,18 +219,19 @@ def _takes(encoder: Encoder, shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape[:2]) >= ENCODERS[encoder].smallest
 
 
-def build(description: dict[str, Any], num_actions: int) -> Any:
+def build(description: dict[str, Any], num_actions: int, axis_name: str | None = None) -> Any:
     """The network that a description names.
 
     Args:
       description: fields of `QNetwork`, or `{"network": "module:Name"}` of one's own, called with A.
       num_actions: A.
+      axis_name: as in `QNetwork`; one's own is not told.
 
     Raises:
       UserError: it cannot be imported, or lacks what `qlax.types.Network` asks for.
     """
     if "network" not in description:
-        return QNetwork(num_actions, **{**description, "hidden": tuple(description["hidden"])})
+        return QNetwork(num_actions, **{**description, "hidden": tuple(description["hidden"])}, axis_name=axis_name)
     path = description["network"]
     try:
         network = import_object(path)(num_actions)

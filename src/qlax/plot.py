@@ -1,13 +1,24 @@
-"""Learning curves."""
+"""Pictures: learning curves, and what came of the settings that were compared."""
 
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+MOST_LABELS = 10  # settings with a colour and a place in the legend, or values with a place on an axis
+PANELS_A_ROW = 4
 
 
 def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str], title: str) -> None:
     """Draw the returns against the steps of a run: a line a setting, shaded from its least to its best seed.
+
+    Of many settings only the one that ended best is drawn like this, in front of the greedy returns of the others.
 
     Args:
       path: of the picture; its suffix chooses the format.
@@ -17,12 +28,21 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")  # not pyplot: a notebook keeps its own backend
     axes = figure.subplots()
-    for index, label in enumerate(dict.fromkeys(labels)):
-        of_setting = np.array([other == label for other in labels])
+    settings = {label: np.array([other == label for other in labels]) for label in dict.fromkeys(labels)}
+    if len(settings) > MOST_LABELS:
+        last = curves["eval_return"][-1]
+        means = {label: last[of_setting].mean() for label, of_setting in settings.items()}
+        best = max(means, key=lambda label: -math.inf if math.isnan(means[label]) else means[label])
+        others = f"{len(settings) - 1} other settings, greedy"
+        for of_setting in (settings[label] for label in settings if label != best):
+            steps, returns = _known(curves, "eval_return", of_setting)
+            mean, marker = np.nanmean(returns, axis=1), "." if len(steps) < 2 else None
+            axes.plot(steps, mean, color="0.75", lw=0.7, label=others, marker=marker)
+            others = ""  # one place in the legend for all
+        settings = {f"best: {best}": settings[best]}
+    for index, (label, of_setting) in enumerate(settings.items()):
         for name, style, kind in (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring")):
-            steps, returns = curves["steps"], curves[name][:, of_setting]
-            known = np.isfinite(returns).any(axis=1)  # a run that diverged has none, the others beside it go on
-            steps, returns = steps[known], returns[known]
+            steps, returns = _known(curves, name, of_setting)
             text = ", ".join(part for part in (label, kind) if part)
             mean, color = np.nanmean(returns, axis=1), f"C{index % 10}"
             axes.plot(steps, mean, style, color=color, label=text, marker="." if len(steps) < 2 else None)
@@ -32,4 +52,126 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _known(curves: dict[str, np.ndarray], name: str, of_setting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and returns `[lines, seeds]` where there are any: a run that diverged has none, others go on beside it."""
+    returns = curves[name][:, of_setting]
+    known = np.isfinite(returns).any(axis=1)
+    return curves["steps"][known], returns[known]
+
+
+def comparison(
+    path: Path,
+    columns: Mapping[str, Sequence[Any]],
+    returns: Sequence[float],
+    is_best: Sequence[bool],
+    title: str,
+    *,
+    drawn: Collection[str] = (),
+    logarithmic: Collection[str] = (),
+) -> None:
+    """Draw the final greedy return of every run against each field that was swept, a panel a field.
+
+    Args:
+      path: of the picture; its suffix chooses the format.
+      columns: of every field its value in each run, R: numbers, or names.
+      returns: R; nan for runs that diverged, which are crosses below the others.
+      is_best: R, whether it is of the best setting, which is encircled.
+      title: above the picture.
+      drawn: fields whose values are from a distribution; those of others are few, and joined by a line of means.
+      logarithmic: fields with a logarithmic axis.
+    """
+    across = min(len(columns), PANELS_A_ROW)
+    down = -(-len(columns) // across)
+    figure = Figure(figsize=(0.8 + 2.6 * across, 0.6 + 2.4 * down), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
+    found, is_of_best = np.asarray(returns, np.float64), np.asarray(is_best)
+    for name, axes in zip(columns, panels, strict=False):
+        values = columns[name]
+        x = _places(axes, values, name in drawn, name in logarithmic)
+        if name not in drawn:
+            places = np.unique(x)
+            means = [found[x == place][np.isfinite(found[x == place])] for place in places]
+            axes.plot(places, [m.mean() if len(m) else math.nan for m in means], "-", color="0.4", lw=1.2, label="mean")
+        axes.scatter(x, found, s=14, color="C0", alpha=0.6, lw=0, zorder=2, label="run")
+        of_best = x[is_of_best], found[is_of_best]
+        axes.scatter(*of_best, s=52, color="none", edgecolor="C3", zorder=3, label="best setting")
+        if (bad := ~np.isfinite(found)).any():
+            below = axes.get_xaxis_transform()
+            low = np.full(bad.sum(), 0.02)  # of the panel's height
+            axes.scatter(x[bad], low, s=16, marker="x", color="C3", lw=0.8, transform=below, label="diverged")
+        axes.set_xlabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(columns) :]:
+        axes.remove()
+    for axes in panels[::across]:
+        axes.set_ylabel("greedy return")
+    figure.suptitle(title)
+    handles: dict[str, Any] = {}
+    for axes in panels[: len(columns)]:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> np.ndarray:
+    """Where values are on the horizontal axis, which is set up for them."""
+    if isinstance(values[0], str):
+        names = list(dict.fromkeys(values))
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        return np.array([names.index(value) for value in values], np.float64)
+    x = np.asarray(values, np.float64)
+    if is_log:
+        axes.set_xscale("log")
+    if not is_drawn and len(places := np.unique(x)) <= MOST_LABELS:
+        labels = [f"{int(place):,}" if place.is_integer() else f"{place:g}" for place in places]
+        axes.set_xticks(places, labels, rotation=90 if len(places) > 5 else 0)
+        axes.xaxis.set_minor_locator(NullLocator())
+    return x
+
+
+def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], title: str) -> None:
+    """Draw a population: greedy return and settings of every member, and where each went on as another.
+
+    The line of descent of the member that was best in the end stands out.
+
+    Args:
+      path: of the picture; its suffix chooses the format.
+      curves: `steps [lines]`, `parent` and `eval_return` `[lines, R]`, and so each of the fields; nan where a line has
+        none.
+      fields: that were explored.
+      title: above the picture.
+    """
+    known = np.isfinite(curves["parent"]).all(axis=1)
+    steps, parent = curves["steps"][known], curves["parent"][known].astype(int)
+    last = curves["eval_return"][known][-1]
+    line_of_descent = np.empty(len(steps), int)
+    member = int(np.nanargmax(last)) if np.isfinite(last).any() else 0
+    for index in reversed(range(len(steps))):
+        member = line_of_descent[index] = parent[index, member]
+    panels = ["eval_return", *fields]
+    figure = Figure(figsize=(6.4, 2.2 + 1.8 * len(fields)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(panels), sharex=True), panels, strict=True):
+        values = curves[name][known]
+        came_from = np.take_along_axis(values[:-1], parent[:-1], axis=1)  # what each member's next piece begins with
+        pieces = np.stack([np.broadcast_to(steps[:-1, None], came_from.shape), came_from], axis=-1)
+        ends = np.stack([np.broadcast_to(steps[1:, None], came_from.shape), values[1:]], axis=-1)
+        is_new = parent[:-1] != np.arange(parent.shape[1])
+        for which, style in ((~is_new, "-"), (is_new, ":")):
+            lines = np.stack([pieces[which], ends[which]], axis=1)
+            axes.add_collection(LineCollection(list(lines), colors="0.7", linewidths=0.8, linestyles=style))
+        axes.autoscale_view()
+        best = values[np.arange(len(steps)), line_of_descent]
+        axes.plot(steps, best, color="C0", lw=1.8, label="descent of the best")
+        if name != "eval_return" and np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel(name.replace("eval_return", "greedy return").replace("_", " "))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_title(title)
+    figure.axes[0].legend(frameon=False)
+    figure.axes[-1].set_xlabel("environment steps")
     figure.savefig(path, dpi=150)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from qlax.errors import UserError
 from qlax.mixing import VDN, Mixing, only_legal
@@ -170,8 +171,12 @@ def make(
         raise UserError(f"num_minibatches={S} does not divide the {segments} segments of {T} steps x {N} environments")
     num_gradient_steps = shape.num_updates * shape.num_epochs * S
 
-    def total(x: jax.Array) -> jax.Array:
-        return x if axis_name is None else jax.lax.psum(x, axis_name)
+    def total(tree: PyTree) -> PyTree:
+        """The sum over the devices; of one array, as each sum waits for all of them."""
+        if axis_name is None:
+            return tree
+        flat, unravel = ravel_pytree(tree)
+        return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params, stats, memory, obs, first, train=False):
         """`obs [L, B, M, ...]`, `first [L, B]` -> `q [L, B, M, A]`, memory, stats. To the network a team is a batch."""
@@ -265,7 +270,7 @@ def make(
                 return cost / total_weight, (new_stats, cost, jnp.abs(error).mean(-1).sum())
 
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
-            grads = jax.tree.map(total, grads)
+            grads = total(grads)
             updates, opt_state = tx.update(grads, opt_state, params)
             measured = (
                 Mean(cost, weight.sum()),
@@ -285,7 +290,7 @@ def make(
         metrics |= {"value": Mean(steps.value.mean(), jnp.float32(1)), "epsilon": Mean(epsilon(state), jnp.float32(1))}
         params, stats, opt_state = carry
         state = state._replace(params=params, stats=stats, opt_state=opt_state, key=key, updates=state.updates + 1)
-        return state, jax.tree.map(total, metrics)
+        return state, total(metrics)
 
     def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
         return learn(*rollout(state))

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import envs, evaluate, host, networks, pqn, record
+from qlax import envs, evaluate, host, networks, population, pqn, record
 from qlax.config import FIELDS, Config
-from qlax.envs.vec import Vec
+from qlax.envs.vec import Vec, VecState
 from qlax.envs.wrappers import is_named
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
+from qlax.placement import DATA, Placement, everywhere
 from qlax.types import HostEnv, PyTree, Step, strong
 
 NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
@@ -35,8 +36,12 @@ class Program:
 
     Attributes:
       on_host: whether the environments live on the host.
+      placement: of the runs on the devices.
+      where: of each part of the state of all runs, its sharding.
       shapes: of the state of all runs, `[R, ...]`.
+      part: shapes of the state of one run as one device has it, with its part of the environments.
       variables: shapes of those of the network, of all runs.
+      exchange: within a population, see `qlax.population`; None without one.
     """
 
     def __init__(self, config: Config, plugins: dict[str, Any]):
@@ -70,6 +75,13 @@ class Program:
                     raise UserError(f"{name} is for qlax's own network; it has no effect on {config.network!r}")
             self.description = {"network": config.network}
         network = networks.build(self.description, env.num_actions)
+        self.placement = self._placed(config, network.recurrent)
+        num_envs = config.num_envs // self.placement.parts  # of a run on a device
+        self._axis_name = axis_name = DATA if self.placement.parts > 1 else None
+        if axis_name is not None:
+            network = networks.build(self.description, env.num_actions, axis_name)
+        if not self.on_host:
+            self.vec = _vec(env, config, num_envs, config.reset_ratio)
         if hasattr(env, "with_network"):
             if config.wrappers:
                 wrappers = ", ".join(config.wrappers)
@@ -77,25 +89,31 @@ class Program:
                     f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there"
                 )
             env = env.with_network(network)
-            self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
+            self.vec = _vec(env, config, num_envs, config.reset_ratio)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None), self.on_host)
-        sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
+        sizes = {name: getattr(config, name) for name in pqn.Shape._fields} | {"num_envs": num_envs}
         if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
             raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
         mixing = {"mixing": MIXINGS[config.mixing]}
-        self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), **(mixing | plugins))
+        self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), axis_name=axis_name, **(mixing | plugins))
         self._share = _shared_at(env, config.num_updates)
-        self._learn, self._measure = record.make(self.algorithm, network)
+        self._learn, self._measure = record.make(self.algorithm, network, axis_name)
         self.host_functions = host.DeviceFunctions(self.algorithm, self._learn, config.num_envs, config.num_steps)
         # jit: traced once for all that is made of it.
         self._rollout = jax.jit(self.host_functions.standing_still if self.on_host else self.algorithm.rollout)
+        dealt: Any = self.placement.runs
+        split: Any = self.placement.split
+        of_env = () if self.on_host else VecState(copies=split, shared=dealt)
+        self.where = pqn.TrainState(dealt, dealt, dealt, of_env, split, split, dealt, dealt, dealt)
         self.update = jax.vmap(self._update)
+        self.exchange = None if config.population == "none" else population.make(config)
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
         if not self.on_host:
             # One fresh episode a step has to do: nobody looks at what follows the first.
-            eval_vec = _vec(getattr(env, "evaluated", env), config, config.eval_episodes, config.eval_episodes)
+            episodes = -(-config.eval_episodes // self.placement.parts)
+            eval_vec = _vec(getattr(env, "evaluated", env), config, episodes, episodes)
             self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
         runs = config.all_runs()
         self.agent_info = {
@@ -112,23 +130,61 @@ class Program:
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
         with self._contract():
             self.shapes = self._shapes(step)
+            self.part = jax.tree.map(
+                lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape)[1:], x.dtype),
+                self.shapes,
+                everywhere(self.where, self.shapes),
+            )
             self._sums = self._measures()
         self.variables = {"params": self.shapes.params, **self.shapes.stats}
+
+    def _placed(self, config: Config, recurrent: bool) -> Placement:
+        """Where the runs of this configuration are computed.
+
+        Raises:
+          UserError: in several processes, and they cannot share the work.
+        """
+        segments = config.num_envs * (1 if recurrent else config.num_steps)
+
+        def splits(parts: int) -> bool:
+            sizes = (config.num_envs // (config.reset_ratio or 1), segments // config.num_minibatches)
+            return config.num_envs % parts == 0 and all(size % parts == 0 for size in sizes)
+
+        if not self.on_host:
+            return Placement(config.num_runs, splits, config.devices, config.deterministic)
+        if config.population != "none":
+            raise UserError(f"population={config.population} is for environments in JAX; {config.env} is on the host")
+        if jax.process_count() > 1:
+            raise UserError(
+                f"the environments of {config.env} live on the host, and cannot be split over processes; "
+                "train seeds or games in jobs of their own: qlax sweep or qlax suite, with --on ray"
+            )
+        return Placement(1, devices=1)
 
     def _shapes(self, step: Step) -> pqn.TrainState:
         """Of the state of all runs, whose environments show `step` first."""
         runs = (self.seeds, self.hyper)
         if not self.on_host:
-            return jax.eval_shape(self.start, *runs, ())
+            where = self.placement.runs
+            return jax.eval_shape(self.placement.spread(self.start, (where, where, where), self.where), *runs, ())
         init = self.algorithm.init
         return jax.eval_shape(
             jax.vmap(lambda seed, hyper, step: init(jax.random.key(seed), hyper, step), (0, 0, None)), *runs, step
         )
 
     def _measures(self) -> dict[str, pqn.Mean]:
-        """Shapes of what an update of one run measures."""
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.shapes)
-        return jax.eval_shape(lambda state: self._measure(*self._rollout(self._share(state)))[1], one)
+        """Shapes of what an update of all runs measures."""
+
+        def measured(state):
+            return jax.vmap(lambda one: self._measure(*self._rollout(self._share(one)))[1])(state)
+
+        if self.on_host:
+            return jax.eval_shape(measured, self.shapes)
+        return jax.eval_shape(self.placement.spread(measured, (self.where,), self.placement.runs), self.shapes)
+
+    def _own(self, key: jax.Array) -> jax.Array:
+        """The key of this device's part of the environments."""
+        return key if self._axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(self._axis_name))
 
     @contextmanager
     def _contract(self) -> Iterator[None]:
@@ -155,7 +211,7 @@ class Program:
 
         def one(seed, hyper, variables):
             key_env, key_init, _ = _keys(seed)
-            env_state, step = self.vec.reset(key_env)
+            env_state, step = self.vec.reset(self._own(key_env))
             return self.algorithm.init(key_init, hyper, step, env_state, variables)
 
         return jax.vmap(one)(seeds, hyper, variables)
@@ -186,14 +242,14 @@ class Program:
         return jax.lax.fori_loop(0, num_updates, lambda _, carry: self.update(*carry), carry)
 
     def evaluate(self, state: pqn.TrainState, seeds: jax.Array) -> dict[str, jax.Array]:
-        """Greedy episodes of runs given by state and seed, `[R, E]`.
+        """Greedy episodes of runs given by state and seed, `[R, E]`; some more where the devices do not divide E.
 
         The same worlds whenever the same number of updates is done.
         """
 
         def one(state, seed):
             _, _, key = _keys(seed)
-            return self._evaluate(jax.random.fold_in(key, state.updates), state)
+            return self._evaluate(self._own(jax.random.fold_in(key, state.updates)), state)
 
         return jax.vmap(one)(state, seeds)
 

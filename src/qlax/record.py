@@ -9,7 +9,7 @@ import numpy as np
 
 from qlax import health
 from qlax.pqn import PQN, Mean, Rollout, TrainState
-from qlax.types import Array, Network
+from qlax.types import Array, Network, PyTree
 
 MEASURED = ("reward", "value", "loss", "grad_norm", "parameters")  # the order in which what is not finite spreads
 
@@ -26,23 +26,31 @@ Learn = Callable[[TrainState, Record, Rollout], tuple[TrainState, Record]]
 Measure = Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]
 
 
-def make(algorithm: PQN, network: Network) -> tuple[Learn, Measure]:
+def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tuple[Learn, Measure]:
     """Learning that records what it measures and has this guard; and without them, to find out what is measured.
 
     An update after which something is not finite changes no weights, nor does any after it: the run is frozen with the
     last good ones, while those beside it go on. Its environments are stepped on, but nothing of it is added up.
+
+    Args:
+      algorithm: that learns.
+      network: that of the algorithm.
+      axis_name: as in `pqn.make`.
     """
+
+    def total(tree: PyTree) -> PyTree:
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     @jax.jit  # traced once, for its shapes and for the program
     def measured(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
         after, metrics = algorithm.learn(state, rollout)
-        return after, metrics | health.measures(network, after, rollout)
+        return after, metrics | total(health.measures(network, after, rollout))
 
     def learn(state: TrainState, record: Record, rollout: Rollout) -> tuple[TrainState, Record]:
         after, metrics = measured(state, rollout)
         finite = jnp.stack(
             [
-                health.finite_rewards(rollout),
+                total(~health.finite_rewards(rollout)) == 0,
                 *(jnp.isfinite(metrics[name].total) for name in ("value", "loss", "grad_norm")),
                 health.finite((after.params, after.stats)),
             ]
@@ -66,8 +74,8 @@ def make(algorithm: PQN, network: Network) -> tuple[Learn, Measure]:
 
 
 def empty(sums: dict[str, Mean], num_runs: int) -> Record:
-    """Of so many runs, before their first update; `sums` are shapes of one run's."""
-    zeros = jax.tree.map(lambda x: np.zeros((num_runs, *x.shape), x.dtype), sums)
+    """Of so many runs, before their first update; `sums` are shapes of theirs."""
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)
     return Record(zeros, np.full(num_runs, -1, np.int32), np.zeros(num_runs, np.int32))
 
 

@@ -7,20 +7,31 @@ import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import host
-from qlax.placement import Placement, compiler_options
+from qlax import host, processes
+from qlax.placement import compiler_options, everywhere
+from qlax.population import Exchange
 from qlax.pqn import TrainState
 from qlax.program import Program
 from qlax.record import Record, begun
 from qlax.types import PyTree
 
-Evaluation = Callable[[], dict[str, np.ndarray] | None]  # waits for what was asked for before, [R, E]
+
+class Evaluation(NamedTuple):
+    """Greedy episodes that were asked for.
+
+    Attributes:
+      wait: for what they came to, `[R, E]` each; None if the run was stopped meanwhile.
+      returns: of them, on the devices, `[R, ...]`; None on the host.
+    """
+
+    wait: Callable[[], dict[str, np.ndarray] | None]
+    returns: Any
 
 
 class DeviceRuns:
@@ -39,9 +50,10 @@ class DeviceRuns:
 
     def __init__(self, program: Program, initial: PyTree):
         self._program, self._initial = program, initial
-        self._placement = Placement(len(program.seeds), program.config.deterministic)
+        self._placement = program.placement
         self.num_devices = self._placement.num_devices
         self.waited: dict[str, float] = {}
+        self._together = jax.jit(lambda tree: tree, out_shardings=self._placement.whole)
 
     def __str__(self) -> str:
         return str(self._placement)
@@ -54,14 +66,27 @@ class DeviceRuns:
 
     def begin(self, restored: TrainState | None) -> TrainState:
         """The state before the first update, or the one that was saved."""
-        sharding = self._placement.sharding
+        program, placement = self._program, self._placement
         if restored is not None:
-            return jax.device_put(restored, sharding)
-        return self._start(*jax.device_put((self._program.seeds, self._program.hyper, self._initial), sharding))
+            return placement.put(restored, program.where)
+        return self._start(*placement.put((program.seeds, program.hyper, self._initial), placement.runs))
 
     def record(self, saved: Record) -> Record:
         """Where `chunk` wants it."""
-        return jax.device_put(saved, self._placement.sharding)
+        return self._placement.put(saved, self._placement.runs)
+
+    def seen(self, tree: PyTree) -> PyTree:
+        """The same of all runs where this process can read it, asked for before a chunk takes its memory."""
+        return self._together(tree) if processes.are_several() else tree
+
+    def said(self, *values: int) -> Callable[[], np.ndarray]:
+        """What every process says at this point of the run, `[processes, values]`, once it is waited for."""
+        n, here = self.num_devices, np.array([values], np.int32)
+        if not processes.are_several():
+            return lambda: here
+        each = jax.make_array_from_callback((n, len(values)), self._placement.each, lambda _: here)
+        dispatched = self._together(each)
+        return lambda: np.asarray(dispatched)[:: n // jax.process_count()]
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
         """So many updates; takes the memory of `state`. The sums of `record` begin at zero if `fresh`."""
@@ -69,16 +94,26 @@ class DeviceRuns:
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Greedy episodes, asked for before `state` is taken by the next chunk."""
-        dispatched = self._evaluate(state, jax.device_put(self._program.seeds, self._placement.sharding))
-        return lambda: jax.device_get(dispatched)
+        evaluation = self._evaluate(state, self._seeds)
+        dispatched = self.seen(evaluation)
+        episodes = self._program.config.eval_episodes
+        return Evaluation(
+            lambda: jax.tree.map(lambda x: x[:, :episodes], jax.device_get(dispatched)), evaluation["episode_return"]
+        )
+
+    def exchange(
+        self, state: TrainState, record: Record, evaluation: Evaluation, is_last: bool
+    ) -> tuple[TrainState, Record, Exchange]:
+        """Within a population, after an evaluation; takes the memory of `state`."""
+        return self._exchange(state, record, evaluation.returns, is_last)
 
     def variables(self, state: TrainState) -> PyTree:
         """The network's, in memory that no chunk takes."""
-        return self._variables(state)
+        return self.seen(self._variables(state))
 
     def copy(self, state: TrainState) -> TrainState:
         """A snapshot."""
-        return self._copy(state)
+        return self.seen(self._copy(state))
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -86,18 +121,53 @@ class DeviceRuns:
     def _compile(self) -> None:
         """At the same time: XLA is on one core most of the time."""
         program, placement = self._program, self._placement
+        state, runs = program.where, placement.runs
+        self._seeds = placement.put(program.seeds, runs)
         with _pool() as pool:
 
-            def compiled(*arguments, **options):
-                return pool.submit(placement.compile, placement.lower(*arguments, **options))
+            def compiled(function, *shapes, **options):
+                return pool.submit(placement.compile, placement.lower(function, *shapes, **options))
 
-            chunk = compiled(program.chunk, program.shapes, program.new_record(), shared=(0, False), donate=True)
-            evaluate = compiled(program.evaluate, program.shapes, program.seeds)
-            start = compiled(program.start, program.seeds, program.hyper, self._initial)
-            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), program.shapes)
-            variables = compiled(lambda state: jax.tree.map(jnp.copy, variables_of(state)), program.shapes)
+            of_state = {"arguments": (state,)}
+            chunk = pool.submit(placement.compile, self.lowered_chunk())
+            evaluate = compiled(
+                program.evaluate, program.shapes, program.seeds, arguments=(state, runs), result=placement.split
+            )
+            start = compiled(program.start, program.seeds, program.hyper, self._initial, result=state)
+            copy = compiled(lambda state: jax.tree.map(jnp.copy, state), program.shapes, **of_state, result=state)
+            variables = compiled(lambda state: jax.tree.map(jnp.copy, variables_of(state)), program.shapes, **of_state)
             futures = (start, chunk, evaluate, copy, variables)
+            if program.exchange is not None:
+                self._exchange = pool.submit(placement.compile, self._lowered_exchange(program.exchange)).result()
             self._start, self._chunk, self._evaluate, self._copy, self._variables = (f.result() for f in futures)
+
+    def lowered_chunk(self) -> Any:
+        """What `chunk` computes, traced."""
+        program, both = self._program, (self._program.where, self._placement.runs)
+        return self._placement.lower(
+            program.chunk,
+            program.shapes,
+            program.new_record(),
+            arguments=both,
+            result=both,
+            shared=(0, False),
+            donate=True,
+        )
+
+    def _lowered_exchange(self, exchange: Callable[..., Any]) -> Any:
+        """Not spread: it goes across the runs of all devices."""
+        program, placement = self._program, self._placement
+        where = everywhere(program.where, program.shapes)
+        record = jax.tree.map(lambda _: placement.runs, program.new_record())
+        episodes = -(-program.config.eval_episodes // placement.parts) * placement.parts
+        returns = jax.ShapeDtypeStruct((len(program.seeds), episodes), jnp.float32)
+        jitted = jax.jit(
+            exchange,
+            in_shardings=(where, record, placement.split, None),
+            out_shardings=(where, record, placement.whole),
+            donate_argnums=0,
+        )
+        return jitted.lower(program.shapes, program.new_record(), returns, False)
 
 
 class HostRuns:
@@ -192,6 +262,14 @@ class HostRuns:
         """Where `chunk` wants it."""
         return jax.device_put(saved)
 
+    def seen(self, tree: PyTree) -> PyTree:
+        """The same: nothing takes its memory."""
+        return tree
+
+    def said(self, *values: int) -> Callable[[], np.ndarray]:
+        """What this process says, as there is no other."""
+        return lambda: np.array([values])
+
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
         """So many updates of every run; the sums of `record` begin at zero if `fresh`.
 
@@ -235,7 +313,7 @@ class HostRuns:
                 played.append(metrics)
             return {name: np.stack([metrics[name] for metrics in played]) for name in played[0]}
 
-        return play
+        return Evaluation(play, None)
 
     def variables(self, state: TrainState) -> PyTree:
         """The network's."""

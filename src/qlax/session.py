@@ -17,17 +17,18 @@ import jax
 import numpy as np
 
 import qlax
-from qlax import capacity, summary
+from qlax import capacity, processes, summary, sweep
 from qlax.agent import Agent
 from qlax.config import Config
 from qlax.directory import RunDirectory
 from qlax.errors import RunError, UserError
 from qlax.host import HostError
 from qlax.log import ProgressDisplay, curves
+from qlax.population import Exchange
 from qlax.pqn import TrainState
 from qlax.program import Program
 from qlax.record import MEASURED, Record
-from qlax.runs import DeviceRuns, Evaluation, HostRuns, variables_of
+from qlax.runs import DeviceRuns, Evaluation, HostRuns
 from qlax.types import PyTree
 
 CHANGEABLE = ("total_steps", "keep", "host_timeout")  # in the config.json of a run that was begun
@@ -104,7 +105,9 @@ class _Boundary(NamedTuple):
     ends_line: bool
     evaluation: Evaluation | None
     variables: PyTree | None  # of the network that was evaluated
-    snapshot: TrainState | None
+    exchange: Exchange | None  # within a population
+    snapshot: Saved | None
+    said: Callable[[], np.ndarray]  # by every process: the signal that asked it to stop or 0, the piece it would take
 
 
 class Session:
@@ -117,12 +120,13 @@ class Session:
             if program.on_host
             else DeviceRuns(program, initial)
         )
-        capacity.check(program, self.runs.num_devices)
+        capacity.check(program, program.placement.groups)
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
         self.progress = progress
         self.names = [_named(run, self.config.swept) for run in self.config.all_runs()]
         self.diverged: list[dict[str, Any] | None] = [None] * len(program.seeds)
         self.why = ""  # the first that diverged did
+        self.asked = 0  # the signal that asked to stop
 
     def open(self, run: RunDirectory, newest: tuple[dict[str, Any], Saved] | None) -> None:
         """Take up what a directory holds.
@@ -141,30 +145,38 @@ class Session:
         self.line: int = info.get("line", 0)  # updates at the end of the last one
         self.saved = saved
         self.waited_before = {name: seconds for name, seconds in info.items() if name.startswith("waited_")}
-        assert self.config.checkpoint_interval is not None
-        run.begin_metrics(info, self.config.checkpoint_interval)
+        interval = self.config.checkpoint_interval
+        assert interval is not None
+        written = processes.from_first(lambda: run.begin_metrics(info, interval))
+        if not processes.is_first():
+            run.metrics.rewrite(written)
         self.best = [-np.inf] * len(self.program.seeds)
         if saved is not None:
             runs = zip(self.config.all_runs(), info["best"], strict=True)
             self.best = [run.best(index, own, before) for index, (own, before) in enumerate(runs)]
         self.notices += run.damage
         self.display = ProgressDisplay(
-            self.config.num_updates * self.all_steps, self.done * self.all_steps, self.progress
+            self.config.num_updates * self.all_steps,
+            self.done * self.all_steps,
+            self.progress,
+            quiet=not processes.is_first(),
         )
         self.clock = _Clock(info)
         self.since_line = (0, 0.0)  # updates and seconds
         self.begun = self.line  # updates at the beginning of the line under way
-        self.piece = 1  # updates handed to the device at once
+        self.piece = self.wanted = 1  # updates handed to the device at once, and what this process would take
         lines = run.metrics.read()
         if self.done == self.line and (lines[-1]["updates"] if lines else 0) < self.line:
             self.line = 0  # what it says is still in the record
 
     def train(self) -> Result:
         """Piece after piece of work; the host reads what came of one while the device computes the next."""
+        resume = f"go on with: qlax resume {self.directory.path}"
         with (
             self.display,
+            processes.losing(resume),
             contextlib.closing(self.runs) as runs,
-            capacity.out_of_memory(self.program, num_devices=self.runs.num_devices),
+            capacity.out_of_memory(self.program, num_devices=self.program.placement.groups),
             self.stop.listening(self.display.say),
         ):
             try:
@@ -173,36 +185,37 @@ class Session:
                 state = runs.begin(self.saved.state if self.saved else None)
                 record = runs.record(self.saved.record if self.saved else self.program.new_record())
             except _AtOnce as stopped:
-                message = f"stopped before training went on; go on with: qlax resume {self.directory.path}"
-                raise Stopped(message, stopped.signal_number) from None
+                raise Stopped(f"stopped before training went on; {resume}", stopped.signal_number) from None
             self.stop.at_once = False
             self.saved = None
             self.clock.spend("compile_seconds")
             if self.config.init is not None and self.done == 0:
-                self._save(0, runs.copy(state), record)  # the weights may not be where they were when it is resumed
+                # The weights may not be where they were when it is resumed.
+                self._save(0, runs.copy(state), runs.seen(record))
             state, record = self._loop(state, record)
-            if self.stop.requests and (self.done < self.config.num_updates or self.line < self.done):
+            if self._is_asked_to_stop() and (self.done < self.config.num_updates or self.line < self.done):
                 steps, all_steps = (n * self.config.steps_per_update for n in (self.done, self.config.num_updates))
                 message = f"stopped after {steps:,} of {all_steps:,} steps a run"
-                resume = f"go on with: qlax resume {self.directory.path}"
-                raise Stopped(f"{message}; {resume}", self.stop.requests[0])
-        return self._finish(state)
+                raise Stopped(f"{message}; {resume}", self.asked)
+            variables = jax.device_get(runs.variables(state))
+        return self._finish(variables)
 
     def _loop(self, state: TrainState, record: Record) -> tuple[TrainState, Record]:
         total, runs = self.config.num_updates, self.runs
         log_interval = self.program.intervals.log
         pending: _Boundary | None = None
         settled = (self.done, state, record, self._seconds())
-        self._report_divergence(jax.device_get(record))
+        self._report_divergence(jax.device_get(runs.seen(record)))
         if self.line < self.done and self._ends_line(self.done):  # stopped while it was evaluated, or the line was lost
-            self._settle(self._boundary(state, record, 0))
+            self._settle(self._boundary(state, record, 0)[0])
         try:
-            while self.done < total and not self.stop.requests and not all(self.diverged):
+            while self.done < total and not self._is_asked_to_stop() and not all(self.diverged):
                 updates = min(log_interval - self.done % log_interval, total - self.done, self.piece)
                 state, record = runs.chunk(state, record, updates, self.done == self.begun)
                 self.done += updates
                 # It reads the state, so it has to be dispatched before the next chunk takes it.
-                boundary: _Boundary | None = self._boundary(state, record, updates)
+                boundary: _Boundary | None
+                boundary, state, record = self._boundary(state, record, updates)
                 if runs.asynchronous:
                     pending, boundary = boundary, pending
                 if boundary:
@@ -216,21 +229,36 @@ class Session:
             self.directory.wait()
             resume = f"the state before it is saved; go on with: qlax resume {self.directory.path}"
             raise HostError(f"{error}; {resume}") from error
-        self._save(self.done, state, record)
+        self._save(self.done, runs.seen(state), runs.seen(record))
         self.directory.wait()
         return state, record
 
-    def _boundary(self, state: TrainState, record: Record, piece: int) -> _Boundary:
-        """What is to be read of a piece of work whose end was dispatched just now."""
+    def _is_asked_to_stop(self) -> bool:
+        """Whether anybody was; where there are several processes, what all of them know by now."""
+        if self.stop.requests and not processes.are_several():
+            self.asked = self.stop.requests[0]
+        return bool(self.asked)
+
+    def _boundary(self, state: TrainState, record: Record, piece: int) -> tuple[_Boundary, TrainState, Record]:
+        """What is to be read of a piece of work whose end was dispatched just now, and what the next begins with."""
         total, (_, eval_interval, checkpoint_interval) = self.config.num_updates, self.program.intervals
+        said = self.runs.said(self.stop.requests[0] if self.stop.requests else 0, self.wanted)
+        seen = self.runs.seen(record)
         if not self._ends_line(self.done):
-            return _Boundary(self.done, piece, record, False, None, None, None)
+            return _Boundary(self.done, piece, seen, False, None, None, None, None, said), state, record
         self.begun = self.done
         due = self.done % eval_interval == 0 or self.done == total
         evaluation = self.runs.evaluate(state) if due else None
         variables = self.runs.variables(state) if due else None
-        snapshot = self.runs.copy(state) if self.done % checkpoint_interval == 0 and self.done < total else None
-        return _Boundary(self.done, piece, record, True, evaluation, variables, snapshot)
+        exchange = None
+        if evaluation and self.program.exchange and piece:  # where an evaluation is repeated, it was done before
+            assert isinstance(self.runs, DeviceRuns)
+            state, record, exchange = self.runs.exchange(state, record, evaluation, self.done == total)
+        snapshot = None
+        if self.done % checkpoint_interval == 0 and self.done < total:
+            snapshot = Saved(self.runs.copy(state), self.runs.seen(record))
+        boundary = _Boundary(self.done, piece, seen, True, evaluation, variables, exchange, snapshot, said)
+        return boundary, state, record
 
     def _ends_line(self, updates: int) -> bool:
         return updates % self.program.intervals.log == 0 or updates == self.config.num_updates
@@ -241,11 +269,15 @@ class Session:
         seconds = self.clock.spend("train_seconds")
         self.since_line = (self.since_line[0] + boundary.piece, self.since_line[1] + seconds)
         if boundary.piece:
-            self.piece = max(1, min(2 * boundary.piece, int(PIECE_SECONDS * boundary.piece / max(seconds, 1e-9))))
+            self.wanted = max(1, min(2 * boundary.piece, int(PIECE_SECONDS * boundary.piece / max(seconds, 1e-9))))
+            self.piece = self.wanted
+        if processes.are_several():  # the first process's clock counts
+            said = boundary.said()
+            self.asked, self.piece = int(said[:, 0].max()), int(said[0, 1])
         self._report_divergence(record)
         if not boundary.ends_line:
             return
-        evaluation = boundary.evaluation() if boundary.evaluation else None
+        evaluation = boundary.evaluation.wait() if boundary.evaluation else None
         self.clock.spend("eval_seconds")
         if boundary.evaluation and evaluation is None:
             return  # stopped: it is evaluated when the run goes on
@@ -258,12 +290,15 @@ class Session:
             **summary.means(record.sums),
             **summary.evaluated(evaluation, np.asarray(record.diverged) >= 0),
         }
+        if boundary.exchange is not None:
+            exchange = jax.device_get(boundary.exchange)
+            line |= {"parent": exchange.parent, **exchange.settings}
         self.directory.append(line)
         self.line = boundary.updates
         if evaluation is not None:
             self._keep_best(boundary.updates, line["eval_return"], boundary.variables)
         if boundary.snapshot is not None:
-            self._save(boundary.updates, boundary.snapshot, record)
+            self._save(boundary.updates, *boundary.snapshot)
         speed = line["steps_per_second"] or 0.0
         self.display.show(boundary.updates * self.all_steps, speed, line["episode_return"], line["eval_return"])
 
@@ -300,6 +335,8 @@ class Session:
     def _report_divergence(self, record: Record) -> None:
         """Say which runs are frozen since the last time."""
         reports = []
+        for index in np.flatnonzero(np.asarray(record.diverged) < 0):  # a member of a population may be revived
+            self.diverged[index] = None
         for index in np.flatnonzero(np.asarray(record.diverged) >= 0):
             if self.diverged[index] is None:
                 updates, what = int(record.diverged[index]), MEASURED[int(record.cause[index])]
@@ -361,23 +398,33 @@ class Session:
         for notice in self.notices:
             self.display.say(f"qlax: {notice}", always=True)
 
-    def _finish(self, state: TrainState) -> Result:
+    def _finish(self, variables: PyTree) -> Result:
         """Weights, learning curve and, last of all, the summary."""
         config, path = self.config, self.directory.path
-        variables = jax.device_get(variables_of(state))
         agents = [self._save_agent("agents", index, variables, {}) for index in range(len(self.names))]
         self.directory.wait()
         if all(self.diverged):
             again = f"begin from them, with other settings: qlax train ... --init {path}"
             raise DivergedError(f"{self.why}; its last good weights are in {path / 'agents'}; {again}")
-        from qlax.plot import learning_curve  # not before the run: matplotlib takes its time to import
-
         arrays = curves(self.directory.metrics.read())
-        with self.directory.writing():
-            learning_curve(path / "curve.png", arrays, self.program.labels, config.preset or config.env)
         found = summary.summarise(self.program, arrays, self._seconds(), self.diverged, self.inexact)
+        if processes.is_first():
+            with self.directory.writing():
+                self._draw(arrays, found)
         self.directory.write("summary.json", found)
         return Result(path, config, found, arrays, agents)
+
+    def _draw(self, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
+        """The learning curve, and what compares settings."""
+        from qlax import plot  # not before the run: matplotlib takes its time to import
+
+        config, path = self.config, self.directory.path
+        title = config.preset or config.env
+        plot.learning_curve(path / "curve.png", arrays, self.program.labels, title)
+        if fields := sweep.compared(config):
+            sweep.write(path, config, sweep.rows(config, found), fields)
+        if self.program.exchange is not None:
+            plot.lineage(path / "population.png", arrays, config.swept, title)
 
 
 def _named(run: dict[str, Any], swept: list[str]) -> str:

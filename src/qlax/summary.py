@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 import qlax
+from qlax.config import Config
 from qlax.pqn import Mean
 from qlax.program import Program
 
@@ -69,6 +70,7 @@ def summarise(
         "preset": config.preset,
         "seeds": [run["seed"] for run in runs],
         "settings": {name: [run[name] for run in runs] for name in config.swept},
+        **(_population(config, curves) if config.population != "none" else {}),
         "network": program.description,
         "total_steps": config.num_updates * config.steps_per_update,
         "updates": config.num_updates,
@@ -82,6 +84,15 @@ def summarise(
         **{name: _mean_and_runs(values) for name, values in returns.items()},
         "eval_episodes": config.eval_episodes,
         "eval_cut": [cut if math.isfinite(cut) else None for cut in curves["eval_cut"][-1].tolist()],
+    }
+
+
+def _population(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the settings of a population came to, and how often a member was replaced."""
+    known = curves["parent"][np.isfinite(curves["parent"]).all(axis=1)]
+    return {
+        "final_settings": {name: curves[name][-1].tolist() for name in config.swept},
+        "replaced": int((known != np.arange(config.num_runs)).sum()),
     }
 
 

@@ -1,13 +1,15 @@
 """Training runs: begun, gone on with, made longer."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import platformdirs
 
-from qlax import directory
+from qlax import checkpoint, directory, processes
 from qlax.config import Config, configure
 from qlax.directory import RunDirectory
 from qlax.errors import UserError
@@ -52,14 +54,13 @@ def train(
     if isinstance(overrides.get("init"), Path):
         overrides["init"] = str(overrides["init"])
     config = configure(target, **overrides)
-    use_cores()
+    _begin()
     program = Program(config, plugins or {})
-    initial: PyTree = ()
+    initial = _initial(program)
     if config.init is not None:
-        initial = directory.variables_of(config.init, program.variables)
         program.config = dataclasses.replace(program.config, init=str(Path(config.init).resolve()))
     session = Session(program, initial, progress)
-    with directory.claim(out, program.config) as run:
+    with _opened(lambda: directory.claim(out, program.config)) as run:
         session.open(run, None)
         return session.train()
 
@@ -87,9 +88,10 @@ def resume(
     """
     if compilation_cache:
         _enable_compilation_cache()
-    with directory.existing(path) as run:
-        config = run.config
-        if run.is_finished(config):
+    _begin()
+    with _opened(lambda: directory.existing(path)) as run:
+        config = processes.from_first(lambda: run.config)
+        if processes.from_first(lambda: run.is_finished(config)):
             raise UserError(
                 f"{path} holds a finished run; train it longer with: qlax extend {path} --total-steps STEPS"
             )
@@ -123,8 +125,9 @@ def extend(
     """
     if compilation_cache:
         _enable_compilation_cache()
-    with directory.existing(path) as run:
-        config = run.config
+    _begin()
+    with _opened(lambda: directory.existing(path)) as run:
+        config = processes.from_first(lambda: run.config)
         longer = dataclasses.replace(config, total_steps=total_steps)
         if longer.num_updates <= config.num_updates:
             steps = config.num_updates * config.steps_per_update
@@ -136,15 +139,51 @@ def extend(
 
 
 def _taken_up(run: RunDirectory, config: Config, progress: bool | None, plugins: dict[str, Any] | None) -> "Session":
-    use_cores()
     program = Program(config, plugins or {})
-    newest = run.newest(Saved(program.shapes, program.new_record()))
-    initial: PyTree = ()
-    if newest is None and config.init is not None:
-        initial = directory.variables_of(config.init, program.variables)
-    session = Session(program, initial, progress)
+    newest = _newest(run, program)
+    session = Session(program, _initial(program) if newest is None else (), progress)
     session.open(run, newest)
     return session
+
+
+def _begin() -> None:
+    """What has to be done before the first use of JAX."""
+    use_cores()
+    processes.join()
+
+
+def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:
+    """The directory of the first process, which writes; in the others one that does not."""
+    opened: list[RunDirectory] = []
+
+    def path() -> Path:
+        opened.append(make())
+        return opened[0].path
+
+    found = processes.from_first(path)
+    return opened[0] if opened else directory.Onlooker(found)
+
+
+def _initial(program: Program) -> PyTree:
+    """Weights to begin with, `[R, ...]`; () for new ones."""
+    init = program.config.init
+    return () if init is None else processes.from_first(lambda: directory.variables_of(init, program.variables))
+
+
+def _newest(run: RunDirectory, program: Program) -> tuple[dict[str, Any], Saved] | None:
+    """The newest checkpoint, as the first process finds it."""
+    like = Saved(program.shapes, program.new_record())
+
+    def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
+        newest = run.newest(like)
+        return newest and (newest[0], [checkpoint.as_numbers(leaf) for leaf in jax.tree.leaves(newest[1])])
+
+    newest = processes.from_first(found)
+    if newest is None:
+        return None
+    leaves, structure = jax.tree.flatten(like)
+    arrays = [checkpoint.from_numbers(array, leaf) for array, leaf in zip(newest[1], leaves, strict=True)]
+    return newest[0], jax.tree.unflatten(structure, arrays)
 
 
 def _enable_compilation_cache() -> None:

@@ -110,11 +110,16 @@ class Network(Protocol):
         ...
 
 
+def is_key(x: Any) -> bool:
+    """Whether an array, or its shape and dtype, is of random keys."""
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def strong(tree: PyTree) -> PyTree:
     """The same arrays without weak types, which would make everything compile twice."""
 
     def strip(x):
         x = jnp.asarray(x)
-        return x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, x.dtype)
+        return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 
     return jax.tree.map(strip, tree)
