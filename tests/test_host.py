@@ -64,7 +64,8 @@ def test_an_update_is_the_page_s(num_envs, memory):
     state = jax.jit(on_host.init)(jax.random.key(1), hyper, first_steps(workers))
     learn, measured = record.make(on_host, network)
     functions = host.DeviceFunctions(on_host, learn, num_envs, num_steps)
-    sums = jax.eval_shape(lambda state: measured(*functions.standing_still(state))[1], state)
+    runs = jax.tree.map(lambda x: x[None], state)
+    sums = jax.eval_shape(jax.vmap(lambda state: measured(*functions.standing_still(state))[1]), runs)
     empty = jax.tree.map(lambda x: jnp.asarray(x[0]), record.empty(sums, 1))
     compiled = [jax.jit(f) for f in (functions.begin, functions.act, functions.learn)]
     functions.begin, functions.act, functions.learn = compiled

@@ -59,7 +59,7 @@ def test_of_a_damaged_file_the_lines_that_are_as_they_were_are_kept(metrics):
 def test_progress_is_shown_on_a_terminal_alone(terminal, monkeypatch):
     written = io.StringIO()
     console = Console(file=written, force_terminal=terminal, width=120)
-    monkeypatch.setattr(log, "Console", lambda stderr: console)
+    monkeypatch.setattr(log, "Console", lambda stderr, quiet: console)
     with ProgressDisplay(1000) as display:
         display.show(500, 1234.5, np.array([1.0, 3.0]), np.array([np.nan, np.nan]))
         display.show(750, 1234.5, np.array([1.0, 3.0]), np.array([7.0, 8.0]))
