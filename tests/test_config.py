@@ -133,11 +133,14 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"lam": "uniform:0:1"}, r"lam=uniform:0:1 is drawn from: say with runs how many there .*, as runs=16$"),
         (
             {"lam": "uniform:0:1", "gamma": (0, 1), "seeds": 3},
-            r"as runs=96, a multiple of 6 \(seeds=3 x gamma\)$",
+            r"as runs=96, a multiple of 6 \(seeds=3 x 2 values of gamma\)$",
         ),
         ({"lam": "uniform:0:1", "seeds": 4, "runs": 6}, r"runs=6 is not a multiple of 4 \(seeds=4\); use 4 or 8"),
         ({"lam": "uniform:0:1", "seeds": 4, "runs": 3}, r"runs=3 is not a multiple of 4 \(seeds=4\); use 4$"),
-        ({"lam": (0, 1), "runs": 3}, r"runs=3: nothing is drawn, so there are 2 \(seeds=1 x lam\); leave runs out"),
+        (
+            {"lam": (0, 1), "runs": 3},
+            r"runs=3: nothing is drawn, so there are 2 \(seeds=1 x 2 values of lam\); leave runs out",
+        ),
         ({"lam": "uniform:0:1", "runs": 65_537}, r"runs=65537: the runs would be 65,537; expected at most 65,536"),
         ({"num_steps": 10**5000}, r"num_steps=something of type int: expected a whole number from 1"),
         ({"num_steps": 10**400}, r"num_steps=10{79}\.\.\.: expected a whole number from 1"),

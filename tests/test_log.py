@@ -82,5 +82,5 @@ def test_a_learning_curve_is_drawn(tmp_path):
     data = {"steps": steps, "episode_return": returns, "eval_return": greedy}
     learning_curve(tmp_path / "curve.svg", data, ["lam 0", "lam 0", "lam 1", "lam 1"], "a title of our own")
     picture = (tmp_path / "curve.svg").read_text()
-    for text in ("a title of our own", "lam 0, greedy", "lam 1, exploring", "environment steps"):
+    for text in ("a title of our own", "lam 0", "lam 1", "greedy", "exploring", "environment steps"):
         assert f"<!-- {text} -->" in picture

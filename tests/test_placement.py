@@ -62,10 +62,8 @@ class Needed:
     ("limit", "expected"), [(7_000_000, 6), (6_000_000, 3), (3_100_000, 3), (2_500_000, 2), (900_000, 1)]
 )
 def test_as_many_runs_are_computed_at_once_as_memory_holds(limit, expected):
-    placement = Placement(6)
+    placement = Placement(6, devices=1)
     placement.at_once, placement._device = placement._on_each, Device(limit)
-    if placement.num_devices > 1:
-        pytest.skip("the numbers are for one device")
     tries = 0
     while not placement.fit(Needed(placement.at_once)):
         tries += 1
@@ -131,21 +129,85 @@ def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(t
     assert split[2] == again[2]
 
 
+SPLIT = """
+import json
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from qlax.checkpoint import as_numbers, from_numbers
+from qlax.config import configure
+from qlax.pqn import Rollout
+from qlax.program import Program
+from runs import CARTPOLE, SMALL
+
+def update(program):
+    def one(state):
+        state, rollout = program._rollout(program._share(state))
+        return state, rollout.transitions
+    return jax.vmap(one)
+
+def learned(program):
+    def one(state, transitions):
+        record = jax.tree.map(lambda x: x[0], program.new_record())
+        after, record = program._learn(state, record, Rollout((), transitions))
+        return (after.params, after.stats), record
+    return jax.vmap(one)
+
+found = []
+for norms in ({}, {"norm": "batch", "input_norm": "batch_renorm"}):
+    settings = SMALL | {"num_envs": 8, "num_minibatches": 1} | norms
+    two, one = (Program(configure(CARTPOLE, devices=devices, **settings), {}) for devices in (2, 1))
+    place, runs = two.placement, two.placement.runs
+    of_steps = NamedSharding(runs.mesh, PartitionSpec("runs", None, "data"))
+    state = jax.jit(place.spread(two.start, (runs, runs, runs), two.where))(two.seeds, two.hyper, ())
+    # Moments that devices differ in: one of them has all the episodes that end.
+    state, steps = jax.jit(place.spread(update(two), (two.where,), (two.where, of_steps)))(state)
+    weights, record = jax.jit(place.spread(learned(two), (two.where, of_steps), (runs, runs)))(state, steps)
+    state, steps = (jax.tree.map(lambda x: from_numbers(as_numbers(x), x), tree) for tree in (state, steps))
+    expected = jax.jit(learned(one))(state, steps)
+    def largest(x, y):
+        pairs = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (x, y)), strict=True)
+        return max(float(np.abs(one - other).max()) for one, other in pairs)
+    moved = largest(weights[0], state.params)
+    means = [{k: (v.total / v.weight).tolist() for k, v in x.sums.items()} for x in (record, expected[1])]
+    halves = [x[:, :, :4] != x[:, :, 4:] for x in map(np.asarray, (jax.tree.leaves(steps.obs)[0], steps.action))]
+    found.append([two.placement.parts, moved, largest(weights, expected[0]), means, [bool(x.any()) for x in halves]])
+print(json.dumps(found))
+"""
+
+
+def test_what_devices_learn_together_from_their_parts_is_what_one_learns_from_the_whole():
+    for parts, moved, differing, (together, alone), halves_differ in python(SPLIT):
+        assert parts == 2
+        assert moved > 1e-5 > 1e-6 > differing
+        for name in alone:  # of dead units each device has a sample of its own
+            np.testing.assert_allclose(
+                together[name], alone[name], rtol=1e-4, atol=0.2 if name == "dead_units" else 1e-6
+            )
+        assert halves_differ == [True, True]  # worlds and exploration
+
+
 EMPTY = """
 import json, sys
 import jax
 import jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
+from qlax.config import configure
 from qlax.placement import Placement
-placement = Placement(2)
+from qlax.program import Program
+from runs import SMALL
+placement = Placement(2, devices=1)
 state = {"nothing": jnp.zeros((2, 3, 0)), "number": jnp.ones(2)}
 double = placement.compile(placement.lower(lambda state: jax.tree.map(lambda x: 2 * x, state), state))
-print(json.dumps(double(double(jax.device_put(state, placement.runs)))["number"].tolist()))
+number = double(double(jax.device_put(state, placement.runs)))["number"].tolist()
+programs = [Program(configure(name, **SMALL | {"seeds": 2}), {}) for name in ("minatar/asterix", "pgx/minatar-asterix")]
+print(json.dumps([number, [program.placement.num_devices for program in programs]]))
 """
 
 
-def test_results_go_in_again_arrays_without_elements_included():
-    assert python(EMPTY) == [4, 4]
+def test_arrays_without_elements_are_not_spread_but_computed_in_turns():
+    assert python(EMPTY) == [[4, 4], [2, 1]]
 
 
 USE = """

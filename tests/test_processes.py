@@ -18,14 +18,14 @@ from runs import CARTPOLE, SMALL, flags, without_times
 import qlax
 from qlax import processes
 from qlax.cli import main
-from qlax.errors import RunError, UserError
+from qlax.errors import UserError
 
 ON_ONE_CORE = {"JAX_NUM_CPU_DEVICES": "1"}
 
 
 @pytest.fixture(autouse=True)
 def not_asked_yet(monkeypatch):
-    monkeypatch.setitem(processes._state, "asked", False)
+    monkeypatch.setitem(processes._state, "joined", False)
 
 
 def free_port():
@@ -35,13 +35,13 @@ def free_port():
 
 
 @contextlib.contextmanager
-def started(number, words, cache):
-    """So many processes of the command; those still there in the end are killed."""
+def started(number, words, cache, *own):
+    """So many processes of the command, with words of their own; those still there in the end are killed."""
     several = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(number), "--process-id"]
     environment = os.environ | ON_ONE_CORE | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     each = [
         subprocess.Popen(
-            [sys.executable, "-m", "qlax.cli", *words, *several, str(index)],
+            [sys.executable, "-m", "qlax.cli", *words, *(own[index] if own else ()), *several, str(index)],
             env=environment,
             cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
@@ -87,6 +87,29 @@ def test_two_processes_learn_what_two_devices_of_one_learn_and_one_writes(tmp_pa
     assert qlax.load(tmp_path / "two", best=True)
 
 
+def test_a_population_is_dealt_to_two_processes(tmp_path, cache):
+    settings = SMALL | {"runs": 4, "learning_rate": "log-uniform:1e-4:1e-1", "population": "pbt", "total_steps": 8 * 32}
+    words = ["train", CARTPOLE, *flags(settings), "--out"]
+    with started(2, [*words, str(tmp_path / "two")], cache) as each:
+        for code, _, said in ended(each):
+            assert code == 0, said
+    assert main([*words, str(tmp_path / "one")]) == 0
+    two, one = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("two", "one"))
+    assert [line.get("parent") for line in two] == [line.get("parent") for line in one]
+    np.testing.assert_allclose(two[-1]["learning_rate"], one[-1]["learning_rate"], rtol=1e-6)
+    np.testing.assert_allclose(two[-1]["loss"], one[-1]["loss"], rtol=1e-3)
+
+
+def test_processes_started_with_different_settings_refuse(tmp_path, cache):
+    words = ["train", CARTPOLE, *flags(SMALL), "--out", str(tmp_path / "run")]
+    with started(2, words, cache, ["--lam", "0.5"], ["--lam", "0.6"]) as each:
+        first, second = ended(each, timeout=60)
+    assert (first[0], second[0]) == (2, 2)
+    assert "process 1 cannot go on, and says why" in first[2]
+    assert "this process was started with other settings than the first: lam=0.6, not 0.5" in second[2]
+    assert not (tmp_path / "run").exists()
+
+
 def checkpoints(run):
     return sorted((run / "checkpoints").glob("*.safetensors")) if (run / "checkpoints").exists() else []
 
@@ -123,6 +146,20 @@ def test_a_lost_process_ends_the_others_with_a_message_and_fewer_go_on(tmp_path,
     summary = json.loads((run / "summary.json").read_text())
     assert summary["updates"] == newest + 8
     assert "num_devices 1 instead of 2" in summary["inexact"][0]
+
+
+@pytest.mark.slow
+def test_what_the_first_cannot_write_ends_all_at_once(tmp_path, cache):
+    run = tmp_path / "run"
+    with started(2, ["train", "cartpole-fast", *LONG, "--out", str(run)], cache) as each:
+        wait_for(lambda: len(checkpoints(run)) > 1)
+        (run / "metrics.jsonl").unlink()
+        (run / "metrics.jsonl").mkdir()
+        first, second = ended(each, timeout=20)
+    assert first[0] == 1
+    assert "metrics.jsonl cannot be written" in first[2]
+    assert second[0] != 0
+    assert "another one was lost; go on with: qlax resume" in second[2].splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -225,10 +262,9 @@ def test_others_that_do_not_come_are_reported(monkeypatch):
 
 def test_the_loss_of_another_process_is_told_from_other_errors(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setitem(processes._state, "lost", False)
-    with pytest.raises(RunError, match="process 0 of 2 ends, as another one was lost; on"), processes.losing("on"):
+    with pytest.raises(processes.LostError, match="Gloo all-reduce failed"), processes.losing():
         raise ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
-    with pytest.raises(ValueError, match="anything"), processes.losing("go on"):
+    with pytest.raises(ValueError, match="anything"), processes.losing():
         raise ValueError("anything else")
 
 
@@ -236,5 +272,5 @@ def test_without_others_there_is_nothing_to_tell():
     assert not processes.are_several()
     assert processes.is_first()
     assert processes.from_first(lambda: 3) == 3
-    with pytest.raises(ValueError, match="as it is"), processes.losing("go on"):
+    with pytest.raises(ValueError, match="as it is"), processes.losing():
         raise ValueError("Gloo, as it is")

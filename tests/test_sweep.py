@@ -127,7 +127,14 @@ def test_a_report_of_many_runs_names_the_best_settings(capsys):
     config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", runs=40)
     per_run = [float(index) for index in range(40)]
     summary = {"eval_return": {"per_run": per_run}, "diverged": [None] * 40, "eval_cut": [0], "eval_episodes": 3}
-    summary |= {"total_steps": 100, "steps_per_second": 1.0, "compile_seconds": 1.0, "device": "cpu", "network": {}}
+    summary |= {
+        "total_steps": 100,
+        "steps_per_second": 1.0,
+        "compile_seconds": 1.0,
+        "device": "cpu",
+        "network": {},
+        "num_devices": 1,
+    }
     cli._report(qlax.Result(Path("run"), config, summary, {}, [None] * 40))
     said = capsys.readouterr().out
     assert len(said.splitlines()) == 12

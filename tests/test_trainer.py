@@ -344,6 +344,9 @@ def test_divergence_stops_the_run_and_says_where(tmp_path):
         qlax.train("test_trainer:Exploding", out=run, seed=3, seeds=2, **SMALL)
     assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8]
     assert np.isfinite(lines_of(run)[-1]["loss"]).all()  # of the update before
+    summary = json.loads((run / "summary.json").read_text())
+    assert [each["steps"] for each in summary["diverged"]] == [224, 224]
+    assert 8 <= summary["updates"] < 12
     good = [qlax.load(run, index) for index in range(2)]
     with pytest.raises(DivergedError, match=where):  # it stays so
         qlax.resume(run)

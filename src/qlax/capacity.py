@@ -132,6 +132,8 @@ def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
     whole = len(program.seeds) * parts if jax.process_count() > 1 else 0
     steps = Part("rollouts", rollouts, ("num_envs", "num_steps"))
     hidden = ("hidden",) if config.network is None else ()
+    # An exchange takes the weights of all runs to every device.
+    exchanged = 0 if program.exchange is None else len(program.seeds) * weights
     return Needs(
         always=(
             Part("weights and the optimiser's state", held * weights + whole * weights // parts, ("seeds", *hidden)),
@@ -150,6 +152,7 @@ def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
                 Part("evaluation", at_once * episodes, ("eval_episodes",)),
                 Part("weights while evaluating", at_once * nbytes((state.params, state.stats)), hidden),
             ),
+            (Part("weights exchanged by the population", exchanged, ("seeds", *hidden)),),
         ),
     )
 

@@ -1,6 +1,7 @@
 """The `qlax` command."""
 
 import argparse
+import math
 import os
 import re
 import signal
@@ -52,29 +53,41 @@ def main(arguments: list[str] | None = None) -> int:
         hint = nearest(flags[0][:LONGEST_NAME], known) if flags else ""
         _fail(f"unknown {'flag' if flags else 'argument'} {shown(repr((flags or unknown)[0]))}{hint}")
 
-    from qlax.session import Stopped  # after the flags: JAX takes a while to import
+    from qlax import processes  # after the flags: JAX takes a while to import
+    from qlax.session import Stopped
 
     try:
         options.command(options)
         sys.stdout.flush()
+        processes.leave(in_harmony=True)
     except BrokenPipeError:  # whoever read the list has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
-        _fail(str(error))
+        _say(str(error))
+        processes.leave(in_harmony=False)
+        sys.exit(2)
     except RunError as error:
-        print(f"qlax: {error}", file=sys.stderr)
+        _say(str(error))
+        if not isinstance(error, processes.LostError):  # whose last line says how to go on
+            processes.leave(in_harmony=False)
         return 1
     except Stopped as stopped:
-        print(f"qlax: {stopped}", file=sys.stderr)
+        _say(str(stopped))
+        processes.leave(in_harmony=True)
         return 0 if stopped.signal_number == signal.SIGTERM else 130  # machines that are taken back send SIGTERM
     except KeyboardInterrupt:
-        print("qlax: stopped at once", file=sys.stderr)
+        _say("stopped at once")
+        processes.leave(in_harmony=False)
         return 130
     return 0
 
 
-def _fail(message: str) -> NoReturn:
+def _say(message: str) -> None:
     print("qlax:", " ".join(message.split()), file=sys.stderr)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
     sys.exit(2)
 
 
@@ -275,7 +288,12 @@ def _value(name: str, given: Any) -> Any:
     if not isinstance(given, list):
         return parse(name, given)
     values = [parse(name, word) for word in given]
-    return {k: v for value in values for k, v in value.items()} if name == "env_options" else values
+    if name != "env_options":
+        return values
+    options = [option for value in values for option in value]
+    if twice := [option for option in options if options.count(option) > 1]:
+        raise UserError(f"env_options: {twice[0]} is given twice; its values are no sweep")
+    return {option: each for value in values for option, each in value.items()}
 
 
 def _resume(options: argparse.Namespace) -> None:
@@ -309,19 +327,36 @@ def _report(result: "qlax.Result") -> None:
         _report_runs(result)
     steps, runs = summary["total_steps"], len(result.agents)
     print(f"network: {', '.join(_written(name, value) for name, value in summary['network'].items())}")
-    speed = f"{summary['steps_per_second']:,.0f} steps/s on {summary['device']}"
+    times = f"{summary['num_devices']} x " if summary["num_devices"] > 1 else ""
+    speed = f"{summary['steps_per_second']:,.0f} steps/s on {times}{summary['device']}"
     print(f"{runs} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
     print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
     if ranked:
         print(sweep.report(result.directory, result.config, ranked, fields))
+    if "replaced" in summary:
+        returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]
+        best = result.directory / "agents" / f"{returns.index(max(returns))}.safetensors"
+        drawn = result.directory / "population.png"
+        print(
+            f"population: members went on as better ones {summary['replaced']} times, see {drawn}; the best is {best}"
+        )
 
 
 def _report_runs(result: "qlax.Result") -> None:
-    summary = result.summary
+    """A line a run; of a large population the best alone."""
+    from qlax.sweep import BEST
+
+    summary, runs = result.summary, list(enumerate(result.config.all_runs()))
+    if len(runs) > MOST_LINES and result.config.swept:
+        returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]
+        runs = sorted(runs, key=lambda run: returns[run[0]], reverse=True)[:BEST]
     # The environment's score and own metrics, but not what it groups under a slash: that may be dozens.
     own = [name for name in summary if name.startswith("eval_") and "/" not in name and name not in _SAID_OTHERWISE]
-    for index, run in enumerate(result.config.all_runs()):
-        which = ", ".join([f"seed {run['seed']}", *(f"{name} {run[name]:g}" for name in result.config.swept)])
+    final = summary.get("final_settings", {})
+    for index, run in runs:
+        settings = [f"{name} {run[name]:g}" for name in result.config.swept]
+        settings = [f"{name} {run[name]:g}, in the end {final[name][index]:g}" for name in final] or settings
+        which = ", ".join([f"seed {run['seed']}", *settings])
         if diverged := summary["diverged"][index]:
             print(f"  run {index} ({which}): diverged after {diverged['steps']:,} steps, {diverged['what']} not finite")
             continue
@@ -386,9 +421,10 @@ def _presets(options: argparse.Namespace) -> None:
 
 def entry() -> NoReturn:
     """The command as a process of its own, which ends when it is done, whatever other threads still compute."""
-    code = main()
-    if processes := sys.modules.get("qlax.processes"):
-        processes.leave()
+    try:
+        code: Any = main()
+    except SystemExit as ended:
+        code = ended.code
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

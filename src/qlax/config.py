@@ -7,6 +7,7 @@ import json
 import math
 import random
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -15,6 +16,7 @@ from typing import Any
 
 from qlax.errors import UserError, nearest
 from qlax.fields import (
+    DISTRIBUTIONS,
     LARGEST_COUNT,
     LARGEST_WHOLE,
     LONGEST_NAME,
@@ -59,7 +61,7 @@ class Config:
     preset: str | None = text(None, "where these settings came from")
     derived: tuple[str, ...] = words("fields that were not asked for but follow from the others")
     seed: int = whole(0, "of the first run", low=0)
-    seeds: int = whole(1, "runs a setting, with the seeds seed, seed + 1, ...")
+    seeds: int = whole(1, "runs of each setting, with the seeds seed, seed + 1, ...")
     runs: int | None = whole(None, "in all, where settings are drawn: a multiple of seeds x lists")
     total_steps: int = whole(1_000_000, "environment steps a run, rounded up to whole updates", high=LARGEST_WHOLE)
 
@@ -144,8 +146,13 @@ class Config:
     def _check_runs(self) -> None:
         """Whether the runs asked for are as many as there can be."""
         drawn = [name for name in self.swept if isinstance(getattr(self, name), str)]
+        lists = {name: getattr(self, name) for name in self.swept if name not in drawn}
+        for name, values in lists.items():
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise UserError(f"{name}: {twice[0]:g} is given twice; for more runs of a setting use seeds")
         each = self._runs_a_draw
-        among = " x ".join([f"seeds={self.seeds}", *(name for name in self.swept if name not in drawn)])
+        several = [f"{len(values)} values of {name}" for name, values in lists.items()]
+        among = " x ".join([f"seeds={self.seeds}", *several])
         if self.runs is None:
             if drawn:
                 what = f"{drawn[0]}={getattr(self, drawn[0])} is drawn from"
@@ -367,8 +374,13 @@ def parse(name: str, text: str) -> Any:
         raise _unfitting(FIELDS[name], text, shown(text)) from None
 
 
-def as_words(config: Config) -> list[str]:
-    """What asks for these settings on a command line: a target, and flags for all that is not as it has it."""
+def as_words(config: Config, always: Collection[str] = ()) -> list[str]:
+    """What asks for these settings on a command line: a target, and flags for all that is not as it has it.
+
+    Args:
+      config: the settings.
+      always: fields to name, even if they are.
+    """
     target, asked = config.env, configure(config.env)
     if config.preset and _preset_file(config.preset):
         preset = configure(config.preset)
@@ -377,7 +389,8 @@ def as_words(config: Config) -> list[str]:
         if not gone and preset.env == config.env and preset.env_options.keys() <= config.env_options.keys():
             target, asked = config.preset, preset
     said = [name for name in FIELDS if name not in (*NOT_FLAGS, *config.derived)]
-    differing = {name: getattr(config, name) for name in said if getattr(config, name) != getattr(asked, name)}
+    here, there = ({name: getattr(of, name) for name in said} for of in (config, asked))
+    differing = {name: value for name, value in here.items() if name in always or value != there[name]}
     return [target, *(word for name, value in differing.items() for word in _as_words(name, value))]
 
 
@@ -459,6 +472,9 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
 def _unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
     kind = field.metadata["kind"]
     hint = nearest(value[:LONGEST_NAME], kind.choices) if isinstance(value, str) else ""
+    if isinstance(value, str) and ":" in value and field.type == Sweep:
+        name = value.partition(":")[0]
+        hint = "" if name in DISTRIBUTIONS else nearest(name[:LONGEST_NAME], DISTRIBUTIONS)
     if isinstance(value, list | tuple) and "tuple" not in str(field.type):
         hint = f"; several values are for {', '.join(SWEEPABLE)}; of others for qlax sweep"
     return UserError(f"{field.name}={written}: expected {kind.expected}{hint}")

@@ -35,7 +35,8 @@ from qlax.log import MetricsFile
 from qlax.types import PyTree
 
 LOCK = "lock"
-FILES = ("config.json", "metrics.jsonl", "summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
+AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
+FILES = ("config.json", "metrics.jsonl", *AT_THE_END)
 FOLDERS = ("checkpoints", "best", "agents", "earlier")
 
 
@@ -225,8 +226,7 @@ class RunDirectory:
 
     def set_earlier_end_aside(self) -> None:
         """Move what an end of the run left to a folder of its own: a later end will leave the same."""
-        ends = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png", "agents")
-        left = [name for name in ends if (self.path / name).exists()]
+        left = [name for name in (*AT_THE_END, "agents") if (self.path / name).exists()]
         if not left:
             return
         config = self.config

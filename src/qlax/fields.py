@@ -14,6 +14,7 @@ LARGEST_NUMBER = 3.4028234663852886e38  # of float32, which the device computes 
 WIDEST, DEEPEST = 2**20, 64  # of the dense layers
 LONGEST_NAME, LONGEST_PATH, LONGEST_VALUE = 200, 4096, 10_000  # characters; the last of an environment's option
 MOST_NAMES = 64
+DISTRIBUTIONS = ("uniform", "log-uniform")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,12 @@ class Distribution(NamedTuple):
             value = math.exp((1 - share) * math.log(self.low) + share * math.log(self.high))
         else:
             value = (1 - share) * self.low + share * self.high
-        return min(max(float(f"{value:.6g}"), self.low), self.high)
+        return min(max(six_digits(value), self.low), self.high)
+
+
+def six_digits(x: float) -> float:
+    """As many as are shown of a number, and no more than float32 holds."""
+    return float(f"{x:.6g}")
 
 
 def distribution(word: str) -> Distribution:
@@ -116,7 +122,7 @@ def distribution(word: str) -> Distribution:
         raise ValueError
     name, *numbers = word.split(":")
     low, high = map(float, numbers)
-    if name not in ("uniform", "log-uniform") or not low < high or (name == "log-uniform" and low <= 0):
+    if name not in DISTRIBUTIONS or not low < high or (name == "log-uniform" and low <= 0):
         raise ValueError
     return Distribution(name == "log-uniform", low, high)
 
@@ -182,7 +188,7 @@ def words(help: str) -> Any:
         return tuple(x)
 
     expected = f"names, as a,b: at most {MOST_NAMES} of at most {LONGEST_NAME} printable characters"
-    return _option((), help, Kind(expected, convert, lambda text: convert(text.split(","))))
+    return _option((), help, Kind(expected, convert, lambda text: convert(text.split(",") if text else [])))
 
 
 def flag(help: str) -> Any:

@@ -23,6 +23,7 @@ from qlax.scores import four_digits
 ATTEMPTS = 3  # at a job, before it is given up
 POLL_SECONDS = 0.1
 GPU_SHARE = 0.75  # of its memory, which JAX takes for one process unless told otherwise
+SWEEP = "sweep.json"  # says which sweep a directory holds
 SAYS_OF_WHERE = ("preset", "derived")  # fields that say where settings came from, and are none
 
 
@@ -331,6 +332,8 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
             summary, done = job.summary(), sum(job.complete for job in jobs)
             names = [name for name in ("eval_return", "eval_score") if name in summary]
             values = ", ".join(f"{name.removeprefix('eval_')} {four_digits(summary[name]['mean'])}" for name in names)
+            runs = len(summary["eval_return"]["per_run"])
+            values += f", mean of {runs} runs" if runs > 1 else ""
             say(f"{job.name}: done after {ended.duration()}: {values}; {done} of {len(jobs)} complete")
         elif requests:
             say(f"{job.name}: stopped after {ended.duration()}")
@@ -362,6 +365,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
                 each.attempt.stop(signal.SIGTERM)
             while any(each.attempt.ending() is None for each in running):
                 time.sleep(POLL_SECONDS)
+    failed = {job.name: failed[job.name] for job in jobs if job.name in failed}
     return Outcome(failed, requests[0] if requests else None)
 
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qlax import processes
 from qlax.errors import UserError
 from qlax.types import PyTree, is_key
 
@@ -76,19 +77,20 @@ class Placement:
         devices: int | None = None,
         deterministic: bool = False,
     ):
-        there = _devices()
-        processes = len({each.process_index for each in there})
-        self._available = min(len(there) // processes, devices or len(there)) * processes
+        there, several = _devices(), jax.process_count()
+        self._available = min(len(there) // several, devices or len(there)) * several
         is_cpu = there[0].platform == "cpu"
-        most_parts = processes if is_cpu and devices is None else self._available
-        self.groups, self.parts = _shares(num_runs, self._available, processes, most_parts, splits)
+        # Cores split a run only where it is asked for, or a process would have no work without.
+        is_reluctant = is_cpu and devices is None
+        most_parts = several if is_reluctant else self._available
+        self.groups, self.parts = _shares(num_runs, self._available, several, most_parts, splits, is_reluctant)
+        self._most_parts = most_parts
         self.num_devices = self.groups * self.parts
         self.at_once = 1 if is_cpu else num_runs // self.groups
         self._num_runs = num_runs
-        self._most_parts = min(most_parts, self._available // self.groups)
         self._deterministic = deterministic
         self._device = device()
-        mesh = Mesh(_evenly(there, self.num_devices, processes).reshape(self.groups, self.parts), (RUNS, DATA))
+        mesh = Mesh(_evenly(there, self.num_devices, several).reshape(self.groups, self.parts), (RUNS, DATA))
         self.runs, self.split, self.each, self.whole = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((RUNS,), (RUNS, DATA), ((RUNS, DATA),), ())
         )
@@ -103,8 +105,8 @@ class Placement:
             parts.append(f"{self.parts} of which share the environments of a run")
         if self.at_once < self._on_each:
             parts.append("in turns" if self.at_once == 1 else f"in turns, {self.at_once} at a time on each device")
-        if self.groups < min(self._num_runs, self._available) and self.parts < self._most_parts:
-            parts.append(f"as {self._available} {devices} do not divide them")
+        if self.num_devices < min(self._available, self._num_runs * self._most_parts):
+            parts.append(f"as it does not come out even on {self._available} {devices}")
         return ", ".join(parts)
 
     @property
@@ -155,12 +157,15 @@ class Placement:
         spread = self.spread(function, arguments, result, len(shared))
         # Said of the results too, as XLA keeps nothing of arrays without elements, which some environments have.
         jitted = jax.jit(spread, donate_argnums=(0,) if donate else (), out_shardings=result)
-        placed = jax.tree.map(
+        return jitted.lower(*self.placed(shapes, arguments), *shared)
+
+    def placed(self, shapes: PyTree, where: PyTree) -> PyTree:
+        """The shapes, each with its sharding as in `put`."""
+        return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
-            everywhere(arguments, shapes),
+            everywhere(where, shapes),
         )
-        return jitted.lower(*placed, *shared)
 
     def compile(self, lowered: Any) -> Any:
         """XLA's part, which any thread may do."""
@@ -184,6 +189,7 @@ class Placement:
     def fit(self, chunk: Any) -> bool:
         """Whether the device's memory holds the compiled chunk and a snapshot of its state; else lowers `at_once`."""
         limit = (self._device.memory_stats() or {}).get("bytes_limit")
+        limit = None if limit is None else processes.least(limit // 1024) * 1024
         needed = chunk.memory_analysis()
         if self.at_once == 1 or limit is None or needed is None:
             return True
@@ -207,9 +213,11 @@ class Placement:
         @functools.wraps(function)
         def in_turns(*arguments):
             runs, shared = arguments[:num_of_runs], arguments[num_of_runs:]
-            groups = jax.tree.map(lambda x: x.reshape(-1, self.at_once, *x.shape[1:]), runs)
+            # Sizes are said, as those of arrays without elements do not follow.
+            turns = self._on_each // self.at_once
+            groups = jax.tree.map(lambda x: x.reshape(turns, self.at_once, *x.shape[1:]), runs)
             done = jax.lax.map(lambda group: function(*group, *shared), groups)
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
+            return jax.tree.map(lambda x: x.reshape(self._on_each, *x.shape[2:]), done)
 
         return in_turns
 
@@ -222,18 +230,20 @@ def everywhere(where: PyTree, tree: PyTree) -> PyTree:
 def _devices() -> list[jax.Device]:
     """The one that JAX was told to use, or all of all processes."""
     chosen = jax.config.values["jax_default_device"]
-    return [chosen] if isinstance(chosen, jax.Device) else jax.devices(chosen)
+    is_one = isinstance(chosen, jax.Device)
+    return [chosen] if is_one and jax.process_count() == 1 else jax.devices(None if is_one else chosen)
 
 
 def _shares(
-    num_runs: int, available: int, processes: int, most_parts: int, splits: Callable[[int], bool]
+    num_runs: int, available: int, processes: int, most_parts: int, splits: Callable[[int], bool], is_reluctant: bool
 ) -> tuple[int, int]:
     """Among how many devices, or groups of them, runs are dealt, and how many devices are in a group.
 
     Runs are dealt as widely as can be first; but no process may be without work, as all have to take part.
     """
     for groups in (number for number in range(min(num_runs, available), 0, -1) if num_runs % number == 0):
-        for parts in range(min(most_parts, available // groups), 0, -1):
+        fitting = range(1, min(most_parts, available // groups) + 1)
+        for parts in fitting if is_reluctant else reversed(fitting):
             if groups * parts % processes == 0 and (parts == 1 or splits(parts)):
                 return groups, parts
     raise UserError(

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
 MOST_LABELS = 10  # settings with a colour and a place in the legend, or values with a place on an axis
@@ -39,19 +40,24 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
             mean, marker = np.nanmean(returns, axis=1), "." if len(steps) < 2 else None
             axes.plot(steps, mean, color="0.75", lw=0.7, label=others, marker=marker)
             others = ""  # one place in the legend for all
-        settings = {f"best: {best}": settings[best]}
+        settings = {f"best of {len(settings)} settings": settings[best]}
+    kinds = (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring"))
     for index, (label, of_setting) in enumerate(settings.items()):
-        for name, style, kind in (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring")):
+        for name, style, _ in kinds:
             steps, returns = _known(curves, name, of_setting)
-            text = ", ".join(part for part in (label, kind) if part)
             mean, color = np.nanmean(returns, axis=1), f"C{index % 10}"
+            text = label if name == "eval_return" else ""
             axes.plot(steps, mean, style, color=color, label=text, marker="." if len(steps) < 2 else None)
             axes.fill_between(
                 steps, np.nanmin(returns, axis=1), np.nanmax(returns, axis=1), color=color, alpha=0.15, lw=0
             )
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    of_kinds = [Line2D([], [], color="0.4", ls=style, label=kind) for _, style, kind in kinds]
+    # Beside what it explains, never over it.
+    figure.legend(
+        handles=[*of_kinds, *axes.get_legend_handles_labels()[0]], loc="outside lower center", ncols=3, frameon=False
+    )
     figure.savefig(path, dpi=150)
 
 
@@ -91,7 +97,7 @@ def comparison(
     for name, axes in zip(columns, panels, strict=False):
         values = columns[name]
         x = _places(axes, values, name in drawn, name in logarithmic)
-        if name not in drawn:
+        if name not in drawn and not isinstance(values[0], str):
             places = np.unique(x)
             means = [found[x == place][np.isfinite(found[x == place])] for place in places]
             axes.plot(places, [m.mean() if len(m) else math.nan for m in means], "-", color="0.4", lw=1.2, label="mean")
@@ -133,25 +139,26 @@ def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> 
     return x
 
 
-def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], title: str) -> None:
-    """Draw a population: greedy return and settings of every member, and where each went on as another.
+def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], title: str) -> None:
+    """Draw populations: greedy return and settings of every member, and where each went on as another.
 
-    The line of descent of the member that was best in the end stands out.
+    The lines of descent of the members that were best in the end stand out, one a population.
 
     Args:
       path: of the picture; its suffix chooses the format.
       curves: `steps [lines]`, `parent` and `eval_return` `[lines, R]`, and so each of the fields; nan where a line has
         none.
       fields: that were explored.
+      seeds: one of every population; members are ordered by setting, then seed.
       title: above the picture.
     """
     known = np.isfinite(curves["parent"]).all(axis=1)
     steps, parent = curves["steps"][known], curves["parent"][known].astype(int)
-    last = curves["eval_return"][known][-1]
-    line_of_descent = np.empty(len(steps), int)
-    member = int(np.nanargmax(last)) if np.isfinite(last).any() else 0
+    last = np.nan_to_num(curves["eval_return"][known][-1], nan=-np.inf)
+    members = [int(np.argmax(last[index :: len(seeds)])) * len(seeds) + index for index in range(len(seeds))]
+    descents = np.empty((len(steps), len(seeds)), int)
     for index in reversed(range(len(steps))):
-        member = line_of_descent[index] = parent[index, member]
+        members = descents[index] = parent[index, members]
     panels = ["eval_return", *fields]
     figure = Figure(figsize=(6.4, 2.2 + 1.8 * len(fields)), layout="constrained")
     for axes, name in zip(figure.subplots(len(panels), sharex=True), panels, strict=True):
@@ -164,14 +171,19 @@ def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], title:
             lines = np.stack([pieces[which], ends[which]], axis=1)
             axes.add_collection(LineCollection(list(lines), colors="0.7", linewidths=0.8, linestyles=style))
         axes.autoscale_view()
-        best = values[np.arange(len(steps)), line_of_descent]
-        axes.plot(steps, best, color="C0", lw=1.8, label="descent of the best")
+        for index, seed in enumerate(seeds):
+            label = "descent of the best" + (f", seed {seed}" if len(seeds) > 1 else "")
+            best = values[np.arange(len(steps)), descents[:, index]]
+            axes.plot(steps, best, color=f"C{index % 10}", lw=1.8, label=label)
         if name != "eval_return" and np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylabel(name.replace("eval_return", "greedy return").replace("_", " "))
+        axes.set_ylabel(name.replace("eval_return", "greedy return"))
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_title(title)
-    figure.axes[0].legend(frameon=False)
     figure.axes[-1].set_xlabel("environment steps")
+    ways = [("-", "member"), (":", "goes on as another")]
+    handles: list[Any] = [Line2D([], [], color="0.7", lw=0.8, ls=style, label=label) for style, label in ways]
+    handles += figure.axes[0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)

@@ -19,6 +19,7 @@ from qlax.record import Record
 
 SHARE = 0.2  # of a population, that are replaced, and of the best that replace them
 FACTORS = (0.5, 2.0)  # by which a setting is multiplied: the paper's for GANs; its 0.8 and 1.2 take many more steps
+OWN = 2**31  # folded into the seed's key, of which a run's are split
 DISCOUNTS = ("gamma", "lam")  # what matters of them is how much they differ from 1
 
 
@@ -34,7 +35,7 @@ def make(config: Config) -> Callable[[TrainState, Record, jax.Array, jax.Array],
 
     A run that is replaced keeps its worlds and its random key. It takes over the weights, the statistics, the state of
     the optimiser and the settings of one of the best, each setting then multiplied by one of `FACTORS`; what it
-    remembered was another network's, and is forgotten. One that diverged counts as the worst, and so is revived.
+    remembered was another network's, and is forgotten. Those that diverged count as the worst, and are so revived.
 
     Args:
       config: whose `swept` fields are explored.
@@ -56,14 +57,16 @@ def make(config: Config) -> Callable[[TrainState, Record, jax.Array, jax.Array],
     def exchange(
         state: TrainState, record: Record, returns: jax.Array, is_last: jax.Array
     ) -> tuple[TrainState, Record, Exchange]:
-        score = jnp.where(record.diverged < 0, returns.mean(-1), -jnp.inf)
-        key = jax.random.fold_in(jax.random.key(config.seed), state.updates[0])
+        mean = returns[:, : config.eval_episodes].mean(-1)
+        score = jnp.where((record.diverged < 0) & jnp.isfinite(mean), mean, -jnp.inf)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), OWN), state.updates[0])
         key_parents, key_factors = jax.random.split(key)
         of_population = score.reshape(members, populations).T  # runs are ordered by setting, then seed
         within = jax.vmap(parents_within)(jax.random.split(key_parents, populations), of_population)
         themselves = jnp.arange(num_runs)
         parent = (within.T * populations + jnp.arange(populations)).reshape(-1)
-        parent = jnp.where(is_last, themselves, parent)
+        # Members that are equally good stay, as those of a population that has solved its task.
+        parent = jnp.where(is_last | (score[parent] <= score), themselves, parent)
         is_new = parent != themselves
 
         def inherited(x):

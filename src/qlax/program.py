@@ -48,8 +48,11 @@ class Program:
         for name in plugins:
             if name not in PLUGINS:
                 raise UserError(f"unknown plugin {name!r}{nearest(name, PLUGINS)}; plugins: {', '.join(PLUGINS)}")
+        self.config = config
+        self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.on_host = envs.on_host(config.env)
         self.vec: Any = None
+        self._most_devices = config.devices
         if self.on_host:
             self.make_envs = _maker(config)
             env: Any
@@ -61,7 +64,12 @@ class Program:
             env = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
             self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
             config = config.derive(reset_ratio=self.vec.reset_ratio)
-            _, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
+            world, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
+            if not all(leaf.size for leaf in jax.tree.leaves((world, step))):
+                # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
+                if jax.process_count() > 1:
+                    raise UserError(f"{config.env} has arrays without elements, and trains in one process only")
+                self._most_devices = 1
         observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
         if config.network is None:
             config = config.derive(encoder=networks.default_encoder(observation))
@@ -75,7 +83,9 @@ class Program:
                     raise UserError(f"{name} is for qlax's own network; it has no effect on {config.network!r}")
             self.description = {"network": config.network}
         network = networks.build(self.description, env.num_actions)
-        self.placement = self._placed(config, network.recurrent)
+        with self._contract():
+            has_statistics = config.network is not None and len(_collections(network, step)) > 1
+        self.placement = self._placed(config, network.recurrent, has_statistics)
         num_envs = config.num_envs // self.placement.parts  # of a run on a device
         self._axis_name = axis_name = DATA if self.placement.parts > 1 else None
         if axis_name is not None:
@@ -91,6 +101,11 @@ class Program:
             env = env.with_network(network)
             self.vec = _vec(env, config, num_envs, config.reset_ratio)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None), self.on_host)
+        if config.population != "none" and config.eval_interval >= config.num_updates:  # type: ignore[operator]
+            raise UserError(
+                f"population={config.population}: nothing would be exchanged, as eval_interval={config.eval_interval} "
+                f"and the run has {config.num_updates} updates; say a lower eval_interval, or train longer"
+            )
         sizes = {name: getattr(config, name) for name in pqn.Shape._fields} | {"num_envs": num_envs}
         if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
             raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
@@ -107,7 +122,6 @@ class Program:
         self.where = pqn.TrainState(dealt, dealt, dealt, of_env, split, split, dealt, dealt, dealt)
         self.update = jax.vmap(self._update)
         self.exchange = None if config.population == "none" else population.make(config)
-        self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
         if not self.on_host:
@@ -125,7 +139,9 @@ class Program:
             "obs": [[str(leaf.dtype), list(leaf.shape)] for leaf in jax.tree.leaves(observation)],
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(observation)],
         }
-        self.labels = [", ".join(f"{name} {run[name]:g}" for name in config.swept) for run in runs]
+        # Those of a population change.
+        compared = config.swept if config.population == "none" else []
+        self.labels = [", ".join(f"{name} {run[name]:g}" for name in compared) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
         with self._contract():
@@ -138,8 +154,13 @@ class Program:
             self._sums = self._measures()
         self.variables = {"params": self.shapes.params, **self.shapes.stats}
 
-    def _placed(self, config: Config, recurrent: bool) -> Placement:
+    def _placed(self, config: Config, recurrent: bool, has_statistics: bool) -> Placement:
         """Where the runs of this configuration are computed.
+
+        Args:
+          config: of the runs.
+          recurrent: whether the network is.
+          has_statistics: of the user's own, which it does not know to share with other devices.
 
         Raises:
           UserError: in several processes, and they cannot share the work.
@@ -147,11 +168,13 @@ class Program:
         segments = config.num_envs * (1 if recurrent else config.num_steps)
 
         def splits(parts: int) -> bool:
+            if has_statistics or segments % config.num_minibatches:
+                return False
             sizes = (config.num_envs // (config.reset_ratio or 1), segments // config.num_minibatches)
             return config.num_envs % parts == 0 and all(size % parts == 0 for size in sizes)
 
         if not self.on_host:
-            return Placement(config.num_runs, splits, config.devices, config.deterministic)
+            return Placement(config.num_runs, splits, self._most_devices, config.deterministic)
         if config.population != "none":
             raise UserError(f"population={config.population} is for environments in JAX; {config.env} is on the host")
         if jax.process_count() > 1:
@@ -297,6 +320,18 @@ def _examined(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[Host
     finally:
         worker.close()
     return worker.env, jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_envs, *x.shape[1:]), x.dtype), step)
+
+
+def _collections(network: Any, step: Step) -> list[str]:
+    """Of the network's variables, for what the environments show first."""
+    n, m = jax.tree.leaves(step.obs)[0].shape[:2]
+    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, n * m, *x.shape[2:]), x.dtype), step.obs)
+
+    def init(obs):
+        first = jnp.ones((1, n * m), bool)
+        return network.init(jax.random.key(0), network.initial_memory(n * m), obs, first, False)
+
+    return list(jax.eval_shape(init, obs))
 
 
 def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Vec:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax import host, processes
-from qlax.placement import compiler_options, everywhere
+from qlax.placement import compiler_options
 from qlax.population import Exchange
 from qlax.pqn import TrainState
 from qlax.program import Program
@@ -75,11 +75,11 @@ class DeviceRuns:
         """Where `chunk` wants it."""
         return self._placement.put(saved, self._placement.runs)
 
-    def seen(self, tree: PyTree) -> PyTree:
+    def gathered(self, tree: PyTree) -> PyTree:
         """The same of all runs where this process can read it, asked for before a chunk takes its memory."""
         return self._together(tree) if processes.are_several() else tree
 
-    def said(self, *values: int) -> Callable[[], np.ndarray]:
+    def votes(self, *values: int) -> Callable[[], np.ndarray]:
         """What every process says at this point of the run, `[processes, values]`, once it is waited for."""
         n, here = self.num_devices, np.array([values], np.int32)
         if not processes.are_several():
@@ -95,7 +95,7 @@ class DeviceRuns:
     def evaluate(self, state: TrainState) -> Evaluation:
         """Greedy episodes, asked for before `state` is taken by the next chunk."""
         evaluation = self._evaluate(state, self._seeds)
-        dispatched = self.seen(evaluation)
+        dispatched = self.gathered(evaluation)
         episodes = self._program.config.eval_episodes
         return Evaluation(
             lambda: jax.tree.map(lambda x: x[:, :episodes], jax.device_get(dispatched)), evaluation["episode_return"]
@@ -109,11 +109,11 @@ class DeviceRuns:
 
     def variables(self, state: TrainState) -> PyTree:
         """The network's, in memory that no chunk takes."""
-        return self.seen(self._variables(state))
+        return self.gathered(self._variables(state))
 
     def copy(self, state: TrainState) -> TrainState:
         """A snapshot."""
-        return self.seen(self._copy(state))
+        return self.gathered(self._copy(state))
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -157,17 +157,12 @@ class DeviceRuns:
     def _lowered_exchange(self, exchange: Callable[..., Any]) -> Any:
         """Not spread: it goes across the runs of all devices."""
         program, placement = self._program, self._placement
-        where = everywhere(program.where, program.shapes)
-        record = jax.tree.map(lambda _: placement.runs, program.new_record())
         episodes = -(-program.config.eval_episodes // placement.parts) * placement.parts
         returns = jax.ShapeDtypeStruct((len(program.seeds), episodes), jnp.float32)
-        jitted = jax.jit(
-            exchange,
-            in_shardings=(where, record, placement.split, None),
-            out_shardings=(where, record, placement.whole),
-            donate_argnums=0,
-        )
-        return jitted.lower(program.shapes, program.new_record(), returns, False)
+        where = (program.where, placement.runs, placement.split)
+        shapes = placement.placed((program.shapes, program.new_record(), returns), where)
+        result = (program.where, placement.runs, placement.whole)
+        return jax.jit(exchange, out_shardings=result, donate_argnums=0).lower(*shapes, False)
 
 
 class HostRuns:
@@ -262,11 +257,11 @@ class HostRuns:
         """Where `chunk` wants it."""
         return jax.device_put(saved)
 
-    def seen(self, tree: PyTree) -> PyTree:
+    def gathered(self, tree: PyTree) -> PyTree:
         """The same: nothing takes its memory."""
         return tree
 
-    def said(self, *values: int) -> Callable[[], np.ndarray]:
+    def votes(self, *values: int) -> Callable[[], np.ndarray]:
         """What this process says, as there is no other."""
         return lambda: np.array([values])
 

@@ -22,6 +22,7 @@ from qlax.agent import Agent
 from qlax.config import Config
 from qlax.directory import RunDirectory
 from qlax.errors import RunError, UserError
+from qlax.fields import six_digits
 from qlax.host import HostError
 from qlax.log import ProgressDisplay, curves
 from qlax.population import Exchange
@@ -107,7 +108,7 @@ class _Boundary(NamedTuple):
     variables: PyTree | None  # of the network that was evaluated
     exchange: Exchange | None  # within a population
     snapshot: Saved | None
-    said: Callable[[], np.ndarray]  # by every process: the signal that asked it to stop or 0, the piece it would take
+    votes: Callable[[], np.ndarray]  # of every process: the signal that asked it to stop or 0, the piece it would take
 
 
 class Session:
@@ -120,10 +121,10 @@ class Session:
             if program.on_host
             else DeviceRuns(program, initial)
         )
-        capacity.check(program, program.placement.groups)
+        processes.in_all(lambda: capacity.check(program, program.placement.groups))
         self.all_steps = self.config.steps_per_update * len(program.seeds)  # of one update of all runs
         self.progress = progress
-        self.names = [_named(run, self.config.swept) for run in self.config.all_runs()]
+        self.names = [_named(run, self.config) for run in self.config.all_runs()]
         self.diverged: list[dict[str, Any] | None] = [None] * len(program.seeds)
         self.why = ""  # the first that diverged did
         self.asked = 0  # the signal that asked to stop
@@ -152,8 +153,12 @@ class Session:
             run.metrics.rewrite(written)
         self.best = [-np.inf] * len(self.program.seeds)
         if saved is not None:
+            # The settings of a population change, the seed of a member does not.
+            kept = ("seed",) if self.program.exchange is not None else ("seed", *self.config.swept)
             runs = zip(self.config.all_runs(), info["best"], strict=True)
-            self.best = [run.best(index, own, before) for index, (own, before) in enumerate(runs)]
+            self.best = [
+                run.best(index, {name: own[name] for name in kept}, before) for index, (own, before) in enumerate(runs)
+            ]
         self.notices += run.damage
         self.display = ProgressDisplay(
             self.config.num_updates * self.all_steps,
@@ -172,9 +177,9 @@ class Session:
     def train(self) -> Result:
         """Piece after piece of work; the host reads what came of one while the device computes the next."""
         resume = f"go on with: qlax resume {self.directory.path}"
+        processes.say_if_lost(resume)
         with (
             self.display,
-            processes.losing(resume),
             contextlib.closing(self.runs) as runs,
             capacity.out_of_memory(self.program, num_devices=self.program.placement.groups),
             self.stop.listening(self.display.say),
@@ -191,7 +196,7 @@ class Session:
             self.clock.spend("compile_seconds")
             if self.config.init is not None and self.done == 0:
                 # The weights may not be where they were when it is resumed.
-                self._save(0, runs.copy(state), runs.seen(record))
+                self._save(0, runs.copy(state), runs.gathered(record))
             state, record = self._loop(state, record)
             if self._is_asked_to_stop() and (self.done < self.config.num_updates or self.line < self.done):
                 steps, all_steps = (n * self.config.steps_per_update for n in (self.done, self.config.num_updates))
@@ -205,7 +210,7 @@ class Session:
         log_interval = self.program.intervals.log
         pending: _Boundary | None = None
         settled = (self.done, state, record, self._seconds())
-        self._report_divergence(jax.device_get(runs.seen(record)))
+        self._report_divergence(jax.device_get(runs.gathered(record)))
         if self.line < self.done and self._ends_line(self.done):  # stopped while it was evaluated, or the line was lost
             self._settle(self._boundary(state, record, 0)[0])
         try:
@@ -229,7 +234,7 @@ class Session:
             self.directory.wait()
             resume = f"the state before it is saved; go on with: qlax resume {self.directory.path}"
             raise HostError(f"{error}; {resume}") from error
-        self._save(self.done, runs.seen(state), runs.seen(record))
+        self._save(self.done, runs.gathered(state), runs.gathered(record))
         self.directory.wait()
         return state, record
 
@@ -242,10 +247,10 @@ class Session:
     def _boundary(self, state: TrainState, record: Record, piece: int) -> tuple[_Boundary, TrainState, Record]:
         """What is to be read of a piece of work whose end was dispatched just now, and what the next begins with."""
         total, (_, eval_interval, checkpoint_interval) = self.config.num_updates, self.program.intervals
-        said = self.runs.said(self.stop.requests[0] if self.stop.requests else 0, self.wanted)
-        seen = self.runs.seen(record)
+        votes = self.runs.votes(self.stop.requests[0] if self.stop.requests else 0, self.wanted)
+        measured = self.runs.gathered(record)
         if not self._ends_line(self.done):
-            return _Boundary(self.done, piece, seen, False, None, None, None, None, said), state, record
+            return _Boundary(self.done, piece, measured, False, None, None, None, None, votes), state, record
         self.begun = self.done
         due = self.done % eval_interval == 0 or self.done == total
         evaluation = self.runs.evaluate(state) if due else None
@@ -256,8 +261,8 @@ class Session:
             state, record, exchange = self.runs.exchange(state, record, evaluation, self.done == total)
         snapshot = None
         if self.done % checkpoint_interval == 0 and self.done < total:
-            snapshot = Saved(self.runs.copy(state), self.runs.seen(record))
-        boundary = _Boundary(self.done, piece, seen, True, evaluation, variables, exchange, snapshot, said)
+            snapshot = Saved(self.runs.copy(state), self.runs.gathered(record))
+        boundary = _Boundary(self.done, piece, measured, True, evaluation, variables, exchange, snapshot, votes)
         return boundary, state, record
 
     def _ends_line(self, updates: int) -> bool:
@@ -272,8 +277,8 @@ class Session:
             self.wanted = max(1, min(2 * boundary.piece, int(PIECE_SECONDS * boundary.piece / max(seconds, 1e-9))))
             self.piece = self.wanted
         if processes.are_several():  # the first process's clock counts
-            said = boundary.said()
-            self.asked, self.piece = int(said[:, 0].max()), int(said[0, 1])
+            votes = boundary.votes()
+            self.asked, self.piece = int(votes[:, 0].max()), int(votes[0, 1])
         self._report_divergence(record)
         if not boundary.ends_line:
             return
@@ -296,18 +301,23 @@ class Session:
         self.directory.append(line)
         self.line = boundary.updates
         if evaluation is not None:
-            self._keep_best(boundary.updates, line["eval_return"], boundary.variables)
+            settings = {} if boundary.exchange is None else exchange.settings
+            self._keep_best(boundary.updates, line["eval_return"], boundary.variables, settings)
         if boundary.snapshot is not None:
             self._save(boundary.updates, *boundary.snapshot)
         speed = line["steps_per_second"] or 0.0
         self.display.show(boundary.updates * self.all_steps, speed, line["episode_return"], line["eval_return"])
 
-    def _keep_best(self, updates: int, eval_return: np.ndarray, variables: PyTree) -> None:
+    def _keep_best(
+        self, updates: int, eval_return: np.ndarray, variables: PyTree, settings: dict[str, np.ndarray]
+    ) -> None:
+        variables = jax.device_get(variables)
         for index, found in enumerate(eval_return):
             if found > self.best[index]:
                 self.best[index] = float(found)
                 more = {"updates": updates, "eval_return": float(found)}
-                self._save_agent("best", index, variables, more)
+                own = {name: six_digits(values[index]) for name, values in settings.items()}  # of a population by now
+                self._save_agent("best", index, variables, own | more)
 
     def _save_agent(self, folder: str, index: int, variables: PyTree, more: dict[str, Any]) -> Agent:
         own = jax.tree.map(lambda x: np.asarray(x[index]), variables)
@@ -394,20 +404,26 @@ class Session:
         """What is not as one might think."""
         self.display.say(f"run directory {self.directory.path}")
         if str(self.runs):
-            self.display.say(f"{len(self.program.seeds)} runs: {self.runs}")
+            is_short = self.runs.num_devices < (self.config.devices or 0)
+            self.display.say(f"{len(self.program.seeds)} runs: {self.runs}", always=is_short)
         for notice in self.notices:
             self.display.say(f"qlax: {notice}", always=True)
 
     def _finish(self, variables: PyTree) -> Result:
         """Weights, learning curve and, last of all, the summary."""
         config, path = self.config, self.directory.path
-        agents = [self._save_agent("agents", index, variables, {}) for index in range(len(self.names))]
+        arrays = curves(self.directory.metrics.read())
+        final = [name for name in config.swept if name in arrays]  # of a population
+        settings = [{name: six_digits(arrays[name][-1, index]) for name in final} for index in range(len(self.names))]
+        agents = [self._save_agent("agents", index, variables, own) for index, own in enumerate(settings)]
         self.directory.wait()
+        found = summary.summarise(
+            self.program, arrays, self._seconds(), self.diverged, self.inexact, self.done, self.runs.num_devices
+        )
         if all(self.diverged):
+            self.directory.write("summary.json", found)
             again = f"begin from them, with other settings: qlax train ... --init {path}"
             raise DivergedError(f"{self.why}; its last good weights are in {path / 'agents'}; {again}")
-        arrays = curves(self.directory.metrics.read())
-        found = summary.summarise(self.program, arrays, self._seconds(), self.diverged, self.inexact)
         if processes.is_first():
             with self.directory.writing():
                 self._draw(arrays, found)
@@ -423,12 +439,15 @@ class Session:
         plot.learning_curve(path / "curve.png", arrays, self.program.labels, title)
         if fields := sweep.compared(config):
             sweep.write(path, config, sweep.rows(config, found), fields)
-        if self.program.exchange is not None:
-            plot.lineage(path / "population.png", arrays, config.swept, title)
+        if "parent" in arrays:
+            seeds = list(range(config.seed, config.seed + config.seeds))
+            plot.lineage(path / "population.png", arrays, config.swept, seeds, title)
 
 
-def _named(run: dict[str, Any], swept: list[str]) -> str:
-    return ", ".join(f"{field}={run[field]:g}" for field in ("seed", *swept))
+def _named(run: dict[str, Any], config: Config) -> str:
+    settings = ", ".join(f"{field}={run[field]:g}" for field in config.swept)
+    begun = "begun with " if config.population != "none" else ""
+    return ", ".join([f"seed={run['seed']}", *([f"{begun}{settings}"] if settings else [])])
 
 
 def _made_with(config: Config, num_devices: int) -> dict[str, Any]:
@@ -472,7 +491,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requests: list[int] = []
-        self.at_once = True
+        self.at_once = not processes.are_several()  # all have to stop at the same point
 
     @contextmanager
     def listening(self, say: Callable[[str], None]) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from qlax.config import configure, presets
 from qlax.errors import UserError, nearest
 from qlax.files import write_whole
-from qlax.jobs import Job, Place, conclude, make_directory, run_jobs, say, writing
+from qlax.jobs import SWEEP, Job, Place, conclude, make_directory, run_jobs, say, writing
 from qlax.scores import aggregates, table
 
 # Of a game's summary; the score is there where the environment has one.
@@ -71,6 +71,8 @@ def run(
     """
     directory = Path(out) if out is not None else Path("runs") / name
     planned = plan(name, games, overrides, directory, compilation_cache)
+    if (directory / SWEEP).exists():
+        raise UserError(f"{directory} holds a sweep; name another directory with --out")
     runner = place.runner(len(planned))
     make_directory(directory)
     complete, begun = sum(job.complete for job in planned), sum(job.begun for job in planned)

@@ -8,6 +8,7 @@ import numpy as np
 
 import qlax
 from qlax.config import Config
+from qlax.fields import six_digits
 from qlax.pqn import Mean
 from qlax.program import Program
 
@@ -42,6 +43,8 @@ def summarise(
     seconds: dict[str, float],
     diverged: list[dict[str, Any] | None],
     inexact: list[str],
+    updates: int,
+    num_devices: int,
 ) -> dict[str, Any]:
     """What `summary.json` holds.
 
@@ -51,8 +54,13 @@ def summarise(
       seconds: spent and waited.
       diverged: of every run where and why, if it did.
       inexact: in what the run is not what an undisturbed one would have been.
+      updates: that were done: all, unless every run diverged before.
+      num_devices: used.
     """
     config, runs = program.config, program.config.all_runs()
+    if not curves:  # they diverged before the first line
+        nothing = np.full((1, len(runs)), np.nan)
+        curves = {"updates": np.zeros(1)} | dict.fromkeys(("episodes", "episode_return", *EVALUATED.values()), nothing)
     late = curves["updates"] > 0.9 * config.num_updates
     episodes = curves["episodes"][late]
     with np.errstate(invalid="ignore"):
@@ -64,7 +72,7 @@ def summarise(
     returns |= {name: curves[name][-1] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
     device = jax.devices()[0]
-    all_steps = config.num_updates * config.steps_per_update * len(runs)
+    steps = updates * config.steps_per_update
     return {
         "env": config.env,
         "preset": config.preset,
@@ -72,15 +80,16 @@ def summarise(
         "settings": {name: [run[name] for run in runs] for name in config.swept},
         **(_population(config, curves) if config.population != "none" else {}),
         "network": program.description,
-        "total_steps": config.num_updates * config.steps_per_update,
-        "updates": config.num_updates,
+        "total_steps": steps,
+        "updates": updates,
         "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": num_devices,
         "jax_version": jax.__version__,
         "qlax_version": qlax.__version__,
         "inexact": inexact,
         "diverged": diverged,
         **{name: round(value, 3) for name, value in seconds.items()},
-        "steps_per_second": round(all_steps / seconds["train_seconds"], 1),
+        "steps_per_second": round(steps * len(runs) / max(seconds["train_seconds"], 1e-3), 1),
         **{name: _mean_and_runs(values) for name, values in returns.items()},
         "eval_episodes": config.eval_episodes,
         "eval_cut": [cut if math.isfinite(cut) else None for cut in curves["eval_cut"][-1].tolist()],
@@ -89,9 +98,10 @@ def summarise(
 
 def _population(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
     """What the settings of a population came to, and how often a member was replaced."""
-    known = curves["parent"][np.isfinite(curves["parent"]).all(axis=1)]
+    found = curves.get("parent", np.empty((0, config.num_runs)))  # lines may be lost
+    known = found[np.isfinite(found).all(axis=1)]
     return {
-        "final_settings": {name: curves[name][-1].tolist() for name in config.swept},
+        "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
         "replaced": int((known != np.arange(config.num_runs)).sum()),
     }
 

@@ -16,10 +16,9 @@ from qlax.config import SWEEPABLE, Config, as_words, written
 from qlax.errors import UserError
 from qlax.fields import distribution
 from qlax.files import write_whole
-from qlax.jobs import SAYS_OF_WHERE, Job, Place, check_same, conclude, make_directory, run_jobs, say, writing
+from qlax.jobs import SAYS_OF_WHERE, SWEEP, Job, Place, check_same, conclude, make_directory, run_jobs, say, writing
 
 MEASURED = ("train_return", "eval_return", "best_eval_return", "eval_score")  # of a summary; the last not everywhere
-FILE = "sweep.json"
 MOST_JOBS = 4096
 BEST = 5  # settings that are printed
 SINGLE = ("seed", "seeds", "runs", "env_options", "population")  # hold for all jobs
@@ -77,7 +76,7 @@ def again(config: Config, row: Row) -> str:
     setting: dict[str, Any] = {name: row[name] for name in compared(config)}
     if setting:
         setting["runs"] = None
-    return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting))])
+    return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), compared(config))])
 
 
 def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) -> None:
@@ -165,7 +164,7 @@ def run(
         job.check()
     make_directory(path)
     with writing(path):
-        write_whole(path / FILE, (json.dumps(asked, indent=2) + "\n").encode())
+        write_whole(path / SWEEP, (json.dumps(asked, indent=2) + "\n").encode())
     complete, begun = sum(job.complete for job in jobs), sum(job.begun for job in jobs)
     say(f"sweep in {path}: jobs {len(jobs)}, complete {complete}, to go on with {begun - complete}")
     if trials is None:
@@ -181,6 +180,9 @@ def _combinations(several: Mapping[str, Sequence[Any]], trials: int | None) -> l
     """Of the values that are compiled in."""
     if refused := [name for name in several if name in SINGLE]:
         raise UserError(f"{refused[0]} has several values, but holds for all jobs of a sweep; give it one")
+    for name, values in several.items():
+        if twice := [value for value in values if list(values).count(value) > 1]:
+            raise UserError(f"{name}: {written(twice[0])} is given twice")
     if trials is not None and trials < 1:
         raise UserError(f"trials={trials}: expected a whole number from 1")
     if trials is not None and not several:
@@ -194,15 +196,15 @@ def _combinations(several: Mapping[str, Sequence[Any]], trials: int | None) -> l
 def _check_directory(path: Path, asked: dict[str, Any]) -> None:
     """Whether it is empty, or holds this very sweep."""
     try:
-        there = json.loads((path / FILE).read_text())
+        there = json.loads((path / SWEEP).read_text())
     except FileNotFoundError:
         if any(path.iterdir()):
             raise UserError(f"{path} is neither empty nor a sweep; name another directory with --out") from None
         return
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path / FILE} cannot be read: {error}") from error
+        raise UserError(f"{path / SWEEP} cannot be read: {error}") from error
     if not isinstance(there, dict):
-        raise UserError(f"{path / FILE} holds no settings of a sweep")
+        raise UserError(f"{path / SWEEP} holds no settings of a sweep")
     check_same(path, there, asked)
 
 
@@ -227,8 +229,11 @@ def _rows(job: Job, several: Mapping[str, Sequence[Any]]) -> list[Row]:
 
 
 def _value(job: Job) -> float | None:
-    """The best that a job's settings came to; None if it failed."""
-    return ranking(rows(job.config, job.summary()), compared(job.config))[0].mean if job.complete else None
+    """The best that a job's settings came to, nothing being worse than to diverge; None if it failed."""
+    if not job.complete:
+        return None
+    best = ranking(rows(job.config, job.summary()), compared(job.config))[0].mean
+    return -math.inf if best is None else best
 
 
 def _name(index: int, combination: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Training runs: begun, gone on with, made longer."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,15 @@ def train(
     if isinstance(overrides.get("init"), Path):
         overrides["init"] = str(overrides["init"])
     config = configure(target, **overrides)
-    _begin()
-    program = Program(config, plugins or {})
-    initial = _initial(program)
-    if config.init is not None:
-        program.config = dataclasses.replace(program.config, init=str(Path(config.init).resolve()))
-    session = Session(program, initial, progress)
-    with _opened(lambda: directory.claim(out, program.config)) as run:
-        session.open(run, None)
-        return session.train()
+    with _together():
+        program = _program(config, plugins)
+        initial = _initial(program)
+        if config.init is not None:
+            program.config = dataclasses.replace(program.config, init=str(Path(config.init).resolve()))
+        session = Session(program, initial, progress)
+        with _opened(lambda: directory.claim(out, program.config)) as run:
+            session.open(run, None)
+            return session.train()
 
 
 def resume(
@@ -88,8 +89,7 @@ def resume(
     """
     if compilation_cache:
         _enable_compilation_cache()
-    _begin()
-    with _opened(lambda: directory.existing(path)) as run:
+    with _together(), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         if processes.from_first(lambda: run.is_finished(config)):
             raise UserError(
@@ -125,31 +125,56 @@ def extend(
     """
     if compilation_cache:
         _enable_compilation_cache()
-    _begin()
-    with _opened(lambda: directory.existing(path)) as run:
+    with _together(), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         longer = dataclasses.replace(config, total_steps=total_steps)
         if longer.num_updates <= config.num_updates:
             steps = config.num_updates * config.steps_per_update
             raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
         session = _taken_up(run, longer, progress, plugins)  # first: what is refused is left as it is
-        run.set_earlier_end_aside()
-        run.write("config.json", dataclasses.asdict(longer))
+
+        def lengthen() -> None:
+            run.set_earlier_end_aside()
+            run.write("config.json", dataclasses.asdict(longer))
+
+        processes.from_first(lengthen)
         return session.train()
 
 
 def _taken_up(run: RunDirectory, config: Config, progress: bool | None, plugins: dict[str, Any] | None) -> "Session":
-    program = Program(config, plugins or {})
+    program = _program(config, plugins)
     newest = _newest(run, program)
     session = Session(program, _initial(program) if newest is None else (), progress)
     session.open(run, newest)
     return session
 
 
-def _begin() -> None:
-    """What has to be done before the first use of JAX."""
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it, this process is one of those that there are."""
     use_cores()
     processes.join()
+    with processes.losing():
+        yield
+
+
+def _program(config: Config, plugins: dict[str, Any] | None) -> Program:
+    """The program, which is the same in all processes.
+
+    Raises:
+      UserError: some were started with other settings.
+    """
+    program = Program(config, plugins or {})
+    here = dataclasses.asdict(program.config) | {"plugins": program.plugins}
+    there = processes.from_first(lambda: here)
+
+    def compare() -> None:
+        differing = [f"{name}={value!r}, not {there[name]!r}" for name, value in here.items() if value != there[name]]
+        if differing:
+            raise UserError(f"this process was started with other settings than the first: {', '.join(differing)}")
+
+    processes.in_all(compare)
+    return program
 
 
 def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:
