@@ -42,7 +42,9 @@ def trained(words: list[str], run: Path, cache: Path, cores: int | None = None) 
 def summary(run: Path) -> dict:
     """What the record holds of a run."""
     found = json.loads((run / "summary.json").read_text())
-    return {name: found[name] for name in ("eval_return", "steps_per_second", "compile_seconds", "device")}
+    return {
+        name: found[name] for name in ("eval_return", "steps_per_second", "compile_seconds", "device", "num_devices")
+    }
 
 
 def sweep(folder: Path) -> dict:

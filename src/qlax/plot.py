@@ -54,9 +54,13 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
     axes.spines[["top", "right"]].set_visible(False)
     of_kinds = [Line2D([], [], color="0.4", ls=style, label=kind) for _, style, kind in kinds]
-    # Beside what it explains, never over it.
-    figure.legend(
-        handles=[*of_kinds, *axes.get_legend_handles_labels()[0]], loc="outside lower center", ncols=3, frameon=False
+    longest = max(map(len, (*settings, "exploring")))
+    figure.legend(  # beside what it explains, never over it
+        handles=[*of_kinds, *axes.get_legend_handles_labels()[0]],
+        loc="outside lower center",
+        ncols=max(1, min(3, 84 // (longest + 6))),
+        fontsize="small",
+        frameon=False,
     )
     figure.savefig(path, dpi=150)
 
