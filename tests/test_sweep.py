@@ -112,21 +112,31 @@ def test_the_best_setting_is_best_over_its_seeds_and_did_not_diverge():
     config = configure("cartpole", lam=(0, 0.5, 0.9), seeds=2)
     returns = [5.0, 6.0, 9.0, None, 1.0, 9.5]
     diverged = [None, None, None, {"steps": 640, "what": "loss"}, None, None]
-    rows = sweep.rows(config, {"eval_return": {"per_run": returns}, "diverged": diverged})
-    assert rows[3] == {"run": 3, "seed": 1, "lam": 0.5, "eval_return": None, "diverged": 640}
+    summary = {"train_return": {"per_run": [1.0] * 6}, "eval_return": {"per_run": returns}, "diverged": diverged}
+    rows = sweep.rows(config, summary)
+    assert rows[3] == {"run": 3, "seed": 1, "lam": 0.5, "train_return": 1.0, "eval_return": None, "diverged": 640}
     ranked = sweep.ranking(rows, ["lam"])
     assert [each.shown(["lam"]) for each in ranked] == [
         "lam 0: 5.50, mean of 2 seeds",
         "lam 0.9: 5.25, mean of 2 seeds",
         "lam 0.5: diverged, mean of 2 seeds",
     ]
-    assert sweep.again(config, ranked[0].row) == "qlax train cartpole --seeds 2 --lam 0.0"
+    assert sweep.again(config, ranked[0].row, ["lam"]) == "qlax train cartpole --seeds 2 --lam 0.0"
+
+
+def test_of_settings_that_are_equally_good_in_the_end_the_one_that_was_so_before_is_best():
+    config = configure("cartpole", lam=(0, 0.5, 0.9))
+    summary = {"train_return": {"per_run": [400.0, 450.0, 480.0]}, "eval_return": {"per_run": [500.0, 500.0, 499.0]}}
+    ranked = sweep.ranking(sweep.rows(config, summary | {"diverged": [None] * 3}), ["lam"])
+    assert [each.row["lam"] for each in ranked] == [0.5, 0, 0.9]
+    assert sweep.again(config, ranked[0].row, ["lam", "num_envs"]) == "qlax train cartpole --num-envs 32 --lam 0.5"
 
 
 def test_a_report_of_many_runs_names_the_best_settings(capsys):
     config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", runs=40)
     per_run = [float(index) for index in range(40)]
     summary = {"eval_return": {"per_run": per_run}, "diverged": [None] * 40, "eval_cut": [0], "eval_episodes": 3}
+    summary["train_return"] = summary["eval_return"]
     summary |= {
         "total_steps": 100,
         "steps_per_second": 1.0,
@@ -162,6 +172,7 @@ def test_every_sweep_can_be_drawn(fields, rows, tmp_path):
         "norm": ["layer", "none"] * 30,
         "dueling": [True, False] * 30,
         "total_steps": [100, 1_000_000] * 30,
+        "train_return": [0.0] * 60,
         "eval_return": [None, *random.normal(size=59).tolist()],
     }
     config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", gamma="uniform:0.9:1", lam=(0, 0.5), runs=60)

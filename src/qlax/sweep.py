@@ -60,23 +60,32 @@ def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
 
 
 def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
-    """The settings, the best one first: by the mean greedy return over their seeds, those that diverged last."""
+    """The settings, the best one first: by the mean greedy return over their seeds, those that diverged last.
+
+    Of equals the first is the one that returned more while exploring at the end.
+    """
     settings: dict[tuple, list[Row]] = {}
     for row in of:
         settings.setdefault(tuple(row[name] for name in fields), []).append(row)
-    ranked = []
-    for same in settings.values():
-        returns = [row["eval_return"] for row in same]
-        ranked.append(Ranked(same[0], None if None in returns else sum(returns) / len(returns), len(same)))
-    return sorted(ranked, key=lambda each: -math.inf if each.mean is None else each.mean, reverse=True)
+
+    def mean(same: list[Row], name: str) -> float | None:
+        values = [row[name] for row in same]
+        return None if None in values else sum(values) / len(values)
+
+    def rank(same: list[Row]) -> list[float]:
+        means = (mean(same, name) for name in ("eval_return", "train_return"))
+        return [-math.inf if found is None else found for found in means]
+
+    ranked = sorted(settings.values(), key=rank, reverse=True)
+    return [Ranked(same[0], mean(same, "eval_return"), len(same)) for same in ranked]
 
 
-def again(config: Config, row: Row) -> str:
-    """The command that trains the setting of a row, with the same seeds."""
+def again(config: Config, row: Row, fields: Sequence[str]) -> str:
+    """The command that trains the setting of a row, with the same seeds; it says what the fields compared were."""
     setting: dict[str, Any] = {name: row[name] for name in compared(config)}
     if setting:
         setting["runs"] = None
-    return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), compared(config))])
+    return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), fields)])
 
 
 def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) -> None:
@@ -110,7 +119,7 @@ def report(path: Path, config: Config, ranked: Sequence[Ranked], fields: Sequenc
     """What the command says of a sweep: the best setting, what trains it again, and where the rest stands."""
     best = f"best of {len(ranked)} settings: {ranked[0].shown(fields)}"
     where = f"all runs: {path / 'sweep.csv'}, {path / 'sweep.png'}"
-    return f"{best}\ntrain it again: {again(config, ranked[0].row)}\n{where}"
+    return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}\n{where}"
 
 
 def run(
