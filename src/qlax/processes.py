@@ -24,7 +24,7 @@ from qlax.errors import RunError, UserError, described
 
 CONNECT_SECONDS = 300  # that processes wait for each other at the beginning
 LOST_SECONDS = 30  # without a sign of life, until a process counts as lost, and the others end
-LEAVE_SECONDS = 24 * 3600  # that they wait at the end for the first, which writes
+LEAVE_SECONDS = 600  # that they wait at the end for the first, which writes; or, from Python, for one that failed
 FAREWELL_SECONDS = 2.0  # that the first outlives others that fail with it, as its end would end them without a word
 PIECE = 2**26  # bytes told at once
 # Where a launcher says how many processes it started, and which this is. Slurm's are of a step: a script of a batch is
