@@ -1,12 +1,16 @@
 """The smallest training runs that have everything, for the tests of what surrounds the algorithm."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from qlax.cli import main
 from qlax.config import configure
+from qlax.jobs import Job
 from qlax.log import MetricsFile, ProgressDisplay
 
 SMALL = {
@@ -69,3 +73,26 @@ def interrupt_at(monkeypatch, updates, number):
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(ProgressDisplay, "show", show_and_stop)
+
+
+def stand_in_for_training(monkeypatch, code, *words):
+    """Jobs run this code instead, with their directory, their configuration and these words."""
+
+    def command(job):
+        return [sys.executable, "-S", "-c", code, str(job.directory), job.config.to_json(), *words]
+
+    monkeypatch.setattr(Job, "command", command)
+
+
+def is_refused_in_one_line(words, message, capsys, folder):
+    """The command says this on standard error and no more, ends with 2, and leaves the folder as it was."""
+    before = sorted(folder.rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2, said
+    assert message in said.err, said
+    assert len(said.err.splitlines()) == 1, said
+    assert said.out == "", said
+    assert sorted(folder.rglob("*")) == before

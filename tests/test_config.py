@@ -139,7 +139,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"lam": "uniform:0:1", "seeds": 4, "runs": 3}, r"runs=3 is not a multiple of 4 \(seeds=4\); use 4$"),
         (
             {"lam": (0, 1), "runs": 3},
-            r"runs=3: nothing is drawn, so there are 2 \(seeds=1 x 2 values of lam\); leave runs out",
+            r"runs=3: nothing is drawn, and seeds=1 x 2 values of lam makes 2; leave runs out",
         ),
         ({"lam": "uniform:0:1", "runs": 65_537}, r"runs=65537: the runs would be 65,537; expected at most 65,536"),
         ({"num_steps": 10**5000}, r"num_steps=something of type int: expected a whole number from 1"),

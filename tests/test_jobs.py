@@ -3,10 +3,9 @@
 import fcntl
 import json
 import signal
-import sys
 
 import pytest
-from runs import begun
+from runs import begun, stand_in_for_training
 
 from qlax.cli import main
 from qlax.config import configure
@@ -61,10 +60,7 @@ def stand_in(monkeypatch):
     """Jobs that run `JOB` with these further words."""
 
     def use(*words):
-        def command(job):
-            return [sys.executable, "-S", "-c", JOB, str(job.directory), job.config.to_json(), *words]
-
-        monkeypatch.setattr(Job, "command", command)
+        stand_in_for_training(monkeypatch, JOB, *words)
 
     return use
 

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import scipy.stats
-from runs import SMALL, begun, flags
+from runs import SMALL, begun, flags, is_refused_in_one_line
 
 from qlax import suite
 from qlax.cli import main
@@ -103,15 +103,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written_or_run(words, message, cap
     (tmp_path / "damaged" / "asterix" / "config.json").write_text("{")
     begun(tmp_path / "half" / "breakout")
     (tmp_path / "half" / "breakout" / "summary.json").write_text("{")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(SystemExit) as stopped:
-        main(["suite", *words.split()])
-    said = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert message in said.err
-    assert len(said.err.splitlines()) == 1
-    assert said.out == ""
-    assert sorted(tmp_path.rglob("*")) == before
+    is_refused_in_one_line(["suite", *words.split()], message, capsys, tmp_path)
 
 
 def test_a_run_begun_with_the_same_settings_is_gone_on_with_however_they_came(tmp_path):

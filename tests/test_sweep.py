@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import CARTPOLE, SMALL
+from runs import CARTPOLE, SMALL, is_refused_in_one_line, stand_in_for_training
 
 import qlax
 from qlax import cli, sweep
 from qlax.config import configure, from_file
-from qlax.jobs import Job
 from qlax.plot import learning_curve
 
 # What stands in for training: a greedy return that is the better, the more environments and the larger lam.
@@ -47,10 +46,7 @@ def stand_in(monkeypatch):
     """Jobs that run `JOB`, in which those with so many environments fail."""
 
     def use(failing=0):
-        def command(job):
-            return [sys.executable, "-S", "-c", JOB, str(job.directory), job.config.to_json(), str(failing)]
-
-        monkeypatch.setattr(Job, "command", command)
+        stand_in_for_training(monkeypatch, JOB, str(failing))
 
     return use
 
@@ -273,18 +269,9 @@ def test_a_mistake_is_one_line_and_nothing_is_written_or_run(words, message, cap
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "sweep.json").write_text("{")
     monkeypatch.setattr(sweep, "run_jobs", None)
-    before = sorted(tmp_path.rglob("*"))
-    capsys.readouterr()
     if "begun" in words or "damaged" in words:
         words += " --num-minibatches 8"
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(words.split())
-    said = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert message in said.err
-    assert len(said.err.splitlines()) == 1
-    assert said.out == ""
-    assert sorted(tmp_path.rglob("*")) == before
+    is_refused_in_one_line(words.split(), message, capsys, tmp_path)
 
 
 def test_switches_and_files_are_swept_as_well(capsys, stand_in, tmp_path):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import show
+from probes import Blank, show
 from runs import CARTPOLE, SMALL, interrupt_at, lines_of, same_weights
 
 import qlax
@@ -323,14 +323,8 @@ def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
     assert "callback" not in text
 
 
-class Exploding:
+class Exploding(Blank):
     """The reward is infinite from some step of an episode on."""
-
-    num_actions = 2
-
-    def reset(self, key):
-        del key
-        return jnp.int32(0), show(jnp.ones(1))
 
     def step(self, key, state, action):
         del key, action
@@ -376,14 +370,8 @@ def test_a_run_that_diverges_is_frozen_and_the_others_are_as_without_it(tmp_path
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-class Overflowing:
+class Overflowing(Blank):
     """Rewards of 1, which end after eight steps."""
-
-    num_actions = 2
-
-    def reset(self, key):
-        del key
-        return jnp.int32(0), show(jnp.ones(1))
 
     def step(self, key, state, action):
         del key, action

@@ -145,6 +145,11 @@ class Config:
 
     def _check_runs(self) -> None:
         """Whether the runs asked for are as many as there can be."""
+        if self.population != "none" and not self.swept:
+            raise UserError(
+                f"population={self.population} explores what has several values or a distribution, and nothing has; "
+                "say for example learning_rate=log-uniform:1e-5:1e-2 and runs=16"
+            )
         drawn = [name for name in self.swept if isinstance(getattr(self, name), str)]
         lists = {name: getattr(self, name) for name in self.swept if name not in drawn}
         for name, values in lists.items():
@@ -159,17 +164,11 @@ class Config:
                 multiple = f", a multiple of {each:,} ({among})" if each > 1 else ""
                 raise UserError(f"{what}: say with runs how many there are to be, as runs={16 * each}{multiple}")
         elif not drawn and self.runs != each:
-            raise UserError(f"runs={self.runs}: nothing is drawn, so there are {each:,} ({among}); leave runs out")
+            raise UserError(f"runs={self.runs}: nothing is drawn, and {among} makes {each:,}; leave runs out")
         elif self.runs % each:
             below = self.runs // each * each
             fitting = " or ".join(str(runs) for runs in (below, below + each) if runs)
             raise UserError(f"runs={self.runs} is not a multiple of {each:,} ({among}); use {fitting}")
-
-        if self.population != "none" and self.num_runs == self.seeds:
-            raise UserError(
-                f"population={self.population} explores what has several values or a distribution, and nothing has; "
-                "say for example learning_rate=log-uniform:1e-5:1e-2 and runs=16"
-            )
 
     def _check_sizes(self) -> None:
         """Whether all that the device counts can be counted, and the runs be listed; memory is another matter."""

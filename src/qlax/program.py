@@ -52,7 +52,7 @@ class Program:
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
         self.on_host = envs.on_host(config.env)
         self.vec: Any = None
-        self._most_devices = config.devices
+        most_devices = config.devices
         if self.on_host:
             self.make_envs = _maker(config)
             env: Any
@@ -69,7 +69,7 @@ class Program:
                 # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
                 if jax.process_count() > 1:
                     raise UserError(f"{config.env} has arrays without elements, and trains in one process only")
-                self._most_devices = 1
+                most_devices = 1
         observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
         if config.network is None:
             config = config.derive(encoder=networks.default_encoder(observation))
@@ -85,7 +85,7 @@ class Program:
         network = networks.build(self.description, env.num_actions)
         with self._contract():
             has_statistics = config.network is not None and len(_collections(network, step)) > 1
-        self.placement = self._placed(config, network.recurrent, has_statistics)
+        self.placement = self._placed(config, most_devices, network.recurrent, has_statistics)
         num_envs = config.num_envs // self.placement.parts  # of a run on a device
         self._axis_name = axis_name = DATA if self.placement.parts > 1 else None
         if axis_name is not None:
@@ -154,11 +154,12 @@ class Program:
             self._sums = self._measures()
         self.variables = {"params": self.shapes.params, **self.shapes.stats}
 
-    def _placed(self, config: Config, recurrent: bool, has_statistics: bool) -> Placement:
+    def _placed(self, config: Config, most_devices: int | None, recurrent: bool, has_statistics: bool) -> Placement:
         """Where the runs of this configuration are computed.
 
         Args:
           config: of the runs.
+          most_devices: of each process; None: all.
           recurrent: whether the network is.
           has_statistics: of the user's own, which it does not know to share with other devices.
 
@@ -174,7 +175,7 @@ class Program:
             return config.num_envs % parts == 0 and all(size % parts == 0 for size in sizes)
 
         if not self.on_host:
-            return Placement(config.num_runs, splits, self._most_devices, config.deterministic)
+            return Placement(config.num_runs, splits, most_devices, config.deterministic)
         if config.population != "none":
             raise UserError(f"population={config.population} is for environments in JAX; {config.env} is on the host")
         if jax.process_count() > 1:
