@@ -7,7 +7,7 @@ from rich.console import Console
 
 from qlax import log
 from qlax.log import MetricsFile, ProgressDisplay, curves
-from qlax.plot import learning_curve
+from qlax.pictures import learning_curve
 
 
 @pytest.fixture

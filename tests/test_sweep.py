@@ -13,7 +13,7 @@ from runs import CARTPOLE, SMALL, is_refused_in_one_line, stand_in_for_training
 import qlax
 from qlax import cli, sweep
 from qlax.config import configure, from_file
-from qlax.plot import learning_curve
+from qlax.pictures import learning_curve
 
 # What stands in for training: a greedy return that is the better, the more environments and the larger lam.
 JOB = """

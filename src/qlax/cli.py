@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import qlax
+from qlax import commands
 from qlax.config import (
     FIELDS,
     NOT_FLAGS,
@@ -94,10 +95,10 @@ def _fail(message: str) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="qlax", description="Deep Q-learning without replay or target network (PQN), in JAX.")
     parser.add_argument("--version", action="version", version=f"qlax {qlax.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
+    subparsers = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
 
     def command(name: str, function: Any, help: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(name, help=help, description=help)
+        subparser = subparsers.add_parser(name, help=help, description=help)
         subparser.set_defaults(command=function, parser=subparser)
         return subparser
 
@@ -149,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_cache_flag(extend)
     _add_process_flags(extend)
+
+    commands.add(command)
 
     listed = command("envs", _envs, "list the environments, with numbers of actions, observations and time limits")
     listed.add_argument("suite", nargs="?", help="of this suite alone, or one environment as suite/name or module:Name")

@@ -285,7 +285,7 @@ def evaluate(
     max_steps: int,
     stopped: Callable[[], bool],
 ) -> dict[str, np.ndarray] | None:
-    """One greedy episode in each of E environments, as `qlax.evaluate`: the first whole one of each.
+    """One greedy episode in each of E environments, as `qlax.evaluation.make`: the first whole one of each.
 
     Args:
       act: of `DeviceFunctions`, for E environments.
@@ -296,7 +296,7 @@ def evaluate(
       stopped: whether the run is to be stopped, asked at every step: an evaluation may take minutes.
 
     Returns:
-      Metrics `[E]` as those of `qlax.evaluate`; None if it was stopped.
+      Metrics `[E]` as those of `qlax.evaluation.make`; None if it was stopped.
     """
     worker.reset(seed)
     step, metrics = worker.result()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import envs, evaluate, host, networks, population, pqn, record
+from qlax import envs, evaluation, host, networks, population, pqn, record
 from qlax.config import FIELDS, Config
 from qlax.envs.vec import Vec, VecState
 from qlax.envs.wrappers import is_named
@@ -128,7 +128,7 @@ class Program:
             # One fresh episode a step has to do: nobody looks at what follows the first.
             episodes = -(-config.eval_episodes // self.placement.parts)
             eval_vec = _vec(getattr(env, "evaluated", env), config, episodes, episodes)
-            self._evaluate = evaluate.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
+            self._evaluate = evaluation.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
         runs = config.all_runs()
         self.agent_info = {
             "env": config.env,

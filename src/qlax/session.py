@@ -432,16 +432,16 @@ class Session:
 
     def _draw(self, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
         """The learning curve, and what compares settings."""
-        from qlax import plot  # not before the run: matplotlib takes its time to import
+        from qlax import pictures  # not before the run: matplotlib takes its time to import
 
         config, path = self.config, self.directory.path
         title = config.preset or config.env
-        plot.learning_curve(path / "curve.png", arrays, self.program.labels, title)
+        pictures.learning_curve(path / "curve.png", arrays, self.program.labels, title)
         if fields := sweep.compared(config):
             sweep.write(path, config, sweep.rows(config, found), fields)
         if "parent" in arrays:
             seeds = list(range(config.seed, config.seed + config.seeds))
-            plot.lineage(path / "population.png", arrays, config.swept, seeds, title)
+            pictures.lineage(path / "population.png", arrays, config.swept, seeds, title)
 
 
 def _named(run: dict[str, Any], config: Config) -> str:

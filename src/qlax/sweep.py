@@ -97,7 +97,7 @@ def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) 
       of: the rows.
       fields: that are compared.
     """
-    from qlax.plot import comparison  # matplotlib takes its time to import
+    from qlax.pictures import comparison  # matplotlib takes its time to import
 
     text = io.StringIO()
     writer = csv.DictWriter(text, of[0], lineterminator="\n")

@@ -1,0 +1,53 @@
+"""What run directories hold, read without taking them: for all that looks at runs, finished or still trained."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qlax.config import Config, from_file
+from qlax.errors import UserError
+from qlax.log import MetricsFile, curves
+
+
+class History(NamedTuple):
+    """Of the runs that trained side by side in one directory."""
+
+    directory: Path
+    config: Config
+    curves: dict[str, np.ndarray]  # `[lines]` or `[lines, R]`, nan where there is no value; see `qlax.log.curves`
+    summary: dict[str, Any] | None  # None until the runs are finished
+
+
+def read(directory: Path | str) -> History:
+    """The history of one directory.
+
+    Raises:
+      UserError: there is no run, or its configuration is damaged.
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").exists():
+        raise UserError(f"{directory} holds no run: there is no config.json")
+    config = from_file(directory / "config.json")
+    try:
+        summary = json.loads((directory / "summary.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        summary = None
+    lines = MetricsFile(directory / "metrics.jsonl").read()
+    return History(directory, config, curves(lines), summary if isinstance(summary, dict) else None)
+
+
+def read_all(directories: Sequence[Path | str]) -> list[History]:
+    """Of each directory; of a sweep's or a suite's those of its jobs.
+
+    Raises:
+      UserError: there is no run in one of them, or its configuration is damaged.
+    """
+    histories = []
+    for directory in map(Path, directories):
+        jobs = sorted(path.parent for path in directory.glob("*/config.json"))
+        is_run = (directory / "config.json").exists()
+        histories += [read(directory)] if is_run or not jobs else [read(job) for job in jobs]
+    return histories
