@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows PQN learning, `make test` proves it.
+# `make demo` shows PQN learning, `make test` proves it, `make site` builds the documentation.
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,6 +11,9 @@ test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
+site: $(VENV)/installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/installed: pyproject.toml
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -18,7 +21,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[atari,craftax,gymnasium,jaxmarl,jumanji,navix,pgx,xminigrid]' --group test
+	$(BIN)/python -m pip install --quiet --editable '.[atari,craftax,gymnasium,jaxmarl,jumanji,navix,onnx,pgx,tensorboard,video,wandb,xminigrid]' --group test
 	touch $@
 
-.PHONY: demo test
+.PHONY: demo site test

@@ -2,7 +2,7 @@
 
 Every peer gets a virtual environment of its own, in qlax's cache directory. Runs alternate, qlax first and then
 the peer, so that the machine's moods hit both; a ratio is of two neighbours, and the table gives the median of
-the ratios, the lowest and the highest. All of it is measured on the CPU.
+the ratios, the lowest and the highest. All of it is measured on the CPU, unless `JAX_PLATFORMS` says otherwise.
 
 **rejax's PQN**: steps per second of training alone, compilation and evaluation left out, with the settings and
 the network of our run. One seed, then four: by rejax with `jax.vmap`, as its README says; by qlax spread over
@@ -38,13 +38,12 @@ from scores import RESULTS, circumstances, compilation_cache
 
 REQUIREMENTS = {
     # rejax unpacks five values of a step, gymnax 1.0 returns six. The others are those of our own measurements,
-    # so that both sides have the same compiler.
-    "rejax": ["rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "optax==0.2.8"],
+    # so that both sides have the same compiler; Craftax is for `baselines.py`.
+    "rejax": ["rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "optax==0.2.8", "craftax==1.6.1"],
     # Of one version pip prefers a build for the CPU, 2.13.0+cpu, if it is told where there is one; the other brings
     # some gigabytes of CUDA, which this does not use.
     "sb3": ["stable-baselines3==2.9.2", "torch==2.13.0"],
 }
-WORKERS = {"rejax": "rejax_pqn.py", "sb3": "sb3_dqn.py"}
 SPEED_COMMANDS = [
     "cartpole --seeds 1",
     "cartpole --seeds 4",
@@ -99,8 +98,8 @@ def compare_speed(python: Path, repeats: int, total_steps: int | None) -> dict:
     work = {f"qlax train {arguments}": [] for arguments in SPEED_COMMANDS}
     for _ in range(repeats):
         for arguments, pairs in zip(SPEED_COMMANDS, work.values(), strict=True):
-            qlax, config = train(arguments, total_steps)
-            rejax = measure(python, "rejax", rejax_settings(config))
+            qlax, config, _ = train(arguments, total_steps)
+            rejax = measure(python, "rejax_pqn.py", rejax_settings(config))
             pairs.append({"qlax": qlax, "rejax": rejax, "ratio": qlax["steps_per_second"] / rejax["steps_per_second"]})
             _say(f"qlax train {arguments}: {pairs[-1]['ratio']:.2f} times the steps per second of rejax")
     return {"repeats": work, "ratios": {name: spread(pair["ratio"] for pair in pairs) for name, pairs in work.items()}}
@@ -133,7 +132,7 @@ def compare_time_to_solve(python: Path, repeats: int, total_steps: int | None) -
             arguments = f"{SOLVED_COMMAND} --seed {4 * repeat}"
             qlax = {start: train(arguments, total_steps, cache)[0] for start in ("first start", "cached start")}
         settings = DQN | {"seed": repeat} | ({"total_steps": total_steps} if total_steps else {})
-        dqn = measure(python, "sb3", settings)
+        dqn = measure(python, "sb3_dqn.py", settings)
         seconds = dqn["process_seconds"] - dqn["eval_seconds"]
         ratios = {}
         for start, run in qlax.items():
@@ -151,8 +150,11 @@ def compare_time_to_solve(python: Path, repeats: int, total_steps: int | None) -
     return {"qlax": f"qlax train {SOLVED_COMMAND}", "dqn": DQN, "repeats": runs, "ratios": ratios}
 
 
-def train(arguments: str, total_steps: int | None, cache: str | None = None) -> tuple[dict, dict]:
-    """What a run of `qlax train` took and reached, and its config; compiled programs are kept in `cache` alone."""
+def train(arguments: str, total_steps: int | None, cache: str | None = None) -> tuple[dict, dict, list[dict]]:
+    """What a run of `qlax train` took and reached, its config and its metrics.
+
+    Compiled programs are kept in `cache` alone.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "qlax.cli", "train", *arguments.split(), "--out", f"{folder}/run"]
         command += ["--total-steps", str(total_steps)] if total_steps else []
@@ -160,22 +162,23 @@ def train(arguments: str, total_steps: int | None, cache: str | None = None) -> 
         kept = compilation_cache(cache) if cache else {}
         process_seconds, _ = timed(command, kept)
         summary, config = (json.loads(Path(folder, "run", f"{x}.json").read_text()) for x in ("summary", "config"))
+        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     names = ("seeds", "total_steps", "compile_seconds", "train_seconds", "eval_seconds", "steps_per_second")
     result = {"process_seconds": process_seconds} | {name: summary[name] for name in names}
-    return result | {"eval_return": summary["eval_return"]["per_run"]}, config
+    return result | {"eval_return": summary["eval_return"]["per_run"]}, config, lines
 
 
-def measure(python: Path, peer: str, settings: dict) -> dict:
-    """What the peer's worker prints, and the seconds of its process."""
-    worker = Path(__file__).parent / "peers" / WORKERS[peer]
-    process_seconds, printed = timed([python, worker, json.dumps(settings)], {})
+def measure(python: Path, worker: str, settings: dict, cache: str | None = None) -> dict:
+    """What a worker of this folder prints, and the seconds of its process; compiled programs are kept in `cache`."""
+    kept = compilation_cache(cache) if cache else {}
+    process_seconds, printed = timed([python, Path(__file__).parent / "peers" / worker, json.dumps(settings)], kept)
     return {"process_seconds": process_seconds, **json.loads(printed)}
 
 
 def timed(command: list, variables: dict[str, str]) -> tuple[float, str]:
     """Seconds of a process, from before it starts until it is gone, and what it printed."""
     start = time.perf_counter()
-    process_environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
+    process_environment = {"JAX_PLATFORMS": "cpu"} | os.environ | variables
     done = subprocess.run(command, env=process_environment, check=True, stdout=subprocess.PIPE, text=True)
     return time.perf_counter() - start, done.stdout
 

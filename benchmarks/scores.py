@@ -1,7 +1,9 @@
-"""Train what the README reports, and keep the summaries: `python benchmarks/scores.py [name...]`.
+"""Train the presets, and keep what they came to: `python benchmarks/scores.py [name...]`.
 
-What needs a GPU is trained if it is named: `bash benchmarks/gpu_suites.sh`. Every result is one file in
-`benchmarks/results/`, with the command that repeats it, the machine and the date.
+Without a name whatever has no result yet is trained, one after the other; the same command again goes on where it was
+interrupted. What needs a GPU is trained if it is named: `bash benchmarks/gpu_suites.sh`. Every result is one file in
+`benchmarks/results/`, with the command that repeats it, the machine, the date and the evaluations on the way;
+`python benchmarks/sheet.py` makes the page of them. Run directories stay in `runs/scores/`.
 """
 
 import datetime
@@ -12,31 +14,34 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from qlax.files import free_name
 
 PACKAGES = (
     *("qlax", "jax", "flax", "optax", "gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl"),
     *("gymnasium", "ale_py", "envpool"),
 )
 RESULTS = Path(__file__).parent / "results"
+RUNS = Path("runs/scores")
 AS_IN_GYMNAX = "--env-options sticky_action_prob=0 --wrappers time_limit="
 COMMANDS = {
-    "cartpole": "cartpole --seeds 4",
+    "cartpole": "cartpole --seeds 10",
     "cartpole-fast": "cartpole-fast --seeds 10",
     "cartpole-fast-bfloat16": "cartpole-fast --seeds 10 --compute-dtype bfloat16",
-    "acrobot": "acrobot --seeds 4",
-    "mountaincar": "mountaincar --seeds 4",
+    "acrobot": "acrobot --seeds 10",
+    "mountaincar": "mountaincar --seeds 10",
     "mountaincar-like-cartpole": "gymnax/MountainCar-v0 --total-steps 500000 --num-envs 32 --num-steps 64 "
     "--num-minibatches 16 --num-epochs 4 --learning-rate 1e-4 --lam 0.95 --epsilon-end 0.2 --epsilon-fraction 0.2 "
     "--reward-scale 0.1 --seeds 4",
     "memory-chain": "memory-chain --seeds 4",
     "memory-chain-constant-rate": "memory-chain --seeds 4 --learning-rate-end 1",
     "memory-chain-without-memory": "memory-chain --seeds 4 --memory none",
-    "breakout": "minatar/breakout --total-steps 1000000 --seeds 2",
-    "asterix": "minatar/asterix --total-steps 1000000 --seeds 2",
-    "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 2",
-    "freeway": "minatar/freeway --total-steps 1000000 --seeds 2",
+    "breakout": "minatar/breakout --seeds 5",
+    "asterix": "minatar/asterix --total-steps 1000000 --seeds 5",
+    "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 5",
+    "freeway": "minatar/freeway --total-steps 1000000 --seeds 5",
+    "seaquest": "minatar/seaquest --total-steps 1000000 --seeds 5",
     "overcooked-cramped-room": "overcooked-fast/cramped_room --seeds 4",
     "smax-3m": "smax-fast/3m --seeds 2",
     "hanabi": "hanabi-fast --seeds 2",
@@ -83,36 +88,37 @@ def compilation_cache(folder: str) -> dict[str, str]:
 
 
 def main(names: list[str]) -> None:
-    """Run the named commands one after the other, without a name all that do not need a GPU."""
-    RESULTS.mkdir(exist_ok=True)
+    """Train the named ones, without a name all that have no result and do not need a GPU."""
     for name in names or COMMANDS:
-        with tempfile.TemporaryDirectory() as folder:
-            command = ["qlax", "train", *(COMMANDS | ON_A_GPU)[name].split()]
-            subprocess.run([sys.executable, "-m", "qlax.cli", *command[1:], "--out", f"{folder}/run"], check=True)
-            summary = json.loads(Path(folder, "run", "summary.json").read_text())
-        record = circumstances(" ".join(command)) | summary
-        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(table())
+        command = f"qlax train {(COMMANDS | ON_A_GPU)[name]}"
+        if names or _recorded(name) != command:
+            train(name, command)
 
 
-def table() -> str:
-    """The results kept so far, as Markdown."""
-    rows = [
-        "| command | greedy return of each seed | while exploring | steps/s, all seeds | seconds of training |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name in COMMANDS | ON_A_GPU:
-        if not (path := RESULTS / f"{name}.json").exists():
-            continue
-        result = json.loads(path.read_text())
-        greedy, exploring = (_listed(result[kind]["per_run"]) for kind in ("eval_return", "train_return"))
-        speed = f"{result['steps_per_second']:,.0f} | {result['train_seconds']:.0f}"
-        rows.append(f"| `{result['command']}` | {greedy} | {exploring} | {speed} |")
-    return "\n".join(rows)
+def train(name: str, command: str) -> None:
+    """Train to the end, from wherever an earlier attempt came, and keep the result."""
+    run = RUNS / command.removeprefix("qlax train ").replace(" ", "_").replace("/", "-")
+    if (run / "summary.json").exists():
+        run.rename(free_name(run.with_name(f"{run.name}-earlier")))  # it is asked for again
+    words = ["resume", str(run)] if (run / "config.json").exists() else [*command.split()[1:], "--out", str(run)]
+    subprocess.run([sys.executable, "-m", "qlax.cli", *words], check=True)
+    keep(name, command, run)
 
 
-def _listed(values: list[float | None]) -> str:
-    return ", ".join("-" if value is None else f"{value:.4g}" for value in values)
+def keep(name: str, command: str, run: Path) -> None:
+    """Write the record of a run that was trained to its end."""
+    summary = json.loads((run / "summary.json").read_text())
+    lines = list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
+    lines = [line for line in lines if any(x is not None for x in line["eval_return"])]
+    evaluations = {key: [line[key] for line in lines] for key in ("steps", "seconds", "eval_return")}
+    record = circumstances(command) | summary | {"evaluations": evaluations}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _recorded(name: str) -> str | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["command"] if path.exists() else None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from probes import show, strict_and_quick
 from runs import CARTPOLE, SMALL
 
 import qlax
+from qlax.agent import _cast, _leaves
 
 
 @pytest.fixture(scope="module", params=["batch_renorm", "gru"])
@@ -55,6 +57,45 @@ def test_only_legal_actions_are_chosen(agent):
     np.testing.assert_array_equal(agent.act(observations(2), legal), [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("legal", "message"),
+    [
+        ([[True, False], [False, False]], r"legal\[1\] allows no action; expected at least one"),
+        ([True, False], r"legal is bool\[2\]; expected bool\[2, 2\]"),
+        (np.ones((2, 3), bool), r"legal is bool\[2, 3\]; expected bool\[2, 2\]"),
+        (np.ones((2, 2)), r"legal is float64\[2, 2\]; expected bool\[2, 2\]"),
+    ],
+)
+def test_a_mask_that_cannot_be_is_refused_and_nothing_is_remembered(legal, message, agent):
+    expected = agent.q_values(observations(2))
+    agent.reset()
+    with pytest.raises(qlax.UserError, match=message):
+        agent.act(observations(2), legal)
+    np.testing.assert_array_equal(agent.q_values(observations(2)), expected)
+
+
+def test_first_fits_the_leading_axes(agent):
+    with pytest.raises(qlax.UserError, match=r"first of shape \(3,\); expected \(2,\), or one value for all"):
+        agent.act(observations(2), first=[True, False, True])
+
+
+def test_an_agent_says_what_it_is(agent):
+    assert repr(agent) in (
+        "<qlax.Agent of gymnax/CartPole-v1: mlp, sees float32[4], 2 actions>",
+        "<qlax.Agent of gymnax/CartPole-v1: mlp and gru, sees float32[4], 2 actions>",
+    )
+    assert agent.num_actions == 2
+    assert agent.recurrent == ("gru" in repr(agent))
+
+
+def test_without_jax_it_is_the_same_agent(agent, trained):
+    plain = qlax.load(trained.directory, numpy_only=True)
+    for step, obs in enumerate(observations(5, 3)):
+        first = [step == 3, False, False]
+        np.testing.assert_allclose(plain.q_values(obs, first), agent.q_values(obs, first), rtol=1e-4, atol=1e-5)
+    assert repr(plain) == repr(agent)
+
+
 def test_memory_lasts_until_reset(agent):
     obs = observations(2)
     first, second = agent.q_values(obs), agent.q_values(obs)
@@ -94,6 +135,39 @@ def test_observations_are_cast_to_what_the_agent_was_trained_on(agent):
     np.testing.assert_array_equal(agent.q_values(whole), expected)
 
 
+@pytest.mark.parametrize(
+    ("given", "held"), [(np.ones(2), np.uint8), (np.ones(2, int), bool), (np.ones(2), np.float32), ([1, 0], np.uint8)]
+)
+def test_numbers_are_cast_where_nothing_is_lost(given, held):
+    assert _cast(np.asarray(given), np.dtype(held), "").dtype == held
+
+
+@pytest.mark.parametrize(
+    ("given", "held"),
+    [
+        (np.full(2, 0.5), "uint8"),
+        (np.array([0, 256]), "uint8"),
+        (np.array([0, 2]), "bool"),
+        (np.array(["a"]), "float32"),
+    ],
+)
+def test_numbers_are_not_cast_to_others(given, held):
+    with pytest.raises(qlax.UserError, match=rf"observation\['x'\] of dtype {given.dtype} has values that {held}"):
+        _cast(given, np.dtype(held), "['x']")
+
+
+class Seen(NamedTuple):
+    second: object
+    first: object
+
+
+def test_a_tree_has_the_same_names_in_numpy_as_in_jax():
+    leaf = np.zeros(1)
+    tree = {"b": (leaf, [leaf, None, 2.0]), "a": Seen(leaf, {1: leaf}), "it's": OrderedDict(z=leaf, y=leaf)}
+    expected = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    assert [path for path, _ in _leaves(tree)] == expected
+
+
 def test_what_cannot_be_loaded_is_named(trained, tmp_path):
     with pytest.raises(qlax.UserError, match="agents there: 0, 1"):
         qlax.load(trained.directory, 7)
@@ -102,6 +176,16 @@ def test_what_cannot_be_loaded_is_named(trained, tmp_path):
         qlax.load(tmp_path / "0.safetensors")
     with pytest.raises(qlax.UserError, match="holds no agent"):
         qlax.load(next((trained.directory / "checkpoints").iterdir()))
+
+
+@pytest.mark.parametrize("numpy_only", [False, True])
+def test_weights_that_do_not_fit_their_description_are_refused(numpy_only, trained, tmp_path):
+    agent = qlax.load(trained.directory)
+    layer = agent.variables["params"]["Dense_0"]
+    agent.variables["params"]["Dense_0"] = layer | {"kernel": layer["kernel"][:3]}
+    agent.save(tmp_path / "odd.safetensors")
+    with pytest.raises(qlax.UserError, match=r"odd.safetensors does not hold what it describes: \w+"):
+        qlax.load(tmp_path / "odd.safetensors", numpy_only=numpy_only)
 
 
 class Script:
@@ -212,6 +296,7 @@ TREE = {
 }
 
 
+@pytest.mark.parametrize("numpy_only", [False, True])
 @pytest.mark.parametrize(
     ("obs", "message"),
     [
@@ -226,9 +311,9 @@ TREE = {
         ({}, "of shape nothing; expected"),
     ],
 )
-def test_another_tree_is_refused(obs, message):
+def test_another_tree_is_refused(obs, message, numpy_only):
     with pytest.raises(qlax.UserError, match=message):
-        qlax.Agent({}, TREE).q_values(obs)
+        qlax.Agent({}, TREE, numpy_only).q_values(obs)
 
 
 def test_a_tree_with_other_names_is_refused_where_its_shapes_fit():

@@ -12,10 +12,11 @@ import gymnasium
 import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
 
 EXPLORATION_STEPS = 0.16 * 50_000  # of the steps that the settings were tuned for
+EPISODES = 20  # greedy ones a look, one in each of as many environments
 
 
 class UntilSolved(BaseCallback):
@@ -24,8 +25,9 @@ class UntilSolved(BaseCallback):
     def __init__(self, solved_return: float, eval_interval: int, seconds: float):
         super().__init__()
         self.solved_return, self.eval_interval, self.seconds = solved_return, eval_interval, seconds
-        self.eval_env = Monitor(gymnasium.make("CartPole-v1"))
+        self.eval_env = make_vec_env("CartPole-v1", EPISODES)
         self.eval_seconds, self.returns = 0.0, []
+        self.steps, self.seconds_of_training = [], []  # of every look
 
     def _on_training_start(self) -> None:
         self.start = time.perf_counter()
@@ -34,7 +36,9 @@ class UntilSolved(BaseCallback):
         if self.num_timesteps % self.eval_interval:
             return True
         start = time.perf_counter()
-        self.returns.append(float(evaluate_policy(self.model, self.eval_env, n_eval_episodes=20)[0]))
+        self.steps.append(self.num_timesteps)
+        self.seconds_of_training.append(start - self.start - self.eval_seconds)
+        self.returns.append(float(evaluate_policy(self.model, self.eval_env, n_eval_episodes=EPISODES)[0]))
         now = time.perf_counter()
         self.eval_seconds += now - start
         return not self.solved and now - self.start - self.eval_seconds < self.seconds
@@ -74,6 +78,8 @@ def main(seed: int, total_steps: int, seconds: float, solved_return: float, eval
         "steps": agent.num_timesteps,
         "train_seconds": time.perf_counter() - start - until.eval_seconds,
         "eval_seconds": until.eval_seconds,
+        "eval_steps": until.steps,
+        "eval_train_seconds": until.seconds_of_training,
         "eval_returns": until.returns,
         "versions": {name: importlib.metadata.version(name) for name in versions},
     }

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from qlax.envs.vec import Vec as Vec
     from qlax.errors import RunError as RunError
     from qlax.errors import UserError as UserError
+    from qlax.figures import plot as plot
     from qlax.host import HostError as HostError
     from qlax.networks import QNetwork as QNetwork
+    from qlax.page import report as report
+    from qlax.playing import evaluate as evaluate
+    from qlax.portable import export as export
     from qlax.returns import q_lambda as q_lambda
     from qlax.session import DivergedError as DivergedError
     from qlax.session import Result as Result
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from qlax.types import HostEnv as HostEnv
     from qlax.types import Network as Network
     from qlax.types import Step as Step
+    from qlax.video import render as render
 
 _HOME = {
     "Agent": "agent",
@@ -47,10 +52,15 @@ _HOME = {
     "UserError": "errors",
     "Vec": "envs.vec",
     "check_env": "check",
+    "evaluate": "playing",
+    "export": "portable",
     "extend": "trainer",
     "load": "agent",
     "make": "envs",
+    "plot": "figures",
     "q_lambda": "returns",
+    "report": "page",
+    "render": "video",
     "resume": "trainer",
     "train": "trainer",
     "wrap": "envs",

@@ -1,18 +1,21 @@
 """A trained policy: saved, loaded and asked for actions."""
 
 import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
-from qlax import checkpoint, networks
+from qlax import checkpoint
 from qlax.errors import UserError, described
-from qlax.mixing import only_legal
+from qlax.imports import imported_when_used
+from qlax.plain_network import NumPy, PlainNetwork, specs
 from qlax.types import PyTree
+
+with imported_when_used("jax"):  # an agent may do without
+    import jax
 
 
 class Agent:
@@ -23,14 +26,33 @@ class Agent:
       info: what describes it: `network` (see `qlax.networks.build`), `num_actions`, `obs` (dtype and shape of
         every array of one member's observation), `obs_paths` (where each is in the tree; older agents lack it), `env`,
         `env_options`, and what the run had of its own, such as `seed`.
+      numpy_only: act without JAX; see `load`.
     """
 
-    def __init__(self, variables: PyTree, info: dict[str, Any]):
+    def __init__(self, variables: PyTree, info: dict[str, Any], numpy_only: bool = False):
         self.info = info
         self.variables = variables
-        self._network = networks.build(info["network"], info["num_actions"])
-        self._look = jax.jit(lambda *inputs: self._network.apply(*inputs, train=False))
+        self._obs = specs(info)
+        self._policy: _InJax | _InNumPy = (_InNumPy if numpy_only else _InJax)(info)
         self.reset()
+
+    def __repr__(self) -> str:
+        network = self.info["network"]
+        kind = network.get("network") or " and ".join(
+            name for name in (network.get("encoder"), network.get("memory", "none")) if name != "none"
+        )
+        shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
+        return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {self.num_actions} actions>"
+
+    @property
+    def num_actions(self) -> int:
+        """A; actions are 0 to A - 1."""
+        return self.info["num_actions"]
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it has a memory, and so is to be told where episodes begin."""
+        return self._policy.recurrent
 
     def reset(self) -> None:
         """Begin new episodes: forget whatever was seen. Needed by agents with memory alone."""
@@ -42,7 +64,8 @@ class Agent:
 
         Args:
           obs: one observation, or any number of leading axes (environments, members) before its own; a tree of arrays
-            where the environment shows one.
+            where the environment shows one. Of another dtype than in training it is cast, if that loses nothing but
+            digits.
           first: where an episode begins, so that its memory is reset before; bool, of the leading axes or one for all.
 
         Returns:
@@ -52,52 +75,187 @@ class Agent:
           UserError: not an observation of this agent's environment, or the leading axes changed while there is
             something to remember.
         """
-        expected = [(np.dtype(dtype), tuple(shape)) for dtype, shape in self.info["obs"]]
         paths = self.info.get("obs_paths")
-        is_array = paths == [""] if paths else len(expected) == 1
+        is_array = paths == [""] if paths else len(self._obs) == 1
         if is_array and isinstance(obs, list | tuple) and not hasattr(obs, "_fields"):
             with contextlib.suppress(ValueError):  # rows of different lengths are no array
                 obs = np.asarray(obs)
-        named, structure = jax.tree_util.tree_flatten_with_path(obs)
-        leaves = [np.asarray(leaf) for _, leaf in named]
-        axes = leaves[0].ndim - len(expected[0][1]) if leaves else 0
+        named = self._policy.leaves(obs)
+        found, leaves = [path for path, _ in named], [np.asarray(leaf) for _, leaf in named]
+        axes = leaves[0].ndim - len(self._obs[0][1]) if leaves else 0
         leading = leaves[0].shape[: max(axes, 0)] if leaves else ()
-        found = [jax.tree_util.keystr(path) for path, _ in named]
-        fits = [leaf.shape for leaf in leaves] == [(*leading, *shape) for _, shape in expected]
+        fits = [leaf.shape for leaf in leaves] == [(*leading, *shape) for _, shape in self._obs]
         if not fits or found != (paths or found):
             has = _listed(found, [leaf.shape for leaf in leaves])
-            wanted = _listed(paths or [""] * len(expected), [shape for _, shape in expected])
+            wanted = _listed(paths or [""] * len(self._obs), [shape for _, shape in self._obs])
             raise UserError(f"observation of shape {has}; expected {wanted}, after any leading axes")
-        rows = int(np.prod(leading, dtype=int))
-        typed = zip(leaves, expected, strict=True)
-        obs = jax.tree.unflatten(
-            structure, [leaf.astype(dtype).reshape(1, rows, *shape) for leaf, (dtype, shape) in typed]
-        )
-        begin = np.broadcast_to(first, leading).reshape(1, rows)
-        if self._memory is None:
-            self._memory, self._leading, begin = self._network.initial_memory(rows), leading, np.ones((1, rows), bool)
-        elif leading != self._leading:
+        if self._memory is not None and leading != self._leading:
             raise UserError(f"observations with leading axes {leading} after {self._leading}: call reset() between")
-        q, memory = self._look(self.variables, self._memory, obs, begin)
-        self._memory = memory if self._network.recurrent else None
-        return np.asarray(q).reshape(*leading, -1)
+        rows = int(np.prod(leading, dtype=int))
+        arrays = [
+            _cast(leaf, dtype, path).reshape(rows, *shape)
+            for leaf, path, (dtype, shape) in zip(leaves, found, self._obs, strict=True)
+        ]
+        try:
+            begins = np.broadcast_to(np.asarray(first, bool), leading).reshape(rows)
+        except ValueError:
+            raise UserError(f"first of shape {np.shape(first)}; expected {leading}, or one value for all") from None
+        if self._memory is None:
+            begins = np.ones(rows, bool)
+        q, memory = self._policy.look(self.variables, self._memory, obs, arrays, begins)
+        self._memory, self._leading = (memory if self.recurrent else None), leading
+        return q.reshape(*leading, -1)
 
     def act(self, obs: Any, legal: Any = None, first: Any = False) -> np.ndarray:
-        """The best action, `[...]` int32 with the leading axes of `obs`; `legal [..., A]` bool where not all are."""
-        q = self.q_values(obs, first)
-        legal = None if legal is None else jnp.asarray(legal)
-        return np.asarray(only_legal(jnp.asarray(q), legal).argmax(-1), np.int32)
+        """The best action.
 
-    def save(self, path: Path) -> None:
-        """Write weights and description to one file."""
-        checkpoint.save(path, self.variables, self.info)
+        Args:
+          obs: as for `q_values`.
+          legal: `[..., A]` bool, where not all actions are; at least one in every row.
+          first: as for `q_values`.
+
+        Returns:
+          `[...]` int32, with the leading axes of `obs`.
+
+        Raises:
+          UserError: as for `q_values`, or `legal` has another shape or a row without any action.
+        """
+        before = self._memory, self._leading
+        q = self.q_values(obs, first)
+        if legal is not None:
+            try:
+                q = np.where(_mask(legal, q.shape), q, -np.inf)
+            except UserError:
+                self._memory, self._leading = before  # nothing happened
+                raise
+        return np.asarray(q.argmax(-1), np.int32)
+
+    def save(self, path: Path | str) -> None:
+        """Write weights and description to one file, an old one replaced; its name ends with .safetensors."""
+        checkpoint.save(Path(path), self.variables, self.info)
+
+
+class _InJax:
+    """How an agent looks at things in JAX, compiled once for every number of rows."""
+
+    def __init__(self, info: dict[str, Any]):
+        from qlax import networks
+
+        self.info = info
+        self.network = networks.build(info["network"], info["num_actions"])
+        self.recurrent = bool(self.network.recurrent)
+        self.compiled = jax.jit(lambda *inputs: self.network.apply(*inputs, train=False))
+
+    def leaves(self, obs: Any) -> list[tuple[str, Any]]:
+        """Every array of an observation, with its path."""
+        return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(obs)]
+
+    def look(
+        self, variables: PyTree, memory: PyTree | None, obs: Any, arrays: list[np.ndarray], first: np.ndarray
+    ) -> tuple[np.ndarray, PyTree]:
+        """`arrays`, each `[B, ...]`, to be put into the places of `obs`, `first [B]` -> `q [B, A]`, memory."""
+        memory = self.network.initial_memory(len(first)) if memory is None else memory
+        obs = jax.tree.unflatten(jax.tree.structure(obs), [array[None] for array in arrays])
+        q, memory = self.compiled(variables, memory, obs, first[None])
+        return np.asarray(q[0]), memory
+
+    def misfit(self, variables: PyTree) -> str:
+        """What of these variables is not as the described network has it; of one of the user's own nothing is known."""
+        if "network" in self.info["network"]:
+            return ""
+
+        def initial():
+            obs = [jax.numpy.zeros((1, 1, *shape), dtype) for dtype, shape in specs(self.info)]
+            memory, first = self.network.initial_memory(1), jax.numpy.ones((1, 1), bool)
+            return self.network.init(jax.random.key(0), memory, obs, first, False)
+
+        held, wanted = _signatures(variables), _signatures(jax.eval_shape(initial))
+        odd = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
+        return f"{odd[0]} is {held.get(odd[0])}, expected {wanted.get(odd[0])}" if odd else ""
+
+
+def _signatures(tree: PyTree) -> dict[str, str]:
+    """Dtype and shape of every array by its name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(where, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}" for where, x in leaves}
+
+
+class _InNumPy:
+    """The same without JAX."""
+
+    def __init__(self, info: dict[str, Any]):
+        self.network = PlainNetwork(info)
+        self.recurrent = bool(self.network.memory_shapes)
+
+    def leaves(self, obs: Any) -> list[tuple[str, Any]]:
+        """See `_InJax`."""
+        return list(_leaves(obs))
+
+    def look(
+        self, variables: PyTree, memory: PyTree | None, obs: Any, arrays: list[np.ndarray], first: np.ndarray
+    ) -> tuple[np.ndarray, PyTree]:
+        """See `_InJax`."""
+        del obs
+        if memory is None:
+            memory = [np.zeros((len(first), *shape), np.float32) for shape in self.network.memory_shapes]
+        return self.network(NumPy(), variables, memory, arrays, first)
+
+    def misfit(self, variables: PyTree) -> str:
+        """See `_InJax`."""
+        nothing = [np.zeros((1, *shape), dtype) for dtype, shape in self.network.obs]
+        try:
+            self.look(variables, None, None, nothing, np.ones(1, bool))
+        except Exception as error:
+            return described(error)
+        return ""
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        names = tree if isinstance(tree, OrderedDict) else sorted(tree)
+        inner = [(f"[{name!r}]", tree[name]) for name in names]
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        inner = [(f".{name}", leaf) for name, leaf in zip(tree._fields, tree, strict=True)]
+    elif isinstance(tree, list | tuple):
+        inner = [(f"[{index}]", leaf) for index, leaf in enumerate(tree)]
+    elif tree is None:
+        return
+    else:
+        yield path, tree
+        return
+    for step, leaf in inner:
+        yield from _leaves(leaf, path + step)
+
+
+def _cast(leaf: np.ndarray, dtype: np.dtype, path: str) -> np.ndarray:
+    """An array in the dtype that the agent was trained on."""
+    if np.can_cast(leaf.dtype, dtype, "same_kind"):
+        return leaf.astype(dtype)
+    if leaf.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore"):  # of nan and what is too large
+            cast = leaf.astype(dtype)
+        if np.array_equal(cast, leaf):
+            return cast
+    raise UserError(f"observation{path} of dtype {leaf.dtype} has values that {dtype}, which is expected, cannot hold")
+
+
+def _mask(legal: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Legal actions, of this shape, in NumPy."""
+    legal = np.asarray(legal)
+    if legal.shape != shape or legal.dtype.kind not in "biu":
+        raise UserError(f"legal is {legal.dtype}{list(legal.shape)}; expected bool{list(shape)}")
+    legal = legal.astype(bool)
+    if not (rows := legal.any(-1)).all():
+        where = np.argwhere(~rows)[0].tolist()
+        raise UserError(f"legal{where if where else ''} allows no action; expected at least one")
+    return legal
 
 
 def _listed(paths: list[str], shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(f"{path} {shape}".lstrip() for path, shape in zip(paths, shapes, strict=True)) or "nothing"
 
 
-def load(run: Path | str, index: int = 0, *, best: bool = False) -> Agent:
+def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: bool = False) -> Agent:
     """The agent that a run directory holds.
 
     A file of weights holds no code. One of a network of the user's own names it as `module:Name`, which is imported
@@ -108,9 +266,11 @@ def load(run: Path | str, index: int = 0, *, best: bool = False) -> Agent:
       index: which of the runs that trained side by side.
       best: the weights of the best evaluation instead of the last ones. They are chosen by that evaluation, so a new
         one will return a little less on average.
+      numpy_only: act in plain NumPy, and import neither JAX nor anything else that takes long: for programs that only
+        play. Q-values agree to rounding; a `compute_dtype` of fewer bits is computed in float32.
 
     Raises:
-      UserError: there is no such file, or it is damaged.
+      UserError: there is no such file, it is damaged, or its network is one of the user's own and JAX is not wanted.
     """
     path = Path(run)
     path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
@@ -121,35 +281,23 @@ def load(run: Path | str, index: int = 0, *, best: bool = False) -> Agent:
     if "network" not in info:
         raise UserError(f"{path} holds no agent; those of a run are in its folder agents/")
     try:
-        variables = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
-        agent, expected = Agent(variables, info), _described_variables(info, variables)
+        agent = Agent(_nested(arrays), info, numpy_only)
+        misfit = agent._policy.misfit(agent.variables)
     except UserError:
         raise
     except Exception as error:  # its description may be anything
         raise UserError(f"{path} does not describe an agent: {described(error)}") from error
-    held, wanted = (_leaves(tree) for tree in (variables, expected))
-    for name in sorted(held.keys() | wanted.keys()):
-        if held.get(name) != wanted.get(name):
-            raise UserError(
-                f"{path} does not hold what it describes: {name} is {held.get(name)}, expected {wanted.get(name)}"
-            )
+    if misfit:
+        raise UserError(f"{path} does not hold what it describes: {misfit}")
     return agent
 
 
-def _described_variables(info: dict[str, Any], found: PyTree) -> PyTree:
-    """Shapes of the variables that the described network has; of one of the user's own, those found."""
-    if "network" in info["network"]:
-        return found
-    network = networks.build(info["network"], info["num_actions"])
-
-    def variables():
-        obs = [jnp.zeros((1, 1, *shape), dtype) for dtype, shape in info["obs"]]
-        return network.init(jax.random.key(0), network.initial_memory(1), obs, jnp.ones((1, 1), bool), False)
-
-    return jax.eval_shape(variables)
-
-
-def _leaves(tree: PyTree) -> dict[str, str]:
-    """Dtype and shape of every array by its name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(where, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}" for where, x in leaves}
+def _nested(arrays: dict[str, np.ndarray]) -> PyTree:
+    tree: PyTree = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = array
+    return tree

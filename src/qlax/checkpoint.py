@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
@@ -15,7 +13,11 @@ from safetensors.numpy import save as serialize
 from qlax.errors import UserError
 from qlax.fields import shown
 from qlax.files import write_whole
+from qlax.imports import imported_when_used
 from qlax.types import PyTree, is_key
+
+with imported_when_used("jax"):  # a file is read without
+    import jax
 
 SUFFIX = ".safetensors"
 ENTRY = "qlax"  # of the metadata
@@ -57,6 +59,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if _checksum(text, named.items()) != checksum:
         raise _damaged(path, "its checksum differs")
     return info, named
+
+
+def about(path: Path) -> dict[str, Any]:
+    """The `info` saved at `path`, without the arrays, which may be large, and so unchecked.
+
+    Raises:
+      UserError: missing or not to be read.
+      DamagedError: damaged, or not one of ours.
+    """
+    with _opened(path) as file:
+        return _info(path, file)[0]
 
 
 def restore(path: Path, like: PyTree) -> tuple[dict[str, Any], PyTree]:
@@ -167,4 +180,4 @@ def as_numbers(x: Any) -> np.ndarray:
 
 def from_numbers(x: np.ndarray, like: Any) -> Any:
     """Random keys of these numbers, if `like` is of random keys; else the array itself."""
-    return jax.random.wrap_key_data(jnp.asarray(x)) if is_key(like) else x
+    return jax.random.wrap_key_data(jax.numpy.asarray(x)) if is_key(like) else x

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qlax.config import parse
+from qlax.errors import UserError
 
 AddCommand = Callable[[str, Any, str], argparse.ArgumentParser]
 
@@ -36,7 +37,9 @@ def add(command: AddCommand) -> None:
     plot.add_argument("--kind", choices=("curve", "profile", "improvement"), default="curve", help="(default curve)")
     plot.add_argument("--x", choices=("steps", "seconds"), default="steps", help="of curves (default steps)")
     plot.add_argument("--y", metavar="METRIC", default="eval_return", help="(default eval_return)")
-    plot.add_argument("--by", metavar="FIELD", help="settings that make a group, as env,lam (default what differs)")
+    plot.add_argument(
+        "--by", metavar="FIELDS", help="what makes a group, as lam,norm or directory (default what differs)"
+    )
     plot.add_argument("--title", metavar="TITLE", help="above the figure")
 
     report = command("report", _report, "write all about runs to one page of HTML")
@@ -66,20 +69,72 @@ def _add_agent_flags(parser: argparse.ArgumentParser, several: bool = False) -> 
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    raise NotImplementedError(parse)
+    from qlax import playing
+    from qlax.errors import RunError
+    from qlax.files import check_is_new, write_whole
+    from qlax.trainer import enable_compilation_cache
+
+    file = None if options.json is None else check_is_new(options.json)
+    enable_compilation_cache()
+    played = playing.evaluate(options.run, index=options.index, episodes=options.episodes, **_play(options))
+    print(played)
+    if file is not None:
+        try:
+            write_whole(file, played.to_json().encode())
+        except OSError as error:
+            raise RunError(f"{file} cannot be written: {error.strerror or error}") from error
+        print(f"\nall episodes in {file}")
 
 
 def _render(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from qlax import video
+    from qlax.trainer import enable_compilation_cache
+
+    enable_compilation_cache()
+    index = 0 if options.index is None else options.index
+    own = {"index": index, "episodes": options.episodes, "values": options.values, "fps": options.fps}
+    film = video.film(options.run, options.out, **own, **_play(options))
+    for number, (episode_return, length, cut) in enumerate(zip(film.returns, film.lengths, film.cut, strict=True)):
+        ended = " (cut; see --max-steps)" if cut else ""
+        print(f"episode {number}: return {episode_return:g}, {length:,} steps{ended}")
+    print(f"{film.path}: {film.frames:,} pictures of {film.width} x {film.height}, {film.fps:g} a second")
+
+
+def _play(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that evaluate and render share."""
+    words = options.env_options and [parse("env_options", word) for word in options.env_options]
+    return {
+        "best": options.best,
+        "epsilon": options.epsilon,
+        "seed": options.seed,
+        "env": options.env,
+        "env_options": words and {name: value for word in words for name, value in word.items()},
+        "wrappers": None if options.wrappers is None else parse("wrappers", options.wrappers),
+        "max_steps": options.max_steps,
+    }
 
 
 def _plot(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from qlax.figures import draw
+
+    choices = {"kind": options.kind, "x": options.x, "y": options.y, "by": options.by, "title": options.title}
+    path, table = draw(options.runs, options.out, **choices)
+    print(f"{table}\n{path}")
 
 
 def _report(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from qlax import report
+
+    print(report(options.runs, options.out, video=options.video))
 
 
 def _export(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from qlax import export
+    from qlax.fields import shown
+
+    try:
+        index = int(options.index)
+    except ValueError:
+        raise UserError(f"index={shown(options.index)}: expected a whole number from 0") from None
+    path = export(options.run, options.out, format=options.format, index=index, best=options.best)
+    print(f"{path}: {path.stat().st_size:,} bytes")

@@ -41,6 +41,7 @@ LARGEST_FILE = 2**20  # bytes; our own have a few thousand
 DTYPES = ("float32", "bfloat16")
 NORMS = ("layer", "batch", "batch_renorm", "none")
 POPULATIONS = ("none", "pbt")
+TRACKERS = ("tensorboard", "wandb")
 NOT_FLAGS = ("env", "preset", "derived")  # the target says the first two, qlax the last
 
 
@@ -113,6 +114,7 @@ class Config:
         None, "updates between checkpoints, a multiple of log_interval", high=LARGEST_WHOLE
     )
     keep: int = whole(2, "newest checkpoints that are kept")
+    trackers: tuple[str, ...] = words("told every line of metrics: tensorboard, wandb, or module:Name of your own")
     init: str | None = text(None, "run, or file of its agents/, whose weights to begin with", longest=LONGEST_PATH)
     devices: int | None = whole(None, "of each process, at most; said of a CPU, its cores split single runs too")
     deterministic: bool = flag("on a GPU, only operations that give the same bits every time; a CPU's always do")
@@ -124,6 +126,7 @@ class Config:
             raise UserError("env is missing: name a preset, or an environment as suite/name or module:Name")
         self._check_runs()
         self._check_sizes()
+        self._check_trackers()
         segments = self.num_envs if self.memory != "none" else self.num_envs * self.num_steps
         if segments % self.num_minibatches:
             what = f"{self.num_envs} environments"
@@ -183,6 +186,15 @@ class Config:
         ):
             if count > most:
                 raise UserError(f"{what} would be {count:,}; expected at most {most:,}")
+
+    def _check_trackers(self) -> None:
+        """Whether they are known, or may be somebody's own."""
+        for name in self.trackers:
+            if name not in TRACKERS and ":" not in name:
+                known = f"expected {', '.join(TRACKERS)}, or module:Name of your own"
+                raise UserError(f"trackers={name}: {known}{nearest(name, TRACKERS)}")
+            if self.trackers.count(name) > 1:
+                raise UserError(f"trackers: {name} is given twice")
 
     @property
     def num_updates(self) -> int:

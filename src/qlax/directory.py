@@ -7,6 +7,7 @@ checkpoints/      the newest states, named by their updates
 best/ agents/     weights of the best evaluation, and the last ones
 sweep.csv         a row a run, where settings are compared; sweep.png shows them
 summary.json      written last
+tensorboard/ wandb/  what these trackers leave, if they are asked for
 """
 
 import contextlib
@@ -37,7 +38,7 @@ from qlax.types import PyTree
 LOCK = "lock"
 AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
 FILES = ("config.json", "metrics.jsonl", *AT_THE_END)
-FOLDERS = ("checkpoints", "best", "agents", "earlier")
+FOLDERS = ("checkpoints", "best", "agents", "earlier", "tensorboard", "wandb")
 
 
 class RunDirectory:

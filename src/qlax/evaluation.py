@@ -1,4 +1,4 @@
-"""Greedy evaluation: the first whole episode of every environment, and no other."""
+"""Evaluation, greedy unless said otherwise: the first whole episode of every environment, and no other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +9,19 @@ import jax.numpy as jnp
 from qlax.pqn import PQN, TrainState
 
 
-def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, TrainState], dict[str, jax.Array]]:
-    """A function that plays one greedy episode in each of E environments.
+def make(
+    algorithm: PQN, env: Any, max_steps: int, epsilon: float | jax.Array = 0.0
+) -> Callable[[jax.Array, TrainState], dict[str, jax.Array]]:
+    """A function that plays one episode in each of E environments.
 
     Counting the first episode of every environment, and waiting for all of them, keeps short episodes
     from being favoured, as they are where whatever ends within a fixed number of steps is averaged.
 
     Args:
-      algorithm: whose `act` chooses, with epsilon 0.
+      algorithm: whose `act` chooses.
       env: a `Vec` of E copies.
       max_steps: a greedy policy may never finish; an episode this long is cut and counts as it stands.
+      epsilon: share of random actions; 0 is greedy.
 
     Returns:
       `(key, state) -> metrics`, each `[E]`: those of the environment at the end of its episode, such as
@@ -34,10 +37,10 @@ def make(algorithm: PQN, env: Any, max_steps: int) -> Callable[[jax.Array, Train
         if env_state.shared:
             env_state = env_state._replace(shared=state.env.shared)
         envs = step.reward.shape[0]
-        greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
+        hyper = state.hyper._replace(epsilon_start=jnp.float32(epsilon), epsilon_end=jnp.float32(epsilon))
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
         step = step._replace(terminated=jnp.ones(envs, bool))  # so that the memory is reset
-        state = state._replace(env=env_state, step=step, memory=memory, hyper=greedy, key=key_act)
+        state = state._replace(env=env_state, step=step, memory=memory, hyper=hyper, key=key_act)
         unfinished = jnp.ones(envs, bool)
         records = {name: jnp.full(envs, jnp.nan) for name in (*step.metrics, "overestimation")}
 

@@ -5,6 +5,8 @@ import itertools
 import os
 from pathlib import Path
 
+from qlax.errors import UserError
+
 PARTIAL = ".partial"  # ends the name of a file that is being written
 
 
@@ -43,3 +45,17 @@ def free_name(path: Path) -> Path:
     """The path, or with a number where there is such a file already."""
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(other for other in itertools.chain([path], numbered) if not os.path.lexists(other))
+
+
+def check_is_new(path: Path | str) -> Path:
+    """The path, once it is sure that a file can be made there and that none is lost.
+
+    Raises:
+      UserError: there is something, or no folder for it.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already; name a new file, or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} to write {path.name} to")
+    return path

@@ -284,8 +284,9 @@ def evaluate(
     seed: int,
     max_steps: int,
     stopped: Callable[[], bool],
+    epsilon: float = 0.0,
 ) -> dict[str, np.ndarray] | None:
-    """One greedy episode in each of E environments, as `qlax.evaluation.make`: the first whole one of each.
+    """One episode in each of E environments, as `qlax.evaluation.make`: the first whole one of each.
 
     Args:
       act: of `DeviceFunctions`, for E environments.
@@ -294,6 +295,7 @@ def evaluate(
       seed: of the episodes.
       max_steps: an episode this long is cut, and counts as it stands.
       stopped: whether the run is to be stopped, asked at every step: an evaluation may take minutes.
+      epsilon: share of random actions; 0 is greedy.
 
     Returns:
       Metrics `[E]` as those of `qlax.evaluation.make`; None if it was stopped.
@@ -301,10 +303,10 @@ def evaluate(
     worker.reset(seed)
     step, metrics = worker.result()
     envs = len(metrics["raw_reward"])
-    greedy = state.hyper._replace(epsilon_start=jnp.float32(0), epsilon_end=jnp.float32(0))
+    hyper = state.hyper._replace(epsilon_start=jnp.float32(epsilon), epsilon_end=jnp.float32(epsilon))
     memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
-    part = Part(jax.random.key(0), first_steps(step), memory)
-    parameters = frozen(state)._replace(hyper=greedy)
+    part = Part(jax.random.key(seed), first_steps(step), memory)
+    parameters = frozen(state)._replace(hyper=hyper)
     unfinished, steps = np.ones(envs, bool), 0
     records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}
     records["overestimation"] = np.full(envs, np.nan, np.float32)

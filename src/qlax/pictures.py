@@ -6,16 +6,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator
 
-MOST_LABELS = 10  # settings with a colour and a place in the legend, or values with a place on an axis
+# Told apart by those who are colour-blind, too.
+PALETTE = (
+    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
+    *("#56b4e9", "#ca9161", "#000000", "#f4a3d7", "#8c8c00"),
+)
+STYLE: dict[Any, Any] = {  # of a page of a paper; text stays text in SVG and PDF
+    "font.size": 8,
+    **dict.fromkeys(("axes.titlesize", "axes.labelsize", "figure.titlesize", "figure.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qlax",
+    "pdf.fonttype": 42,
+}
+MOST_LABELS = len(PALETTE)  # settings with a colour and a place in the legend, or values with a place on an axis
 PANELS_A_ROW = 4
 
 
+def in_steps(axes: Axes) -> None:
+    """Have the horizontal axis count environment steps, as 500k or 2.5M."""
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def ncols(labels: Sequence[str], width: float) -> int:
+    """Columns of a legend that fit in so many inches."""
+    longest = max(map(len, labels), default=0)
+    return max(1, min(len(labels), int(width / (0.5 + 0.055 * longest))))
+
+
+@rc_context(STYLE)
 def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str], title: str) -> None:
     """Draw the returns against the steps of a run: a line a setting, shaded from its least to its best seed.
 
@@ -27,7 +65,7 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
       labels: of each run, R; runs with the same label are seeds of one setting.
       title: above the picture.
     """
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")  # not pyplot: a notebook keeps its own backend
+    figure = Figure(figsize=(5.0, 3.4), layout="constrained")  # not pyplot: a notebook keeps its own backend
     axes = figure.subplots()
     settings = {label: np.array([other == label for other in labels]) for label in dict.fromkeys(labels)}
     if len(settings) > MOST_LABELS:
@@ -45,33 +83,29 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     for index, (label, of_setting) in enumerate(settings.items()):
         for name, style, _ in kinds:
             steps, returns = _known(curves, name, of_setting)
-            mean, color = np.nanmean(returns, axis=1), f"C{index % 10}"
+            mean, color = np.nanmean(returns, axis=1), f"C{index}"
             text = label if name == "eval_return" else ""
             axes.plot(steps, mean, style, color=color, label=text, marker="." if len(steps) < 2 else None)
             axes.fill_between(
                 steps, np.nanmin(returns, axis=1), np.nanmax(returns, axis=1), color=color, alpha=0.15, lw=0
             )
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
-    axes.spines[["top", "right"]].set_visible(False)
+    in_steps(axes)
     of_kinds = [Line2D([], [], color="0.4", ls=style, label=kind) for _, style, kind in kinds]
-    longest = max(map(len, (*settings, "exploring")))
-    figure.legend(  # beside what it explains, never over it
-        handles=[*of_kinds, *axes.get_legend_handles_labels()[0]],
-        loc="outside lower center",
-        ncols=max(1, min(3, 84 // (longest + 6))),
-        fontsize="small",
-        frameon=False,
-    )
-    figure.savefig(path, dpi=150)
+    handles = [*of_kinds, *axes.get_legend_handles_labels()[0]]
+    columns = ncols([str(handle.get_label()) for handle in handles], figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)  # never over the curves
+    figure.savefig(path)
 
 
-def _known(curves: dict[str, np.ndarray], name: str, of_setting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _known(curves: Mapping[str, np.ndarray], name: str, of_setting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Steps and returns `[lines, seeds]` where there are any: a run that diverged has none, others go on beside it."""
     returns = curves[name][:, of_setting]
     known = np.isfinite(returns).any(axis=1)
     return curves["steps"][known], returns[known]
 
 
+@rc_context(STYLE)
 def comparison(
     path: Path,
     columns: Mapping[str, Sequence[Any]],
@@ -95,7 +129,7 @@ def comparison(
     """
     across = min(len(columns), PANELS_A_ROW)
     down = -(-len(columns) // across)
-    figure = Figure(figsize=(0.8 + 2.6 * across, 0.6 + 2.4 * down), layout="constrained")
+    figure = Figure(figsize=(0.7 + 2.2 * across, 0.6 + 2.0 * down), layout="constrained")
     panels: list[Axes] = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
     found, is_of_best = np.asarray(returns, np.float64), np.asarray(is_best)
     for name, axes in zip(columns, panels, strict=False):
@@ -105,6 +139,7 @@ def comparison(
             places = np.unique(x)
             means = [found[x == place][np.isfinite(found[x == place])] for place in places]
             axes.plot(places, [m.mean() if len(m) else math.nan for m in means], "-", color="0.4", lw=1.2, label="mean")
+        axes.update_datalim(np.stack([x, x], axis=1), updatey=False)  # those that diverged have no y
         axes.scatter(x, found, s=14, color="C0", alpha=0.6, lw=0, zorder=2, label="run")
         of_best = x[is_of_best], found[is_of_best]
         axes.scatter(*of_best, s=52, color="none", edgecolor="C3", zorder=3, label="best setting")
@@ -113,7 +148,6 @@ def comparison(
             low = np.full(bad.sum(), 0.02)  # of the panel's height
             axes.scatter(x[bad], low, s=16, marker="x", color="C3", lw=0.8, transform=below, label="diverged")
         axes.set_xlabel(name)
-        axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(columns) :]:
         axes.remove()
     for axes in panels[::across]:
@@ -122,8 +156,8 @@ def comparison(
     handles: dict[str, Any] = {}
     for axes in panels[: len(columns)]:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    figure.savefig(path)
 
 
 def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> np.ndarray:
@@ -143,6 +177,7 @@ def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> 
     return x
 
 
+@rc_context(STYLE)
 def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], title: str) -> None:
     """Draw populations: greedy return and settings of every member, and where each went on as another.
 
@@ -164,7 +199,7 @@ def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds:
     for index in reversed(range(len(steps))):
         members = descents[index] = parent[index, members]
     panels = ["eval_return", *fields]
-    figure = Figure(figsize=(6.4, 2.2 + 1.8 * len(fields)), layout="constrained")
+    figure = Figure(figsize=(5.0, 2.0 + 1.5 * len(fields)), layout="constrained")
     for axes, name in zip(figure.subplots(len(panels), sharex=True), panels, strict=True):
         values = curves[name][known]
         came_from = np.take_along_axis(values[:-1], parent[:-1], axis=1)  # what each member's next piece begins with
@@ -178,16 +213,16 @@ def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds:
         for index, seed in enumerate(seeds):
             label = "descent of the best" + (f", seed {seed}" if len(seeds) > 1 else "")
             best = values[np.arange(len(steps)), descents[:, index]]
-            axes.plot(steps, best, color=f"C{index % 10}", lw=1.8, label=label)
+            axes.plot(steps, best, color=f"C{index}", lw=1.8, label=label)
         if name != "eval_return" and np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(name.replace("eval_return", "greedy return"))
-        axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_title(title)
     figure.axes[-1].set_xlabel("environment steps")
+    in_steps(figure.axes[-1])
     ways = [("-", "member"), (":", "goes on as another")]
     handles: list[Any] = [Line2D([], [], color="0.7", lw=0.8, ls=style, label=label) for style, label in ways]
     handles += figure.axes[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.savefig(path)

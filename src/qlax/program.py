@@ -54,9 +54,9 @@ class Program:
         self.vec: Any = None
         most_devices = config.devices
         if self.on_host:
-            self.make_envs = _maker(config)
+            self.make_envs = host_maker(config)
             env: Any
-            env, step = _examined(config, self.make_envs)
+            env, step = examined(config, self.make_envs)
         else:
             for name in ("overlap", "host_timeout"):
                 if getattr(config, name) != FIELDS[name].default:
@@ -93,12 +93,7 @@ class Program:
         if not self.on_host:
             self.vec = _vec(env, config, num_envs, config.reset_ratio)
         if hasattr(env, "with_network"):
-            if config.wrappers:
-                wrappers = ", ".join(config.wrappers)
-                raise UserError(
-                    f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there"
-                )
-            env = env.with_network(network)
+            env = against_itself(env, network, config)
             self.vec = _vec(env, config, num_envs, config.reset_ratio)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None), self.on_host)
         if config.population != "none" and config.eval_interval >= config.num_updates:  # type: ignore[operator]
@@ -111,7 +106,7 @@ class Program:
             raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
         mixing = {"mixing": MIXINGS[config.mixing]}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), axis_name=axis_name, **(mixing | plugins))
-        self._share = _shared_at(env, config.num_updates)
+        self._share = shared_at(env, config.num_updates)
         self._learn, self._measure = record.make(self.algorithm, network, axis_name)
         self.host_functions = host.DeviceFunctions(self.algorithm, self._learn, config.num_envs, config.num_steps)
         # jit: traced once for all that is made of it.
@@ -296,7 +291,7 @@ def _keys(seed: jax.Array) -> jax.Array:
     return jax.random.split(jax.random.key(seed), 3)
 
 
-def _maker(config: Config) -> Callable[[int], HostEnv]:
+def host_maker(config: Config) -> Callable[[int], HostEnv]:
     """Makes so many environments of a run on the host; refuses what only environments in JAX have."""
     if config.reset_ratio is not None:
         raise UserError(f"reset_ratio is for environments in JAX; those of {config.env} reset themselves")
@@ -312,7 +307,19 @@ def _maker(config: Config) -> Callable[[int], HostEnv]:
     return lambda num_envs: envs.make(config.env, num_envs=num_envs, **options)
 
 
-def _examined(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[HostEnv, Step]:
+def against_itself(env: Any, network: Any, config: Config) -> Any:
+    """The environment that plays with the learner's network.
+
+    Raises:
+      UserError: it is wrapped.
+    """
+    if config.wrappers:
+        wrappers = ", ".join(config.wrappers)
+        raise UserError(f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there")
+    return env.with_network(network)
+
+
+def examined(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[HostEnv, Step]:
     """Of environments on the host: some of them, closed, and shapes of the first steps of all, `[N, M, ...]`."""
     worker = host.Worker(config.env, make_envs, 2, device=jax.devices()[0], timeout=config.host_timeout)
     try:
@@ -339,7 +346,7 @@ def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Ve
     return Vec(env, num_envs, reset_ratio=reset_ratio, time_limit_is_terminal=config.time_limit_is_terminal)
 
 
-def _shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.TrainState]:
+def shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.TrainState]:
     """Before an update: what the copies share becomes what the environment wants it to be by then."""
     if not (hasattr(env, "shared_at") or hasattr(env, "shared_after")):
         return lambda state: state

@@ -24,30 +24,17 @@ def aggregates(scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
     Source: Agarwal et al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.1
     and 4.3, https://arxiv.org/abs/2108.13264
     """
+    from qlax.statistics import interquartile_mean, stratified_interval  # SciPy takes its time to import
+
+    def all_of(games: Sequence[np.ndarray]) -> np.ndarray:
+        means = np.stack([runs.mean(axis=-1) for runs in games])
+        return np.stack([np.median(means, axis=0), means.mean(axis=0), interquartile_mean(games)])
+
     measured = [np.array(runs, np.float64) for runs in scores]
-    values = _statistics(measured)
-    intervals: dict[str, Any] = dict.fromkeys(values)
-    if max(map(len, measured)) > 1:
-        random = np.random.default_rng(0)  # the same runs give the same table
-        drawn = _statistics([runs[random.integers(len(runs), size=(RESAMPLES, len(runs)))] for runs in measured])
-        intervals = {name: np.percentile(drawn[name], [2.5, 97.5]).tolist() for name in drawn}
-    return {name: {"value": float(values[name]), "interval": intervals[name]} for name in values}
-
-
-def _statistics(games: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Of an array `[..., runs]` a game: `[...]` each."""
-    means = np.stack([runs.mean(-1) for runs in games])
-    return {
-        "median": np.median(means, axis=0),
-        "mean": means.mean(axis=0),
-        "iqm": _interquartile_mean(np.concatenate(games, axis=-1)),
-    }
-
-
-def _interquartile_mean(x: np.ndarray) -> np.ndarray:
-    """Of the last axis, without a quarter of the values, rounded down, at either end."""
-    cut = x.shape[-1] // 4
-    return np.sort(x)[..., cut : x.shape[-1] - cut].mean(-1)
+    values, intervals = all_of(measured), stratified_interval(all_of, measured, RESAMPLES)
+    ends: list[Any] = np.stack(intervals, axis=-1).tolist() if intervals else [None] * len(values)
+    names = ("median", "mean", "iqm")
+    return {name: {"value": float(x), "interval": end} for name, x, end in zip(names, values, ends, strict=True)}
 
 
 def table(results: dict[str, Any], unit: str) -> str:
@@ -68,14 +55,14 @@ def table(results: dict[str, Any], unit: str) -> str:
         rows.append([*row, f"{measured['total_steps']:,}", f"{measured['steps_per_second']:,.0f}"])
     parts = [
         f"{results['suite']}: {len(games)} of {len(games) + len(failed) + len(incomplete)} games, greedy returns",
-        _markdown(header, rows),
+        markdown(header, rows),
     ]
     notes = []
     if found:
         statistics = {name: found[name] for name in ("median", "mean", "iqm")}
         rows = [[name.replace("iqm", "IQM"), four_digits(x["value"]), _interval(x)] for name, x in statistics.items()]
         over = len(found["games"])
-        parts.append(_markdown([f"over {over} game{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
+        parts.append(markdown([f"over {over} game{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
         notes.append("Median and mean: of the games' means over seeds. IQM: of the middle half of all games' seeds.")
         if found["iqm"]["interval"]:
             notes.append("Intervals: stratified bootstrap over the seeds of each game.")
@@ -104,7 +91,7 @@ def _interval(statistic: dict[str, Any]) -> str:
     return " to ".join(map(four_digits, statistic["interval"])) if statistic["interval"] else "-"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table whose columns are as wide as what they hold, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 

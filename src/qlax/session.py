@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import qlax
-from qlax import capacity, processes, summary, sweep
+from qlax import capacity, processes, summary, sweep, trackers
 from qlax.agent import Agent
 from qlax.config import Config
 from qlax.directory import RunDirectory
@@ -32,7 +32,7 @@ from qlax.record import MEASURED, Record
 from qlax.runs import DeviceRuns, Evaluation, HostRuns
 from qlax.types import PyTree
 
-CHANGEABLE = ("total_steps", "keep", "host_timeout")  # in the config.json of a run that was begun
+CHANGEABLE = ("total_steps", "keep", "host_timeout", "trackers")  # in the config.json of a run that was begun
 PIECE_SECONDS = 1.0  # of work that is handed to the device at once, so that who asks to stop does not wait long
 CAUSES = {
     "reward": "the environment gave a reward that is not finite; qlax.check_env may show where",
@@ -116,6 +116,7 @@ class Session:
 
     def __init__(self, program: Program, initial: PyTree, progress: bool | None):
         self.program, self.config, self.stop = program, program.config, _Stop()
+        processes.in_all(self._find_trackers)
         self.runs: DeviceRuns | HostRuns = (
             HostRuns(program, initial, lambda: bool(self.stop.requests))
             if program.on_host
@@ -128,6 +129,9 @@ class Session:
         self.diverged: list[dict[str, Any] | None] = [None] * len(program.seeds)
         self.why = ""  # the first that diverged did
         self.asked = 0  # the signal that asked to stop
+
+    def _find_trackers(self) -> None:
+        self.make_trackers = trackers.makers(self.config) if processes.is_first() else {}
 
     def open(self, run: RunDirectory, newest: tuple[dict[str, Any], Saved] | None) -> None:
         """Take up what a directory holds.
@@ -173,9 +177,21 @@ class Session:
         lines = run.metrics.read()
         if self.done == self.line and (lines[-1]["updates"] if lines else 0) < self.line:
             self.line = 0  # what it says is still in the record
+        tracked = trackers.Tracked(
+            run.path,
+            self.config,
+            [{name: own[name] for name in ("seed", *self.config.swept)} for own in self.config.all_runs()],
+            lines[-1]["seconds"] if lines else 0.0,
+            lambda text: self.display.say(text, always=True),
+        )
+        self.tracking = trackers.Tracking(self.make_trackers, tracked, lines)
 
     def train(self) -> Result:
         """Piece after piece of work; the host reads what came of one while the device computes the next."""
+        with self.tracking:
+            return self._train()
+
+    def _train(self) -> Result:
         resume = f"go on with: qlax resume {self.directory.path}"
         processes.say_if_lost(resume)
         with (
@@ -299,6 +315,7 @@ class Session:
             exchange = jax.device_get(boundary.exchange)
             line |= {"parent": exchange.parent, **exchange.settings}
         self.directory.append(line)
+        self.tracking.log(line)
         self.line = boundary.updates
         if evaluation is not None:
             settings = {} if boundary.exchange is None else exchange.settings
@@ -428,6 +445,8 @@ class Session:
             with self.directory.writing():
                 self._draw(arrays, found)
         self.directory.write("summary.json", found)
+        if self.tracking:
+            self.tracking.finish(found, trackers.film(path, found, self.display.say))
         return Result(path, config, found, arrays, agents)
 
     def _draw(self, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:

@@ -97,13 +97,18 @@ def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) 
       of: the rows.
       fields: that are compared.
     """
-    from qlax.pictures import comparison  # matplotlib takes its time to import
-
     text = io.StringIO()
     writer = csv.DictWriter(text, of[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: "" if value is None else written(value) for name, value in row.items()} for row in of)
     write_whole(path / "sweep.csv", text.getvalue().encode())
+    draw(path / "sweep.png", config, of, fields, config.preset or config.env)
+
+
+def draw(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> None:
+    """Draw what every run came to, a panel a field; see `write` for the arguments."""
+    from qlax.pictures import comparison  # matplotlib takes its time to import
+
     columns = {name: _numbers([row[name] for row in of]) for name in fields}
     asked = {name: getattr(config, name) for name in fields}
     drawn = [name for name in fields if name in SWEEPABLE and isinstance(asked[name], str)]
@@ -111,8 +116,7 @@ def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) 
     returns = [math.nan if row["eval_return"] is None else row["eval_return"] for row in of]
     best = ranking(of, fields)[0].row
     is_best = [all(row[name] == best[name] for name in fields) for row in of]
-    title = config.preset or config.env
-    comparison(path / "sweep.png", columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
+    comparison(path, columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
 
 
 def report(path: Path, config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def train(
       RunError: the disk is full, or memory ran out; what was saved before is still there.
     """
     if compilation_cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
     if isinstance(overrides.get("init"), Path):
         overrides["init"] = str(overrides["init"])
     config = configure(target, **overrides)
@@ -88,7 +88,7 @@ def resume(
       Stopped, DivergedError, HostError, RunError: as in `train`.
     """
     if compilation_cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
     with _together(), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         if processes.from_first(lambda: run.is_finished(config)):
@@ -124,7 +124,7 @@ def extend(
       Stopped, DivergedError, HostError, RunError: as in `train`.
     """
     if compilation_cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
     with _together(), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         longer = dataclasses.replace(config, total_steps=total_steps)
@@ -211,7 +211,7 @@ def _newest(run: RunDirectory, program: Program) -> tuple[dict[str, Any], Saved]
     return newest[0], jax.tree.unflatten(structure, arrays)
 
 
-def _enable_compilation_cache() -> None:
+def enable_compilation_cache() -> None:
     """Keep compiled programs in the user's cache directory, unless JAX was told of another place."""
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))

@@ -4,10 +4,12 @@ Axes, always in this order: T steps, N environments, M team members (1 for a sin
 features; A actions; L steps of a segment; B = N * M rows of a batch.
 """
 
-from typing import Any, NamedTuple, Protocol
+from __future__ import annotations  # a trained agent acts without JAX, where it is not installed
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import jax
 
 PyTree = Any
 Array = Any  # jax.Array, or numpy.ndarray from environments on the host
@@ -34,8 +36,11 @@ class Env(Protocol):
     not what is to be reported, as it was shaped or clipped, `metrics["raw_reward"]` holds what is, at every step:
     `Vec` adds it up instead, and passes it no further.
 
-    Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)`
-    (the suite's normalised version of an episode's return), `reset_ratio` (see `Vec`; where a reset is dear),
+    Optional attributes: `render(state)` (a picture of one state, on the host and not compiled: uint8
+    `[height, width, 3]`, of leaves that are JAX's or NumPy's), `fps` (steps a second that suit watching),
+    `action_names` (a tuple of words, one for each action); `num_agents` (size of the team M), `time_limit` (steps),
+    `score(return)` (the suite's normalised version of an episode's return), `reset_ratio` (see `Vec`; where a reset
+    is dear),
     `shared` (arrays all copies have in common and no reset wipes: given to `step` as its last argument) and with it
     `shared_at(progress)` (what it is to be at an update, when the fraction `progress` of training is done);
     `with_network(network)` (the same environment, once the learner's network is known, as for playing against it),
@@ -68,7 +73,8 @@ class HostEnv(Protocol):
 
     Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)` (the suite's
     normalised version of an episode's return), `kill()` (end its processes at once, where it hangs or crashed),
-    `render()` (a picture of each, uint8 `[N, height, width, 3]`).
+    `render()` (a picture of each, uint8 `[N, height, width, 3]`), `fps` and `action_names` as of `Env`. Suites some of
+    whose environments draw only if they are made for it say so, see `qlax.envs.options_to_draw`.
     """
 
     num_actions: int
@@ -112,14 +118,17 @@ class Network(Protocol):
 
 def is_key(x: Any) -> bool:
     """Whether an array, or its shape and dtype, is of random keys."""
+    import jax
+
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def strong(tree: PyTree) -> PyTree:
     """The same arrays without weak types, which would make everything compile twice."""
+    import jax
 
     def strip(x):
-        x = jnp.asarray(x)
+        x = jax.numpy.asarray(x)
         return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 
     return jax.tree.map(strip, tree)

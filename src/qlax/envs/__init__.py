@@ -79,6 +79,11 @@ def make(env_id: str, /, **options: Any) -> Any:
     return suite(suite_name).make(name, **options)
 
 
+def options_to_draw(env_id: str) -> dict[str, Any]:
+    """What `make` is to be given besides where pictures will be asked for: some on the host draw only if told so."""
+    return getattr(suite(env_id.partition("/")[0]), "TO_DRAW", {}) if not _is_own(env_id) else {}
+
+
 def wrap(env: Env, wrappers: Iterable[str]) -> Env:
     """The environment with these around it, the first one innermost.
 

@@ -10,6 +10,8 @@ from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, nearest
 from qlax.types import Step
 
+FRAMES_PER_SECOND = 60  # of the console
+
 PROTOCOLS: dict[str, dict[str, Any]] = {
     # As PQN, DQN and most since: Mnih et al., 2015, doi:10.1038/nature14236.
     "paper": {
@@ -67,7 +69,10 @@ class Shown(NamedTuple):
 
 
 class Emulators(Protocol):
-    """N emulators of a game, as a back end has them."""
+    """N emulators of a game, as a back end has them.
+
+    Optional attributes: `action_names`; `screens()`, in colour, uint8 `[N, height, width, 3]`, or None.
+    """
 
     num_actions: int
 
@@ -103,6 +108,9 @@ class Atari:
         self._episodic_life, self._clip_rewards = chosen["episodic_life"], chosen["clip_rewards"]
         self.num_envs = num_envs
         self.num_actions = emulators.num_actions
+        if hasattr(emulators, "action_names"):
+            self.action_names = emulators.action_names
+        self.fps = FRAMES_PER_SECOND / chosen["frame_skip"]
         self.time_limit: int = chosen["max_frames"] // chosen["frame_skip"]
         if game in SCORES:
             self.score: Callable[[float], float] = lambda episode_return: human_normalised(game, episode_return)
@@ -125,8 +133,9 @@ class Atari:
         return step._replace(reward=np.sign(step.reward)) if self._clip_rewards else step
 
     def render(self) -> np.ndarray:
-        """See `qlax.HostEnv`: the newest frame as the learner sees it, grey."""
-        return np.repeat(self._obs[:, -1, :, :, None], 3, axis=-1)
+        """See `qlax.HostEnv`: the screens, or where there are none the newest frame as the learner sees it, grey."""
+        screens = self._emulators.screens() if hasattr(self._emulators, "screens") else None
+        return np.repeat(self._obs[:, -1, :, :, None], 3, axis=-1) if screens is None else screens
 
     def close(self) -> None:
         """See `qlax.HostEnv`."""

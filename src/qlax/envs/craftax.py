@@ -4,10 +4,15 @@ Adapts craftax 1.6, whose environments without auto-reset end alike by death and
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from craftax import craftax_env
 
 from qlax.envs.options import like_default
@@ -16,6 +21,7 @@ from qlax.imports import silently
 from qlax.types import PyTree, Step
 
 NAMES = ("Craftax-Symbolic-v1", "Craftax-Pixels-v1", "Craftax-Classic-Symbolic-v1", "Craftax-Classic-Pixels-v1")
+BLOCK_PIXELS = 16  # of a block's texture as it was painted
 NO_LIMIT = 2**30  # steps; the game itself never takes so many
 
 
@@ -28,21 +34,24 @@ class Craftax:
     """
 
     reset_ratio = 16
+    fps = 8.0
 
     def __init__(self, name: str, env: Any, params: Any):
         self._env, self._params = env, params
         self._endless = params.replace(max_timesteps=NO_LIMIT)
         self._is_image = "Pixels" in name
-        if "Classic" in name:
-            from craftax.craftax_classic.constants import Achievement
+        self._is_classic = "Classic" in name
+        if self._is_classic:
+            from craftax.craftax_classic.constants import Achievement, Action
 
             self._max_return = float(len(Achievement))
         else:
-            from craftax.craftax.constants import ACHIEVEMENT_REWARD_MAP, Achievement
+            from craftax.craftax.constants import ACHIEVEMENT_REWARD_MAP, Achievement, Action
 
             self._max_return = float(ACHIEVEMENT_REWARD_MAP.sum())
         self._achievements = {f"achievement/{each.name.lower()}": each.value for each in Achievement}
         self.num_actions: int = env.num_actions
+        self.action_names = tuple(action.name.lower().replace("_", " ") for action in Action)
         self.time_limit = int(params.max_timesteps)
 
     def score(self, episode_return: float) -> float:
@@ -59,6 +68,26 @@ class Craftax:
         obs, state, reward, ended, _ = self._env.step_env(key, state, action, self._params)
         terminated = self._env.is_terminal(state, self._endless)
         return state, self._step(obs, state, reward, terminated, ended & ~terminated)
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`; the first time textures are prepared, which takes up to a minute."""
+        return np.asarray(self._draw(state)).round().clip(0, 255).astype(np.uint8)
+
+    @functools.cached_property
+    def _draw(self) -> Callable[[PyTree], jax.Array]:
+        if self._is_classic:
+            from craftax.craftax_classic import constants, renderer
+        else:
+            from craftax.craftax import constants, renderer
+
+        def textures():
+            """Those needed here; the package would prepare others as well, for minutes, and keep all within itself."""
+            if Path(constants.TEXTURE_CACHE_FILE).exists():
+                return constants.load_all_textures()
+            return {BLOCK_PIXELS: constants.load_all_textures_given_size(BLOCK_PIXELS)}
+
+        with silently(), mock.patch.object(renderer, "load_all_textures", textures):
+            return jax.jit(renderer.make_craftax_pixel_renderer(BLOCK_PIXELS))
 
     def _step(self, obs: jax.Array, state: Any, reward: jax.Array, terminated: jax.Array, truncated: jax.Array) -> Step:
         if self._is_image:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
@@ -16,12 +16,18 @@ from qlax.errors import UserError, described, nearest
 from qlax.imports import find_own_modules, import_object
 from qlax.types import Step
 
+TO_DRAW = {"render_mode": "rgb_array"}
+FPS = 30.0  # where an environment does not say
 VECTORIZATIONS = ("sync", "async", "vector_entry_point")
 AUTORESETS = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
 
 class Gymnasium:
-    """A vector environment of Gymnasium as a `qlax.HostEnv`."""
+    """A vector environment of Gymnasium as a `qlax.HostEnv`.
+
+    It has `render` if it was made with the option `render_mode="rgb_array"`: some are slower for it even while nobody
+    looks, as they keep what only pictures show.
+    """
 
     def __init__(self, env_id: str, env: gymnasium.vector.VectorEnv, time_limit: int | None):
         self._env = env
@@ -34,6 +40,9 @@ class Gymnasium:
         self._episodes = Episodes(self.num_envs, reset_takes_a_step=mode == AutoresetMode.NEXT_STEP)
         if time_limit and time_limit > 0:  # -1 is none
             self.time_limit = time_limit
+        if env.render_mode == "rgb_array":
+            self.fps = float(env.metadata.get("render_fps", FPS))
+            self.render: Callable[[], np.ndarray] = lambda: np.stack(env.render())  # type: ignore[arg-type]
 
     def reset(self, seed: int) -> Step:
         """See `qlax.HostEnv`."""
@@ -44,11 +53,6 @@ class Gymnasium:
         """See `qlax.HostEnv`."""
         obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
         return self._episodes.step(self._observation(obs), reward, terminated, truncated)
-
-    def render(self) -> np.ndarray:
-        """See `qlax.HostEnv`; for environments made with the option `render_mode="rgb_array"`."""
-        pictures: Any = self._env.render()
-        return np.stack(pictures)
 
     def close(self) -> None:
         """See `qlax.HostEnv`."""
@@ -95,6 +99,8 @@ def make(
     for option, (value, known) in chosen.items():
         if value not in known:
             raise UserError(f"{env_id}: {option}={value!r}{nearest(str(value), known)}; expected {', '.join(known)}")
+    if options.get("render_mode") == TO_DRAW["render_mode"]:
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # Pygame looks for a sound card, and complains without one
     find_own_modules()
     own = [import_object(path) for path in wrappers]
     maker = os.getpid()

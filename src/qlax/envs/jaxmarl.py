@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from qlax.envs import drawing
 from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, described, nearest
 from qlax.imports import imported_when_used, silently
@@ -86,6 +88,8 @@ class JaxMARL:
 class MultiParticle(JaxMARL):
     """The cooperative tasks of MPE; the team's reward is the sum of its members', and only time ends an episode."""
 
+    fps = 8.0
+
     def __init__(self, env: Any):
         super().__init__(env)
         self.time_limit = env.max_steps + 1  # it compares before it counts
@@ -93,9 +97,31 @@ class MultiParticle(JaxMARL):
     def _reward(self, rewards: dict[Any, jax.Array]) -> jax.Array:
         return jnp.stack([rewards[agent] for agent in self._agents]).sum()
 
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`: agents with a rim and a number, and landmarks; what is beyond the edge is not shown."""
+        env, extent = self._env, 1.5
+        canvas = drawing.Canvas((360, 360), (-extent, -extent), 180 / extent)
+        for number in reversed(range(env.num_entities)):
+            place, radius, color = state.p_pos[number], env.rad[number], tuple(map(int, env.colour[number]))
+            if number < env.num_agents:
+                canvas.circle(place, radius + 0.012, drawing.INK)
+                canvas.circle(place, radius, color)
+                canvas.text(place, str(number), drawing.INK, min(0.12, radius))
+            else:
+                canvas.circle(place, radius, color)
+        lines = []
+        for number in map(int, np.flatnonzero(~np.asarray(env.silent, bool))):
+            if np.any(state.c[number]):
+                lines.append(f"{number} says {chr(ord('A') + int(np.argmax(state.c[number])))}")
+        for row, line in enumerate(lines):
+            canvas.text((0.04 - extent, extent - 0.1 - 0.14 * row), line, drawing.INK, 0.11, "lm")
+        return canvas.picture()
+
 
 class Smax(JaxMARL):
     """SMAX against enemies that follow a heuristic; `metrics["won"]` is 1 where the episode was, else 0."""
+
+    fps = 8.0
 
     def __init__(self, env: Any):
         super().__init__(env)
@@ -113,6 +139,29 @@ class Smax(JaxMARL):
         allies, enemies = self._alive(state)
         return ~(allies & enemies)
 
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`: allies blue, enemies red, with the letter of their type, health, and whom they attack."""
+        env, units = self._env, jax.device_get(state.state)
+        places, alive = np.asarray(units.unit_positions), np.asarray(units.unit_alive, bool)
+        reach, radii, health = (
+            np.asarray(of_type)[units.unit_types]
+            for of_type in (env.unit_type_attack_ranges, env.unit_type_radiuses, env.unit_type_health)
+        )
+        canvas = drawing.Canvas((480, 480), (0, 0), 480 / env.map_width)
+        for unit, action in enumerate(np.asarray(units.prev_attack_actions) - env.num_movement_actions):
+            is_ally = unit < env.num_allies  # enemies count targets from the last ally on
+            target = int(action) + env.num_allies if is_ally else env.num_allies - 1 - int(action)
+            if action >= 0 and alive[unit] and np.linalg.norm(places[unit] - places[target]) < reach[unit]:
+                canvas.line([places[unit], places[target]], drawing.BLUE if is_ally else drawing.VERMILION, 0.08)
+        for unit in map(int, np.flatnonzero(alive)):
+            (x, y), radius = places[unit], radii[unit] * 1.2
+            canvas.circle((x, y), radius, drawing.BLUE if unit < env.num_allies else drawing.VERMILION)
+            canvas.text((x, y), env.unit_type_shorthands[units.unit_types[unit]], drawing.WHITE, 0.9)
+            full = max(0.0, float(units.unit_health[unit] / health[unit]))
+            canvas.box((x - 0.7, y + radius + 0.15), (1.4, 0.2), (205, 205, 205))
+            canvas.box((x - 0.7, y + radius + 0.15), (1.4 * full, 0.2), drawing.GREEN)
+        return canvas.picture()
+
     def _alive(self, state: PyTree) -> tuple[jax.Array, jax.Array]:
         alive = state.state.unit_alive
         return alive[: self.num_agents].any(), alive[self.num_agents :].any()
@@ -125,6 +174,9 @@ class Overcooked(JaxMARL):
     to 0 linearly over the fraction `shaping_fraction` of training. Returns are of deliveries alone, 20 each;
     `metrics["deliveries"]` counts them. Members see each other from their own side, so no one-hot member is needed.
     """
+
+    fps = 6.0
+    action_names = ("up", "down", "right", "left", "stay", "interact")
 
     def __init__(self, env: Any, shaping_fraction: float = 0.5):
         if not 0 <= shaping_fraction <= 1:
@@ -159,6 +211,18 @@ class Overcooked(JaxMARL):
         metrics = {"raw_reward": raw_reward, "deliveries": jnp.where(cut, deliveries, jnp.nan)}
         return (state, deliveries), step._replace(metrics=metrics)
 
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`."""
+        with imported_when_used("matplotlib.pyplot"):  # for its window
+            from jaxmarl.viz.overcooked_visualizer import OvercookedVisualizer
+
+        state, _ = state
+        around = self._env.agent_view_size - 2  # walls, so that views do not end
+        grid = np.asarray(state.maze_map)[around:-around, around:-around]
+        return OvercookedVisualizer._render_grid(
+            grid, tile_size=48, agent_dir_idx=np.asarray(state.agent_dir_idx), agent_inv=np.asarray(state.agent_inv)
+        )
+
     def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
         """`[M, H, W, 26]`; float32, as some planes count."""
         return jnp.stack([obs[agent] for agent in self._agents]).astype(jnp.float32)
@@ -170,6 +234,32 @@ class Hanabi(JaxMARL):
     Whoever's turn it is not has one legal action, to wait. `metrics` hold `fireworks`, the cards played all the
     same, and `lost_lives`, 1 where that ended the episode.
     """
+
+    fps = 1.0
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`: cards played, tokens, and everybody's hands, with > before whose turn it is."""
+        palette = (drawing.VERMILION, drawing.YELLOW, drawing.GREEN, drawing.WHITE, drawing.SKY)
+        fireworks, hands = np.asarray(state.fireworks), np.asarray(state.player_hands)
+        rows = [fireworks[..., None, :].sum(-1, dtype=int), *hands]
+        width = 2.2 + max(hands.shape[1], len(fireworks))
+        canvas = drawing.Canvas((round(60 * width), 60 * (len(rows) + 1)), (0, 0), 60, drawing.DIM)
+        for row, cards in enumerate(rows):
+            y = len(rows) - row
+            turn = "> " if row and np.argmax(state.cur_player_idx) == row - 1 else ""
+            canvas.text((0.2, y + 0.5), f"{turn}member {row - 1}" if row else "played", drawing.WHITE, 0.32, "lm")
+            for place, card in enumerate(cards):
+                if row:
+                    color, number = divmod(int(np.argmax(card)), card.shape[-1]) if card.any() else (None, 0)
+                    number += 1
+                else:
+                    color, number = place, int(card[0])
+                if color is not None:
+                    canvas.box((2.1 + place, y + 0.08), (0.84, 0.84), palette[color % len(palette)])
+                    canvas.text((2.52 + place, y + 0.5), str(number), drawing.INK, 0.5)
+        tokens = f"hints {int(np.sum(state.info_tokens))}   lives {int(np.sum(state.life_tokens))}"
+        canvas.text((0.2, 0.5), f"{tokens}   step {int(state.step)}", drawing.WHITE, 0.32, "lm")
+        return canvas.picture()
 
     def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
         return {"fireworks": state.fireworks.sum(), "lost_lives": ~state.life_tokens.any()}

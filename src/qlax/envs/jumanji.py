@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jumanji
+import numpy as np
+from jumanji.viewer import MatplotlibViewer
 
 from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, described, nearest
@@ -22,6 +24,7 @@ from qlax.types import PyTree, Step
 CONTINUOUS = "SearchAndRescue-v0"
 NEEDS_NETWORK = "Sokoban-v0"  # downloads its levels when it is made
 NO_LIMIT = 2**30  # steps
+DRAWN_SIZE = 480  # pixels of a picture's longer side
 FRIGHTENED = 30  # steps that ghosts stay so
 # By class: where a reset costs as much as 7 to 66 steps. Fewer share one where episodes are short.
 RESET_RATIOS = {
@@ -46,6 +49,8 @@ class Jumanji:
       env: of Jumanji, of a class named in `OBSERVATIONS`.
     """
 
+    fps = 4.0
+
     def __init__(self, env: Any):
         kind = type(env).__name__
         self._env, self._observe = copy.copy(env), OBSERVATIONS[kind]
@@ -66,6 +71,11 @@ class Jumanji:
         self.num_actions: int = shape[-1]
         if len(shape) == 2:
             self.num_agents = shape[0]
+        for name, viewer in vars(env).items():
+            if isinstance(viewer, MatplotlibViewer):
+                self._drawn: list[np.ndarray] = []
+                setattr(self._env, name, _without_window(viewer, self._drawn))
+                self.render: Callable[[Any], np.ndarray] = self._render
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -78,6 +88,11 @@ class Jumanji:
             action = jnp.stack(jnp.unravel_index(action, self._choices))
         return self._shown(*self._env.step(state, action))
 
+    def _render(self, state: Any) -> np.ndarray:
+        state = jax.tree.map(jnp.asarray, state)  # some drawings need more than NumPy has
+        self._env.render(state)  # which may return nothing
+        return self._drawn.pop()
+
     def _shown(self, state: Any, timestep: Any) -> tuple[PyTree, Step]:
         obs, terminated, truncated, legal = timestep.observation, timestep.last(), jnp.bool_(False), None
         if self._has_limit:
@@ -89,6 +104,31 @@ class Jumanji:
         metrics = {name: jnp.where(at_end, value, jnp.nan) for name, value in timestep.extras.items()}
         step = Step(self._observe(self._env, obs), legal, timestep.reward.sum(), terminated, truncated, metrics)
         return state, step
+
+
+def _without_window(viewer: MatplotlibViewer, drawn: list[np.ndarray]) -> MatplotlibViewer:
+    """The same, drawing in memory, pictures into `drawn`: left alone it opens windows."""
+    viewer = copy.copy(viewer)
+
+    def new_figure(*_: Any, **options: Any) -> tuple[Any, Any]:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(viewer.figure_size, dpi=DRAWN_SIZE / max(viewer.figure_size), **options)
+        FigureCanvasAgg(figure)
+        figure.subplots_adjust(left=0.05, right=0.95, bottom=0.05, top=0.92)
+        kind = type(viewer).__name__
+        if kind == "RubiksCubeViewer":
+            return figure, list(figure.subplots(3, 2).flat)
+        return figure, figure.add_subplot(projection="3d" if kind == "BinPackViewer" else None)
+
+    def keep(figure: Any) -> None:
+        drawn.append(np.array(viewer._display_rgb_array(figure)[..., :3]))
+
+    changed: dict[str, Any] = {"_get_fig_ax": new_figure, "_display": keep, "_clear_display": lambda: None}
+    for name, value in changed.items():
+        setattr(viewer, name, value)
+    return viewer
 
 
 def _one_hot(x: jax.Array, categories: int) -> jax.Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, nearest
@@ -18,6 +19,7 @@ with imported_when_used("wandb", "wandb.util"):  # for its own agents: a quarter
     from navix import observations
     from navix.entities import Directions, EntityIds
     from navix.environments.registry import registry
+    from navix.rendering.cache import RenderingCache
     from navix.rendering.registry import PALETTE
 
 OBSERVATIONS = ("symbolic", "symbolic_first_person", "rgb", "rgb_first_person")
@@ -42,11 +44,14 @@ class Navix:
     """
 
     reset_ratio = 4
+    fps = 8.0
 
     def __init__(self, env: Any, is_image: bool):
         self._env, self._is_image = env, is_image
         self.num_actions = len(env.action_set)
         self.time_limit: int = env.max_steps
+        self.action_names = tuple(action.__name__.replace("_", " ") for action in env.action_set)
+        self._draw = jax.jit(lambda state: observations.rgb(state.replace(cache=RenderingCache.init(state.grid))))
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -56,6 +61,10 @@ class Navix:
         """See `qlax.Env`."""
         del key  # the state holds one
         return self._shown(self._env._step(state, action))
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`: the whole grid."""
+        return np.asarray(self._draw(state.state))
 
     def _shown(self, timestep: Any) -> tuple[PyTree, Step]:
         obs, state = timestep.observation, timestep.replace(observation=None, info={})

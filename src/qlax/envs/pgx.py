@@ -5,16 +5,19 @@ so that what follows its action is the next position in which it has to move.
 """
 
 import inspect
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pgx
 from pgx.minatar import freeway
 
 from qlax.agent import load
+from qlax.envs import drawing
 from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, described, nearest
 from qlax.imports import import_object
@@ -26,6 +29,15 @@ LEARNER = 0  # by number; who begins is drawn anew in every game
 MINATAR = "minatar-"
 FOR_THREE = "sparrow_mahjong"  # may be over before the learner has moved
 OPPONENT: dict[str, Any] = {"opponent": "random", "opponent_epsilon": 0.3, "generations": 100}
+DRAWN_SIZE = 480  # pixels of a board's longer side
+# No font that comes with anything here has the Japanese letters: the usual western ones, + for what was promoted.
+SHOGI_LETTERS = str.maketrans(
+    {
+        **dict(zip("歩香桂銀金角飛王玉", "PLNSGBRKK", strict=True)),
+        **{"と": "+P", "成": "+", "馬": "+B", "龍": "+R"},
+        **dict(zip("一二三四五六七八九", "abcdefghi", strict=True)),
+    }
+)
 Policy = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (key, obs [...], legal [A] bool) -> action
 
 
@@ -46,6 +58,12 @@ class SinglePlayer:
         self._only_time_ends = env.id == "minatar-freeway"
         if self._only_time_ends:
             self.time_limit = int(freeway.time_limit) + 1  # it compares before it counts
+        self.fps = 15.0 if self._all_legal else 4.0
+        if self._all_legal:
+            chosen = env.minimal_action_set if env.use_minimal_action_set else range(len(drawing.MINATAR_ACTIONS))
+            self.action_names = tuple(drawing.MINATAR_ACTIONS[action] for action in chosen)
+        elif env.id == "2048":
+            self.action_names = ("left", "up", "right", "down")
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -56,6 +74,12 @@ class SinglePlayer:
         """See `qlax.Env`."""
         state = self._env.step(state, action, key)
         return state, self._step(state, state.rewards[0])
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`."""
+        if self._all_legal:
+            return drawing.minatar(self._env.id.removeprefix(MINATAR), state.observation)
+        return _board(state)
 
     def _step(self, state: pgx.State, reward: jax.Array) -> Step:
         no, legal = jnp.bool_(False), None if self._all_legal else state.legal_action_mask
@@ -72,6 +96,8 @@ class Game:
       epsilon: how likely it moves at random instead.
     """
 
+    fps = 1.5
+
     def __init__(self, env: pgx.Env, policy: Policy | None = None, epsilon: float = 0.0):
         self._env, self._policy, self._epsilon = env, policy or _random, epsilon
         self.num_actions = _num_actions(env)
@@ -83,6 +109,10 @@ class Game:
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
         return self._moved(key, state, action, self._policy)
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`."""
+        return _board(state)
 
     def _begun(self, key: jax.Array, policy: Policy) -> tuple[PyTree, Step]:
         key_init, key_answer = jax.random.split(key)
@@ -173,6 +203,29 @@ class Challenge(Game):
         if network.recurrent:
             raise UserError("opponent=self needs a network without memory: --memory none")
         return SelfPlay(self._env, network, *self._settings)
+
+
+def _board(state: pgx.State) -> np.ndarray:
+    """A game as Pgx draws it, in SVG."""
+    import matplotlib
+    import resvg_py
+    from pgx._src.visualizer import Visualizer
+    from PIL import Image
+
+    state = jax.tree.map(jnp.asarray, state)  # some drawings need more than NumPy has
+    svg: Any = Visualizer().get_dwg(state)
+    font, fonts = "DejaVu Sans", Path(matplotlib.get_data_path(), "fonts/ttf")
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg.tostring().translate(SHOGI_LETTERS),
+        zoom=DRAWN_SIZE / max(svg["width"], svg["height"]),
+        skip_system_fonts=True,  # the same picture everywhere
+        font_files=[str(fonts / "DejaVuSans.ttf"), str(fonts / "DejaVuSans-Bold.ttf")],
+        font_family=font,
+        serif_family=font,
+        sans_serif_family=font,
+        monospace_family=font,
+    )
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def _num_actions(env: pgx.Env) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qlax.errors import UserError, nearest
 from qlax.expectations import team_of
@@ -32,6 +33,15 @@ class Wrapper:
         return getattr(self._env, name)
 
 
+class _WithState(Wrapper):
+    """Its state holds the environment's, as `env`."""
+
+    def __init__(self, env: Env):
+        super().__init__(env)
+        if hasattr(env, "render"):
+            self.render: Callable[[Any], np.ndarray] = lambda state: env.render(state.env)
+
+
 class Limited(NamedTuple):
     """State of `TimeLimit`."""
 
@@ -39,7 +49,7 @@ class Limited(NamedTuple):
     steps: jax.Array  # int32, taken in this episode
 
 
-class TimeLimit(Wrapper):
+class TimeLimit(_WithState):
     """Episodes are cut after so many steps, unless they end before.
 
     Args:
@@ -77,7 +87,7 @@ class Stacked(NamedTuple):
     obs: PyTree  # as last shown
 
 
-class FrameStack(Wrapper):
+class FrameStack(_WithState):
     """The last observations together, oldest first; the first one of an episode is repeated.
 
     Those of a vector `[k]` are one vector `[frames * k]`, those of a grid with channels `[H, W, C]` one grid

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import xminigrid
 from xminigrid.core.constants import NUM_COLORS, NUM_TILES, Tiles
+from xminigrid.rendering import rgb_render
 
 from qlax.envs.options import like_default
 from qlax.errors import UserError, check_options, nearest
@@ -27,6 +29,8 @@ class XMiniGrid:
     """
 
     reset_ratio = 4
+    fps = 8.0
+    action_names = ("forward", "right", "left", "pick up", "put down", "toggle")
 
     def __init__(self, env: Any, params: Any, show_carried: bool = False):
         self._env, self._params, self._show_carried = env, params, show_carried
@@ -41,6 +45,10 @@ class XMiniGrid:
         """See `qlax.Env`."""
         del key  # nothing is left to chance
         return self._shown(self._env.step(self._params, state, action))
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`: the whole grid, with what the agent sees in a lighter shade."""
+        return rgb_render.render(np.asarray(state.state.grid), state.state.agent, self._params.view_size)
 
     def _shown(self, timestep: Any) -> tuple[PyTree, Step]:
         view, carried = timestep.observation, timestep.state.agent.pocket

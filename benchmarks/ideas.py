@@ -1,0 +1,44 @@
+"""The paper's ideas as docs/ideas.md shows them: `python benchmarks/ideas.py [name...]` runs examples/paper/ anew.
+
+Of every script the figures go to `docs/figures/`, and what it measured to `benchmarks/results/ideas-<name>.json`.
+"""
+
+import contextlib
+import json
+import runpy
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scores import RESULTS, circumstances
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES, FIGURES = ROOT / "examples" / "paper", ROOT / "docs" / "figures"
+COMMANDS = {
+    "baird": "baird.py",
+    "deepsea": "deepsea.py",
+    "cartpole": "lambda_and_norm.py --out cartpole.png",
+    "breakout": "lambda_and_norm.py --env minatar/breakout --seeds 2 --eval-interval 7 --out breakout.png",
+    "parallel": "parallel.py",
+}
+
+
+def main(names: list[str]) -> None:
+    """Run the named scripts one after the other, without a name all."""
+    sys.path.insert(0, str(EXAMPLES))  # as if a script were started itself
+    for name in names or COMMANDS:
+        script, *words = COMMANDS[name].split()
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            begun = time.perf_counter()
+            measured = runpy.run_path(str(EXAMPLES / script))["main"](words)
+            seconds = time.perf_counter() - begun
+            for figure in Path(folder).glob("*.png"):
+                shutil.copy(figure, FIGURES / figure.name)
+        kept = circumstances(f"python examples/paper/{COMMANDS[name]}") | {"seconds": round(seconds), **measured}
+        (RESULTS / f"ideas-{name}.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""Write docs/results.md from the result files: `python benchmarks/sheet.py`."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+from scores import RESULTS
+
+from qlax.statistics import stratified_interval
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/), 3 seeds"
+PAPER = "[paper](https://arxiv.org/abs/2407.04811), read off a figure"
+DEMO = "[the authors' notebook](https://github.com/mttga/purejaxql), 3 seeds, 10 million steps"
+NONE = "none found"
+
+# heading: (file of benchmarks/results/, what is published of the same task)
+SHEET = {
+    "Classic control": {
+        "cartpole": f"495.1 ± 6.9 ({CLEANRL})",
+        "cartpole-fast": "our own settings",
+        "cartpole-fast-bfloat16": "our own settings",
+        "acrobot": f"-95.6 ± 5.7 ({CLEANRL})",
+        "mountaincar": f"-200 ± 0 ({CLEANRL})",
+        "lunarlander": "our own settings; solved at 200",
+    },
+    "MinAtar": {
+        "breakout": NONE,
+        "asterix": f"70 to 72 ({DEMO})",
+        "space-invaders": NONE,
+        "freeway": NONE,
+        "seaquest": NONE,
+    },
+    "Memory": {
+        "memory-chain": "none found; 1 is the most there is",
+        "memory-chain-without-memory": "0 is chance",
+    },
+    "Open worlds": {
+        "craftax-classic": "our own settings",
+        "craftax-rnn": f"16.0 % of the maximum after 1,000 million steps ({PAPER.split(',')[0]})",
+    },
+    "Teams": {
+        "overcooked-cramped-room": f"0.96 of the maximum, all layouts, 5 million steps ({PAPER})",
+        "smax-3m": f"win rate 0.95, all maps, 10 million steps ({PAPER})",
+        "smax-2s3z": f"win rate 0.95, all maps, 10 million steps ({PAPER})",
+        "hanabi": NONE,
+        "mpe-spread": NONE,
+    },
+    "Boards, puzzles and grids": {
+        "connect-four": "our own settings",
+        "connect-four-self": "our own settings",
+        "snake": "our own settings",
+        "navix-doorkey": "our own settings",
+        "xminigrid-doorkey": "our own settings",
+    },
+}
+HEADER = ["command", "greedy return", "95 % interval", "least to best seed", "seeds", "steps", "seconds", "published"]
+
+BEGINNING = """\
+# Results
+
+What the presets come to on two cores of a CPU, beside what is published. `python benchmarks/scores.py` trains them,
+`python benchmarks/sheet.py` writes this page from the files in `benchmarks/results/`, to which the commands lead; each
+has its versions, its date and every evaluation on the way.
+
+- **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 a seed unless the file says
+  otherwise, with the last weights and not the best ones. The suite's own score is in brackets, where it has one.
+- **95 % interval**: of a bootstrap over the seeds; with fewer than five it says little, and is left out.
+- **Steps** are those of a seed, **seconds** those of training all seeds in one program, without compilation (some ten
+  seconds the first time). Other work ran beside many of them: speeds are measured in [Performance](performance.md).
+- **Published** numbers are of the same task, not always of the same steps and protocol; see there.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    parts, machines = [BEGINNING], {}
+    for heading, rows in SHEET.items():
+        found = {name: json.loads(path.read_text()) for name in rows if (path := RESULTS / f"{name}.json").exists()}
+        lines = [_row(name, record, rows[name]) for name, record in found.items()]
+        table = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ["---"] * len(HEADER), *lines)]
+        parts.append("\n".join([f"## {heading}", "", *table]) + "\n")
+        for name, record in found.items():
+            machines.setdefault((record["machine"], record["versions"]["jax"]), []).append((name, record["date"]))
+    parts.append(_where(machines))
+    PAGE.write_text("\n".join(parts))
+
+
+def _row(name: str, record: dict, published: str) -> list[str]:
+    returns = [x for x in record["eval_return"]["per_run"] if x is not None]
+    interval = "-"
+    if len(returns) >= 5:
+        low, high = stratified_interval(lambda samples: samples[0].mean(-1), [np.array(returns)])
+        interval = f"{low:.4g} to {high:.4g}"
+    score = record.get("eval_score", {}).get("mean")
+    mean = f"{statistics.fmean(returns):.4g}" + (f" (score {score:.3g})" if score is not None else "")
+    return [
+        f"[`{record['command']}`](../benchmarks/results/{name}.json)",
+        mean,
+        interval,
+        f"{min(returns):.4g} to {max(returns):.4g}",
+        str(len(record["seeds"])),
+        f"{record['total_steps']:,}",
+        f"{record['train_seconds']:,.0f}",
+        published,
+    ]
+
+
+def _where(machines: dict[tuple[str, str], list[tuple[str, str]]]) -> str:
+    lines = ["## Where and when", ""]
+    for (machine, jax), runs in machines.items():
+        days = sorted({date for _, date in runs})
+        lines.append(
+            f"- {machine}, JAX {jax}, {' and '.join({days[0], days[-1]})}: {', '.join(name for name, _ in runs)}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What the site has beside its pages: pages made of commands and presets, and the files that pages link to."""
+
+import argparse
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from qlax import cli
+from qlax.config import FIELDS, preset_text, presets
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"(?<=\]\()\.\./([^)#]+)")  # out of docs/
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add pages that are made here, and whatever else of the repository pages link to."""
+    files.append(File.generated(config, "commands.md", content=commands()))
+    files.append(File.generated(config, "presets.md", content=all_presets()))
+    pages = [file.content_string for file in files.documentation_pages()]
+    for path in sorted({found for page in pages for found in LINK.findall(page) if (ROOT / found).is_file()}):
+        files.append(File.generated(config, f"files/{path}", abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links out of docs/ lead to the copies; those to what is not there are left, which the build reports."""
+    return LINK.sub(lambda found: f"files/{found[1]}" if (ROOT / found[1]).is_file() else found[0], markdown)
+
+
+def commands() -> str:
+    """Every command with its flags, and all settings once."""
+    parser = cli._parser()
+    (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    parts = [
+        "# Commands",
+        "What `qlax COMMAND --help` says, on one page. Exit codes: 0 all is done, 1 training failed, 2 something in "
+        "the command has to be mended.",
+    ]
+    for name, subparser in subparsers.choices.items():
+        own = [action for action in subparser._actions if action.dest not in FIELDS or name in ("evaluate", "render")]
+        has_settings = len(own) < len(subparser._actions)
+        own = [action for action in own if action.dest != "help"]
+        words = [action.metavar or action.dest for action in own if not action.option_strings]
+        usage = " ".join(
+            [
+                "qlax",
+                name,
+                *words,
+                *(["[SETTINGS]"] if has_settings else []),
+                *(["[FLAGS]"] if len(own) > len(words) else []),
+            ]
+        )
+        said = [part for part in (subparser.description, subparser.epilog) if part]
+        parts += [
+            f"## qlax {name}",
+            f"`{usage}`",
+            *(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in said),
+            _table(own),
+        ]
+    parts += [
+        "## Settings",
+        "Of `train`, `sweep` and `suite`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
+    ]
+    train = subparsers.choices["train"]
+    parts.append(_table([action for action in train._actions if action.dest in FIELDS]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(actions: list[argparse.Action]) -> str:
+    rows = ["| | |", "| --- | --- |"]
+    for action in actions:
+        values = "|".join(map(str, action.choices or ())) or action.metavar or ""
+        takes = f" {values}" if action.option_strings and action.nargs != 0 and values else ""
+        written = ", ".join(f"{flag}{takes}" for flag in action.option_strings) or str(action.metavar or action.dest)
+        rows.append(f"| `{written.replace('|', ' or ')}` | {action.help} |")
+    return "\n".join(rows)
+
+
+def all_presets() -> str:
+    """What the heading of every preset says, and its settings."""
+    parts = [
+        "# Presets",
+        "`qlax presets` lists them, `qlax train NAME` trains one, and flags change what it says. "
+        "What has been measured of them is in [Results](results.md), with intervals.",
+    ]
+    for name in presets():
+        lines = preset_text(name).splitlines()
+        heading = [line for line in lines if line.startswith("#")]
+        said = "\n".join(line.removeprefix("#").strip() for line in heading)
+        said = re.sub(r"\n(Source|Expect|Hardware):", r"\n\n**\1.**", said).replace("<name>", "`<name>`")
+        settings = "\n".join(line for line in lines if line not in heading)
+        parts.append(f"## {name.replace('<name>', 'NAME')}\n\n{said}\n\n```toml\n{settings}\n```")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,56 @@
+"""The site builds without a warning, and has what it promises."""
+
+import logging
+import re
+
+import pytest
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from pages import ROOT
+
+from qlax import cli
+from qlax.config import preset_text, presets
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Built as `make site` does: a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    counter = _Counter(logging.WARNING)
+    logging.getLogger("mkdocs").addHandler(counter)
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
+    assert not counter.messages
+    return folder
+
+
+class _Counter(logging.Handler):
+    def __init__(self, level):
+        super().__init__(level)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+def test_every_command_and_flag_is_on_the_page_of_commands(site):
+    page = (site / "commands" / "index.html").read_text()
+    subparsers = cli._parser()._subparsers._group_actions[0].choices
+    assert len(subparsers) > 10
+    for name, parser in subparsers.items():
+        assert f"qlax {name}" in page
+        for flag in (flag for action in parser._actions for flag in action.option_strings if action.dest != "help"):
+            assert flag in page, (name, flag)
+
+
+def test_every_preset_is_there_with_what_it_says_of_itself(site):
+    page = re.sub(r"<[^>]+>", "", (site / "presets" / "index.html").read_text())
+    for name in presets():
+        assert name.replace("<name>", "NAME") in page
+        assert preset_text(name).splitlines()[0].removeprefix("# ").split(",")[0].split(" <")[0][:40] in page
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        sources = re.findall(r'<(?:script|img|source|iframe)[^>]*\bsrc="?([^"\s>]+)', page.read_text())
+        sheets = re.findall(r'<link[^>]*rel="?stylesheet[^>]*href="?([^"\s>]+)', page.read_text())
+        assert not [source for source in sources + sheets if re.match(r"(https?:)?//", source)], page
