@@ -34,7 +34,7 @@ import numpy as np
 import platformdirs
 from matplotlib.ticker import FuncFormatter
 from peers import environment, measure, train
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 from qlax import statistics
 
@@ -102,7 +102,7 @@ TASKS = {
                 {},
                 peer="sb3",
                 worker="sb3_dqn.py",
-                until=102_400,
+                seeds=3,
             ),
             "dqn-rejax": Algorithm(
                 "DQN (rejax)",
@@ -346,11 +346,12 @@ def add(path: Path, name: str, key: str, seed: int, total_steps: int | None) -> 
     if any(run["seed"] == seed for run in before):
         return
     python = environment(algorithm.peer) if algorithm.peer else None
-    cache = platformdirs.user_cache_path("qlax") / "baselines" / f"{name}-{key}"
+    total_steps = total_steps or task.total_steps
+    cache = platformdirs.user_cache_path("qlax") / "baselines" / f"{name}-{key}-{total_steps}"
     if not before:
         shutil.rmtree(cache, ignore_errors=True)
     load, used = os.getloadavg()[0], _processor_seconds()
-    run = one(task, algorithm, seed, total_steps or task.total_steps, python, str(cache))
+    run = one(task, algorithm, seed, total_steps, python, str(cache))
     run = {
         "algorithm": key,
         "seed": seed,
@@ -360,6 +361,7 @@ def add(path: Path, name: str, key: str, seed: int, total_steps: int | None) -> 
         "processor_seconds": _processor_seconds() - used,
         **run,
     }
+    record = json.loads(path.read_text()) if path.exists() else record  # another process may have added to it
     record = {
         **circumstances(f"python benchmarks/baselines.py {name}"),
         "task": {**task._asdict(), "algorithms": {k: a._asdict() for k, a in task.algorithms.items()}},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 import qlax
 

@@ -12,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 import optax
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 from qlax import QNetwork, layers, pqn
 from qlax.networks import HIDDEN

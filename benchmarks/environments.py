@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 from qlax.envs import make
 from qlax.envs.vec import Vec

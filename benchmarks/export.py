@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 import qlax
 
@@ -79,7 +79,7 @@ def measure(form: str, run: str, out: str) -> dict[str, float]:
     """In a process of its own: Q-values of all observations to `out`; seconds to load, microseconds of an act."""
     begun = time.perf_counter()
     look = player(form, run)
-    info = json.loads(Path(run, "info.json").read_text())
+    info = json.loads(Path(run, "agent.stablehlo.json").read_text())
     obs, random = observations(info), np.random.default_rng(1)
     look(obs[0, :1], np.ones(1, bool)).argmax(-1)
     loaded = time.perf_counter() - begun
@@ -101,7 +101,6 @@ def compared(run: Path) -> dict[str, dict[str, float]]:
         files[form] = run / f"agent.{form}"
         if not files[form].exists():
             qlax.export(run, format=form)
-    (run / "info.json").write_text(json.dumps(qlax.load(run, numpy_only=True).info))
     found, q = {}, {}
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     for form, file in files.items():

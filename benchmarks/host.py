@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 from qlax.config import configure
 from qlax.program import Program

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES, FIGURES = ROOT / "examples" / "paper", ROOT / "docs" / "figures"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 MEMORIES = ("lstm", "gru", "mingru", "lru", "none")
 

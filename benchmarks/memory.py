@@ -9,7 +9,7 @@ import json
 
 import jax
 import jax.numpy as jnp
-from scores import RESULTS, circumstances
+from records import RESULTS, circumstances
 
 from qlax import capacity
 from qlax.config import configure

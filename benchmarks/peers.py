@@ -34,7 +34,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
-from scores import RESULTS, circumstances, compilation_cache
+from records import RESULTS, circumstances, compilation_cache
 
 REQUIREMENTS = {
     # rejax unpacks five values of a step, gymnax 1.0 returns six. The others are those of our own measurements,

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scores import RESULTS, circumstances, compilation_cache
+from records import RESULTS, circumstances, compilation_cache
 
 QLAX = [sys.executable, "-m", "qlax.cli"]
 LEARNING_RATES = ("3e-5", "6e-5", "1e-4", "2e-4", "4e-4", "8e-4", "1.6e-3", "3.2e-3")

@@ -6,23 +6,16 @@ interrupted. What needs a GPU is trained if it is named: `bash benchmarks/gpu_su
 `python benchmarks/sheet.py` makes the page of them. Run directories stay in `runs/scores/`.
 """
 
-import datetime
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
+from records import RESULTS, circumstances
+
 from qlax.files import free_name
 
-PACKAGES = (
-    *("qlax", "jax", "flax", "optax", "gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl"),
-    *("gymnasium", "ale_py", "envpool"),
-)
-RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/scores")
 AS_IN_GYMNAX = "--env-options sticky_action_prob=0 --wrappers time_limit="
 COMMANDS = {
@@ -38,6 +31,7 @@ COMMANDS = {
     "memory-chain-constant-rate": "memory-chain --seeds 4 --learning-rate-end 1",
     "memory-chain-without-memory": "memory-chain --seeds 4 --memory none",
     "breakout": "minatar/breakout --seeds 5",
+    "breakout-short": "minatar/breakout --total-steps 1000000 --seeds 2",
     "asterix": "minatar/asterix --total-steps 1000000 --seeds 5",
     "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 5",
     "freeway": "minatar/freeway --total-steps 1000000 --seeds 5",
@@ -64,29 +58,6 @@ ON_A_GPU = {  # some ten minutes each
 }
 
 
-def processor() -> str:
-    """The name of the processor, as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
-
-
-def circumstances(command: str) -> dict:
-    """What a record says of how it came about."""
-    return {
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
-    }
-
-
-def compilation_cache(folder: str) -> dict[str, str]:
-    """Environment variables that keep what qlax would keep in its own cache in this folder instead."""
-    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-
-
 def main(names: list[str]) -> None:
     """Train the named ones, without a name all that have no result and do not need a GPU."""
     for name in names or COMMANDS:
@@ -102,16 +73,16 @@ def train(name: str, command: str) -> None:
         run.rename(free_name(run.with_name(f"{run.name}-earlier")))  # it is asked for again
     words = ["resume", str(run)] if (run / "config.json").exists() else [*command.split()[1:], "--out", str(run)]
     subprocess.run([sys.executable, "-m", "qlax.cli", *words], check=True)
-    keep(name, command, run)
+    keep(name, command, run, os.getloadavg()[0])
 
 
-def keep(name: str, command: str, run: Path) -> None:
-    """Write the record of a run that was trained to its end."""
+def keep(name: str, command: str, run: Path, load_average: float) -> None:
+    """Write the record of a run that was trained to its end, while so many processes wanted a core."""
     summary = json.loads((run / "summary.json").read_text())
     lines = list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
     lines = [line for line in lines if any(x is not None for x in line["eval_return"])]
     evaluations = {key: [line[key] for line in lines] for key in ("steps", "seconds", "eval_return")}
-    record = circumstances(command) | summary | {"evaluations": evaluations}
+    record = circumstances(command) | {"load_average": load_average} | summary | {"evaluations": evaluations}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 

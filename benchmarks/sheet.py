@@ -5,13 +5,14 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from scores import RESULTS
+from records import RESULTS
 
 from qlax.statistics import stratified_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/), 3 seeds"
 PAPER = "[paper](https://arxiv.org/abs/2407.04811), read off a figure"
+MOST_LOAD = 4  # processes that want one of the two cores, more than which make seconds meaningless
 DEMO = "[the authors' notebook](https://github.com/mttga/purejaxql), 3 seeds, 10 million steps"
 NONE = "none found"
 
@@ -27,6 +28,7 @@ SHEET = {
     },
     "MinAtar": {
         "breakout": NONE,
+        "breakout-short": NONE,
         "asterix": f"70 to 72 ({DEMO})",
         "space-invaders": NONE,
         "freeway": NONE,
@@ -55,20 +57,20 @@ SHEET = {
         "xminigrid-doorkey": "our own settings",
     },
 }
-HEADER = ["command", "greedy return", "95 % interval", "least to best seed", "seeds", "steps", "seconds", "published"]
+HEADER = ["`qlax train ...`", "greedy return", "least to best seed", "seeds", "steps", "seconds", "published"]
 
 BEGINNING = """\
 # Results
 
 What the presets come to on two cores of a CPU, beside what is published. `python benchmarks/scores.py` trains them,
-`python benchmarks/sheet.py` writes this page from the files in `benchmarks/results/`, to which the commands lead; each
-has its versions, its date and every evaluation on the way.
+`python benchmarks/sheet.py` writes this page from the files in `benchmarks/results/`, to which the commands lead; they
+have the versions, the dates and every seed.
 
 - **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 a seed unless the file says
-  otherwise, with the last weights and not the best ones. The suite's own score is in brackets, where it has one.
-- **95 % interval**: of a bootstrap over the seeds; with fewer than five it says little, and is left out.
+  otherwise, with the last weights and not the best ones. In brackets its 95 % interval, of a bootstrap over the seeds;
+  of fewer than five it says little, and is left out. Then the suite's own score, where it has one.
 - **Steps** are those of a seed, **seconds** those of training all seeds in one program, without compilation (some ten
-  seconds the first time). Other work ran beside many of them: speeds are measured in [Performance](performance.md).
+  seconds the first time). † The machine was busy with other work: [Performance](performance.md) has measured speeds.
 - **Published** numbers are of the same task, not always of the same steps and protocol; see there.
 """
 
@@ -89,20 +91,20 @@ def main() -> None:
 
 def _row(name: str, record: dict, published: str) -> list[str]:
     returns = [x for x in record["eval_return"]["per_run"] if x is not None]
-    interval = "-"
+    mean = f"**{statistics.fmean(returns):.4g}**"
     if len(returns) >= 5:
         low, high = stratified_interval(lambda samples: samples[0].mean(-1), [np.array(returns)])
-        interval = f"{low:.4g} to {high:.4g}"
-    score = record.get("eval_score", {}).get("mean")
-    mean = f"{statistics.fmean(returns):.4g}" + (f" (score {score:.3g})" if score is not None else "")
+        mean += f" ({low:.4g} to {high:.4g})"
+    if (score := record.get("eval_score", {}).get("mean")) is not None:
+        mean += f", score {score:.3g}"
+    command = record["command"].removeprefix("qlax train ")
     return [
-        f"[`{record['command']}`](../benchmarks/results/{name}.json)",
+        f"[`{command}`](../benchmarks/results/{name}.json)",
         mean,
-        interval,
         f"{min(returns):.4g} to {max(returns):.4g}",
         str(len(record["seeds"])),
         f"{record['total_steps']:,}",
-        f"{record['train_seconds']:,.0f}",
+        f"{record['train_seconds']:,.0f}" + ("†" if record.get("load_average", 0) > MOST_LOAD else ""),
         published,
     ]
 
@@ -111,9 +113,8 @@ def _where(machines: dict[tuple[str, str], list[tuple[str, str]]]) -> str:
     lines = ["## Where and when", ""]
     for (machine, jax), runs in machines.items():
         days = sorted({date for _, date in runs})
-        lines.append(
-            f"- {machine}, JAX {jax}, {' and '.join({days[0], days[-1]})}: {', '.join(name for name, _ in runs)}."
-        )
+        when = " to ".join(dict.fromkeys((days[0], days[-1])))
+        lines.append(f"- {machine}, JAX {jax}, {when}: {', '.join(name for name, _ in runs)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scores import RESULTS, circumstances, compilation_cache
+from records import RESULTS, circumstances, compilation_cache
 
 TARGETS = {  # preset: megaflops a step at its settings
     "cartpole": 1.76,

@@ -69,7 +69,7 @@ def commands() -> str:
 
 
 def _table(actions: list[argparse.Action]) -> str:
-    rows = ["| | |", "| --- | --- |"]
+    rows = ["| argument | what it says |", "| --- | --- |"]
     for action in actions:
         values = "|".join(map(str, action.choices or ())) or action.metavar or ""
         takes = f" {values}" if action.option_strings and action.nargs != 0 and values else ""

@@ -31,9 +31,8 @@ from runs import CARTPOLE, SMALL, without_times
 
 import qlax
 from qlax.config import FIELDS, Config, from_file
-from qlax.errors import RunError, UserError, described
+from qlax.errors import RunError, Stopped, UserError, described
 from qlax.log import ProgressDisplay
-from qlax.session import Stopped
 
 SETTINGS = SMALL | {"seeds": 2, "hidden": (4,)}
 LONGER = 16 * 32  # steps of an extended run
@@ -532,7 +531,7 @@ def main() -> None:
     print(json.dumps(record, indent=2))
     if options.out:
         sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-        from scores import circumstances
+        from records import circumstances
 
         command = f"python tests/damage.py --directories {len(outcomes)} --seed {options.seed}"
         options.out.write_text(json.dumps(circumstances(command) | record, indent=2) + "\n")

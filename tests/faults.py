@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+from records import RESULTS, circumstances
 from runs import without_times
-from scores import RESULTS, circumstances
 
 # Several seconds of training, several settings, a checkpoint several times a second.
 SETTINGS = ["cartpole-fast", "--seeds", "2", "--lam", "0.5", "0.9", "--total-steps", "250000", "--norm", "batch"]

@@ -642,7 +642,7 @@ def main() -> None:
     print(json.dumps(record, indent=2))
     if options.out:
         sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-        from scores import circumstances
+        from records import circumstances
 
         command = f"python tests/fuzz.py --configurations {options.configurations}"
         command += f" --environments {options.environments} --seed {options.seed} --jobs {options.jobs}"

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qlax import Agent, networks
 from qlax.cli import main
 from qlax.config import configure
 from qlax.jobs import Job
@@ -82,6 +84,33 @@ def stand_in_for_training(monkeypatch, code, *words):
         return [sys.executable, "-S", "-c", code, str(job.directory), job.config.to_json(), *words]
 
     monkeypatch.setattr(Job, "command", command)
+
+
+def random_agent(network, obs, num_actions, seed=0, **info):
+    """Nobody trained it: all its numbers are random, those that training leaves as they begin among them.
+
+    Args:
+      network: its description, see `qlax.networks.build`.
+      obs: dtypes and shapes of an observation's arrays, which are called a, b, c if there are several.
+      num_actions: A.
+      seed: of the numbers.
+      info: what else describes it.
+    """
+    network = {"encoder": "mlp", "hidden": [8], **network}
+    built, random = networks.build(network, num_actions), np.random.default_rng(seed)
+    like = [jnp.zeros((1, 1, *shape), dtype) for dtype, shape in obs]
+    first = jnp.ones((1, 1), bool)
+    variables = jax.eval_shape(lambda: built.init(jax.random.key(0), built.initial_memory(1), like, first, False))
+
+    def filled(path, x):
+        wide = np.prod(x.shape[:-1], dtype=int) ** -0.5 if len(x.shape) > 1 else 0.3
+        values = wide * random.normal(size=x.shape) + ("scale" in jax.tree_util.keystr(path))
+        return (np.abs(values) if "var" in jax.tree_util.keystr(path) else values).astype(x.dtype)
+
+    paths = [""] if len(obs) == 1 else [f"['{name}']" for name in "abc"[: len(obs)]]
+    info = {"env": "test", "env_options": {}, "wrappers": [], "seed": seed, **info}
+    info |= {"network": network, "num_actions": num_actions, "obs": obs, "obs_paths": paths}
+    return Agent(jax.tree_util.tree_map_with_path(filled, variables), info)
 
 
 def is_refused_in_one_line(words, message, capsys, folder):

@@ -9,35 +9,46 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import show, strict_and_quick
-from runs import CARTPOLE, SMALL
+from runs import CARTPOLE, SMALL, random_agent
 
 import qlax
+from qlax import checkpoint
 from qlax.agent import _cast, _leaves
 
 
 @pytest.fixture(scope="module", params=["batch_renorm", "gru"])
-def trained(request, tmp_path_factory):
-    memory = request.param == "gru"
-    settings = {"memory": "gru"} if memory else {"norm": request.param, "input_norm": request.param}
-    return qlax.train(CARTPOLE, out=tmp_path_factory.mktemp("run") / "run", seeds=2, **SMALL, **settings)
+def run(request, tmp_path_factory):
+    """A directory with two agents in it."""
+    batch_renorm = {"norm": "batch_renorm", "input_norm": "batch_renorm"}
+    network = {"memory": "gru"} if request.param == "gru" else batch_renorm
+    directory = tmp_path_factory.mktemp("run")
+    (directory / "agents").mkdir()
+    for seed in range(2):
+        agent = random_agent(network, [["float32", [4]]], 2, seed, env=CARTPOLE)
+        agent.save(directory / "agents" / f"{seed}.safetensors")
+    return directory
 
 
 @pytest.fixture
-def agent(trained):
-    return qlax.load(trained.directory)
+def agent(run):
+    return qlax.load(run)
 
 
 def observations(*shape):
     return np.random.default_rng(0).normal(size=(*shape, 4)).astype(np.float32)
 
 
-def test_a_loaded_agent_is_the_trained_one(trained):
-    for index, agent in enumerate(trained.agents):
-        loaded = qlax.load(trained.directory, index)
-        for step in observations(5, 3):
-            np.testing.assert_array_equal(loaded.q_values(step), agent.q_values(step))
-    assert qlax.load(trained.directory, 1).info["seed"] == 1
-    assert not np.array_equal(*(qlax.load(trained.directory, i).q_values(observations()) for i in range(2)))
+def test_agents_are_told_apart_by_their_number(run):
+    assert qlax.load(run, 1).info["seed"] == 1
+    assert not np.array_equal(*(qlax.load(run, index).q_values(observations()) for index in range(2)))
+
+
+def test_weights_go_to_the_device_once(agent):
+    agent.act(observations())
+    held = jax.tree.leaves(agent.variables)
+    assert all(isinstance(x, jax.Array) for x in held)
+    agent.act(observations())
+    assert all(x is y for x, y in zip(jax.tree.leaves(agent.variables), held, strict=True))
 
 
 def test_leading_axes_are_kept_and_rows_do_not_mix(agent):
@@ -88,8 +99,8 @@ def test_an_agent_says_what_it_is(agent):
     assert agent.recurrent == ("gru" in repr(agent))
 
 
-def test_without_jax_it_is_the_same_agent(agent, trained):
-    plain = qlax.load(trained.directory, numpy_only=True)
+def test_without_jax_it_is_the_same_agent(agent, run):
+    plain = qlax.load(run, numpy_only=True)
     for step, obs in enumerate(observations(5, 3)):
         first = [step == 3, False, False]
         np.testing.assert_allclose(plain.q_values(obs, first), agent.q_values(obs, first), rtol=1e-4, atol=1e-5)
@@ -99,9 +110,8 @@ def test_without_jax_it_is_the_same_agent(agent, trained):
 def test_memory_lasts_until_reset(agent):
     obs = observations(2)
     first, second = agent.q_values(obs), agent.q_values(obs)
-    remembers = agent.info["network"]["memory"] != "none"
-    assert np.array_equal(first, second) != remembers
-    if remembers:
+    assert np.array_equal(first, second) != agent.recurrent
+    if agent.recurrent:
         with pytest.raises(qlax.UserError, match="call reset"):
             agent.q_values(obs[0])
     agent.reset()
@@ -117,7 +127,7 @@ def test_an_episode_may_begin_anew_in_some_rows(agent):
     for _ in range(2):
         agent.q_values(obs)
     np.testing.assert_array_equal(third[1], agent.q_values(obs)[1])
-    assert np.array_equal(third[1], second[1]) == (agent.info["network"]["memory"] == "none")
+    assert np.array_equal(third[1], second[1]) != agent.recurrent
 
 
 @pytest.mark.parametrize(
@@ -126,6 +136,11 @@ def test_an_episode_may_begin_anew_in_some_rows(agent):
 def test_another_observation_is_refused(agent, obs):
     with pytest.raises(qlax.UserError, match=r"expected \(4,\)"):
         agent.act(obs)
+
+
+def test_nothing_to_look_at_is_refused(agent):
+    with pytest.raises(qlax.UserError, match=r"leading axes \(0,\), and so none"):
+        agent.act(observations(0))
 
 
 def test_observations_are_cast_to_what_the_agent_was_trained_on(agent):
@@ -168,19 +183,19 @@ def test_a_tree_has_the_same_names_in_numpy_as_in_jax():
     assert [path for path, _ in _leaves(tree)] == expected
 
 
-def test_what_cannot_be_loaded_is_named(trained, tmp_path):
+def test_what_cannot_be_loaded_is_named(run, tmp_path):
     with pytest.raises(qlax.UserError, match="agents there: 0, 1"):
-        qlax.load(trained.directory, 7)
+        qlax.load(run, 7)
     (tmp_path / "0.safetensors").write_bytes(b"no weights")
     with pytest.raises(qlax.UserError, match=r"0.safetensors is damaged"):
         qlax.load(tmp_path / "0.safetensors")
+    checkpoint.save(tmp_path / "1.safetensors", {"params": np.zeros(2)}, {"updates": 3})
     with pytest.raises(qlax.UserError, match="holds no agent"):
-        qlax.load(next((trained.directory / "checkpoints").iterdir()))
+        qlax.load(tmp_path / "1.safetensors")
 
 
 @pytest.mark.parametrize("numpy_only", [False, True])
-def test_weights_that_do_not_fit_their_description_are_refused(numpy_only, trained, tmp_path):
-    agent = qlax.load(trained.directory)
+def test_weights_that_do_not_fit_their_description_are_refused(numpy_only, agent, tmp_path):
     layer = agent.variables["params"]["Dense_0"]
     agent.variables["params"]["Dense_0"] = layer | {"kernel": layer["kernel"][:3]}
     agent.save(tmp_path / "odd.safetensors")
@@ -234,6 +249,9 @@ def test_a_team_plays_in_a_new_process_as_it_was_evaluated(tmp_path):
     command = [sys.executable, "-c", code, str(result.directory)]
     said = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
     assert float(said) == pytest.approx(evaluated, rel=1e-5)
+    loaded, (trained,) = qlax.load(result.directory), result.agents
+    for step in observations(3, 2):
+        np.testing.assert_array_equal(loaded.q_values(step), trained.q_values(step))
     # Without its memory, or without what its norms have seen, it plays otherwise.
     assert play(qlax.load(result.directory), forget=True) != pytest.approx(evaluated, rel=1e-2)
     agent = qlax.load(result.directory)

@@ -184,8 +184,8 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
     ("words", "message"),
     [
         ("sweep --out figure.jpg", "figure.jpg: a figure is one of .png, .svg, .pdf, by the end of its name"),
-        ("sweep --out there.png", "there.png exists; name another file, or remove it"),
-        ("sweep --out missing/figure.png", "there is no directory missing"),
+        ("sweep --out there.png", "there.png is there already; name a new file, or remove it"),
+        ("sweep --out missing/figure.png", "there is no folder missing to write figure.png to"),
         (
             "sweep --y eval_retrun",
             "unknown metric 'eval_retrun'; did you mean 'eval_return'?; metrics of runs: episode",

@@ -1,10 +1,10 @@
 """NumPy, ONNX and StableHLO against Flax: random weights and statistics, episodes that end within a sequence."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+from runs import random_agent
 
 import qlax
 from qlax import networks, plain_network, portable
@@ -29,23 +29,7 @@ A, ROWS, STEPS = 5, 50, 20  # 1,000 observations
 
 @pytest.fixture(params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def agent(request):
-    """Every number of it is random, as nothing but training makes them."""
-    description, obs = (FAST | SLOW)[request.param]
-    description = {"encoder": "mlp", "hidden": [8], **description}
-    network, random = networks.build(description, A), np.random.default_rng(0)
-    like = [jnp.zeros((1, 1, *shape), dtype) for dtype, shape in obs]
-    first = jnp.ones((1, 1), bool)
-    key, memory = jax.random.key(0), network.initial_memory(1)
-    init = jax.eval_shape(lambda: network.init(key, memory, like, first, False))
-
-    def filled(path, x):
-        wide = np.prod(x.shape[:-1], dtype=int) ** -0.5 if len(x.shape) > 1 else 0.3
-        values = wide * random.normal(size=x.shape) + ("scale" in jax.tree_util.keystr(path))
-        return (np.abs(values) if "var" in jax.tree_util.keystr(path) else values).astype(x.dtype)
-
-    paths = [""] if len(obs) == 1 else [f"['{name}']" for name in "ab"]
-    info = {"network": description, "num_actions": A, "obs": obs, "obs_paths": paths, "env": "test"}
-    return qlax.Agent(jax.tree_util.tree_map_with_path(filled, init), info)
+    return random_agent(*(FAST | SLOW)[request.param], A)
 
 
 def sequence(agent, rows=ROWS):

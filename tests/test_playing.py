@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hosts import LENGTH, LIMIT
 from probes import show
-from runs import SMALL, is_refused_in_one_line
+from runs import SMALL, is_refused_in_one_line, random_agent
 from test_agent import Script, play
 
 import qlax
-from qlax import networks, playing
+from qlax import playing
 from qlax.agent import Agent
 from qlax.cli import main
 from qlax.config import configure
@@ -102,13 +102,13 @@ def test_the_first_whole_episode_of_each_environment_counts(paid):
 
 
 def test_agents_in_turns_or_alone_play_as_they_do_together(paid, monkeypatch):
-    together = qlax.evaluate(paid, episodes=4, epsilon=0.5)
-    monkeypatch.setattr(playing, "MOST_COPIES", 4)
-    np.testing.assert_array_equal(qlax.evaluate(paid, episodes=4, epsilon=0.5).returns, together.returns)
-    alone = qlax.evaluate(paid / "agents" / "1.safetensors", episodes=4, epsilon=0.5)
+    together = qlax.evaluate(paid, episodes=32, epsilon=0.5)
+    monkeypatch.setattr(playing, "MOST_COPIES", 32)
+    np.testing.assert_array_equal(qlax.evaluate(paid, episodes=32, epsilon=0.5).returns, together.returns)
+    alone = qlax.evaluate(paid / "agents" / "1.safetensors", episodes=32, epsilon=0.5)
     np.testing.assert_array_equal(alone.returns, together.returns[1:])
     assert alone.agents == together.agents[1:]
-    assert qlax.evaluate(paid, index=[1], episodes=4, epsilon=0.5).agents == together.agents[1:]
+    assert qlax.evaluate(paid, index=[1, 1], episodes=32, epsilon=0.5).agents == together.agents[1:]
 
 
 def test_random_actions_are_legal_ones(paid):
@@ -120,18 +120,14 @@ def test_random_actions_are_legal_ones(paid):
     assert played.returns.min() >= 20
 
 
-@pytest.mark.parametrize(("action", "expected", "length"), [(1, 2 - 0.3, 4), (0, -0.7, LIMIT)])
-def test_agents_play_in_another_environment_that_looks_the_same(tmp_path, action, expected, length):
-    run = saved(tmp_path / "run", "hosts:Walk", WALK, actions=(action,))
-    for env in (None, "hosts:HostWalk"):
-        played = qlax.evaluate(run, episodes=3, env=env)
-        np.testing.assert_allclose(played.returns, np.full((1, 3), expected), rtol=1e-5)
-        np.testing.assert_array_equal(played.lengths, np.full((1, 3), length))
+@pytest.mark.parametrize(("trained_in", "other"), [("hosts:Walk", "hosts:HostWalk"), ("hosts:HostWalk", "hosts:Walk")])
+def test_agents_play_in_another_environment_that_looks_the_same(trained_in, other, tmp_path):
+    run = saved(tmp_path / "run", trained_in, WALK, actions=(1, 0))
+    for env in (None, other):
+        played = qlax.evaluate(run, episodes=2, env=env)
+        np.testing.assert_allclose(played.returns, [[2 - 0.3] * 2, [-0.7] * 2], rtol=1e-5)
+        np.testing.assert_array_equal(played.lengths, [[4, 4], [LIMIT, LIMIT]])
         assert played.settings["max_steps"] == LIMIT
-    back = saved(tmp_path / "back", "hosts:HostWalk", WALK, actions=(action, 1 - action))
-    np.testing.assert_allclose(
-        qlax.evaluate(back, episodes=2, env="hosts:Walk").returns, qlax.evaluate(back, episodes=2).returns, rtol=1e-5
-    )
 
 
 def test_on_the_host_random_actions_are_drawn_by_the_seed(tmp_path):
@@ -187,15 +183,8 @@ def test_who_plays_against_itself_is_evaluated_where_training_does(tmp_path):
 
 
 def test_a_team_with_memory_plays_as_its_agent_does_by_hand(tmp_path):
-    network = {"encoder": "mlp", "hidden": [8], "memory": "gru", "norm": "batch"}
-    built, shown = networks.build(network, Script.num_actions), Script().obs[0]
-    first = jnp.ones((1, 2), bool)
-    variables = jax.jit(lambda key: built.init(key, built.initial_memory(2), shown[None], first, False))(
-        jax.random.key(1)
-    )
-    info = {"env": "test_agent:Script", "env_options": {}, "wrappers": [], "network": network, "obs_paths": [""]}
-    info |= {"num_actions": Script.num_actions, "obs": [["float32", [4]]], "seed": 0}
-    agent = Agent(jax.device_get(variables), info)
+    network = {"memory": "gru", "norm": "batch"}
+    agent = random_agent(network, [["float32", [4]]], Script.num_actions, env="test_agent:Script")
     agent.save(tmp_path / "0.safetensors")
     played = qlax.evaluate(tmp_path / "0.safetensors", episodes=2)
     np.testing.assert_allclose(played.returns, play(agent), rtol=1e-5)
@@ -231,16 +220,16 @@ def test_a_single_episode_does_not_tell():
 
 
 def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
-    words = ["evaluate", str(paid), "--episodes", "5", "--epsilon", "0.1", "--json", str(tmp_path / "all.json")]
+    words = ["evaluate", str(paid), "--episodes", "32", "--epsilon", "0.1", "--json", str(tmp_path / "all.json")]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "test_playing:Pays: 5 episodes of each agent, epsilon 0.1, seed 0" in said
+    assert "test_playing:Pays: 32 episodes of each agent, epsilon 0.1, seed 0" in said
     assert "| index | seed | return | 95 % interval | lowest | highest | length | drawn | score |" in " ".join(
         said.split()
     )
     assert "Mean of 2 agents" in said
     written = json.loads((tmp_path / "all.json").read_text())
-    played = qlax.evaluate(paid, episodes=5, epsilon=0.1)
+    played = qlax.evaluate(paid, episodes=32, epsilon=0.1)
     assert [agent["returns"] for agent in written["agents"]] == played.returns.tolist()
     assert [agent["lengths"] for agent in written["agents"]] == played.lengths.tolist()
     assert written["overall"]["interval"] == list(played.overall.interval)
@@ -269,7 +258,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
         (["RUN", "--env-options", "endles=true"], "endles"),
         (["RUN", "--wrappers", "frame_stak=2"], "did you mean 'frame_stack'?"),
         (["RUN", "--json", "RUN/none/x.json"], "there is no folder"),
-        (["."], "holds 1 runs; name one of them"),
+        (["."], "holds no agents, but runs: name one of them, as RUN"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(words, message, tmp_path, capsys, monkeypatch):

@@ -13,10 +13,9 @@ import qlax
 from qlax.checkpoint import as_numbers
 from qlax.cli import main
 from qlax.config import configure
-from qlax.errors import UserError
+from qlax.errors import Stopped, UserError
 from qlax.population import FACTORS
 from qlax.program import Program
-from qlax.session import Stopped
 
 SETTINGS = SMALL | {"learning_rate": "log-uniform:1e-5:1e-1", "lam": "uniform:0.1:0.9", "population": "pbt"}
 

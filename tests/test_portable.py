@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from runs import is_refused_in_one_line
+from runs import is_refused_in_one_line, random_agent
 
 import qlax
 
@@ -48,17 +48,9 @@ def read_without(packages, code, folder):
 @pytest.fixture
 def run(tmp_path):
     """A directory with an agent in it, and observations for it."""
-    random = np.random.default_rng(0)
-    shapes = {"Dense_0": (4, 8), "Dense_1": (8, 3)}
-    params = {
-        name: {"kernel": random.normal(size=shape).astype(np.float32), "bias": np.ones(shape[1], np.float32)}
-        for name, shape in shapes.items()
-    }
-    info = {"network": {"encoder": "mlp", "hidden": [8], "norm": "none"}, "num_actions": 3, "env": "test"}
-    info |= {"obs": [["float32", [4]]], "obs_paths": [""], "seed": 7}
     (tmp_path / "agents").mkdir()
-    qlax.Agent({"params": params}, info).save(tmp_path / "agents" / "0.safetensors")
-    np.save(tmp_path / "obs.npy", random.normal(size=(5, 4)).astype(np.float32))
+    random_agent({}, [["float32", [4]]], 3, seed=7).save(tmp_path / "agents" / "0.safetensors")
+    np.save(tmp_path / "obs.npy", np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))
     return tmp_path
 
 
@@ -106,6 +98,7 @@ def test_nothing_is_overwritten(run):
         (["--index", "one"], "index=one: expected a whole number from 0"),
         (["--index", "7"], "agents there: 0"),
         (["--out", "no/agent.stablehlo"], "there is no folder no"),
+        (["--format", "onnx", "--out", "x" * 300], "cannot be written: File name too long"),
         (["--out", "agent.onnx"], "agent.onnx is to be stablehlo, by its name onnx"),
         (["--format", "onx"], "invalid choice: 'onx'"),
     ],

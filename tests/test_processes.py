@@ -18,7 +18,7 @@ from runs import CARTPOLE, SMALL, flags, without_times
 import qlax
 from qlax import processes
 from qlax.cli import main
-from qlax.errors import UserError
+from qlax.errors import LostError, UserError
 
 ON_ONE_CORE = {"JAX_NUM_CPU_DEVICES": "1"}
 
@@ -262,7 +262,7 @@ def test_others_that_do_not_come_are_reported(monkeypatch):
 
 def test_the_loss_of_another_process_is_told_from_other_errors(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(processes.LostError, match="Gloo all-reduce failed"), processes.losing():
+    with pytest.raises(LostError, match="Gloo all-reduce failed"), processes.losing():
         raise ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
     with pytest.raises(ValueError, match="anything"), processes.losing():
         raise ValueError("anything else")

@@ -1,20 +1,32 @@
-import re
+"""README and the pages beside it: their Python runs, in its order, and their commands are understood."""
+
+import sys
 
 import pytest
 from pages import blocks, shortened
 
 from qlax import cli
 from qlax.config import configure
+from qlax.program import Program
 
-PYTHON = [block.text for block in blocks("README.md") if block.language == "python"]
-PAGES = ("README.md", "docs/scaling.md")
-COMMANDS = [words for page in PAGES for block in blocks(page) for words in block.commands]
+IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md")
+PAGES = (*IN_PYTHON, "docs/scaling.md", "docs/looking-at-runs.md")
+COMMANDS = dict.fromkeys(tuple(words) for page in PAGES for block in blocks(page) for words in block.commands)
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: re.search(r"\w+", block.split("\n\n")[-1])[0])
-def test_python_blocks_run(block, monkeypatch, tmp_path):
+@pytest.mark.parametrize("page", IN_PYTHON)
+def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    exec(compile(shortened(block), "README.md", "exec"), {})
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    names = {}
+    for block in blocks(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
+        elif block.language == "python":
+            exec(compile(shortened(block.text), page, "exec"), names)
+        for words in block.commands:
+            if "--network" in words:
+                Program(settings(words), {})
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -22,5 +34,11 @@ def test_commands_are_understood(words):
     options, unknown = cli._parser().parse_known_args(words[1:])
     assert not unknown
     if getattr(options, "target", None):
-        asked = cli._given(options) if words[1] == "train" else {}
-        configure(options.target, **{name: cli._value(name, value) for name, value in asked.items()})
+        settings(words)
+
+
+def settings(words):
+    """The configuration that a command asks for."""
+    options = cli._parser().parse_args(words[1:])
+    asked = cli._given(options) if words[1] == "train" else {}
+    return configure(options.target, **{name: cli._value(name, value) for name, value in asked.items()})

@@ -19,9 +19,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 import qlax
 from qlax import trackers, video
 from qlax.config import configure
-from qlax.errors import RunError, UserError
+from qlax.errors import RunError, Stopped, UserError
 from qlax.log import MetricsFile, ProgressDisplay
-from qlax.session import Stopped
 
 SETTINGS = {**SMALL, "seed": 3, "seeds": 2}
 NAMES = ["seed=3", "seed=4"]

@@ -19,14 +19,14 @@ from qlax.cli import _report
 from qlax.config import from_file
 from qlax.directory import claim
 from qlax.envs.wrappers import Wrapper
-from qlax.errors import RunError, UserError
+from qlax.errors import RunError, Stopped, UserError
 from qlax.files import write_whole
 from qlax.log import ProgressDisplay
 from qlax.mixing import VDN
 from qlax.pqn import epsilon_greedy
 from qlax.program import Program
 from qlax.runs import DeviceRuns
-from qlax.session import DivergedError, Session, Stopped
+from qlax.session import DivergedError, Session
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,19 @@
 import sys
+from typing import ClassVar
 
 import av
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hosts import LENGTH, LIMIT, HostWalk, Walk
 from PIL import Image
 from probes import show
-from runs import is_refused_in_one_line
+from runs import is_refused_in_one_line, random_agent
 from test_playing import WALK, saved
 
 import qlax
-from qlax import video
+from qlax import Agent, video
 from qlax.cli import main
 
 SIDE = 60  # pixels of a cell: the picture is as large as they are in a film
@@ -87,6 +89,26 @@ class Failing(Walk):
         raise ValueError(f"no brush\nfor {len(state)}")
 
 
+class Misnamed(Seen):
+    action_names = ("left",)
+
+
+class Still(Seen):
+    fps = 0
+
+
+class HostFailing(HostSeen):
+    """Breaks while it is filmed, and remembers which of it were closed."""
+
+    closed: ClassVar[list[int]] = []
+
+    def render(self):
+        raise ValueError("no brush")
+
+    def close(self):
+        self.closed.append(self.num_envs)
+
+
 def pictures(path):
     """Of a film `[frames, height, width, 3]`."""
     if path.suffix == ".mp4":
@@ -108,7 +130,7 @@ def cells(frames):
 @pytest.mark.parametrize("env", ["test_video:Seen", "test_video:HostSeen"])
 def test_a_film_has_every_step_and_the_end(env, tmp_path):
     run = saved(tmp_path / "run", env, WALK)
-    path = qlax.render(run, fps=10)
+    path = qlax.render(run, fps=10).path
     assert path == run / "video.mp4"
     frames = pictures(path)
     assert frames.shape[1:] == (SIDE, (LENGTH + 1) * SIDE, 3)
@@ -117,7 +139,7 @@ def test_a_film_has_every_step_and_the_end(env, tmp_path):
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == 10
-    assert qlax.render(run) == run / "video-2.mp4"
+    assert qlax.render(run).path == run / "video-2.mp4"
 
 
 def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
@@ -133,21 +155,7 @@ def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
 
 def test_episodes_side_by_side_wait_dimmed_for_the_others(tmp_path):
     run = saved(tmp_path / "run", "test_video:Seen", WALK, actions=(1,))
-    made = video.film(
-        run,
-        tmp_path / "a.mp4",
-        index=0,
-        best=False,
-        episodes=4,
-        epsilon=0.7,
-        seed=3,
-        env=None,
-        env_options=None,
-        wrappers=None,
-        max_steps=None,
-        values=False,
-        fps=None,
-    )
+    made = qlax.render(run, tmp_path / "a.mp4", episodes=4, epsilon=0.7, seed=3)
     assert len(set(made.lengths)) > 1
     assert made.returns == pytest.approx([2.1 - 0.1 * n if n < LIMIT else -0.1 * n for n in made.lengths], abs=1e-5)
     assert not any(made.cut)  # a time limit is an end
@@ -166,7 +174,7 @@ def test_episodes_side_by_side_wait_dimmed_for_the_others(tmp_path):
 @pytest.mark.parametrize("epsilon", [0, 1])
 def test_values_and_choices_are_drawn_beside_the_picture(epsilon, tmp_path):
     run = saved(tmp_path / "run", "test_video:Seen", WALK)
-    path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=epsilon, seed=1)
+    path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=epsilon, seed=1).path
     frames = pictures(path).astype(int)
     assert frames.shape[2] > (LENGTH + 1) * SIDE + video.BAR_WIDTH + video.NUMBER_WIDTH
 
@@ -183,10 +191,30 @@ def test_values_and_choices_are_drawn_beside_the_picture(epsilon, tmp_path):
 
 def test_of_many_actions_and_members_some_are_drawn(tmp_path):
     run = saved(tmp_path / "run", "test_video:Several", [["float32", [1]]], actions=(2,), num_actions=30)
-    path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=0.5)
+    path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=0.5).path
     frames = pictures(path)
     assert frames.shape[1] > video.LINE * video.MOST_BARS
     assert frames.shape[2] >= 200 + 2 * (video.BAR_WIDTH + video.NUMBER_WIDTH)
+
+
+def test_environments_on_the_host_are_closed_whatever_happens(tmp_path, monkeypatch):
+    run = saved(tmp_path / "run", "test_video:HostFailing", WALK)
+    with pytest.raises(qlax.RunError, match="test_video:HostFailing crashed: ValueError: no brush"):
+        qlax.render(run, episodes=3)
+    assert HostFailing.closed.count(3) == 1
+    monkeypatch.setattr(HostFailing, "render", HostSeen.render)
+    monkeypatch.setattr(video._Painter, "image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        qlax.render(run, episodes=3)
+    assert HostFailing.closed.count(3) == 2
+    assert not list(run.glob("video*"))
+
+
+def test_an_agent_of_which_only_nan_is_left_is_filmed(tmp_path):
+    run = tmp_path / "0.safetensors"
+    agent = random_agent({}, WALK, 2, env="test_video:Seen")
+    Agent(jax.tree.map(lambda x: x * np.nan, agent.variables), agent.info).save(run)
+    assert qlax.render(run, tmp_path / "a.gif", values=True).lengths == [LIMIT]
 
 
 def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
@@ -195,7 +223,7 @@ def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
     is_refused_in_one_line(
         ["render", str(run), "--out", str(tmp_path / "a.mp4")], "pip install 'qlax[video]'", capsys, tmp_path
     )
-    assert qlax.render(run / "agents" / "0.safetensors") == run / "video.gif"
+    assert qlax.render(run / "agents" / "0.safetensors").path == run / "video.gif"
 
 
 @pytest.mark.parametrize(
@@ -208,6 +236,10 @@ def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
         ("test_video:Seen", ["--episodes", "100"], "expected at most 64 side by side"),
         ("test_video:Seen", ["--fps", "0"], "fps=0: expected a number from 1 to 240"),
         ("test_video:Seen", ["--index", "3"], "agents there: 0"),
+        ("test_video:Seen", ["--index", "-1"], "index=-1: expected a whole number from 0"),
+        ("test_video:Seen", ["--out", "x" * 251 + ".gif"], "cannot be written: File name too long"),
+        ("test_video:Misnamed", [], "test_video:Misnamed has 2 actions, but action_names ['left']"),
+        ("test_video:Still", [], "fps=0: expected a number from 1 to 240"),
         ("test_video:Failing", [], "test_video:Failing cannot be drawn: ValueError: no brush for 2"),
         (
             "test_video:Wrong",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qlax.envs import wrap as wrap
     from qlax.envs.vec import Vec as Vec
     from qlax.errors import RunError as RunError
+    from qlax.errors import Stopped as Stopped
     from qlax.errors import UserError as UserError
     from qlax.figures import plot as plot
     from qlax.host import HostError as HostError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from qlax.returns import q_lambda as q_lambda
     from qlax.session import DivergedError as DivergedError
     from qlax.session import Result as Result
-    from qlax.session import Stopped as Stopped
     from qlax.trainer import extend as extend
     from qlax.trainer import resume as resume
     from qlax.trainer import train as train
@@ -48,7 +48,7 @@ _HOME = {
     "Result": "session",
     "RunError": "errors",
     "Step": "types",
-    "Stopped": "session",
+    "Stopped": "errors",
     "UserError": "errors",
     "Vec": "envs.vec",
     "check_env": "check",

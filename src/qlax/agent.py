@@ -22,7 +22,8 @@ class Agent:
     """The greedy policy of one run.
 
     Args:
-      variables: parameters and norm statistics, as the network takes them.
+      variables: parameters and norm statistics, as the network takes them. From the first look on the attribute of
+        this name holds them on JAX's device.
       info: what describes it: `network` (see `qlax.networks.build`), `num_actions`, `obs` (dtype and shape of
         every array of one member's observation), `obs_paths` (where each is in the tree; older agents lack it), `env`,
         `env_options`, and what the run had of its own, such as `seed`.
@@ -72,7 +73,7 @@ class Agent:
           `[..., A]` float32, with the same leading axes.
 
         Raises:
-          UserError: not an observation of this agent's environment, or the leading axes changed while there is
+          UserError: no observation, or none of this agent's environment, or the leading axes changed while there is
             something to remember.
         """
         paths = self.info.get("obs_paths")
@@ -92,6 +93,8 @@ class Agent:
         if self._memory is not None and leading != self._leading:
             raise UserError(f"observations with leading axes {leading} after {self._leading}: call reset() between")
         rows = int(np.prod(leading, dtype=int))
+        if not rows:
+            raise UserError(f"observations with leading axes {leading}, and so none; expected at least one")
         arrays = [
             _cast(leaf, dtype, path).reshape(rows, *shape)
             for leaf, path, (dtype, shape) in zip(leaves, found, self._obs, strict=True)
@@ -102,6 +105,7 @@ class Agent:
             raise UserError(f"first of shape {np.shape(first)}; expected {leading}, or one value for all") from None
         if self._memory is None:
             begins = np.ones(rows, bool)
+        self.variables = self._policy.placed(self.variables)
         q, memory = self._policy.look(self.variables, self._memory, obs, arrays, begins)
         self._memory, self._leading = (memory if self.recurrent else None), leading
         return q.reshape(*leading, -1)
@@ -146,6 +150,11 @@ class _InJax:
         self.recurrent = bool(self.network.recurrent)
         self.compiled = jax.jit(lambda *inputs: self.network.apply(*inputs, train=False))
 
+    def placed(self, variables: PyTree) -> PyTree:
+        """Where it looks at things, so that they are not brought there every time."""
+        is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
+        return variables if is_there else jax.device_put(variables)
+
     def leaves(self, obs: Any) -> list[tuple[str, Any]]:
         """Every array of an observation, with its path."""
         return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(obs)]
@@ -186,6 +195,10 @@ class _InNumPy:
     def __init__(self, info: dict[str, Any]):
         self.network = PlainNetwork(info)
         self.recurrent = bool(self.network.memory_shapes)
+
+    def placed(self, variables: PyTree) -> PyTree:
+        """See `_InJax`."""
+        return variables
 
     def leaves(self, obs: Any) -> list[tuple[str, Any]]:
         """See `_InJax`."""

@@ -25,7 +25,7 @@ from qlax.config import (
     preset_text,
     presets,
 )
-from qlax.errors import RunError, UserError, nearest
+from qlax.errors import LostError, RunError, Stopped, UserError, nearest
 from qlax.fields import LONGEST_NAME, Sweep, shown
 
 _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
@@ -54,33 +54,38 @@ def main(arguments: list[str] | None = None) -> int:
         hint = nearest(flags[0][:LONGEST_NAME], known) if flags else ""
         _fail(f"unknown {'flag' if flags else 'argument'} {shown(repr((flags or unknown)[0]))}{hint}")
 
-    from qlax import processes  # after the flags: JAX takes a while to import
-    from qlax.session import Stopped
-
     try:
         options.command(options)
         sys.stdout.flush()
-        processes.leave(in_harmony=True)
+        _leave(in_harmony=True)
     except BrokenPipeError:  # whoever read the list has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         _say(str(error))
-        processes.leave(in_harmony=False)
+        _leave(in_harmony=False)
         sys.exit(2)
     except RunError as error:
         _say(str(error))
-        if not isinstance(error, processes.LostError):  # whose last line says how to go on
-            processes.leave(in_harmony=False)
+        if not isinstance(error, LostError):  # whose last line says how to go on
+            _leave(in_harmony=False)
         return 1
     except Stopped as stopped:
         _say(str(stopped))
-        processes.leave(in_harmony=True)
+        _leave(in_harmony=True)
         return 0 if stopped.signal_number == signal.SIGTERM else 130  # machines that are taken back send SIGTERM
     except KeyboardInterrupt:
         _say("stopped at once")
-        processes.leave(in_harmony=False)
+        _leave(in_harmony=False)
         return 130
     return 0
+
+
+def _leave(in_harmony: bool) -> None:
+    """End what is done together with other processes, if the command began anything."""
+    if "qlax.processes" in sys.modules:  # it imports JAX, which takes a while
+        from qlax import processes
+
+        processes.leave(in_harmony)
 
 
 def _say(message: str) -> None:
@@ -209,7 +214,7 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _join(options: argparse.Namespace) -> None:
-    from qlax import processes  # not before it is asked for, as in main
+    from qlax import processes  # after the flags: JAX takes a while to import
 
     processes.join(options.coordinator, options.num_processes, options.process_id)
 
@@ -312,7 +317,7 @@ def _extend(options: argparse.Namespace) -> None:
 
 def _report(result: "qlax.Result") -> None:
     """Greedy return of every run, speed, and where things are."""
-    from qlax import processes  # as in main
+    from qlax import processes
 
     if not processes.is_first():
         return
@@ -321,7 +326,7 @@ def _report(result: "qlax.Result") -> None:
     print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
     from qlax import sweep
 
-    fields = sweep.compared(result.config)
+    fields = result.config.compared
     ranked = sweep.ranking(sweep.rows(result.config, summary), fields) if fields else []
     if ranked and len(result.agents) > MOST_LINES:
         for each in ranked[: sweep.BEST]:

@@ -57,8 +57,11 @@ def add(command: AddCommand) -> None:
 
 def _add_agent_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument("run", metavar="RUN", help="directory of a run, or a file of its agents/ or best/")
-    which = "of runs among those side by side (default all)" if several else "of the run among several (default 0)"
-    parser.add_argument("--index", metavar="INDEX", nargs="+" if several else None, help=which)
+    which = f"of the run{'s' * several} among those side by side (default {'all' if several else 0})"
+    if several:
+        parser.add_argument("--index", metavar="INDEX", nargs="+", help=which)
+    else:
+        parser.add_argument("--index", metavar="INDEX", default="0", help=which)
     parser.add_argument("--best", action="store_true", help="the weights of the best evaluation, not the last ones")
     parser.add_argument("--epsilon", metavar="EPSILON", default="0", help="share of random actions (default 0: greedy)")
     parser.add_argument("--seed", metavar="SEED", default="0", help="of the episodes (default 0)")
@@ -70,8 +73,7 @@ def _add_agent_flags(parser: argparse.ArgumentParser, several: bool = False) -> 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from qlax import playing
-    from qlax.errors import RunError
-    from qlax.files import check_is_new, write_whole
+    from qlax.files import check_is_new, write_result
     from qlax.trainer import enable_compilation_cache
 
     file = None if options.json is None else check_is_new(options.json)
@@ -79,10 +81,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     played = playing.evaluate(options.run, index=options.index, episodes=options.episodes, **_play(options))
     print(played)
     if file is not None:
-        try:
-            write_whole(file, played.to_json().encode())
-        except OSError as error:
-            raise RunError(f"{file} cannot be written: {error.strerror or error}") from error
+        write_result(file, played.to_json().encode())
         print(f"\nall episodes in {file}")
 
 
@@ -91,9 +90,8 @@ def _render(options: argparse.Namespace) -> None:
     from qlax.trainer import enable_compilation_cache
 
     enable_compilation_cache()
-    index = 0 if options.index is None else options.index
-    own = {"index": index, "episodes": options.episodes, "values": options.values, "fps": options.fps}
-    film = video.film(options.run, options.out, **own, **_play(options))
+    own = {"index": options.index, "episodes": options.episodes, "values": options.values, "fps": options.fps}
+    film = video.render(options.run, options.out, **own, **_play(options))
     for number, (episode_return, length, cut) in enumerate(zip(film.returns, film.lengths, film.cut, strict=True)):
         ended = " (cut; see --max-steps)" if cut else ""
         print(f"episode {number}: return {episode_return:g}, {length:,} steps{ended}")

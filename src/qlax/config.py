@@ -212,6 +212,11 @@ class Config:
         return [name for name in SWEEPABLE if isinstance(getattr(self, name), tuple | str)]
 
     @property
+    def compared(self) -> list[str]:
+        """Of them those by whose values runs are compared; a population's change while it is trained."""
+        return self.swept if self.population == "none" else []
+
+    @property
     def num_runs(self) -> int:
         """A setting times a seed."""
         return self.runs or self._runs_a_draw

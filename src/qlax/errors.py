@@ -12,6 +12,18 @@ class RunError(RuntimeError):
     """A run that had begun cannot go on; the message says why, what is saved, and how to go on."""
 
 
+class LostError(RunError):
+    """Another process is gone; how to go on is printed when this one ends."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was interrupted and a checkpoint saved; the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 def described(error: BaseException) -> str:
     """An exception of somebody else's code in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,7 +6,6 @@
 import io
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +15,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from qlax.config import FIELDS, Config, written
 from qlax.errors import UserError, nearest
-from qlax.files import free_name, write_whole
-from qlax.history import History, read_all
-from qlax.pictures import MOST_LABELS, STYLE, in_steps, ncols
+from qlax.files import check_is_new, free_name, write_result
+from qlax.history import History, Paths, read_all, undamaged
+from qlax.pictures import MOST_LABELS, STYLE, few_ticks, in_steps, ncols, plain, short
 from qlax.scores import four_digits, markdown
 from qlax.statistics import (
     interquartile_mean,
@@ -30,8 +28,6 @@ from qlax.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
-
-Paths = Path | str | Sequence[Path | str]
 
 KINDS = ("curve", "profile", "improvement")
 AXES = ("steps", "seconds")
@@ -51,7 +47,7 @@ DIRECTORY = "directory"
 # Fields that do not say what is learned, or are said otherwise.
 NOT_COMPARED = (
     *("env", "preset", "derived", "seed", "seeds", "runs", "log_interval", "eval_interval", "checkpoint_interval"),
-    *("keep", "devices", "deterministic", "host_timeout"),
+    *("keep", "trackers", "devices", "deterministic", "host_timeout"),
 )
 
 
@@ -165,26 +161,19 @@ def draw(
         if value not in choices:
             raise UserError(f"{name}={value}: expected one of {', '.join(choices)}{nearest(value, choices)}")
     path = _free(out)
-    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
-    if not paths:
-        raise UserError("there are no runs to draw; name their directories")
-    if twice := [each for each in paths if [other.resolve() for other in paths].count(each.resolve()) > 1]:
-        raise UserError(f"{twice[0]} is given twice")
-    histories = read_all(paths)
+    histories = read_all(runs)
     _check_metric(histories, y)
+    named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
     for history in histories:
-        if history.directory in paths and not _is_measured(history, y):
+        if history.directory in named and not undamaged(history, _is_measured, y):
             raise UserError(f"{history.directory} has no value of {y} yet; leave it out, or wait for the first")
     selection = _select(histories, x, y, by)
     with rc_context(STYLE):
-        drawn = {"curve": _curves, "profile": _profile, "improvement": _improvement}[kind](selection, title)
+        figure = {"curve": _curves, "profile": _profile, "improvement": _improvement}[kind](selection, title)
         content = io.BytesIO()
         dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same runs, the same file
-        drawn.savefig(content, format=path.suffix[1:], metadata=dates[path.suffix])
-    try:
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        plain(figure).savefig(content, format=path.suffix[1:], metadata=dates[path.suffix])
+    write_result(path, content.getvalue())
     return path, f"{_table(selection, kind)}\n{_caption(selection, kind)}"
 
 
@@ -204,27 +193,23 @@ def curve_figure(
       UserError: unknown fields or metric, or no run has a value of it yet.
     """
     with rc_context(STYLE):
-        return _curves(_select(histories, x, y, by), title)
+        return plain(_curves(_select(histories, x, y, by), title))
 
 
 def _free(out: Path | str | None) -> Path:
     if out is None:
         return free_name(Path("figure.png"))
-    path = Path(out)
+    path = check_is_new(out)
     if path.suffix not in SUFFIXES:
         hint = nearest(path.suffix, SUFFIXES)
         raise UserError(f"{path}: a figure is one of {', '.join(SUFFIXES)}, by the end of its name{hint}")
-    if os.path.lexists(path):
-        raise UserError(f"{path} exists; name another file, or remove it")
-    if not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written: there is no directory {path.parent}")
     return path
 
 
 def _check_metric(histories: Sequence[History], y: str) -> None:
     known = {name for history in histories for name, values in history.curves.items() if values.ndim == 2}
+    known.discard("parent")  # of a population: no measurement
     if known and y not in known:
-        known.discard("parent")  # of a population: no measurement
         raise UserError(f"unknown metric {y!r}{nearest(y, known)}; metrics of runs: {', '.join(sorted(known))}")
 
 
@@ -242,11 +227,13 @@ def _diverged(history: History) -> np.ndarray:
 def _select(histories: Sequence[History], x: str, y: str, by: str | Sequence[str] | None) -> Selection:
     """The runs that have something to draw, in groups."""
     _check_metric(histories, y)
-    measured = [history for history in histories if _is_measured(history, y)]
+    measured = [history for history in histories if undamaged(history, _is_measured, y)]
     if not measured:
         raise UserError(f"no run has a value of {y} yet; wait for the first")
     names = _directory_names(measured)
-    found = [run for history, name in zip(measured, names, strict=True) for run in _runs(history, name, x, y)]
+    found: list[Run] = []
+    for history, name in zip(measured, names, strict=True):
+        found += undamaged(history, _runs, name, x, y)
     envs = list(dict.fromkeys(run.env for run in found))
     lowest: dict[str, float] = {}
     for run in found:
@@ -322,9 +309,15 @@ def _runs(history: History, name: str, x: str, y: str) -> list[Run]:
 
 
 def _directory_names(histories: Sequence[History]) -> list[str]:
-    """The last part of each path, unless two have the same."""
-    names = [history.directory.name for history in histories]
-    return names if len(set(names)) == len(names) else [str(history.directory) for history in histories]
+    """What the directory of each is called, or that of all games of a suite: by its last part, if that is enough."""
+    beside: dict[Path, list[str]] = {}
+    paths = [history.directory.resolve() for history in histories]
+    for path, history in zip(paths, histories, strict=True):
+        beside.setdefault(path.parent, []).append(history.config.env)
+    suites = {parent for parent, envs in beside.items() if len(set(envs)) == len(envs) > 1}
+    paths = [path.parent if path.parent in suites else path for path in paths]
+    are_enough = len({path.name for path in paths}) == len(set(paths))
+    return [path.name if are_enough else str(path) for path in paths]
 
 
 def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
@@ -338,11 +331,7 @@ def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
     differing = [name for name in asked if any(len(v) > 1 for (_, field), v in values.items() if field == name)]
     if len(differing) <= MOST_FIELDS:
         return differing
-    return [DIRECTORY, *(name for name in differing if any(name in _compared(config) for config in configs))]
-
-
-def _compared(config: Config) -> list[str]:
-    return config.swept if config.population == "none" else []
+    return [DIRECTORY, *(name for name in differing if any(name in config.compared for config in configs))]
 
 
 def _checked(by: str | Sequence[str]) -> list[str]:
@@ -409,7 +398,7 @@ def _curves(selection: Selection, title: str | None) -> Figure:
         axes.set_title(title if title and len(envs) == 1 else _name_of(env, envs))
         axes.margins(x=0.02)
         axes.set_xlim(left=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        few_ticks(axes.yaxis)
         if selection.x == "steps":
             in_steps(axes)
     for axes in panels[len(envs) :]:
@@ -483,6 +472,7 @@ def _profile(selection: Selection, title: str | None) -> Figure:
             axes.fill_between(thresholds, *interval, step="post", color=f"C{index}", alpha=0.2, lw=0)
     axes.set(xlabel=label, ylabel="share of runs above it", title=title or _title_of(envs))
     axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.02, 1.02))
+    few_ticks(axes.xaxis)
     _legend(figure, selection)
     return figure
 
@@ -515,14 +505,14 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
             axes.barh(row, interval[1] - interval[0], left=interval[0], height=0.55, color="C0", alpha=0.35)
         axes.plot([found, found], [row - 0.28, row + 0.28], color="C0", lw=1.6)
     axes.axvline(0.5, color="0.4", lw=0.8, ls=":")
-    axes.set_yticks(range(len(pairs)), [first.label for first, _ in pairs])
+    axes.set_yticks(range(len(pairs)), [short(first.label, 0.3 * width) for first, _ in pairs], parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
     axes.set_xlabel(f"probability that a run of X has a higher\n{_name(selection.y)} than one of Y")
     axes.set_ylabel("X", rotation=0, ha="right", va="center")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(pairs)), [second.label for _, second in pairs])
+    right.set_yticks(range(len(pairs)), [short(second.label, 0.3 * width) for _, second in pairs], parse_math=False)
     right.set_ylabel("Y", rotation=0, ha="left", va="center")
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)

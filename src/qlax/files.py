@@ -31,6 +31,18 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def write_result(path: Path, data: bytes) -> None:
+    """The same, of a file that a user asked for.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder survive a loss of power, where the system can."""
     if os.name == "posix":

@@ -1,15 +1,17 @@
 """What run directories hold, read without taking them: for all that looks at runs, finished or still trained."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qlax.config import Config, from_file
-from qlax.errors import UserError
+from qlax.errors import UserError, described
 from qlax.log import MetricsFile, curves
+
+Paths = Path | str | Sequence[Path | str]
 
 
 class History(NamedTuple):
@@ -39,15 +41,35 @@ def read(directory: Path | str) -> History:
     return History(directory, config, curves(lines), summary if isinstance(summary, dict) else None)
 
 
-def read_all(directories: Sequence[Path | str]) -> list[History]:
+def read_all(directories: Paths) -> list[History]:
     """Of each directory; of a sweep's or a suite's those of its jobs.
 
     Raises:
-      UserError: there is no run in one of them, or its configuration is damaged.
+      UserError: none is named, or one twice, there is no run in one of them, or its configuration is damaged.
     """
     histories = []
-    for directory in map(Path, directories):
+    for directory in map(Path, [directories] if isinstance(directories, Path | str) else directories):
         jobs = sorted(path.parent for path in directory.glob("*/config.json"))
         is_run = (directory / "config.json").exists()
         histories += [read(directory)] if is_run or not jobs else [read(job) for job in jobs]
+    if not histories:
+        raise UserError("there are no runs; name their directories")
+    found = [history.directory.resolve() for history in histories]
+    if twice := [history.directory for history in histories if found.count(history.directory.resolve()) > 1]:
+        raise UserError(f"{twice[0]} is given twice")
     return histories
+
+
+def undamaged(history: History, make: Callable[..., Any], *more: Any) -> Any:
+    """What is made of a history, whose files may hold anything: `make(history, *more)`.
+
+    Raises:
+      UserError: what it raised, or that the files do not hold what they should.
+    """
+    try:
+        return make(history, *more)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        files = f"summary.json or metrics.jsonl of {history.directory}"
+        raise UserError(f"{files} is damaged, or of another version of qlax ({described(error)})") from error

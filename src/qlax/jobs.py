@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from qlax.config import FIELDS, Config, as_words, from_file
-from qlax.errors import RunError, UserError
+from qlax.errors import RunError, Stopped, UserError
 from qlax.scores import four_digits
 
 ATTEMPTS = 3  # at a job, before it is given up
@@ -383,8 +383,6 @@ def conclude(outcome: Outcome, complete: int, wanted: int, noun: str, again: str
       Stopped: a signal asked to stop, and some jobs are not complete.
       JobsFailedError: some were given up.
     """
-    from qlax.session import Stopped  # it imports JAX, see `Job.check`
-
     if outcome.signal_number is not None and complete + len(outcome.failed) < wanted:
         message = f"stopped with {complete} of {wanted} {noun} complete"
         raise Stopped(f"{message}; {again} goes on", outcome.signal_number)

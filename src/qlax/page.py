@@ -21,14 +21,15 @@ from matplotlib import rc_context
 import qlax
 from qlax import checkpoint, pictures, scores, sweep
 from qlax.config import FIELDS, SWEEPABLE, Config, as_words, configure
-from qlax.errors import RunError, UserError, described
+from qlax.errors import RunError, UserError
 from qlax.figures import NOT_COMPARED, curve_figure
-from qlax.files import check_is_new, free_name, write_whole
-from qlax.history import History, read_all
+from qlax.files import check_is_new, free_name, write_result
+from qlax.history import History, Paths, read_all, undamaged
 from qlax.session import CAUSES
 from qlax.statistics import interquartile_mean, stratified_interval
 
 NAME = "report.html"  # of the template, and of the page unless another is asked for
+SUFFIXES = (".html", ".htm")
 MOST_ROWS = 200  # of a table
 MOST_LINES = 100  # of a picture that are not drawn point by point
 SCALE = 1.6  # pixels a point: figures are drawn as for paper, whose type is smaller
@@ -95,7 +96,7 @@ class Setting(NamedTuple):
     command: str | None
 
 
-def report(runs: Path | str | Sequence[Path | str], out: Path | str | None = None, *, video: bool = True) -> Path:
+def report(runs: Paths, out: Path | str | None = None, *, video: bool = True) -> Path:
     """Write all about runs, finished or still trained, to one page of HTML; returns its path.
 
     The page holds its pictures and its video: it can be sent, printed, and opened without a network. It has learning
@@ -108,26 +109,22 @@ def report(runs: Path | str | Sequence[Path | str], out: Path | str | None = Non
       video: film the best agent of every environment; where that cannot be done, the page says why.
 
     Raises:
-      UserError: one of the directories holds no run or a damaged one, or the file is there or cannot be written.
+      UserError: one of the directories holds no run or a damaged one, or is given twice; the file is there, cannot be
+        written, or is no .html.
     """
     path = free_name(Path(NAME)) if out is None else check_is_new(out)
-    histories = read_all([runs] if isinstance(runs, Path | str) else runs)
-    if not histories:
-        raise UserError("there is nothing to report: name the directory of a run")
-    page = _rendered(histories, path.parent, video)
-    try:
-        write_whole(path, page.encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: a report is a page of HTML; name a file that ends in .html")
+    write_result(path, _rendered(read_all(runs), path.parent, video).encode())
     return path
 
 
 def _rendered(histories: list[History], folder: Path, video: bool) -> str:
     """The page, with links from this folder."""
-    known = [_undamaged(history, _known) for history in histories]
+    known = [undamaged(history, _known) for history in histories]
     films = _films(histories) if video else {}
     sections = [
-        _undamaged(history, _section, summary, films.get(place), folder)
+        undamaged(history, _section, summary, films.get(place), folder)
         for place, (history, summary) in enumerate(zip(histories, known, strict=True))
     ]
     environment = jinja2.Environment(
@@ -147,17 +144,6 @@ def _rendered(histories: list[History], folder: Path, video: bool) -> str:
         version=qlax.__version__,
         date=time.strftime("%Y-%m-%d %H:%M"),
     )
-
-
-def _undamaged(history: History, make: Callable[..., Any], *more: Any) -> Any:
-    """What is made of a history, whose files may hold anything."""
-    try:
-        return make(history, *more)
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        files = f"summary.json or metrics.jsonl of {history.directory}"
-        raise UserError(f"{files} is damaged, or of another version of qlax ({described(error)})") from error
 
 
 def _known(history: History) -> dict[str, Any]:
@@ -212,7 +198,7 @@ def _section(history: History, summary: dict[str, Any], film: dict[str, Any] | N
         "rows": rows,
         "best": best,
         "film": film,
-        "swept": sweep.compared(config),
+        "swept": config.compared,
         "compared": fields,
         "settings": settings,
         "comparison": _comparison(config, of_runs, fields),
@@ -267,7 +253,7 @@ def _best(history: History) -> dict[str, Any] | None:
     own = history.config.all_runs()[run]
     return {
         "run": int(run),
-        "setting": {name: own[name] for name in ("seed", *sweep.compared(history.config))},
+        "setting": {name: own[name] for name in ("seed", *history.config.compared)},
         "steps": int(history.curves["steps"][line]),
         "return": float(returns[line, run]),
     }
@@ -286,7 +272,7 @@ def _films(histories: list[History]) -> dict[int, dict[str, Any]]:
     """One of the best agent of every environment, by the place of its history."""
     found: dict[str, tuple[float, int, dict[str, Any]]] = {}
     for place, history in enumerate(histories):
-        best = _undamaged(history, _best)
+        best = undamaged(history, _best)
         if best and best["return"] > found.get(history.config.env, (-math.inf,))[0]:
             found[history.config.env] = (best["return"], place, best)
     return {place: _film(histories[place].directory, best["run"]) for _, place, best in found.values()}
@@ -454,8 +440,6 @@ def _curve(histories: Sequence[History], name: str = "eval_return", title: str |
     values = np.concatenate([x[np.isfinite(x)] for of in histories if (x := of.curves.get(name)) is not None])
     is_wide = len(values) > 0 and values.min() > 0 and values.max() > 1000 * values.min()
     for axes in figure.axes:
-        for text in (axes.title, axes.yaxis.label):
-            text.set_parse_math(False)  # a dollar in a name begins no formula
         if is_wide:
             axes.set_yscale("log")
         for line in axes.lines if len(axes.lines) > MOST_LINES else ():

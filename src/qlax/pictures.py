@@ -1,6 +1,7 @@
 """Pictures: learning curves, and what came of the settings that were compared."""
 
 import math
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,6 +28,7 @@ STYLE: dict[Any, Any] = {  # of a page of a paper; text stays text in SVG and PD
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
+    "axes.formatter.limits": (-4, 5),  # of powers of ten that are written out: longer numbers overlap
     "axes.prop_cycle": cycler(color=PALETTE),
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -43,14 +46,44 @@ PANELS_A_ROW = 4
 
 def in_steps(axes: Axes) -> None:
     """Have the horizontal axis count environment steps, as 500k or 2.5M."""
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    few_ticks(axes.xaxis)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def few_ticks(axis: Axis) -> None:
+    """Have an axis of a small panel bear round numbers that fit."""
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def ncols(labels: Sequence[str], width: float) -> int:
     """Columns of a legend that fit in so many inches."""
     longest = max(map(len, labels), default=0)
     return max(1, min(len(labels), int(width / (0.5 + 0.055 * longest))))
+
+
+def plain(figure: Figure) -> Figure:
+    """The figure, in which names fit and their dollars begin no formula, as numbers on logarithmic axes do."""
+    width = figure.get_figwidth()
+    titles = [(text, width) for text in figure.texts]
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        titles.append((axes.title, width / (place.get_gridspec().ncols if place else 1)))
+    for title, inches in titles:
+        lines = title.get_text().splitlines()
+        title.set_text("\n".join(textwrap.fill(line, int(inches / 0.07)) for line in lines))
+    labels = [text for legend in figure.legends for text in legend.get_texts()]
+    for label in labels:
+        label.set_text(short(label.get_text(), width - 0.5))
+    names = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label)]
+    for text in (*(title for title, _ in titles), *labels, *names):
+        text.set_parse_math(False)
+    return figure
+
+
+def short(name: str, width: float) -> str:
+    """A name in so many inches: of a long one the end, in which modules and directories differ."""
+    most = int(width / 0.06)
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 @rc_context(STYLE)
@@ -95,7 +128,7 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     handles = [*of_kinds, *axes.get_legend_handles_labels()[0]]
     columns = ncols([str(handle.get_label()) for handle in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)  # never over the curves
-    figure.savefig(path)
+    plain(figure).savefig(path)
 
 
 def _known(curves: Mapping[str, np.ndarray], name: str, of_setting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,22 +190,25 @@ def comparison(
     for axes in panels[: len(columns)]:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
-    figure.savefig(path)
+    plain(figure).savefig(path)
 
 
 def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> np.ndarray:
     """Where values are on the horizontal axis, which is set up for them."""
     if isinstance(values[0], str):
         names = list(dict.fromkeys(values))
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), [short(x, 1.2) for x in names], rotation=30, ha="right", parse_math=False)
         axes.set_xlim(-0.5, len(names) - 0.5)
         return np.array([names.index(value) for value in values], np.float64)
     x = np.asarray(values, np.float64)
     if is_log:
         axes.set_xscale("log")
     if not is_drawn and len(places := np.unique(x)) <= MOST_LABELS:
-        labels = [f"{int(place):,}" if place.is_integer() else f"{place:g}" for place in places]
-        axes.set_xticks(places, labels, rotation=90 if len(places) > 5 else 0)
+        labels = [f"{x:,.0f}" if x.is_integer() and abs(x) < 1e6 else f"{x:g}" for x in places.tolist()]
+        if not is_log and np.diff(places).min(initial=math.inf) < 0.05 * np.ptp(places):
+            x = np.searchsorted(places, x).astype(np.float64)  # side by side, as their labels need room
+            places = np.unique(x)
+        axes.set_xticks(places, labels, rotation=90 if len("".join(labels)) > 20 else 0)
         axes.xaxis.set_minor_locator(NullLocator())
     return x
 
@@ -225,4 +261,4 @@ def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds:
     handles: list[Any] = [Line2D([], [], color="0.7", lw=0.8, ls=style, label=label) for style, label in ways]
     handles += figure.axes[0].get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    figure.savefig(path)
+    plain(figure).savefig(path)

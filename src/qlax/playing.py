@@ -81,7 +81,7 @@ class Played(NamedTuple):
         header += ["cut"] * has_cut + ["score"] * bool(self.scores)
         rows = []
         for row, (agent, estimate) in enumerate(zip(self.agents, self.each, strict=True)):
-            cells = [f"{value:g}" for value in agent.values()] + _written(estimate)
+            cells = [fields.shown(value) for value in agent.values()] + _written(estimate)
             numbers = [self.returns[row].min(), self.returns[row].max(), self.lengths[row].mean()]
             cells += [four_digits(float(number)) for number in numbers]
             cells += [_mean_of_known(self.metrics[name][row]) for name in metrics]
@@ -137,7 +137,7 @@ def evaluate(
 
     Args:
       run: the directory of a run, or one file of its `agents/` or `best/`.
-      index: of the agents among the runs that trained side by side; None: all.
+      index: of the agents among the runs that trained side by side, each once; None: all.
       best: the weights of the best evaluation instead of the last ones. They were chosen by that evaluation, so a new
         one will return a little less on average.
       episodes: of each agent, N.
@@ -253,24 +253,24 @@ def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         expected = "expected the directory of a run, or a file of its agents/ or best/"
         raise UserError(f"there is no {path}; {expected}{nearest(path.name, beside)}")
+    several = isinstance(index, Sequence) and not isinstance(index, str)
+    asked: Any = index if several else [] if index is None else [index]
+    indices = list(dict.fromkeys(checked("index", each) for each in asked))
     if path.is_file():
         if best:
             raise UserError(f"{path} is one file; best chooses among those of a run's directory")
-        if index not in (None, 0, "0"):
-            raise UserError(f"{path} is one agent; index={index} chooses among those of a run's directory")
+        if any(indices):
+            raise UserError(f"{path} is one agent; index={indices[-1]} chooses among those of a run's directory")
         return [int(path.stem) if path.stem.isdecimal() else 0], [load(path)]
     if index is None:
         found = (path / ("best" if best else "agents")).glob(f"*{checkpoint.SUFFIX}")
         indices = sorted(int(file.stem) for file in found if file.stem.isdecimal())
         runs = sorted(file.parent.parent for file in path.glob(f"*/agents/0{checkpoint.SUFFIX}"))
         if not indices and runs:
-            raise UserError(f"{path} holds {len(runs)} runs; name one of them, as {runs[0]}")
+            raise UserError(f"{path} holds no agents, but runs: name one of them, as {runs[0]}")
         indices = indices or [0]  # which says what is there instead
-    else:
-        several = isinstance(index, Sequence) and not isinstance(index, str)
-        indices = [checked("index", each) for each in (index if several else [index])]  # type: ignore[union-attr]
-        if not indices:
-            raise UserError("index=[]: expected at least one; leave it out for all")
+    elif not indices:
+        raise UserError(f"index={index}: expected at least one; leave it out for all")
     return indices, [load(path, each, best=best) for each in indices]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from qlax.agent import Agent, load
 from qlax.errors import UserError, described, nearest
-from qlax.files import check_is_new, free_name, write_whole
+from qlax.files import check_is_new, free_name, write_result
 from qlax.plain_network import PlainNetwork, specs
 
 FORMATS = ("stablehlo", "onnx")
@@ -48,19 +48,19 @@ def export(
       The file.
 
     Raises:
-      UserError: there is no such agent or format, the file is there already, or the network is one of the user's own
-        that cannot be written.
+      UserError: there is no such agent or format, the file is there already or cannot be written, or the network is
+        one of the user's own that cannot be exported.
     """
     if format not in FORMATS:
         raise UserError(f"format={format!r}: expected {' or '.join(FORMATS)}{nearest(format, FORMATS)}")
     path = _new_path(Path(run), out, format)
     agent = load(run, index, best=best, numpy_only=format == "onnx")
     if format == "onnx":
-        write_whole(path, to_onnx(agent))
+        write_result(path, to_onnx(agent))
     else:
         data, description = to_stablehlo(agent)
-        write_whole(_beside(path), json.dumps(description, indent=2).encode())
-        write_whole(path, data)
+        write_result(path, data)
+        write_result(_beside(path), json.dumps(description, indent=2).encode())
     return path
 
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from qlax.errors import RunError, UserError, described
+from qlax.errors import LostError, RunError, UserError, described
 
 CONNECT_SECONDS = 300  # that processes wait for each other at the beginning
 LOST_SECONDS = 30  # without a sign of life, until a process counts as lost, and the others end
@@ -39,10 +39,6 @@ LOST = ("Gloo", "gloo", "NCCL", "coordination service", "heartbeat", "Socket clo
 BESIDE = 'while IFS= read -r line; do said=$line; done; if [ -n "$said" ]; then printf "%s\\n" "$said" >&2; fi'
 
 _state: dict[str, Any] = {"joined": False, "beside": None}  # whether `join` was called; the process that reads lines
-
-
-class LostError(RunError):
-    """Another process is gone; how to go on is printed when this one ends."""
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:

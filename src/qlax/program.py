@@ -352,12 +352,24 @@ def shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.Trai
         return lambda state: state
 
     def share(state: pqn.TrainState) -> pqn.TrainState:
-        progress = state.updates.astype(jnp.float32) / num_updates
-        if hasattr(env, "shared_at"):
-            shared = env.shared_at(progress)
-        else:
-            variables = {"params": state.params, **state.stats}
-            shared = env.shared_after(*state.env.shared, progress, variables)
-        return state._replace(env=state.env._replace(shared=(strong(shared),)))
+        progress, variables = state.updates.astype(jnp.float32) / num_updates, {"params": state.params, **state.stats}
+        shared = shared_by(env, state.env.shared, progress, variables)
+        return state._replace(env=state.env._replace(shared=shared))
 
     return share
+
+
+def shared_by(env: Any, shared: tuple[PyTree, ...], progress: jax.Array, variables: PyTree) -> tuple[PyTree, ...]:
+    """What the copies share when this fraction of training is done: the last arguments of `step`.
+
+    Args:
+      env: that they are copies of.
+      shared: before.
+      progress: float32 scalar.
+      variables: of the learner's network.
+    """
+    if hasattr(env, "shared_at"):
+        shared = (env.shared_at(progress),)
+    elif hasattr(env, "shared_after"):
+        shared = (env.shared_after(*shared, progress, variables),)
+    return strong(shared)

@@ -81,10 +81,10 @@ def table(results: dict[str, Any], unit: str) -> str:
 
 
 def four_digits(x: float | None) -> str:
-    """Four digits, or all before the point."""
+    """Four digits, or all before the point, unless these are more than nine."""
     if x is None:
         return "-"
-    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}"
+    return f"{x:.0f}" if 1000 <= abs(x) < 1e9 else f"{x:.4g}"
 
 
 def _interval(statistic: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from qlax import capacity, processes, summary, sweep, trackers
 from qlax.agent import Agent
 from qlax.config import Config
 from qlax.directory import RunDirectory
-from qlax.errors import RunError, UserError
+from qlax.errors import RunError, Stopped, UserError
 from qlax.fields import six_digits
 from qlax.host import HostError
 from qlax.log import ProgressDisplay, curves
@@ -42,14 +42,6 @@ CAUSES = {
     "grad_norm": "gradients have grown too large; try a lower learning_rate or max_grad_norm, or norm=layer",
     "parameters": "a gradient step was too large; try a lower learning_rate or max_grad_norm, or norm=layer",
 }
-
-
-class Stopped(KeyboardInterrupt):
-    """Training was interrupted and a checkpoint saved; the message says how to go on."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal_number = signal_number
 
 
 class DivergedError(RunError):
@@ -456,7 +448,7 @@ class Session:
         config, path = self.config, self.directory.path
         title = config.preset or config.env
         pictures.learning_curve(path / "curve.png", arrays, self.program.labels, title)
-        if fields := sweep.compared(config):
+        if fields := config.compared:
             sweep.write(path, config, sweep.rows(config, found), fields)
         if "parent" in arrays:
             seeds = list(range(config.seed, config.seed + config.seeds))

@@ -40,18 +40,13 @@ class Ranked(NamedTuple):
         return f"{which}: {result}{f', mean of {self.seeds} seeds' if self.seeds > 1 else ''}"
 
 
-def compared(config: Config) -> list[str]:
-    """The fields whose values a run directory compares; those of a population change while it is trained."""
-    return config.swept if config.population == "none" else []
-
-
 def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
     """A row a run: its index and seed, what it was trained with, what it came to, and when it diverged."""
     return [
         {
             "run": index,
             "seed": run["seed"],
-            **{name: run[name] for name in compared(config)},
+            **{name: run[name] for name in config.compared},
             **{name: summary[name]["per_run"][index] for name in MEASURED if name in summary},
             "diverged": diverged["steps"] if diverged else None,
         }
@@ -82,7 +77,7 @@ def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
 
 def again(config: Config, row: Row, fields: Sequence[str]) -> str:
     """The command that trains the setting of a row, with the same seeds; it says what the fields compared were."""
-    setting: dict[str, Any] = {name: row[name] for name in compared(config)}
+    setting: dict[str, Any] = {name: row[name] for name in config.compared}
     if setting:
         setting["runs"] = None
     return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), fields)])
@@ -153,7 +148,7 @@ def run(
     """
     combinations = _combinations(several, trials)
     configs = [configured(**combination) for combination in combinations]
-    fields = [*several, *compared(configs[0])]
+    fields = [*several, *configs[0].compared]
     if not fields:
         raise UserError("nothing has several values to compare; give some, as in --num-envs 16 32, or use qlax train")
     asked = {name: value for name, value in dataclasses.asdict(configs[0]).items() if name not in SAYS_OF_WHERE}
@@ -245,7 +240,7 @@ def _value(job: Job) -> float | None:
     """The best that a job's settings came to, nothing being worse than to diverge; None if it failed."""
     if not job.complete:
         return None
-    best = ranking(rows(job.config, job.summary()), compared(job.config))[0].mean
+    best = ranking(rows(job.config, job.summary()), job.config.compared)[0].mean
     return -math.inf if best is None else best
 
 

@@ -384,7 +384,8 @@ def film(directory: Path, summary: dict[str, Any], say: Callable[[str], None]) -
 
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "video.gif"
-            return render(directory, out, index=best_run(summary), best=True, max_steps=FILMED_STEPS).read_bytes()
+            render(directory, out, index=best_run(summary), best=True, max_steps=FILMED_STEPS)
+            return out.read_bytes()
     except (UserError, KeyboardInterrupt):
         return None
     except Exception as error:

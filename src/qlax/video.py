@@ -1,9 +1,10 @@
 """Films of saved agents: episodes side by side, and what the agent thought of its actions."""
 
+import contextlib
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from qlax import fields, program
 from qlax.agent import Agent
 from qlax.errors import RunError, UserError, described
 from qlax.expectations import shared_of
-from qlax.files import check_is_new, free_name, write_whole
+from qlax.files import check_is_new, free_name, write_result
 from qlax.host import HostError, with_axes
 from qlax.playing import Stage, checked, prepared
 from qlax.pqn import epsilon_greedy
@@ -39,7 +41,7 @@ class Film(NamedTuple):
     """A film that was written, and the N episodes in it."""
 
     path: Path
-    frames: int
+    frames: int  # pictures
     width: int
     height: int
     fps: float
@@ -74,7 +76,7 @@ def render(
     max_steps: int | None = None,
     values: bool = False,
     fps: float | None = None,
-) -> Path:
+) -> Film:
     """Film episodes of an agent, side by side; those that have ended are dimmed while others go on.
 
     The environment has to have `render`, see `qlax.Env` and `qlax.HostEnv`.
@@ -97,51 +99,17 @@ def render(
       fps: steps a second; None: what suits the environment.
 
     Returns:
-      The file.
+      What was written, with its file as `path`.
 
     Raises:
       UserError: there is no such agent, the environment cannot be made, is not one that it can play in, or has no
-        pictures of itself; or the file cannot be written.
+        pictures of itself; or the file is there already or cannot be written.
       HostError: environments on the host crashed.
     """
-    return film(
-        run,
-        out,
-        index=index,
-        best=best,
-        episodes=episodes,
-        epsilon=epsilon,
-        seed=seed,
-        env=env,
-        env_options=env_options,
-        wrappers=wrappers,
-        max_steps=max_steps,
-        values=values,
-        fps=fps,
-    ).path
-
-
-def film(
-    run: Path | str,
-    out: Path | str | None,
-    *,
-    index: int,
-    best: bool,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    env: str | None,
-    env_options: dict[str, Any] | None,
-    wrappers: Sequence[str] | None,
-    max_steps: int | None,
-    values: bool,
-    fps: float | None,
-) -> Film:
-    """As `render`, with what there is to tell about it."""
     episodes, epsilon, seed = checked("episodes", episodes), checked("epsilon", epsilon), checked("seed", seed)
     if episodes > MOST_EPISODES:
         raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
-    fps = fps if fps is None else checked("fps", fps)
+    index, fps = checked("index", index), fps if fps is None else checked("fps", fps)
     path = _file(Path(run), out)
     stage = prepared(
         run,
@@ -159,25 +127,28 @@ def film(
         raise UserError(f"{stage.config.env} has no {method}, which gives the pictures; see {contract}")
     steps = stage.max_steps if max_steps is not None else min(stage.max_steps, MOST_STEPS)
     play = _played_in_jax if stage.make_envs is None else _played_on_host
-    moments = play(stage, episodes, steps, epsilon, seed)
-    fps = fps or float(getattr(stage.env, "fps", DEFAULT_FPS))
-    names = getattr(stage.env, "action_names", None) or [str(action) for action in range(stage.env.num_actions)]
-    painter, shown = _Painter(values, names), list[Moment]()
+    fps = fps or checked("fps", getattr(stage.env, "fps", DEFAULT_FPS))
+    painter, last = _Painter(values, _action_names(stage)), None
 
-    def images() -> Iterator[Image.Image]:
-        for moment in moments:
-            shown[:] = [moment]
-            yield (image := painter.image(moment))
+    def images(moments: Iterator[Moment]) -> Iterator[Image.Image]:
+        nonlocal last
+        for last in moments:
+            yield (image := painter.image(last))
         yield from itertools.repeat(image, round(fps))  # the end is shown for a second
 
-    data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(), fps)
-    (last,) = shown
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
-    returns, lengths = map(float, last.returns), map(int, last.lengths)
-    return Film(path, frames, *size, fps, list(returns), list(lengths), list(map(bool, last.playing)))
+    with contextlib.closing(play(stage, episodes, steps, epsilon, seed)) as moments:
+        data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(moments), fps)
+    assert last is not None
+    write_result(path, data)
+    return Film(path, frames, *size, fps, last.returns.tolist(), last.lengths.tolist(), last.playing.tolist())
+
+
+def _action_names(stage: Stage) -> list[str]:
+    num_actions = stage.env.num_actions
+    names = list(map(str, getattr(stage.env, "action_names", range(num_actions))))
+    if len(names) != num_actions:
+        raise UserError(f"{stage.config.env} has {num_actions} actions, but action_names {fields.shown(names)}")
+    return names
 
 
 def _file(run: Path, out: Path | str | None) -> Path:
@@ -209,8 +180,7 @@ class _Mind:
     """An agent that decides for N environments, and shows what it thought."""
 
     def __init__(self, agent: Agent, epsilon: float, seed: int):
-        self._agent = Agent(jax.device_put(agent.variables), agent.info)
-        self._epsilon, self._key = epsilon, jax.random.key(seed)
+        self._agent, self._epsilon, self._key = agent, epsilon, jax.random.key(seed)
         self._choose = jax.jit(epsilon_greedy)
 
     def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -223,15 +193,11 @@ class _Mind:
         return np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
 
 
-def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Iterator[Moment]:
+def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
     """Episodes without `Vec`, which would show the next one in place of an end."""
-    env, shared = stage.env, shared_of(stage.env)
-    end = jnp.float32(1)  # of training
-    if hasattr(env, "shared_at"):
-        shared = (env.shared_at(end),)
-    elif hasattr(env, "shared_after"):
-        shared = (env.shared_after(*shared, end, stage.agents[0].variables),)
-    mind = _Mind(stage.agents[0], epsilon, seed)
+    env, agent, end_of_training = stage.env, stage.agents[0], jnp.float32(1)
+    shared = program.shared_by(env, shared_of(env), end_of_training, agent.variables)
+    mind = _Mind(agent, epsilon, seed)
     reset = jax.jit(jax.vmap(env.reset))
     advance = jax.jit(jax.vmap(lambda key, state, action: env.step(key, state, action, *shared)))
     key_reset, key = jax.random.split(jax.random.key(seed))
@@ -259,11 +225,10 @@ def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed
     yield from _moments(stage, mind, step, steps, pictures, further)
 
 
-def _played_on_host(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Iterator[Moment]:
+def _played_on_host(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
     """The same; where a back end resets in the step of an end, the last picture is of the next episode."""
     assert stage.make_envs is not None
     mind = _Mind(stage.agents[0], epsilon, seed)
-    env: Any = stage.make_envs(episodes)
 
     def further(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
         del t
@@ -272,13 +237,13 @@ def _played_on_host(stage: Stage, episodes: int, steps: int, epsilon: float, see
         return step, metrics["raw_reward"], ~np.isnan(metrics["episode_return"])
 
     try:
-        yield from _moments(stage, mind, env.reset(seed), steps, lambda _: env.render(), further)
+        env: Any
+        with contextlib.closing(stage.make_envs(episodes)) as env:
+            yield from _moments(stage, mind, env.reset(seed), steps, lambda _: env.render(), further)
     except (UserError, RunError):
         raise
     except Exception as error:  # whatever a back end raises
         raise HostError(f"{stage.config.env} crashed: {described(error)}") from error
-    finally:
-        env.close()
 
 
 def _moments(
@@ -398,7 +363,7 @@ class _Painter:
             if action is not None and action not in listed:
                 listed[-1] = action
         low, high = min(self._low, 0.0), max(self._high, 0.0)
-        if self._high - self._low < (high - low) / 4:  # far from zero, differences would not be seen
+        if 0 <= self._high - self._low < (high - low) / 4:  # far from zero, differences would not be seen
             low, high = self._low, self._high
         bars = left + self._name_width
         right = bars + BAR_WIDTH + NUMBER_WIDTH

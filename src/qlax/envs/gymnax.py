@@ -38,8 +38,8 @@ class Gymnax:
         self.time_limit = int(params.max_steps_in_episode)
         drawn = DRAWN.get(type(env).__name__)
         if drawn is not None:
-            self.fps, self._draw = drawn.fps, drawn.draw
-            self.render: Callable[[Any], np.ndarray] = lambda state: self._draw(self._env, self._params, state)
+            self.fps = drawn.fps
+            self.render: Callable[[Any], np.ndarray] = functools.partial(drawn.draw, env, params)
             names = drawn.action_names
             if names is drawing.MINATAR_ACTIONS:
                 names = tuple(names[action] for action in env.action_set)
