@@ -231,7 +231,7 @@ TASKS = {
         evaluations=10,
         episodes=64,
         max_steps=3000,
-        seeds=3,
+        seeds=2,
         score=4,
         algorithms={
             "pqn": Algorithm(

@@ -74,6 +74,22 @@ have the versions, the dates and every seed.
 - **Published** numbers are of the same task, not always of the same steps and protocol; see there.
 """
 
+NOTES = """\
+## Notes
+
+- MinAtar runs of a million steps are a tenth of the paper's. Asterix learns late: by then seeds differ by a factor of
+  two and more.
+- With `--memory none` MemoryChain stays at chance, as it must.
+- Overcooked pays 20 a delivery. SMAX 3m is won in 92 and 95 % of 64 games. Hanabi's maximum is 25, and its returns are
+  over 1,000 games. Craftax-Classic's score is percent of its maximum. LunarLander's evaluations are over 16 episodes.
+- Atari on the same two cores is a matter of patience: `qlax train atari-fast/Pong` takes 37 minutes for a million steps
+  (456 a second, beside other work). One seed left -21 after some 600,000 of them; games that ended in the last 50,000
+  return 3.4 on average while exploring, and greedy ones, some cut at 5,000 steps, -13
+  ([`pong.json`](../benchmarks/results/pong.json)). Nothing of Atari has been run on a GPU yet.
+- Scores of sweeps, populations, devices and processes are in [Scaling](scaling.md#measured), of memories in
+  [Memories](memories.md).
+"""
+
 
 def main() -> None:
     """Write the page."""
@@ -85,7 +101,7 @@ def main() -> None:
         parts.append("\n".join([f"## {heading}", "", *table]) + "\n")
         for name, record in found.items():
             machines.setdefault((record["machine"], record["versions"]["jax"]), []).append((name, record["date"]))
-    parts.append(_where(machines))
+    parts += [NOTES, _where(machines)]
     PAGE.write_text("\n".join(parts))
 
 

@@ -39,19 +39,13 @@ def commands() -> str:
         "the command has to be mended.",
     ]
     for name, subparser in subparsers.choices.items():
-        own = [action for action in subparser._actions if action.dest not in FIELDS or name in ("evaluate", "render")]
-        has_settings = len(own) < len(subparser._actions)
-        own = [action for action in own if action.dest != "help"]
+        own = [action for action in subparser._actions if action.dest != "help"]
+        settings = [action for action in own if action.dest in FIELDS]
+        has_settings = len(settings) > len(FIELDS) / 2  # all, where others have some flags of the same names
+        own = [action for action in own if not (has_settings and action in settings)]
         words = [action.metavar or action.dest for action in own if not action.option_strings]
-        usage = " ".join(
-            [
-                "qlax",
-                name,
-                *words,
-                *(["[SETTINGS]"] if has_settings else []),
-                *(["[FLAGS]"] if len(own) > len(words) else []),
-            ]
-        )
+        more = ["[SETTINGS]"] * has_settings + ["[FLAGS]"] * (len(own) > len(words))
+        usage = " ".join(["qlax", name, *map(str, words), *more])
         said = [part for part in (subparser.description, subparser.epilog) if part]
         parts += [
             f"## qlax {name}",

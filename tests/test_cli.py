@@ -153,13 +153,14 @@ def test_environments_are_checked_and_timed(capsys, tmp_path, monkeypatch):
     assert "1 of 1 break their contract: mistaken:Env" in said.err
 
 
-def test_help_does_not_wait_for_jax():
-    code = """
+@pytest.mark.parametrize(("words", "said"), [("train --help", "--learning-rate"), ("plot nothing", "holds no run")])
+def test_help_and_figures_do_not_wait_for_jax(words, said):
+    code = f"""
 import sys, qlax.cli
 try:
-    qlax.cli.main(['train', '--help'])
+    qlax.cli.main({words.split()})
 except SystemExit:
     sys.exit('jax' in sys.modules)
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--learning-rate" in shown.stdout
+    assert said in shown.stdout + shown.stderr

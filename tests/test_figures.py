@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -85,8 +86,8 @@ def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
 
 
 def test_a_run_that_was_trained_twice_is_counted_and_told(tmp_path):
-    for name, seed in (("a", 0), ("b", 1)):
-        run(tmp_path / name, ramps(1.0, 2.0), seed=seed, seeds=2)
+    for name, seed, told in (("a", 0, ()), ("b", 1, ("tensorboard",))):
+        run(tmp_path / name, ramps(1.0, 2.0), seed=seed, seeds=2, trackers=told)
     _, said = figures.draw([tmp_path / name for name in "ab"], tmp_path / "first.svg")
     assert "1 of 4 runs have the settings and the seed of another: they tell nothing new" in said  # seed 1
     _, said = figures.draw([tmp_path / name for name in "ab"], tmp_path / "other.svg", by="directory")
@@ -103,12 +104,30 @@ def test_groups_are_what_differs_within_an_environment(tmp_path):
     assert figure.get_suptitle() == "ours"
     joint = figures.curve_figure(read_all([tmp_path / "a", tmp_path / "b"]), by="env")
     assert legend(joint) == []  # the environment is the panel
+    suites = figures.curve_figure(read_all([tmp_path / "a", tmp_path / "b"]), by="directory")
+    assert legend(suites) == ["a", "b"]
     many = {"num_envs": 32, "num_steps": 16, "gamma": 0.9, "norm": "batch"}
     run(tmp_path / "c", ramps(1.0), preset="minatar/breakout", **many)
     several = figures.curve_figure(read_all([tmp_path / "a" / "breakout", tmp_path / "c"]))
     assert legend(several) == ["breakout", "c"]  # their directories, as more differs than a name can hold
     by = figures.curve_figure(read_all([tmp_path / "a" / "breakout", tmp_path / "c"]), by=["norm", "seed"])
     assert legend(by) == ["norm layer, seed 0", "norm layer, seed 1", "norm batch, seed 0"]
+
+
+@pytest.mark.parametrize("kind", figures.KINDS)
+def test_names_are_no_mathematics_and_fit(kind, tmp_path):
+    long = "a-long-name-" * 12
+    for name in ("$\\frac$", f"{long}$<é"):
+        run(tmp_path / name, 1e30 * ramps(-1.0, 2.0), seeds=2)
+    runs = [tmp_path / "$\\frac$", tmp_path / f"{long}$<é"]
+    path, said = figures.draw(runs, tmp_path / "figure.svg", kind=kind, by="directory", title="$ and " * 30)
+    drawn = path.read_text()
+    assert ">$\\frac$</text>" in drawn
+    assert "name-$&lt;é</text>" in drawn
+    assert long not in drawn
+    assert long in said
+    assert len(re.findall(r">[$ and]+</text>", drawn)) > 1  # lines of the title
+    assert max(map(len, said.splitlines()[2].split("|")[3:])) < 30  # digits of a number
 
 
 def test_the_members_of_a_population_are_one_group(tmp_path):
@@ -168,9 +187,9 @@ def test_scores_of_the_environments_come_before_our_own(tmp_path):
 
 def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name in ("figure.png", "figure-2.png"):  # of a name nobody asked for, another is taken
-        assert main(["plot", "sweep"]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == name
+    (tmp_path / "figure.png").write_text("mine")
+    assert main(["plot", "sweep"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "figure-2.png"  # of a name nobody asked for, another is taken
     assert main(["plot", "sweep", "--kind", "improvement", "--by", "lam", "--out", "figure.pdf", "--title", "T"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[2].split("|")[1:5] == [" lam 0   ", "    4 ", "                       13 ", "      10 to 40 "]
@@ -193,6 +212,8 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
         ("sweep --by lamm", "by=lamm: unknown setting; did you mean 'lam'?"),
         ("sweep --x time", "invalid choice: 'time'"),
         ("sweep sweep", "sweep is given twice"),
+        ("sweep ./sweep", "sweep is given twice"),
+        ("other damaged", "metrics.jsonl of damaged is damaged, or of another version of qlax"),
         ("nothing", "nothing holds no run: there is no config.json"),
         ("begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
         ("sweep begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
@@ -207,6 +228,8 @@ def test_a_mistake_is_one_line_and_nothing_is_written(words, message, capsys, mo
     monkeypatch.chdir(tmp_path)
     run(tmp_path / "other", ramps(1.0, 2.0), preset="acrobot", norm="none", seeds=2)
     run(tmp_path / "begun", np.ones((0, 1)))
+    shutil.copytree(tmp_path / "other", tmp_path / "damaged")
+    (tmp_path / "damaged" / "summary.json").write_text('{"eval_score": 3}')
     (tmp_path / "there.png").write_text("mine")
     is_refused_in_one_line(["plot", *words.split()], message, capsys, tmp_path)
 

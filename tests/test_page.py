@@ -103,10 +103,13 @@ def page(tmp_path, *runs, **options):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A page with pictures, of two directories."""
+    """A page with pictures, of two directories; names of one would be formulas, but for what is wrong in them."""
     folder = tmp_path_factory.mktemp("drawn")
     finished = written(folder / "run", lam=(0.0, 0.9), returns=[1.0, 2.0], seeds=1)
-    return page(folder, finished, written(folder / "other", "acrobot", lines=1, finished=False, returns=[3.0]))
+    other = written(folder / "other", "my_game:$\\frac$", lines=1, finished=False, returns=[3.0])
+    file = other / "metrics.jsonl"
+    file.write_text(file.read_text().replace("coins", "$\\\\frac$<b>"))
+    return page(folder, finished, other)
 
 
 @pytest.fixture
@@ -179,11 +182,8 @@ def test_whatever_runs_are_called_is_text(tmp_path):
     assert "%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%24/config.json" in [e["href"] for e in found.all("a")]
 
 
-def test_names_of_measurements_are_no_mathematics(tmp_path):
-    directory = written(tmp_path / "run", "my_game:$\\frac$", finished=False)
-    file = directory / "metrics.jsonl"
-    file.write_text(file.read_text().replace("coins", "$\\\\frac$<b>"))
-    assert "$\\frac$<b> against environment steps" in [e["alt"] for e in page(tmp_path, directory).all("img")]
+def test_names_of_measurements_are_no_mathematics(drawn):
+    assert "$\\frac$<b> against environment steps" in [e["alt"] for e in drawn.all("img")]
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -298,7 +298,9 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     refused = {
         "old.html is there already": ["run", "--out", "old.html"],
         "there is no folder nowhere": ["run", "--out", "nowhere/page.html"],
+        "page.png: a report is a page of HTML": ["run", "--out", "page.png"],
         "missing holds no run": ["run", "missing"],
+        "run is given twice": ["run", "./run"],
     }
     for message, words in refused.items():
         is_refused_in_one_line(["report", *words, "--no-video"], message, capsys, tmp_path)

@@ -9,11 +9,11 @@ from qlax import envs
 
 IN_JAX = [
     *("gymnax/CartPole-v1", "gymnax/Breakout-MinAtar", "pgx/minatar-breakout", "pgx/tic_tac_toe", "jumanji/Maze-v0"),
-    *("navix/Navix-Empty-5x5-v0", "xminigrid/MiniGrid-Empty-5x5", "jaxmarl/overcooked/cramped_room"),
+    *("navix/Navix-Empty-5x5-v0", "xminigrid/MiniGrid-Empty-5x5"),
     *(
-        pytest.param(name, marks=pytest.mark.slow)  # compile for long
+        pytest.param(name, marks=pytest.mark.slow)  # import or compile for long
         for name in (
-            *("jaxmarl/mpe/simple_spread", "jaxmarl/hanabi", "jaxmarl/smax/3m"),
+            *("jaxmarl/overcooked/cramped_room", "jaxmarl/mpe/simple_spread", "jaxmarl/hanabi", "jaxmarl/smax/3m"),
             *("craftax/Craftax-Classic-Symbolic-v1", "craftax/Craftax-Symbolic-v1"),
         )
     ),

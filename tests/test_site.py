@@ -36,10 +36,14 @@ def test_every_command_and_flag_is_on_the_page_of_commands(site):
     page = (site / "commands" / "index.html").read_text()
     subparsers = cli._parser()._subparsers._group_actions[0].choices
     assert len(subparsers) > 10
+    sections = dict(re.findall(r'<h2 id="([\w-]+)">(.*?)(?=<h2|</article)', page, re.DOTALL))
     for name, parser in subparsers.items():
-        assert f"qlax {name}" in page
-        for flag in (flag for action in parser._actions for flag in action.option_strings if action.dest != "help"):
-            assert flag in page, (name, flag)
+        said = sections[f"qlax-{name}"]
+        if "[SETTINGS]" in said:
+            said += sections["settings"]
+        for action in (action for action in parser._actions if action.dest != "help"):
+            for word in action.option_strings or [action.metavar or action.dest]:
+                assert f"<code>{word}" in said or f", {word}" in said, (name, word)
 
 
 def test_every_preset_is_there_with_what_it_says_of_itself(site):

@@ -20,7 +20,7 @@ from qlax.config import FIELDS, Config, written
 from qlax.errors import UserError, nearest
 from qlax.files import check_is_new, free_name, write_result
 from qlax.history import History, Paths, read_all, undamaged
-from qlax.pictures import MOST_LABELS, STYLE, few_ticks, in_steps, ncols, plain, short
+from qlax.pictures import MOST_LABELS, STYLE, few_ticks, in_steps, legend_below, ncols, plain, short
 from qlax.scores import four_digits, markdown
 from qlax.statistics import (
     interquartile_mean,
@@ -545,8 +545,7 @@ def _legend(figure: Figure, selection: Selection) -> None:
     handles = [Line2D([], [], color=f"C{index}", label=group.label) for index, group in enumerate(selection.shown)]
     if selection.others:
         handles.append(Line2D([], [], color="0.8", lw=0.6, label=f"{len(selection.others):,} others"))
-    columns = ncols([str(handle.get_label()) for handle in handles], figure.get_figwidth())
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, borderaxespad=0.2)
+    legend_below(figure, handles)
 
 
 def _name(y: str) -> str:

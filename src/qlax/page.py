@@ -30,6 +30,7 @@ from qlax.statistics import interquartile_mean, stratified_interval
 
 NAME = "report.html"  # of the template, and of the page unless another is asked for
 SUFFIXES = (".html", ".htm")
+MOST_NAMES = 6  # in the heading
 MOST_ROWS = 200  # of a table
 MOST_LINES = 100  # of a picture that are not drawn point by point
 SCALE = 1.6  # pixels a point: figures are drawn as for paper, whose type is smaller
@@ -127,6 +128,7 @@ def _rendered(histories: list[History], folder: Path, video: bool) -> str:
         undamaged(history, _section, summary, films.get(place), folder)
         for place, (history, summary) in enumerate(zip(histories, known, strict=True))
     ]
+    names = list(dict.fromkeys(section["name"] for section in sections))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qlax"),
         autoescape=True,
@@ -136,7 +138,7 @@ def _rendered(histories: list[History], folder: Path, video: bool) -> str:
     )
     environment.filters |= {"digits": scores.four_digits, "setting": _setting}
     return environment.get_template(NAME).render(
-        title=", ".join(dict.fromkeys(section["name"] for section in sections)),
+        title=", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else ""),
         sections=sections,
         overview=_overview(histories, known) if len(histories) > 1 else None,
         measured=sweep.MEASURED,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from cycler import cycler
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
@@ -59,6 +60,12 @@ def ncols(labels: Sequence[str], width: float) -> int:
     """Columns of a legend that fit in so many inches."""
     longest = max(map(len, labels), default=0)
     return max(1, min(len(labels), int(width / (0.5 + 0.055 * longest))))
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Say what lines are, never over the curves."""
+    columns = ncols([str(handle.get_label()) for handle in handles], figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, borderaxespad=0.2)
 
 
 def plain(figure: Figure) -> Figure:
@@ -125,9 +132,7 @@ def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str],
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
     in_steps(axes)
     of_kinds = [Line2D([], [], color="0.4", ls=style, label=kind) for _, style, kind in kinds]
-    handles = [*of_kinds, *axes.get_legend_handles_labels()[0]]
-    columns = ncols([str(handle.get_label()) for handle in handles], figure.get_figwidth())
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)  # never over the curves
+    legend_below(figure, [*of_kinds, *axes.get_legend_handles_labels()[0]])
     plain(figure).savefig(path)
 
 
@@ -189,7 +194,7 @@ def comparison(
     handles: dict[str, Any] = {}
     for axes in panels[: len(columns)]:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    legend_below(figure, list(handles.values()))
     plain(figure).savefig(path)
 
 
@@ -259,6 +264,5 @@ def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds:
     in_steps(figure.axes[-1])
     ways = [("-", "member"), (":", "goes on as another")]
     handles: list[Any] = [Line2D([], [], color="0.7", lw=0.8, ls=style, label=label) for style, label in ways]
-    handles += figure.axes[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend_below(figure, handles + figure.axes[0].get_legend_handles_labels()[0])
     plain(figure).savefig(path)

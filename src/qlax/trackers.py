@@ -81,7 +81,7 @@ class Tracker(Protocol):
         """No more lines.
 
         Args:
-          summary: what `summary.json` holds; None where training was interrupted.
+          summary: what `summary.json` holds; None where training was interrupted, or all runs diverged.
           video: a GIF of the best run; None where there is no picture.
         """
 
@@ -250,7 +250,7 @@ def makers(config: Config) -> dict[str, MakeTracker]:
     if config.trackers and config.num_runs > MOST_RUNS:
         what = f"trackers={','.join(config.trackers)}: each run has curves of its own"
         raise UserError(f"{what}, and there are {config.num_runs:,}; expected at most {MOST_RUNS} runs")
-    for name in set(config.trackers) & set(KNOWN):
+    for name in filter(KNOWN.get, config.trackers):
         package = PACKAGES[name]
         try:
             importlib.import_module(package)

@@ -22,6 +22,7 @@ from qlax.files import check_is_new, free_name, write_result
 from qlax.host import HostError, with_axes
 from qlax.playing import Stage, checked, prepared
 from qlax.pqn import epsilon_greedy
+from qlax.scores import four_digits
 from qlax.types import Array, PyTree, Step, is_key
 
 MOST_STEPS = 1000  # of a film, unless more are asked for
@@ -340,7 +341,7 @@ class _Painter:
         height = 2 * MARGIN + LINE * (4 + bars + (members > 1) + (actions > bars))
         image = Image.new("RGB", (columns * (width + 2 * MARGIN), height), PAPER)
         draw = ImageDraw.Draw(image)
-        draw.text((MARGIN, MARGIN), f"return {moment.returns[number]:.4g}", INK, self._font)
+        draw.text((MARGIN, MARGIN), f"return {four_digits(float(moment.returns[number]))}", INK, self._font)
         steps = f"step {moment.lengths[number]:,}"
         ended = "" if moment.playing[number] else ", ended"
         draw.text((MARGIN, MARGIN + LINE), steps + ended, INK, self._font)
