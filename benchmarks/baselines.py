@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import platformdirs
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from peers import environment, measure, train
 from records import RESULTS, circumstances
 
@@ -421,7 +421,10 @@ def draw(name: str, record: dict, path: Path) -> None:
         FuncFormatter(lambda x, _: f"{x / 1e6:g} M" if x >= 1e6 else f"{x / 1e3:g} k" if x else "0")
     )
     axes[1].set(xlabel="seconds of training, compilation left out", xscale="log")
+    low, high = axes[1].get_xlim()
+    axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
     axes[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes[1].xaxis.set_minor_formatter(NullFormatter())
     for axis in axes:
         axis.axhline(task.score, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
@@ -457,7 +460,9 @@ def table(name: str, record: dict) -> str:
             if key == "pqn":
                 of_pqn = seconds
             elif of_pqn:
-                until = [f"{x:,.1f}, {x / y:.2g} times PQN's" for x, y in zip(seconds, of_pqn, strict=True)]
+                ratios = [x / y for x, y in zip(seconds, of_pqn, strict=True)]
+                times = [f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios]
+                until = [f"{x:,.1f}, {ratio} times PQN's" for x, ratio in zip(seconds, times, strict=True)]
             until[0] += f", {runs[0]['steps'][reached[0]]:,.0f} steps"
         cells = [
             algorithm.label,
