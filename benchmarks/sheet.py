@@ -70,7 +70,8 @@ have the versions, the dates and every seed.
   otherwise, with the last weights and not the best ones. In brackets its 95 % interval, of a bootstrap over the seeds;
   of fewer than five it says little, and is left out. Then the suite's own score, where it has one.
 - **Steps** are those of a seed, **seconds** those of training all seeds in one program, without compilation (some ten
-  seconds the first time). † The machine was busy with other work: [Performance](performance.md) has measured speeds.
+  seconds the first time). † The machine was busy with other work, as the file says; older files do not say.
+  Speeds are measured in [Performance](performance.md).
 - **Published** numbers are of the same task, not always of the same steps and protocol; see there.
 """
 

@@ -37,6 +37,21 @@ class Blank:
         return jnp.int32(0), show(jnp.ones(1))
 
 
+class Paid:
+    """One step; its reward is what all copies share."""
+
+    num_actions = 2
+    shared = jnp.float32(1)
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1))
+
+    def step(self, key, state, action, wage):
+        del key, action
+        return state, show(jnp.ones(1), reward=wage, terminated=True)
+
+
 class ConstantReward(Blank):
     """One step, reward 1: Q = 1."""
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import show
+from probes import Paid, show
 
 from qlax import evaluation, pqn
 from qlax.envs.vec import Vec
@@ -78,21 +78,6 @@ def test_what_was_promised_is_compared_with_what_came(gamma):
     np.testing.assert_allclose(records["overestimation"], 1.0 - np.array(came), rtol=1e-5)
     cut = evaluated(Fixed(), max_steps=3)[0]
     np.testing.assert_array_equal(np.isnan(cut["overestimation"]), cut["cut"] == 1)
-
-
-class Paid:
-    """One step; its reward is what all copies share."""
-
-    num_actions = 2
-    shared = jnp.float32(1)
-
-    def reset(self, key):
-        del key
-        return jnp.int32(0), show(jnp.ones(1))
-
-    def step(self, key, state, action, wage):
-        del key, action
-        return state, show(jnp.ones(1), reward=wage, terminated=True)
 
 
 def test_what_the_environments_share_is_as_it_is_in_training():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Blank, show
+from probes import Blank, Paid, show
 from runs import CARTPOLE, SMALL, interrupt_at, lines_of, same_weights
 
 import qlax
@@ -434,22 +434,11 @@ def test_what_is_shared_follows_the_progress_of_training_whatever_the_chunk(tmp_
     assert same_weights(*results)
 
 
-class Fading:
-    """One step, whose reward all copies share and which fades."""
-
-    num_actions = 2
-    shared = jnp.float32(1)
+class Fading(Paid):
+    """Its reward fades."""
 
     def shared_at(self, progress):
         return 1 - progress
-
-    def reset(self, key):
-        del key
-        return jnp.int32(0), show(jnp.ones(1))
-
-    def step(self, key, state, action, wage):
-        del key, action
-        return state, show(jnp.ones(1), reward=wage, terminated=True)
 
 
 def test_own_metrics_and_wrappers_are_in_the_summary_and_the_description_of_agents(tmp_path):

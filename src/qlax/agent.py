@@ -289,6 +289,10 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
     path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
     if not path.exists():
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
+        if not found and Path(run).is_dir():
+            raise UserError(
+                f"{run} holds no such agents: a run leaves best/ from its first evaluation on, and agents/ at its end"
+            )
         raise UserError(f"there is no agent {path}; agents there: {', '.join(found) or 'none'}")
     info, arrays = checkpoint.read(path)
     if "network" not in info:

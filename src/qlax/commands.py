@@ -34,9 +34,12 @@ def add(command: AddCommand) -> None:
     plot = command("plot", _plot, "draw the results of runs as figures for a paper")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, sweeps or suites")
     plot.add_argument("--out", metavar="FILE", help="as .png, .svg or .pdf (default figure.png)")
-    plot.add_argument("--kind", choices=("curve", "profile", "improvement"), default="curve", help="(default curve)")
+    kinds = "learning curves, performance profiles, or probabilities of improvement (default curve)"
+    plot.add_argument("--kind", choices=("curve", "profile", "improvement"), default="curve", help=kinds)
     plot.add_argument("--x", choices=("steps", "seconds"), default="steps", help="of curves (default steps)")
-    plot.add_argument("--y", metavar="METRIC", default="eval_return", help="(default eval_return)")
+    plot.add_argument(
+        "--y", metavar="METRIC", default="eval_return", help="a name in metrics.jsonl (default eval_return)"
+    )
     plot.add_argument(
         "--by", metavar="FIELDS", help="what makes a group, as lam,norm or directory (default what differs)"
     )
@@ -44,12 +47,17 @@ def add(command: AddCommand) -> None:
 
     report = command("report", _report, "write all about runs to one page of HTML")
     report.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, sweeps or suites")
-    report.add_argument("--out", metavar="FILE", help="(default report.html)")
+    report.add_argument("--out", metavar="FILE", help="as .html (default report.html)")
     report.add_argument("--video", action=argparse.BooleanOptionalAction, default=True, help="film the best agent")
 
     export = command("export", _export, "write an agent in a form that loads without qlax")
     export.add_argument("run", metavar="RUN", help="directory of a run, or a file of its agents/ or best/")
-    export.add_argument("--format", choices=("stablehlo", "onnx"), default="stablehlo", help="(default stablehlo)")
+    export.add_argument(
+        "--format",
+        choices=("stablehlo", "onnx"),
+        default="stablehlo",
+        help="StableHLO, which JAX loads, or ONNX (default stablehlo)",
+    )
     export.add_argument("--index", metavar="INDEX", default="0", help="of the run among those side by side (default 0)")
     export.add_argument("--best", action="store_true", help="the weights of the best evaluation, not the last ones")
     export.add_argument("--out", metavar="FILE", help="(default agent.<format> in the run's directory)")

@@ -149,6 +149,9 @@ def evaluate(
       max_steps: an episode this long is cut and counts as it stands; None: as in the run's own evaluations, or the
         time limit of another environment.
 
+    Returns:
+      Every episode, and the means with their intervals; printed, a table.
+
     Raises:
       UserError: there are no such agents, the environment cannot be made, or it is not one that they can play in.
       HostError: environments on the host crashed or hang.
