@@ -35,7 +35,7 @@ COMMANDS = {
     "asterix": "minatar/asterix --total-steps 1000000 --seeds 5",
     "space-invaders": "minatar/space-invaders --total-steps 1000000 --seeds 5",
     "freeway": "minatar/freeway --total-steps 1000000 --seeds 5",
-    "seaquest": "minatar/seaquest --total-steps 1000000 --seeds 5",
+    "seaquest": "minatar/seaquest --total-steps 1000000 --seeds 2",
     "overcooked-cramped-room": "overcooked-fast/cramped_room --seeds 4",
     "smax-3m": "smax-fast/3m --seeds 2",
     "hanabi": "hanabi-fast --seeds 2",
