@@ -22,7 +22,7 @@ import qlax
 COMMANDS = {  # random weights are no test: Q-values of what is trained lie close together
     "cartpole": "cartpole-fast --total-steps 50000",
     "breakout": "minatar/breakout --total-steps 100000",
-    "memory-chain": "memory-chain --total-steps 100000",
+    "memory-chain": "memory-chain --total-steps 20000",
 }
 ROWS, STEPS, ACTS = 20, 50, 1_000  # 1,000 observations, of 20 episodes side by side where there is a memory
 
