@@ -79,7 +79,7 @@ def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
     returns[5:, 0] = math.nan
     returns[:, 1] = math.nan  # never had one: as low as any of the environment
     run(tmp_path / "run", returns, seeds=3)
-    _, said = figures.draw(tmp_path / "run", tmp_path / "figure.svg")
+    _, said = figures.plot(tmp_path / "run", tmp_path / "figure.svg")
     assert "2 of 3 runs diverged, and count with the last value that they had" in said
     last = lines_of(figures.curve_figure(read_all([tmp_path / "run"])))["C0"][-1]
     np.testing.assert_allclose(last, [1000, (5 + 1 + 30) / 3])
@@ -88,9 +88,9 @@ def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
 def test_a_run_that_was_trained_twice_is_counted_and_told(tmp_path):
     for name, seed, told in (("a", 0, ()), ("b", 1, ("tensorboard",))):
         run(tmp_path / name, ramps(1.0, 2.0), seed=seed, seeds=2, trackers=told)
-    _, said = figures.draw([tmp_path / name for name in "ab"], tmp_path / "first.svg")
+    _, said = figures.plot([tmp_path / name for name in "ab"], tmp_path / "first.svg")
     assert "1 of 4 runs have the settings and the seed of another: they tell nothing new" in said  # seed 1
-    _, said = figures.draw([tmp_path / name for name in "ab"], tmp_path / "other.svg", by="directory")
+    _, said = figures.plot([tmp_path / name for name in "ab"], tmp_path / "other.svg", by="directory")
     assert "of another" not in said
 
 
@@ -120,7 +120,7 @@ def test_names_are_no_mathematics_and_fit(kind, tmp_path):
     for name in ("$\\frac$", f"{long}$<é"):
         run(tmp_path / name, 1e30 * ramps(-1.0, 2.0), seeds=2)
     runs = [tmp_path / "$\\frac$", tmp_path / f"{long}$<é"]
-    path, said = figures.draw(runs, tmp_path / "figure.svg", kind=kind, by="directory", title="$ and " * 30)
+    path, said = figures.plot(runs, tmp_path / "figure.svg", kind=kind, by="directory", title="$ and " * 30)
     drawn = path.read_text()
     assert ">$\\frac$</text>" in drawn
     assert "name-$&lt;é</text>" in drawn
@@ -139,7 +139,7 @@ def test_the_members_of_a_population_are_one_group(tmp_path):
 def test_of_many_groups_the_best_are_in_colour(tmp_path):
     rates = "log-uniform:1e-4:1e-2"
     run(tmp_path / "run", ramps(*range(30)), learning_rate=rates, runs=30)
-    path, said = figures.draw(tmp_path / "run", tmp_path / "figure.png")
+    path, said = figures.plot(tmp_path / "run", tmp_path / "figure.png")
     assert "the best 10 of 30 groups by final value" in said
     assert len(said.splitlines()) == 2 + 10 + 1
     figure = figures.curve_figure(read_all([tmp_path / "run"]))
@@ -165,14 +165,14 @@ def suites(folder, scores=None):
 def test_profiles_and_improvements_are_over_all_environments(tmp_path):
     runs = suites(tmp_path)
     run(tmp_path / "a" / "freeway", ramps(9.0, 9.0), preset="minatar/freeway", seeds=2)
-    path, said = figures.draw(runs, tmp_path / "profile.svg", kind="profile")
+    path, said = figures.plot(runs, tmp_path / "profile.svg", kind="profile")
     drawn = path.read_text()
     assert "(0: lowest run of the environment, 1: highest)</text>" in drawn
     assert ">2 environments</text>" in drawn
     assert "Left out, as not all groups have runs of them: gymnax/Freeway-MinAtar" in said
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in said.splitlines()[2:4]]
     assert [row[:3] for row in rows] == [["norm layer", "6", "0.2"], ["norm none", "6", "0.6"]]  # (2-1)/5, (4-1)/5
-    path, _ = figures.draw(runs, tmp_path / "improvement.svg", kind="improvement")
+    path, _ = figures.plot(runs, tmp_path / "improvement.svg", kind="improvement")
     drawn = path.read_text()
     assert ">norm layer</text>" in drawn
     assert ">norm none</text>" in drawn
@@ -180,7 +180,7 @@ def test_profiles_and_improvements_are_over_all_environments(tmp_path):
 
 
 def test_scores_of_the_environments_come_before_our_own(tmp_path):
-    path, said = figures.draw(suites(tmp_path, scores=True), tmp_path / "profile.svg", kind="profile")
+    path, said = figures.plot(suites(tmp_path, scores=True), tmp_path / "profile.svg", kind="profile")
     assert ">final score</text>" in path.read_text()
     assert "| norm none  |    6 |                4 |" in said
 
@@ -196,7 +196,7 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
     content = (tmp_path / "figure.pdf").read_bytes()
     assert content.startswith(b"%PDF")
     assert b"/Type3" not in content  # letters stay letters
-    assert qlax.plot(sweep, "other.svg").read_text() == qlax.plot([sweep], "another.svg").read_text()
+    assert qlax.plot(sweep, "other.svg").path.read_text() == qlax.plot([sweep], "another.svg").path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_jobs_that_have_just_begun_are_left_out(sweep, tmp_path):
     shutil.copytree(sweep, tmp_path / "all" / "first")
     run(tmp_path / "all" / "second", np.ones((0, 1)), norm="none")
     assert legend(figures.curve_figure(read_all([tmp_path / "all"]))) == ["lam 0", "lam 0.5"]
-    _, said = figures.draw(tmp_path / "all", tmp_path / "figure.svg")
+    _, said = figures.plot(tmp_path / "all", tmp_path / "figure.svg")
     assert len(said.splitlines()) == 5
     shutil.rmtree(tmp_path / "all" / "first")
     with pytest.raises(UserError, match="no run has a value of eval_return yet"):
-        figures.draw(tmp_path / "all", tmp_path / "other.svg")
+        figures.plot(tmp_path / "all", tmp_path / "other.svg")

@@ -48,7 +48,7 @@ ALLOWED = {
     "files": {"errors"},
     "checkpoint": {"errors", "fields", "files", "imports", "types"},
     "log": {"files"},
-    "directory": {"checkpoint", "config", "errors", "fields", "files", "log", "types"},
+    "directory": {"checkpoint", "config", "errors", "fields", "files", "history", "log", "types"},
     "health": {"pqn", "types"},
     "record": {"health", "pqn", "types"},
     "placement": {"errors", "processes", "types"},

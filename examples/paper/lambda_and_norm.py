@@ -46,7 +46,7 @@ def main(words=None):
             for value, returns in zip(settings, rows, strict=True):  # runs are ordered by setting, then seed
                 measured[field][str(value)] = returns.tolist()
                 print(f"{field} {value}: greedy return {returns.mean():.4g}, mean of {options.seeds} seeds", flush=True)
-        print(f"figure: {qlax.plot(directories, paths[field], by=field)}")
+        print(f"figure: {qlax.plot(directories, paths[field], by=field).path}")
     return {"env": options.env, "total_steps": options.total_steps, "eval_return": measured}
 
 

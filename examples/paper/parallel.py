@@ -46,7 +46,7 @@ def main(words=None):
         mean, speed = summary["eval_return"]["mean"], summary["steps_per_second"]
         print(f"{num_envs} environments: greedy return {mean:.4g} in the end, {speed:,.0f} steps/s", flush=True)
     for x, path in paths.items():
-        print(f"figure: {qlax.plot(directories, path, x=x, by='num_envs')}")
+        print(f"figure: {qlax.plot(directories, path, x=x, by='num_envs').path}")
     return {"total_steps": options.total_steps, "results": measured}
 
 

@@ -121,11 +121,11 @@ def _play(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from qlax.figures import draw
+    from qlax.figures import plot
 
     choices = {"kind": options.kind, "x": options.x, "y": options.y, "by": options.by, "title": options.title}
-    path, table = draw(options.runs, options.out, **choices)
-    print(f"{table}\n{path}")
+    drawn = plot(options.runs, options.out, **choices)
+    print(f"{drawn.text}\n{drawn.path}")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from qlax.config import Config, from_file
 from qlax.errors import RunError, UserError
 from qlax.fields import shown
 from qlax.files import PARTIAL, free_name, write_whole
+from qlax.history import config_of, summary_of
 from qlax.log import MetricsFile
 from qlax.types import PyTree
 
@@ -92,18 +93,12 @@ class RunDirectory:
         Raises:
           UserError: there is no run, or its configuration is damaged.
         """
-        if not (self.path / "config.json").exists():
-            raise UserError(f"{self.path} holds no run: there is no config.json")
-        return from_file(self.path / "config.json")
+        return config_of(self.path)
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """What the run's end left; None without one that can be read."""
-        try:
-            found = json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) else None
+        return summary_of(self.path)
 
     def is_finished(self, config: Config) -> bool:
         """Whether the run has come to the end that its configuration says."""

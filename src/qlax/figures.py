@@ -105,6 +105,13 @@ class Selection(NamedTuple):
         return [*self.shown, *self.others]
 
 
+class Drawn(NamedTuple):
+    """A figure that was written."""
+
+    path: Path
+    text: str  # a table of what is drawn, and a sentence on how
+
+
 def plot(
     runs: Paths,
     out: Path | str | None = None,
@@ -114,7 +121,7 @@ def plot(
     y: str = "eval_return",
     by: str | Sequence[str] | None = None,
     title: str | None = None,
-) -> Path:
+) -> Drawn:
     """Draw runs as a figure for a paper; they may be trained still.
 
     Runs of a group are summed up by their interquartile mean (IQM; of fewer than four it is the mean) with a 95 %
@@ -138,25 +145,11 @@ def plot(
       title: above the figure.
 
     Returns:
-      The file.
+      What was written, with its file as `path`.
 
     Raises:
       UserError: something asked for cannot be, there is nothing to draw, or the file exists.
     """
-    return draw(runs, out, kind=kind, x=x, y=y, by=by, title=title)[0]
-
-
-def draw(
-    runs: Paths,
-    out: Path | str | None = None,
-    *,
-    kind: str = "curve",
-    x: str = "steps",
-    y: str = "eval_return",
-    by: str | Sequence[str] | None = None,
-    title: str | None = None,
-) -> tuple[Path, str]:
-    """What `plot` does; the file, and a table of what is drawn with a sentence on how."""
     for name, value, choices in (("kind", kind, KINDS), ("x", x, AXES)):
         if value not in choices:
             raise UserError(f"{name}={value}: expected one of {', '.join(choices)}{nearest(value, choices)}")
@@ -174,7 +167,7 @@ def draw(
         dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same runs, the same file
         plain(figure).savefig(content, format=path.suffix[1:], metadata=dates[path.suffix])
     write_result(path, content.getvalue())
-    return path, f"{_table(selection, kind)}\n{_caption(selection, kind)}"
+    return Drawn(path, f"{_table(selection, kind)}\n{_caption(selection, kind)}")
 
 
 def curve_figure(

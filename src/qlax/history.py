@@ -30,15 +30,29 @@ def read(directory: Path | str) -> History:
       UserError: there is no run, or its configuration is damaged.
     """
     directory = Path(directory)
+    config = config_of(directory)
+    lines = MetricsFile(directory / "metrics.jsonl").read()
+    return History(directory, config, curves(lines), summary_of(directory))
+
+
+def config_of(directory: Path) -> Config:
+    """Every choice of the runs of a directory.
+
+    Raises:
+      UserError: there is no run, or its configuration is damaged.
+    """
     if not (directory / "config.json").exists():
         raise UserError(f"{directory} holds no run: there is no config.json")
-    config = from_file(directory / "config.json")
+    return from_file(directory / "config.json")
+
+
+def summary_of(directory: Path) -> dict[str, Any] | None:
+    """What the end of the runs left; None without one that can be read."""
     try:
-        summary = json.loads((directory / "summary.json").read_text())
+        found = json.loads((directory / "summary.json").read_text())
     except (OSError, ValueError, RecursionError):
-        summary = None
-    lines = MetricsFile(directory / "metrics.jsonl").read()
-    return History(directory, config, curves(lines), summary if isinstance(summary, dict) else None)
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_all(directories: Paths) -> list[History]:
