@@ -36,7 +36,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from peers import environment, measure, train
 from records import RESULTS, circumstances
 
-from qlax import statistics
+from qlax.util import statistics
 
 PAGE = Path(__file__).parent.parent / "docs" / "baselines.md"
 FIGURES = PAGE.parent / "figures"

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from records import RESULTS, circumstances
 
-from qlax import QNetwork, layers, pqn
-from qlax.networks import HIDDEN
-from qlax.placement import compiler_options
+from qlax import QNetwork, pqn
+from qlax.networks import layers
+from qlax.networks.qnetwork import HIDDEN
+from qlax.training.placement import compiler_options
 
 STEPS, ROUNDS = 4, 3
 

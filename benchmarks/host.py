@@ -23,9 +23,9 @@ import jax
 import numpy as np
 from records import RESULTS, circumstances
 
-from qlax.config import configure
-from qlax.program import Program
-from qlax.runs import HostRuns
+from qlax.config.settings import configure
+from qlax.training.device_runs import HostRuns
+from qlax.training.plan import Program
 
 TARGETS = {  # one update of Atari is some seconds of a CPU
     "atari/Pong": ("atari/Pong", {}),
@@ -132,7 +132,7 @@ def pong(target: str, minutes: float, until: float, flags: list[str]) -> None:
     """Train Pong so long or so far, and keep how it went."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", target, *flags]
-        process = subprocess.Popen([sys.executable, "-m", "qlax.cli", *command, "--out", f"{folder}/run"])
+        process = subprocess.Popen([sys.executable, "-m", "qlax.cli.main", *command, "--out", f"{folder}/run"])
         lines, reached = [], None
         begun = time.monotonic()
         while process.poll() is None and time.monotonic() - begun < 60 * minutes and reached is None:

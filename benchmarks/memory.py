@@ -1,4 +1,4 @@
-"""The memory that `qlax.capacity` expects, and what XLA reserves: `python benchmarks/memory.py`.
+"""The memory that `qlax.training.memory` expects, and what XLA reserves: `python benchmarks/memory.py`.
 
 For every configuration the program of a chunk of updates is compiled, not run: XLA's number is that of its arguments,
 results and temporary arrays. The estimate is without the snapshot for a checkpoint, which is not of that program. The
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from records import RESULTS, circumstances
 
-from qlax import capacity
-from qlax.config import configure
-from qlax.program import Program
-from qlax.runs import DeviceRuns
+from qlax.config.settings import configure
+from qlax.training import memory
+from qlax.training.device_runs import DeviceRuns
+from qlax.training.plan import Program
 from qlax.types import Step
 
 CARTPOLE = {"num_envs": 1024, "num_steps": 64, "num_minibatches": 8}
@@ -91,8 +91,8 @@ def measured(target, **settings) -> dict:
     """Estimate and XLA's number for one device."""
     program = Program(configure(target, **settings), {})
     placement = program.placement
-    needs = capacity.estimate(program, placement.at_once, placement.groups)
-    snapshot = capacity.nbytes(program.part) * len(program.seeds) // placement.groups
+    needs = memory.estimate(program, placement.at_once, placement.groups)
+    snapshot = memory.nbytes(program.part) * len(program.seeds) // placement.groups
     reserved = placement.compile(DeviceRuns(program, ()).lowered_chunk()).memory_analysis()
     xla = reserved.argument_size_in_bytes + reserved.output_size_in_bytes + reserved.temp_size_in_bytes
     xla -= reserved.alias_size_in_bytes

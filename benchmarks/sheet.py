@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from records import RESULTS
 
-from qlax.statistics import stratified_interval
+from qlax.util.statistics import stratified_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/), 3 seeds"

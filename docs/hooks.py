@@ -7,8 +7,8 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from qlax import cli
-from qlax.config import FIELDS, preset_text, presets
+from qlax.cli import main
+from qlax.config.settings import FIELDS, preset_text, presets
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()\.\./([^)#]+)")  # out of docs/
@@ -31,7 +31,7 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def commands() -> str:
     """Every command with its flags, and all settings once."""
-    parser = cli._parser()
+    parser = main._parser()
     (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     parts = [
         "# Commands",

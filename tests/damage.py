@@ -30,9 +30,9 @@ import safetensors.numpy
 from runs import CARTPOLE, SMALL, without_times
 
 import qlax
-from qlax.config import FIELDS, Config, from_file
+from qlax.config.settings import FIELDS, Config, from_file
 from qlax.errors import RunError, Stopped, UserError, described
-from qlax.log import ProgressDisplay
+from qlax.storage.metrics import ProgressDisplay
 
 SETTINGS = SMALL | {"seeds": 2, "hidden": (4,)}
 LONGER = 16 * 32  # steps of an extended run

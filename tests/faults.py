@@ -75,7 +75,7 @@ def main():
 
 
 def qlax(*words):
-    return [sys.executable, "-m", "qlax.cli", *words]
+    return [sys.executable, "-m", "qlax.cli.main", *words]
 
 
 def next_words(run):
@@ -120,8 +120,8 @@ def killed_in_a_write(run, chance):
 
 def child(how, which, words):
     """The command, in a process that kills itself in the writing of this file, counted from 1."""
-    import qlax.cli
-    from qlax import files
+    import qlax.cli.main
+    from qlax.util import files
 
     count, sync, rename = 0, os.fsync, os.replace
 
@@ -144,7 +144,7 @@ def child(how, which, words):
 
     files.os.fsync, files.os.replace = synchronised, renamed
     sys.argv = ["qlax", *words]
-    qlax.cli.entry()
+    qlax.cli.main.entry()
 
 
 def finished(run, reference):

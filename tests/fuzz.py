@@ -33,12 +33,11 @@ from hypothesis import strategies as st
 from probes import RandomWorld
 
 import qlax
-from qlax import cli
-from qlax.config import FIELDS, SWEEPABLE, Config, configure, from_file
-from qlax.errors import UserError, described
-from qlax.fields import shown
-from qlax.host import HostError
-from qlax.program import NETWORK_FIELDS, Program
+from qlax.cli import main as cli
+from qlax.config.kinds import shown
+from qlax.config.settings import FIELDS, SWEEPABLE, Config, configure, from_file
+from qlax.errors import HostError, UserError, described
+from qlax.training.plan import NETWORK_FIELDS, Program
 from qlax.types import Step
 
 LONGEST_MESSAGE = 700

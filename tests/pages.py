@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+TESTS = ROOT / "tests"  # whose modules the processes of tests import
 
 
 class Block(NamedTuple):

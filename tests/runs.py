@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qlax import Agent, networks
-from qlax.cli import main
-from qlax.config import configure
-from qlax.jobs import Job
-from qlax.log import MetricsFile, ProgressDisplay
+from qlax import Agent
+from qlax.cli.main import main
+from qlax.config.settings import configure
+from qlax.jobs.runner import Job
+from qlax.networks import qnetwork
+from qlax.storage.metrics import MetricsFile, ProgressDisplay
 
 SMALL = {
     "num_envs": 4,
@@ -90,14 +91,14 @@ def random_agent(network, obs, num_actions, seed=0, **info):
     """Nobody trained it: all its numbers are random, those that training leaves as they begin among them.
 
     Args:
-      network: its description, see `qlax.networks.build`.
+      network: its description, see `qlax.networks.qnetwork.build`.
       obs: dtypes and shapes of an observation's arrays, which are called a, b, c if there are several.
       num_actions: A.
       seed: of the numbers.
       info: what else describes it.
     """
     network = {"encoder": "mlp", "hidden": [8], **network}
-    built, random = networks.build(network, num_actions), np.random.default_rng(seed)
+    built, random = qnetwork.build(network, num_actions), np.random.default_rng(seed)
     like = [jnp.zeros((1, 1, *shape), dtype) for dtype, shape in obs]
     first = jnp.ones((1, 1), bool)
     variables = jax.eval_shape(lambda: built.init(jax.random.key(0), built.initial_memory(1), like, first, False))

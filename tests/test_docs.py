@@ -12,9 +12,9 @@ import pytest
 from pages import ROOT, blocks, shortened
 
 import qlax
-from qlax import cli
-from qlax.config import configure
-from qlax.program import Program
+from qlax.cli import main
+from qlax.config.settings import configure
+from qlax.training.plan import Program
 
 PAGE = "docs/own-environment.md"
 FILES = {block.file: block.text for block in blocks(PAGE) if block.file}
@@ -41,8 +41,8 @@ def planned(target, **overrides):
 
 
 def settings(words):
-    options = cli._parser().parse_args(words)
-    given = {name: cli._value(name, value) for name, value in cli._given(options).items()}
+    options = main._parser().parse_args(words)
+    given = {name: main._value(name, value) for name, value in main._given(options).items()}
     return {"target": options.target, **given}
 
 
@@ -54,11 +54,11 @@ def test_the_page_runs_in_its_order(literally, capsys):
             exec(compile(block.text, PAGE, "exec"), names)
         for _, *words in block.commands:
             if literally or "--out" in words:  # its agent is what comes next
-                assert cli.main(words if literally else shortened(" ".join(words)).split()) == 0
+                assert main.main(words if literally else shortened(" ".join(words)).split()) == 0
             elif words[0] == "train":
                 planned(**settings(words))
             else:
-                cli._parser().parse_args(words)
+                main._parser().parse_args(words)
     assert re.search(r"^\d+\.0$", capsys.readouterr().out, re.MULTILINE)  # ships that the loaded agent saved
 
 

@@ -15,7 +15,7 @@ from probes import LossyVec, RandomWorld
 from qlax import pqn
 from qlax.envs.vec import Vec
 from qlax.mixing import INDEPENDENT
-from qlax.networks import QNetwork
+from qlax.networks.qnetwork import QNetwork
 from qlax.returns import q_lambda
 
 SHAPE = pqn.Shape(num_envs=6, num_steps=8, num_minibatches=2, num_epochs=2, num_updates=8)

@@ -21,9 +21,9 @@ from probes import (
 )
 
 from qlax import pqn
-from qlax.check import check_contract
+from qlax.envs.check.env import check_contract
 from qlax.envs.vec import Vec
-from qlax.networks import QNetwork
+from qlax.networks.qnetwork import QNetwork
 
 GAMMA = 0.8
 EXACT = 0.01

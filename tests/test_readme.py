@@ -5,9 +5,9 @@ import sys
 import pytest
 from pages import blocks, shortened
 
-from qlax import cli
-from qlax.config import configure
-from qlax.program import Program
+from qlax.cli import main
+from qlax.config.settings import configure
+from qlax.training.plan import Program
 
 IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md")
 PAGES = (*IN_PYTHON, "docs/scaling.md", "docs/looking-at-runs.md")
@@ -31,7 +31,7 @@ def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_are_understood(words):
-    options, unknown = cli._parser().parse_known_args(words[1:])
+    options, unknown = main._parser().parse_known_args(words[1:])
     assert not unknown
     if getattr(options, "target", None):
         settings(words)
@@ -39,6 +39,6 @@ def test_commands_are_understood(words):
 
 def settings(words):
     """The configuration that a command asks for."""
-    options = cli._parser().parse_args(words[1:])
-    asked = cli._given(options) if words[1] == "train" else {}
-    return configure(options.target, **{name: cli._value(name, value) for name, value in asked.items()})
+    options = main._parser().parse_args(words[1:])
+    asked = main._given(options) if words[1] == "train" else {}
+    return configure(options.target, **{name: main._value(name, value) for name, value in asked.items()})

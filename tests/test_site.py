@@ -8,8 +8,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from pages import ROOT
 
-from qlax import cli
-from qlax.config import preset_text, presets
+from qlax.cli import main
+from qlax.config.settings import preset_text, presets
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ class _Counter(logging.Handler):
 
 def test_every_command_and_flag_is_on_the_page_of_commands(site):
     page = (site / "commands" / "index.html").read_text()
-    subparsers = cli._parser()._subparsers._group_actions[0].choices
+    subparsers = main._parser()._subparsers._group_actions[0].choices
     assert len(subparsers) > 10
     sections = dict(re.findall(r'<h2 id="([\w-]+)">(.*?)(?=<h2|</article)', page, re.DOTALL))
     for name, parser in subparsers.items():

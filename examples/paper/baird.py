@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import qlax
-from qlax.files import check_is_new
-from qlax.pictures import STYLE
+from qlax.reports.pictures import STYLE
+from qlax.util.files import check_is_new
 
 GAMMA, LEARNING_RATE = 0.99, 0.01
 L2 = (0.0, 0.01, 0.1, 1.0)

@@ -29,8 +29,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import qlax
-from qlax.files import check_is_new
-from qlax.pictures import STYLE
+from qlax.reports.pictures import STYLE
+from qlax.util.files import check_is_new
 
 BONUS = 1.0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import qlax
-from qlax.files import check_is_new
+from qlax.util.files import check_is_new
 
 LAMBDAS = (0.0, 0.35, 0.65, 0.95)
 NORMS = ("layer", "batch", "none")

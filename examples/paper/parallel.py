@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import qlax
-from qlax.files import check_is_new
+from qlax.util.files import check_is_new
 
 STEPS_AN_UPDATE = 1024
 

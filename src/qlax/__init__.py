@@ -6,68 +6,69 @@ The public names; each is imported when it is first used, so that `import qlax` 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from qlax._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from qlax import pqn as pqn
-    from qlax.agent import Agent as Agent
-    from qlax.agent import load as load
-    from qlax.check import check_env as check_env
-    from qlax.config import Config as Config
+    from qlax.agents.agent import Agent as Agent
+    from qlax.agents.agent import load as load
+    from qlax.agents.export import export as export
+    from qlax.config.settings import Config as Config
     from qlax.envs import make as make
     from qlax.envs import wrap as wrap
+    from qlax.envs.check.env import check_env as check_env
     from qlax.envs.vec import Vec as Vec
+    from qlax.errors import DivergedError as DivergedError
+    from qlax.errors import HostError as HostError
     from qlax.errors import RunError as RunError
     from qlax.errors import Stopped as Stopped
     from qlax.errors import UserError as UserError
-    from qlax.figures import plot as plot
-    from qlax.host import HostError as HostError
-    from qlax.networks import QNetwork as QNetwork
-    from qlax.page import report as report
-    from qlax.playing import evaluate as evaluate
-    from qlax.portable import export as export
+    from qlax.networks.qnetwork import QNetwork as QNetwork
+    from qlax.play.evaluate import evaluate as evaluate
+    from qlax.play.film import render as render
+    from qlax.reports.html import report as report
+    from qlax.reports.plot import plot as plot
     from qlax.returns import q_lambda as q_lambda
-    from qlax.session import DivergedError as DivergedError
-    from qlax.session import Result as Result
-    from qlax.trainer import extend as extend
-    from qlax.trainer import resume as resume
-    from qlax.trainer import train as train
+    from qlax.training import extend as extend
+    from qlax.training import resume as resume
+    from qlax.training import train as train
+    from qlax.training.loop import Result as Result
     from qlax.types import Env as Env
     from qlax.types import HostEnv as HostEnv
     from qlax.types import Network as Network
     from qlax.types import Step as Step
-    from qlax.video import render as render
 
 _HOME = {
-    "Agent": "agent",
-    "Config": "config",
-    "DivergedError": "session",
+    "Agent": "agents.agent",
+    "Config": "config.settings",
+    "DivergedError": "errors",
     "Env": "types",
     "HostEnv": "types",
-    "HostError": "host",
+    "HostError": "errors",
     "Network": "types",
-    "QNetwork": "networks",
-    "Result": "session",
+    "QNetwork": "networks.qnetwork",
+    "Result": "training.loop",
     "RunError": "errors",
     "Step": "types",
     "Stopped": "errors",
     "UserError": "errors",
     "Vec": "envs.vec",
-    "check_env": "check",
-    "evaluate": "playing",
-    "export": "portable",
-    "extend": "trainer",
-    "load": "agent",
+    "check_env": "envs.check.env",
+    "evaluate": "play.evaluate",
+    "export": "agents.export",
+    "extend": "training",
+    "load": "agents.agent",
     "make": "envs",
-    "plot": "figures",
+    "plot": "reports.plot",
     "q_lambda": "returns",
-    "report": "page",
-    "render": "video",
-    "resume": "trainer",
-    "train": "trainer",
+    "report": "reports.html",
+    "render": "play.film",
+    "resume": "training",
+    "train": "training",
     "wrap": "envs",
 }
 
 __all__ = [*_HOME, "pqn"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

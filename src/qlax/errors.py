@@ -12,6 +12,14 @@ class RunError(RuntimeError):
     """A run that had begun cannot go on; the message says why, what is saved, and how to go on."""
 
 
+class HostError(RunError):
+    """Environments on the host crashed, or gave no answer in time; the message says which and what."""
+
+
+class DivergedError(RunError):
+    """A reward, value, loss, gradient or parameter of every run was not finite; the message says where and why."""
+
+
 class LostError(RunError):
     """Another process is gone; how to go on is printed when this one ends."""
 

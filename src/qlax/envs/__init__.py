@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from qlax.check import check_contract
+from qlax.envs.check.env import check_contract
 from qlax.envs.wrappers import by_name
 from qlax.errors import UserError, described, nearest
-from qlax.imports import import_object
 from qlax.types import Env
+from qlax.util.imports import import_object
 
 # Each a module of this package.
 SUITES = ("gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl", "ale", "envpool", "gymnasium")
@@ -28,7 +28,7 @@ def suite(name: str) -> Any:
     if name not in SUITES:
         raise UserError(f"unknown suite {name!r}{nearest(name, SUITES)}; suites: {', '.join(SUITES)}")
     try:
-        return importlib.import_module(f"qlax.envs.{name}")
+        return importlib.import_module(f"qlax.envs.suites.{name}")
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(name, name)
         message = f"the suite {name!r} is not installed (no module {error.name!r}): pip install 'qlax[{extra}]'"

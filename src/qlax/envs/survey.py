@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.check import check_env
 from qlax.envs import make, on_host
+from qlax.envs.check.common import team_of
+from qlax.envs.check.env import check_env
 from qlax.envs.vec import Vec
-from qlax.expectations import team_of
 from qlax.types import PyTree
 
 NUM_ENVS, NUM_STEPS = 128, 32  # of random play in JAX: copies, and steps a call of the device

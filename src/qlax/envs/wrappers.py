@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qlax.envs.check.common import team_of
 from qlax.errors import UserError, nearest
-from qlax.expectations import team_of
-from qlax.networks import is_image, is_screen
+from qlax.networks.qnetwork import is_image, is_screen
 from qlax.types import Env, PyTree, Step
 
 

@@ -1,0 +1,200 @@
+"""What the contracts of environments in JAX and on the host have in common, and what to say where they are broken."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax.config.kinds import LARGEST_COUNT, shown
+from qlax.errors import UserError, described
+from qlax.types import PyTree
+
+Expect = Callable[[Any, str], None]
+ACCOUNTS = ("episode_return", "episode_length")
+# What the log calls its own measurements.
+TAKEN_NAMES = (
+    *("loss", "td_error", "grad_norm", "value", "epsilon", "cut"),
+    *("updates", "steps", "seconds", "steps_per_second", "episodes"),
+)
+WHOLE_NUMBERS = {  # none larger than the device can count
+    "num_actions": "a whole number of discrete actions, at least 1",
+    "num_envs": "a whole number of environments, at least 1",
+    "num_agents": "a whole number of members, at least 1; leave it out for a single agent",
+    "reset_ratio": "a whole number of copies that share a fresh episode",
+    "time_limit": "a whole number of steps, at least 1; leave it out if there is no limit",
+}
+MOST_CHOICES = 2**26  # num_envs x num_agents x num_actions, which fill arrays
+LONGEST_SHOWN = 200  # characters of what belongs to the user in a message
+
+
+def check_attributes(
+    env: Any, methods: tuple[str, ...], needed: tuple[str, ...], contract: str, expect: Expect
+) -> None:
+    """Whether these methods are there, and numbers are what they have to be; those `needed` may not be left out."""
+    for method in methods:
+        expect(callable(_attribute(env, method, expect)), f"it has no method {method!r}; see qlax.{contract}")
+    choices = 1
+    for name, wanted in WHOLE_NUMBERS.items():
+        value = _attribute(env, name, expect)
+        valid = isinstance(value, int | np.integer) and not isinstance(value, bool) and 1 <= value <= LARGEST_COUNT
+        absent = value is None and (name == "time_limit" or not hasattr(env, name))
+        expect(valid or (absent and name not in needed), f"{name} is {shown(repr(value))}; expected {wanted}")
+        choices *= int(value) if valid and name in ("num_envs", "num_agents", "num_actions") else 1
+    found = f"its environments, members and actions together are {choices:,}"
+    expect(choices <= MOST_CHOICES, f"{found}; expected at most {MOST_CHOICES:,}, as arrays have a number for each")
+    for name in ("shared", "shared_at"):
+        _attribute(env, name, expect)
+    score = _attribute(env, "score", expect)
+    if hasattr(env, "score"):
+        expect(callable(score), "score is no function; expected score(return), a number")
+        try:
+            float(score(0.0))
+        except Exception as error:
+            raised = shown(described(error), LONGEST_SHOWN)
+            expect(False, f"score(0.0) is no number: {raised}; expected score(return), a number")
+
+
+def _attribute(env: Any, name: str, expect: Expect) -> Any:
+    """An attribute, which a property may compute; None where there is none."""
+    try:
+        return getattr(env, name, None)
+    except Exception as error:
+        expect(False, f"{name} cannot be read: {shown(described(error), LONGEST_SHOWN)}; expected an attribute")
+
+
+def check_holds_numbers(obs: PyTree, what: str, expect: Expect) -> None:
+    """Whether there is anything in an observation."""
+    leaves = jax.tree.leaves(obs)
+    wanted = "expected an array or a tree of them"
+    expect(leaves, f"obs of {what} holds no array: {shown(repr(obs))}; {wanted}")
+    sizes = ", ".join(str(leaf.shape) for leaf in leaves[:3])
+    expect(any(math.prod(leaf.shape) for leaf in leaves), f"obs of {what} has shape {sizes}: no number; {wanted}")
+
+
+def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:
+    """Whether metrics are arrays of numbers of this shape, by names that the log does not use itself."""
+    wanted = f"a dict of arrays of shape {shape}" if shape else "a dict of scalars"
+    expect(isinstance(metrics, dict), f"metrics of {what} are {shown(repr(metrics))}; expected {wanted}")
+    for name, value in metrics.items():
+        expect(isinstance(name, str), f"metrics of {what} have the name {shown(repr(name))}; expected text")
+        found = f"metrics of {what} have {shown(repr(name))}"
+        taken = name in TAKEN_NAMES or name.startswith("eval_")
+        expect(not taken, f"{found}, a name the log uses itself; expected another name")
+        is_array = hasattr(value, "dtype") and hasattr(value, "shape")
+        expect(
+            is_array and value.shape == shape, f"{found} of shape {getattr(value, 'shape', None)}; expected {wanted}"
+        )
+        expect(is_real(value.dtype) or value.dtype == bool, f"{found} of type {value.dtype}; expected numbers")
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether arrays of it hold numbers, and no complex ones."""
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
+def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
+    """Whether both have the same structure, shapes and dtypes; and what to say if not, of the first that differs."""
+    mend = "show the same names after both" if part == "metrics" else "show the same arrays after both"
+    structure: Any = jax.tree.structure(before)
+    if structure == jax.tree.structure(after):
+        pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        differing = [(path, x, y) for (path, x), y in pairs if _specified(x) != _specified(y)]
+        if not differing:
+            return True, ""
+        path, before, after = differing[0]
+        part += jax.tree_util.keystr(path)
+        mend = "make both alike, as with .astype(...)"
+    found = f"{part} differs between reset and step: {_specified(before)} against {_specified(after)}"
+    return False, f"{found}; {mend}"
+
+
+def _specified(tree: Any) -> str:
+    return shown(str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)), LONGEST_SHOWN)
+
+
+def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
+    """Which arrays of an observation none of qlax's networks takes."""
+    advice = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
+        shape = leaf.shape[len(leading) :]
+        if leaf.dtype != bool and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            if leaf.dtype == jnp.uint8 and len(shape) == 3:
+                continue
+            found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax takes"
+            wanted = "expected bool, float, or uint8 with three axes (an image)"
+            mend = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
+            advice.append(f"{found}; {wanted}: {mend}")
+    return advice
+
+
+class Ends:
+    """Ends of episodes: whether terminations and cuts are told apart, and fall where `time_limit` says."""
+
+    def __init__(self, env: Any, expect: Expect):
+        self._limit: int | None = getattr(env, "time_limit", None)
+        self._expect = expect
+        self._seen: list[tuple[int, bool, bool]] = []  # length, terminated, truncated
+
+    def see(self, length: int, terminated: bool, truncated: bool) -> None:
+        """A step, so many after a reset."""
+        if self._limit is not None and not (terminated or truncated):
+            goes_on = f"an episode goes on after {length} steps, but time_limit is {self._limit}"
+            self._expect(length < self._limit, f"{goes_on}; expected truncated there, or the right time_limit")
+        if terminated or truncated:
+            self._seen.append((length, terminated, truncated))
+
+    def steps_to_be_sure(self) -> int:
+        """An end may fall on the time limit by chance, so one of them is not enough."""
+        return 4 * (self._limit or 0) if [terminated for terminated, _ in self._at_limit()] == [True] else 0
+
+    def check(self) -> list[str]:
+        """At last; what is no mistake.
+
+        Raises:
+          UserError: what is.
+        """
+        at_limit = self._at_limit()
+        over = f"or leave time_limit out if the task itself is over after {self._limit} steps"
+        alone = len(at_limit) > 1 and all(terminated and not truncated for terminated, truncated in at_limit)
+        at = f"where the time limit of {self._limit} falls"
+        self._expect(not alone, f"terminated is set {at}; expected truncated: set only that there, {over}")
+        both = len(self._seen) > 1 and all(terminated and truncated for _, terminated, truncated in self._seen)
+        mend = "expected terminated where the task ended, truncated where only time did"
+        elsewhere = len(at_limit) < len(self._seen)
+        self._expect(not (both and elsewhere), f"terminated and truncated are both set at every end; {mend}")
+        advice = []
+        if len(at_limit) > 1 and all(terminated for terminated, _ in at_limit):
+            advice.append(f"terminated is set beside truncated {at}, and counts: set only truncated there, {over}")
+        cuts = [length for length, terminated, _ in self._seen if not terminated]
+        if self._limit is not None and len(cuts) > 1 and {*cuts} == {cuts[0]} and cuts[0] < self._limit:
+            advice.append(
+                f"episodes are cut after {cuts[0]} steps, but time_limit is {self._limit}: make both the same"
+            )
+        return advice
+
+    def _at_limit(self) -> list[tuple[bool, bool]]:
+        """Of the episodes that reached the limit, whether they were terminated, and truncated."""
+        return [(terminated, truncated) for length, terminated, truncated in self._seen if length == self._limit]
+
+
+def expecting(env: Any) -> Expect:
+    """What says that something is wrong with the environment, unless a condition holds."""
+
+    def expect(condition: Any, problem: str) -> None:
+        if not condition:
+            raise UserError(f"environment {type(env).__name__}: {problem}")
+
+    return expect
+
+
+def team_of(env: Any) -> tuple[int, ...]:
+    """`(M,)`, or nothing for a single agent."""
+    return (int(env.num_agents),) if hasattr(env, "num_agents") else ()
+
+
+def shared_of(env: Any) -> tuple[PyTree, ...]:
+    """The last arguments of `step`: what all copies share, if there is anything."""
+    return (env.shared,) if hasattr(env, "shared") else ()

@@ -1,0 +1,363 @@
+"""What is wrong with an environment: its shapes and dtypes, or what it does."""
+
+import pickle
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax.config.kinds import shown
+from qlax.envs.check.common import (
+    ACCOUNTS,
+    LONGEST_SHOWN,
+    Ends,
+    Expect,
+    check_attributes,
+    check_holds_numbers,
+    check_metrics,
+    expecting,
+    is_real,
+    observation_advice,
+    same,
+    shared_of,
+    team_of,
+)
+from qlax.envs.check.host import host_advice
+from qlax.errors import UserError, described
+from qlax.types import PyTree, Step, is_key, strong
+
+KEEP_IT = "keep it in the state that reset and step return"
+
+
+# What Python cannot do with values that are not known while JAX traces.
+MENDS: tuple[tuple[type[Exception], str], ...] = (
+    (jax.errors.TracerBoolConversionError, "use jnp.where or jax.lax.cond instead of if, and, or, not"),
+    (jax.errors.TracerArrayConversionError, "use jax.numpy instead of NumPy"),
+    (jax.errors.TracerIntegerConversionError, "make what it is an index of a JAX array"),
+    (jax.errors.ConcretizationTypeError, "use .astype(...) instead of int(...), float(...)"),
+)
+
+
+def check_contract(env: Any) -> None:
+    """Whether shapes and dtypes of an `Env` are those its contract promises; nothing is compiled.
+
+    Raises:
+      UserError: what is wrong, what was expected, and how to mend it.
+    """
+    _traced(env)
+
+
+class _Shapes(NamedTuple):
+    """What reset and step return, as `jax.ShapeDtypeStruct`, weak types included."""
+
+    reset: tuple[PyTree, Step]
+    step: tuple[PyTree, Step]
+
+
+def _traced(env: Any) -> _Shapes:
+    expect = expecting(env)
+    check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
+    actions, team, shared = env.num_actions, team_of(env), shared_of(env)
+
+    def run(what: str, function: Any, *arguments: Any) -> Any:
+        result = _shapes_of(what, function, arguments, env, expect)
+        pair = isinstance(result, tuple) and len(result) == 2
+        expect(pair, f"{what} returns {type(result).__name__}; expected (state, Step)")
+        found = type(result[1]).__name__
+        expect(isinstance(result[1], Step), f"{what} returns {found} second; expected a qlax.Step, the state first")
+        return result
+
+    if hasattr(env, "shared_at"):
+        expect(bool(shared), "it has shared_at but nothing shared; declare what all copies share at first")
+        progress = (jax.ShapeDtypeStruct((), jnp.float32),)
+        later = _shapes_of("shared_at(progress)", env.shared_at, progress, env, expect)
+        given, wanted = (
+            str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", x)) for x in (later, env.shared)
+        )
+        expect(given == wanted, f"shared_at gives {given}, but shared is {wanted}")
+    state, first = run("reset(key)", env.reset, jax.random.key(0))
+    action = jax.ShapeDtypeStruct(team, jnp.int32)
+    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # `Vec` strips weak types
+    next_state, step = run("step(key, state, action)", env.step, jax.random.key(0), given, action, *shared)
+    for what, result in (("reset", first), ("step", step)):
+        _check_step(result, what, team, actions, expect)
+    expect(*same("state", state, next_state))
+    for part in ("obs", "legal", "metrics"):
+        expect(*same(part, getattr(first, part), getattr(step, part)))
+    return _Shapes((state, first), (next_state, step))
+
+
+def _check_step(step: Step, what: str, team: tuple[int, ...], actions: int, expect: Expect) -> None:
+    for field in ("reward", "terminated", "truncated"):
+        shape = getattr(getattr(step, field), "shape", None)
+        found = f"{field} of {what} has shape {shape}"
+        expect(shape == (), f"{found}; expected a scalar (one reward and one end for the whole team)")
+    for field in ("terminated", "truncated"):
+        dtype = getattr(step, field).dtype
+        expect(dtype == jnp.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
+    expect(
+        is_real(step.reward.dtype), f"reward of {what} is {step.reward.dtype}; expected float32: .astype(jnp.float32)"
+    )
+    if step.legal is not None:
+        found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
+        expect(
+            found == f"bool{[*team, actions]}",
+            f"legal of {what} is {found}; expected bool{[*team, actions]}, True where an action may be taken",
+        )
+    check_holds_numbers(step.obs, what, expect)
+    for leaf in jax.tree.leaves(step.obs):
+        expect(
+            leaf.shape[: len(team)] == team,
+            f"obs of {what} has shape {leaf.shape}; expected the team of {team} first: a row for each member",
+        )
+    check_metrics(step.metrics, what, (), expect)
+
+
+def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
+    """Shapes of what a function of an environment returns, if JAX can trace it and it leaves nothing behind."""
+    before = _surroundings(env)
+    try:
+        traced, result = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arguments)
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        first_line = shown(lines[0], LONGEST_SHOWN)
+        mends = [mend for kind, mend in MENDS if isinstance(error, kind)]
+        first_line = f"{first_line.rstrip('.')}; {mends[0]}" if mends else first_line
+        raise UserError(f"environment {type(env).__name__}: {what} cannot be traced by JAX: {first_line}") from error
+    left = f"{what} uses what another call left behind, as in a global variable; expected a pure function: {KEEP_IT}"
+    expect(not _holds_tracer(tuple(traced.consts)), left)
+    after = _surroundings(env)
+    for name, value in after.items():
+        if name.endswith("random numbers"):
+            found = f"{what} draws {name}; expected a pure function: draw with jax.random from the key"
+            expect(value == before.get(name, value), f"{found}, as JAX runs Python only once, while it traces")
+        else:
+            # What was nothing yet is a cache, and may be filled.
+            changed = before.get(name) not in (None, (), b"") and (value,) != (before[name],)
+            found = f"{what} changes {name}, but JAX runs Python only once, while it traces"
+            expect(not changed and not _holds_tracer(value), f"{found}: {KEEP_IT}")
+    return result
+
+
+def _surroundings(env: Any) -> dict[str, Any]:
+    """What a pure function leaves as it is: attributes of the environment, and random numbers that have no key."""
+    generators = {"NumPy's random numbers": np.random.get_state(), "Python's random numbers": random.getstate()}
+    attributes = {f"self.{name}": value for name, value in getattr(env, "__dict__", {}).items()}
+    for name, value in attributes.items():
+        if type(value) in (np.random.Generator, np.random.RandomState, random.Random):
+            generators[f"{name}'s random numbers"] = value
+    held = {name: _comparable(value) for name, value in attributes.items()}
+    return held | {name: pickle.dumps(value) for name, value in generators.items()}
+
+
+def _comparable(value: Any, depth: int = 20) -> Any:
+    """What equals that of another time if and only if nothing was changed or put in its place, so deep in a tree."""
+    if isinstance(value, dict) and depth:
+        return tuple((key, _comparable(item, depth - 1)) for key, item in value.items())
+    if isinstance(value, list | tuple) and depth:
+        return tuple(_comparable(item, depth - 1) for item in value)
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    return id(value), value  # the latter, so that nothing else gets its place in memory
+
+
+def _holds_tracer(value: Any) -> bool:
+    return any(_holds_tracer(x) for x in value) if isinstance(value, tuple) else isinstance(value, jax.core.Tracer)
+
+
+def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
+    """Run an `Env` or a `HostEnv` with random legal actions, and say what breaks its contract.
+
+    What is no mistake but may be one, or makes things slow, is a warning. Time limits are seen where episodes are
+    that long: take `num_steps` a few times as large as `time_limit`.
+
+    Args:
+      env: one environment, or several on the host.
+      num_steps: random actions to take; an episode that ends is begun anew.
+      seed: of the actions and of the environment.
+
+    Raises:
+      UserError: what is wrong, what was expected, and how to mend it.
+    """
+    advice = host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
+    for line in advice:
+        warnings.warn(f"environment {type(env).__name__}: {line}", stacklevel=2)
+
+
+def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
+    """Play an `Env`; what is no mistake."""
+    shapes, expect = _traced(env), expecting(env)
+    team, shared = team_of(env), shared_of(env)
+
+    def run_twice(what: str, functions: tuple, *arguments: Any) -> Any:
+        try:
+            outcome, again = jax.block_until_ready([function(*arguments) for function in functions])
+        except Exception as error:  # of a callback to Python
+            raised = shown(described(error), LONGEST_SHOWN)
+            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised}") from error
+        same = jax.tree.map(lambda a, b: np.array_equal(_data(a), _data(b), equal_nan=True), outcome, again)
+        pure = "expected a pure function, in which everything random comes from the key"
+        expect(all(jax.tree.leaves(same)), f"{what} gave two outcomes for the same input; {pure}")
+        return outcome
+
+    draws, key = np.random.default_rng(seed), jax.random.key(seed)
+    resets = _compiled_twice(env.reset, key)
+    begun = _Beginnings(lambda key: _vector(resets[0](key)[0]), key)
+    steps = _compiled_twice(env.step, key, resets[0](key)[0], np.zeros(team, np.int32), *shared)
+    state: Any = None
+    step: Any = None
+    ends, index, length = Ends(env, expect), 0, 0
+    while index < num_steps + ends.steps_to_be_sure():
+        key, key_reset, key_step = jax.random.split(key, 3)
+        if step is None or step.terminated or step.truncated:
+            length = 0
+            state, step = run_twice("reset", resets, key_reset)
+            quiet = not (step.terminated or step.truncated or step.reward != 0)
+            expect(quiet, "reset shows an end or a reward; expected a first step without")
+            _check_numbers(step._replace(metrics={}), index, expect)
+            begun.add(_vector(state))
+        legal = np.ones((*team, env.num_actions), bool) if step.legal is None else np.asarray(step.legal)
+        action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
+        before = state
+        state, step = run_twice("step", steps, key_step, state, action, *shared)
+        index, length = index + 1, length + 1
+        _check_numbers(step, index, expect)
+        ended = bool(step.terminated | step.truncated)
+        for metric in ACCOUNTS:
+            if metric in step.metrics:
+                right = bool(np.isnan(step.metrics[metric])) != ended
+                expect(right, f"{metric} is to be nan exactly where no episode ended; leave it out: qlax keeps it")
+        ends.see(length, bool(step.terminated), bool(step.truncated))
+        if not ended:
+            begun.go_on(length, _vector(state))
+        else:
+            begun.end(_vector(before), _vector(state), key_step)
+    begun.check(expect)
+    advice = [*ends.check(), *begun.advice(), *observation_advice(shapes.reset[1].obs, team_of(env))]
+    return advice + _weak_advice(env, shapes)
+
+
+def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
+    """A function traced twice, so that what is not in its arguments, such as the time, would differ; with strong types.
+
+    Both are one if they are the same program: compiling takes long.
+    """
+    traced = [jax.jit(lambda *a: strong(function(*a))).trace(*arguments) for _ in range(2)]
+    programs = [each.lower() for each in traced]
+    alike = programs[0].as_text() == programs[1].as_text()
+    constants = zip(*(each.jaxpr.consts for each in traced), strict=True) if alike else ()
+    first = programs[0].compile()
+    alike = alike and all(np.array_equal(_data(x), _data(y), equal_nan=True) for x, y in constants)
+    return first, first if alike else programs[1].compile()
+
+
+def _check_numbers(step: Step, count: int, expect: Expect) -> None:
+    """Whether a step of an `Env` is finite and leaves an action to choose."""
+    shown = {"reward": step.reward, "obs": step.obs}
+    shown |= {name: value for name, value in step.metrics.items() if name == "raw_reward"}
+    for field, tree in shown.items():
+        finite = all(np.isfinite(_data(leaf)).all() for leaf in jax.tree.leaves(tree))
+        expect(finite, f"{field} is not finite after {count} steps; expected numbers, in last observations too")
+    if step.legal is not None and not step.terminated:  # nothing is chosen after a termination
+        where = ", also where an episode is cut" if step.truncated else ""
+        found = f"no legal action after {count} steps; expected at least one per member{where}"
+        some = np.asarray(step.legal).any(-1).all()
+        expect(some, f"{found}: add an action that waits, or end the episode before")
+
+
+def _weak_advice(env: Any, shapes: _Shapes) -> list[str]:
+    """What would make a loop that calls `step` itself compile twice."""
+    (state, first), (next_state, step) = shapes
+    if any(map(_is_weak, jax.tree.leaves(state))):
+        action = jax.ShapeDtypeStruct(team_of(env), jnp.int32)
+        key = jax.random.key(0)
+        next_state, step = jax.eval_shape(lambda *a: env.step(*a), key, state, action, *shared_of(env))
+    advice = []
+    for part, before, after in (("state", state, next_state), ("obs", first.obs, step.obs)):
+        pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        names = [part + jax.tree_util.keystr(path) for (path, x), y in pairs if _is_weak(x) != _is_weak(y)]
+        if names:
+            found = f"the type of {', '.join(names)} is weak after reset or after step, but not after both"
+            mend = "give numbers a dtype, as jnp.float32(0) or .astype(jnp.float32)"
+            advice.append(f"{found}: qlax mends it, but a loop of your own would compile twice; {mend}")
+    return advice
+
+
+def _is_weak(x: Any) -> bool:
+    return bool(getattr(x, "weak_type", False))
+
+
+class _Beginnings:
+    """Whether what is shown at the end of an episode is the beginning of another one.
+
+    States are vectors. That a terminated one equals a new one may be by chance; that one which counted every step
+    begins to count anew is not.
+
+    Args:
+      reset: the state after a reset with a key, as a vector.
+      key: of some to begin with.
+    """
+
+    def __init__(self, reset: Callable[[jax.Array], np.ndarray], key: jax.Array):
+        self._reset = reset
+        vectors = [reset(each) for each in jax.random.split(key, 4)]
+        self._new = vectors[0]
+        self._constant = np.all(np.stack(vectors) == self._new, axis=0)
+        self._slope: np.ndarray | None = None
+        self._counts = self._constant  # where a number grows or falls by the same at every step
+        self._longest = 0
+        self._counted_anew = False
+        self._known = {vector.tobytes() for vector in vectors}
+        self._ends = self._ends_in_new = 0
+
+    def add(self, vector: np.ndarray) -> None:
+        """Another state after a reset."""
+        self._known.add(vector.tobytes())
+
+    def go_on(self, length: int, vector: np.ndarray) -> None:
+        """A state after so many steps, not an episode's last."""
+        if length == 1 and self._slope is None:
+            self._slope = vector - self._new
+            self._counts = self._counts & (self._slope != 0)
+        if self._slope is not None:
+            self._counts = self._counts & np.isclose(vector, self._new + length * self._slope)
+            self._longest = max(self._longest, length)
+
+    def end(self, before: np.ndarray, after: np.ndarray, key: jax.Array) -> None:
+        """The last two states of an episode, and the key that led from one to the other."""
+        if self._counts.any() and self._is_new(after) and not self._is_new(before):
+            self._counted_anew = True
+        if self._ends < 5 and before.tobytes() not in self._known:
+            self._ends += 1
+            keys = [key, *jax.random.split(key), *jax.random.split(key, 3)]  # that step may have reset with
+            self._ends_in_new += after.tobytes() in self._known | {self._reset(each).tobytes() for each in keys}
+
+    def _is_new(self, vector: np.ndarray) -> bool:
+        return bool((vector == self._new)[self._constant].all())
+
+    def check(self, expect: Expect) -> None:
+        """At last."""
+        resets_itself = self._counted_anew and self._counts.any() and self._longest >= 3
+        wanted = "expected the last state and observation of the one that ended"
+        mend = "never reset in step, qlax does it"
+        expect(not resets_itself, f"where an episode ended, step shows a new one; {wanted}: {mend}")
+
+    def advice(self) -> list[str]:
+        """What may be a mistake."""
+        if self._ends < 2 or self._ends_in_new < self._ends:
+            return []
+        return ["the state at the end of an episode is one that episodes begin with: never reset in step, qlax does it"]
+
+
+def _vector(tree: PyTree) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *(_data(leaf).ravel().astype(np.float64) for leaf in jax.tree.leaves(tree))])
+
+
+def _data(x: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)

@@ -1,0 +1,207 @@
+"""What is wrong with an environment on the host."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from qlax.config.kinds import shown
+from qlax.envs.check.common import (
+    ACCOUNTS,
+    LONGEST_SHOWN,
+    Ends,
+    Expect,
+    check_attributes,
+    check_holds_numbers,
+    check_metrics,
+    expecting,
+    is_real,
+    observation_advice,
+    same,
+    team_of,
+)
+from qlax.errors import UserError, described
+from qlax.types import PyTree, Step
+
+BY_EPISODES = ": qlax.envs.episodes.Episodes keeps these accounts"
+
+
+def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
+    """Reset a `HostEnv`, take random legal actions, and say what breaks its contract.
+
+    Args:
+      env: N environments.
+      num_steps: to take, after a reset.
+      seed: of the actions and of the environments.
+
+    Returns:
+      The first steps, of the reset.
+
+    Raises:
+      UserError: what is wrong, what was expected, and how to mend it.
+    """
+    return _play_on_host(env, num_steps, seed)[0]
+
+
+def host_advice(env: Any, num_steps: int, seed: int) -> list[str]:
+    """As `check_host_env`, but tells what may be a mistake."""
+    first, ends = _play_on_host(env, num_steps, seed)
+    return [*ends.check(), *observation_advice(first.obs, (env.num_envs, *team_of(env)))]
+
+
+def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
+    expect, draws = expecting(env), np.random.default_rng(seed)
+    check_attributes(env, ("reset", "step", "close"), ("num_actions", "num_envs"), "HostEnv", expect)
+    for name in ("shared", "shared_at", "shared_after", "with_network", "evaluated"):
+        expect(not hasattr(env, name), f"it has {name!r}, which only an environment in JAX may have; see qlax.HostEnv")
+    team, ends = team_of(env), Ends(env, expect)
+    legal = np.ones((env.num_envs, *team, env.num_actions), bool)
+    first: Any = None
+    accounts: Any = None
+    for index in range(num_steps + 1):
+        what = "step" if index else "reset"
+        action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
+        try:
+            step = env.step(action) if index else env.reset(seed)
+        except Exception as error:
+            raised = shown(described(error), LONGEST_SHOWN)
+            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised}") from error
+        _check_host_step(step, what, legal.shape, expect)
+        legal = legal if step.legal is None else step.legal
+        first = step if first is None else first
+        for part in ("obs", "legal", "metrics"):
+            expect(*same(part, getattr(first, part), getattr(step, part)))
+        if index:
+            accounts.see(step)
+        else:
+            quiet = not (step.terminated | step.truncated).any() and not step.reward.any()
+            expect(quiet, "reset shows an end or a reward; expected first steps without")
+            nothing = all(np.isnan(step.metrics[metric]).all() for metric in ACCOUNTS)
+            expect(nothing, "episode_return and episode_length of reset are not nan; they are numbers but at an end")
+            accounts = _Accounts(step, ends, expect)
+    accounts.check()
+    return first, ends
+
+
+def _check_host_step(step: Any, what: str, legal_shape: tuple[int, ...], expect: Expect) -> None:
+    """Whether one step has the shapes, dtypes and finite numbers that a `HostEnv` promises; `[N, M, A]` is legal's."""
+    rows, members = legal_shape[:1], legal_shape[:-1]
+    expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
+    arrays = {"reward": step.reward, "terminated": step.terminated, "truncated": step.truncated, "obs": step.obs}
+    arrays |= {"metrics": step.metrics, "legal": step.legal}
+    for field, tree in arrays.items():
+        try:
+            leaves = jax.tree.leaves(tree)
+        except Exception as error:  # of a dict whose keys have no order
+            raised = shown(described(error), LONGEST_SHOWN)
+            expect(False, f"{field} of {what} is no tree of arrays: {raised}")
+        odd = [type(leaf).__name__ for leaf in leaves if not hasattr(leaf, "dtype")]
+        expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
+        kinds = [leaf.dtype for leaf in leaves if not (is_real(leaf.dtype) or leaf.dtype == np.bool_)]
+        expect(not kinds, f"{field} of {what} holds {', '.join(map(str, kinds[:3]))}; expected numbers or bool")
+    for field in ("reward", "terminated", "truncated"):
+        found = getattr(step, field)
+        shape = getattr(found, "shape", None)
+        expect(shape == rows, f"{field} of {what} has shape {shape}; expected {rows}, one an environment")
+        right = field == "reward" or found.dtype == np.bool_
+        expect(right, f"{field} of {what} is {found.dtype}; expected bool")
+    check_holds_numbers(step.obs, what, expect)
+    for leaf in jax.tree.leaves(step.obs):
+        fits = leaf.shape[: len(members)] == members
+        expect(fits, f"obs of {what} has shape {leaf.shape}; expected {members} first")
+    if step.legal is not None:
+        wanted = f"bool{list(legal_shape)}"
+        found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
+        expect(found == wanted, f"legal of {what} is {found}; expected {wanted}")
+        expect(step.legal.any(-1).all(), f"no legal action after a {what}; expected at least one per member")
+    metrics = step.metrics if isinstance(step.metrics, dict) else {}
+    for metric in ACCOUNTS:
+        expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
+    check_metrics(metrics, what, rows, expect)
+    for field, tree in (("reward", step.reward), ("obs", step.obs), ("raw_reward", metrics.get("raw_reward", 0.0))):
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+        expect(finite, f"{field} of {what} is not finite")
+
+
+class _Accounts:
+    """Whether the ends, returns and lengths that a `HostEnv` shows fit its rewards and each other."""
+
+    def __init__(self, first: Step, ends: Ends, expect: Expect):
+        self._ends, self._expect = ends, expect
+        self._start = jax.tree.map(lambda x: x[:1].copy(), first.obs)
+        self._starts_alike = len(first.reward) > 1 and bool(self._at_start(first.obs).all())
+        self._shows_start = np.ones(first.reward.shape, bool)
+        self._taken = np.zeros(first.reward.shape, int)
+        self._rewards, self._scale = np.zeros(first.reward.shape), np.ones(first.reward.shape)
+        self._ended = self._was_cut = self._terminated = np.zeros(first.reward.shape, bool)
+        self._reported = self._truncated = self._unexplained = False
+        self._restarts = self._unpaid = 0
+        self._all_paid, self._never_paid = True, True
+
+    def see(self, step: Step) -> None:
+        """What every environment shows after a step."""
+        expect, truncated = self._expect, step.truncated
+        reward = np.asarray(step.metrics.get("raw_reward", step.reward), np.float64)
+        returns, lengths = (np.asarray(step.metrics[metric], np.float64) for metric in ACCOUNTS)
+        ended = ~np.isnan(returns)
+        where = "expected numbers where an episode ended, nan elsewhere"
+        expect((ended == ~np.isnan(lengths)).all(), f"episode_return and episode_length do not agree; {where}")
+        unmarked = "the step after an episode was cut begins a new one; expected truncated there"
+        expect(not (self._was_cut & ~truncated).any(), f"{unmarked}{BY_EPISODES}")
+
+        is_reset = truncated & ~step.terminated & ~ended  # the action was ignored
+        unexplained = is_reset & ~self._ended & ~self._terminated
+        self._unexplained |= bool(unexplained.any())
+        self._forget(unexplained)
+        self._taken = self._taken + ~is_reset
+        self._rewards = self._rewards + np.where(is_reset, 0.0, reward)
+        self._scale = self._scale + np.where(is_reset, 0.0, np.abs(reward))
+        wrong = ended & (lengths != self._taken)
+        i = wrong.argmax()
+        found = f"episode_length is {lengths[i]:g} after {self._taken[i]} steps that were no reset"
+        expect(not wrong[i], f"{found}{BY_EPISODES}")
+        wrong = ended & ~(np.abs(returns - self._rewards) <= 1e-3 * self._scale)
+        i = wrong.argmax()
+        found = f"episode_return is {returns[i]:g} where rewards (raw_reward, if shown) add up to {self._rewards[i]:g}"
+        expect(not wrong[i], f"{found}{BY_EPISODES}")
+        self._look_for_resets(step, reward, is_reset)
+        for length, terminated in zip(self._taken[ended], step.terminated[ended], strict=True):
+            self._ends.see(int(length), bool(terminated), not terminated)
+        if self._reported and not ended.all():
+            self._ends.see(int(self._taken[~ended].max()) - 1, False, False)
+
+        self._reported |= bool(ended.any())
+        self._truncated |= bool(truncated.any())
+        self._was_cut = ended & ~step.terminated & ~truncated
+        self._ended, self._terminated = ended, step.terminated.copy()
+        self._forget(ended)
+
+    def _forget(self, where: np.ndarray) -> None:
+        """Begin the accounts of new episodes."""
+        self._taken = np.where(where, 0, self._taken)
+        self._rewards, self._scale = np.where(where, 0.0, self._rewards), np.where(where, 1.0, self._scale)
+
+    def check(self) -> None:
+        """At last."""
+        silent = self._truncated and not self._reported
+        self._expect(not silent, "episodes ended, but metrics['episode_return'] was nan all the time")
+        unexplained = "truncated is set where no episode ended, by metrics['episode_return'], nor in the step before"
+        self._expect(not self._unexplained, f"{unexplained}{BY_EPISODES}")
+        unpaid = self._unpaid > 1 and self._never_paid and self._all_paid
+        first = "the step after an end ignores its action and begins a new episode; expected truncated there"
+        self._expect(not (self._restarts > 1 or unpaid), f"{first}{BY_EPISODES}")
+
+    def _look_for_resets(self, step: Step, reward: np.ndarray, is_reset: np.ndarray) -> None:
+        """Signs of resets that take a step and are not shown as such: where episodes begin alike, or all steps pay."""
+        shows_start = self._at_start(step.obs)
+        after_end = self._ended & ~step.truncated
+        self._restarts += int((after_end & shows_start & ~self._shows_start).sum()) if self._starts_alike else 0
+        self._unpaid += int(after_end.sum())
+        self._never_paid &= not reward[after_end].any()
+        self._all_paid &= bool(reward[~after_end & ~is_reset].all())
+        self._shows_start = shows_start
+
+    def _at_start(self, obs: PyTree) -> np.ndarray:
+        """`[N]`, whether an observation is the first one of the first environment."""
+        rows = jax.tree.map(lambda x, y: (x == y).reshape(len(x), -1).all(-1), obs, self._start)
+        return np.logical_and.reduce(jax.tree.leaves(rows))

@@ -1,0 +1,1 @@
+"""Adapters: a module a suite of environments."""

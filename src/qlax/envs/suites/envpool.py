@@ -1,0 +1,124 @@
+"""EnvPool: environments in C++, all Atari games among them, with the protocols of `ale`."""
+
+from typing import Any
+
+import envpool
+import numpy as np
+
+from qlax.envs.episodes import Episodes
+from qlax.envs.suites import atari, spaces
+from qlax.errors import UserError, check_options, nearest
+from qlax.types import Step
+
+OURS = ("num_envs", "batch_size", "seed", "env_seed", "max_num_players", "gym_reset_return_info", "base_path")
+
+
+class EnvPool:
+    """A pool of N environments as a `qlax.HostEnv`."""
+
+    def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
+        self._pool = _Pool(name, num_envs, options)
+        env_id, space = f"envpool/{name}", self._pool.spec
+        self._observation = spaces.observations(env_id, space.gymnasium_observation_space)
+        self.num_actions, self._action = spaces.actions(env_id, space.gymnasium_action_space)
+        self._episodes = Episodes(num_envs)
+        self.num_envs = num_envs
+        self.time_limit: int = space.config.max_episode_steps
+
+    def reset(self, seed: int) -> Step:
+        """See `qlax.HostEnv`."""
+        obs, _ = self._pool.reset(seed)
+        return self._episodes.begin(self._observation(obs))
+
+    def step(self, action: np.ndarray) -> Step:
+        """See `qlax.HostEnv`."""
+        obs, reward, terminated, truncated, _ = self._pool.step(self._action(action))
+        return self._episodes.step(self._observation(obs), reward, terminated, truncated)
+
+    def close(self) -> None:
+        """See `qlax.HostEnv`."""
+        self._pool.close()
+
+
+def names() -> list[str]:
+    """All there are; those of continuous actions are refused when they are made, as finding out takes a while."""
+    return sorted(envpool.list_all_envs())
+
+
+def make(name: str, /, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
+    """N environments of `name`, such as "Pong-v5" or "CartPole-v1".
+
+    Args:
+      name: of the environment.
+      num_envs: N.
+      options: of Atari games those of `qlax.envs.suites.ale.make`; else what EnvPool's configuration has.
+
+    Raises:
+      UserError: unknown name or option, something not installed, or spaces PQN cannot use.
+    """
+    known = envpool.list_all_envs()
+    if name not in known:
+        raise UserError(f"envpool has no {name!r}{nearest(name, known)}; 'qlax envs envpool' lists what it has")
+    if "zero_discount_on_life_loss" in envpool.make_spec(name).config._fields:  # a game of Atari
+        chosen = atari.settings(f"envpool/{name}", options)
+        return atari.Atari(name.rpartition("-")[0], _Emulators(name, num_envs, chosen), num_envs, chosen)
+    limit = options.get("max_episode_steps", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise UserError(f"envpool/{name}: max_episode_steps={limit!r}: expected a whole number from 1")
+    return EnvPool(name, num_envs, options)
+
+
+class _Pool:
+    """A pool that is made when it is reset: only then can it be seeded."""
+
+    def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
+        self._env: Any = None
+        self._make = lambda **more: envpool.make(name, env_type="gymnasium", num_envs=num_envs, **options, **more)
+        try:
+            self.spec = envpool.make_spec(name)
+            check_options(f"envpool/{name}", options, set(self.spec.config._fields) - set(OURS))
+            self.spec = envpool.make_spec(name, **options)
+        except UserError:
+            raise
+        except BaseException as error:  # some raise what is no Exception
+            raise UserError(f"envpool/{name} cannot be made: {error}") from error
+
+    def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
+        self.close()
+        self._env = self._make(seed=seed)
+        return self._env.reset()
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        return self._env.step(action)
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+
+
+class _Emulators:
+    """See `qlax.envs.suites.atari.Emulators`."""
+
+    def __init__(self, name: str, num_envs: int, chosen: dict[str, Any]):
+        options = {
+            "num_threads": chosen["num_threads"],
+            "max_episode_steps": chosen["max_frames"] // chosen["frame_skip"],
+            "repeat_action_probability": chosen["repeat_action_probability"],
+            "full_action_space": chosen["full_action_space"],
+            "frame_skip": chosen["frame_skip"],
+            "noop_max": max(chosen["noop_max"], 1),  # EnvPool counts the step of a reset
+            "use_fire_reset": chosen["fire_reset"],
+        }
+        self._pool = _Pool(name, num_envs, options)
+        self.num_actions = int(self._pool.spec.gymnasium_action_space.n)
+
+    def reset(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        obs, info = self._pool.reset(seed)
+        return obs, info["lives"]
+
+    def step(self, action: np.ndarray) -> atari.Shown:
+        obs, reward, terminated, truncated, info = self._pool.step(action)
+        return atari.Shown(obs, reward, terminated, truncated, info["lives"])
+
+    def close(self) -> None:
+        self._pool.close()

@@ -1,0 +1,102 @@
+"""Navix: the tasks of MiniGrid written in JAX (Pignatelli et al., 2024, arXiv:2407.19396).
+
+Adapts navix 0.7 and 4.0, whose raw step, `_step`, does not reset and tells time limits apart.
+"""
+
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax.envs.suites.options import like_default
+from qlax.errors import UserError, check_options, nearest
+from qlax.types import PyTree, Step
+from qlax.util.imports import imported_when_used
+
+with imported_when_used("wandb", "wandb.util"):  # for its own agents: a quarter of the time it takes to import
+    from navix import observations
+    from navix.entities import Directions, EntityIds
+    from navix.environments.registry import registry
+    from navix.rendering.cache import RenderingCache
+    from navix.rendering.registry import PALETTE
+
+OBSERVATIONS = ("symbolic", "symbolic_first_person", "rgb", "rgb_first_person")
+# How names begin of what is never rewarded: in navix 0.7 a ball lies where the goal of these should be.
+WITHOUT_GOAL = ("Navix-KeyCorridor",) if version("navix").startswith("0.") else ("Navix-Playground",)
+
+
+def _constants(kind: type) -> list[int]:
+    return [int(value) for value in vars(kind).values() if isinstance(value, jax.Array)]
+
+
+# What a cell holds, its colour, and its state: where the player looks, or whether a door is open, closed or locked.
+CATEGORIES = (1 + max(_constants(EntityIds)), len(PALETTE.as_array()), 1 + max(_constants(Directions)))
+
+
+class Navix:
+    """One Navix environment.
+
+    Symbolic observations are one-hot, bool `[height, width, sum(CATEGORIES)]`; images are uint8. No observation of
+    Navix shows a mission (which door to go to), nor one in the first person what the player carries. A fresh grid
+    costs as much as several steps, so there is one at most for every 4 copies at a step (`reset_ratio`).
+    """
+
+    reset_ratio = 4
+    fps = 8.0
+
+    def __init__(self, env: Any, is_image: bool):
+        self._env, self._is_image = env, is_image
+        self.num_actions = len(env.action_set)
+        self.time_limit: int = env.max_steps
+        self.action_names = tuple(action.__name__.replace("_", " ") for action in env.action_set)
+        self._draw = jax.jit(lambda state: observations.rgb(state.replace(cache=RenderingCache.init(state.grid))))
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        return self._shown(self._env.reset(key))
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        del key  # the state holds one
+        return self._shown(self._env._step(state, action))
+
+    def render(self, state: PyTree) -> np.ndarray:
+        """See `qlax.Env`: the whole grid."""
+        return np.asarray(self._draw(state.state))
+
+    def _shown(self, timestep: Any) -> tuple[PyTree, Step]:
+        obs, state = timestep.observation, timestep.replace(observation=None, info={})
+        if not self._is_image:
+            each = [jax.nn.one_hot(obs[..., i], n, dtype=bool) for i, n in enumerate(CATEGORIES)]
+            obs = jnp.concatenate(each, axis=-1)
+            state = state.replace(state=state.state.replace(cache=None))  # tiles to draw with: most of all there is
+        return state, Step(obs, None, timestep.reward, timestep.is_termination(), timestep.is_truncation(), {})
+
+
+def names() -> list[str]:
+    """The environments that have a goal."""
+    return [name for name in registry() if not name.startswith(WITHOUT_GOAL)]
+
+
+def make(name: str, /, **options: Any) -> Navix:
+    """`options` are `max_steps`, and `observation`: "symbolic" (the default) or another of `OBSERVATIONS`.
+
+    Raises:
+      UserError: unknown name or option, a value that cannot be, or an environment without a goal.
+    """
+    if name not in names():
+        if name in registry():
+            raise UserError(f"navix/{name} has no goal in navix {version('navix')}: nothing is ever rewarded")
+        raise UserError(f"navix has no environment {name!r}{nearest(name, names())}; 'qlax envs navix' lists them")
+    construct = registry()[name]  # past `make`, which in navix 0.7 sets a limit of 100 steps, however large the grid
+    defaults = {"max_steps": construct().max_steps, "observation": OBSERVATIONS[0]}
+    check_options(f"navix/{name}", options, defaults)
+    chosen = defaults | {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    observation = chosen["observation"]
+    if observation not in OBSERVATIONS:
+        hint = nearest(observation, OBSERVATIONS)
+        raise UserError(f"observation={observation!r}: expected one of {', '.join(OBSERVATIONS)}{hint}")
+    env = construct(max_steps=chosen["max_steps"], observation_fn=getattr(observations, observation))
+    return Navix(env, observation.startswith("rgb"))

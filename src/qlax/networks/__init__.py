@@ -1,0 +1,1 @@
+"""Q-networks, in JAX and in NumPy."""

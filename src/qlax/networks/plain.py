@@ -1,0 +1,322 @@
+"""Our networks as they act, in ten operations: for NumPy, and for whatever else has those ten.
+
+`qlax.networks.qnetwork` says what a network is and trains it. Here is the same arithmetic for one step of trained
+variables, all of it in float32: of a `compute_dtype` of fewer bits the rounding is left out.
+
+Axes: B rows of a batch; H and W rows and columns of an image of C channels, h and w those that a layer makes of them,
+K those of a square kernel; I inputs and F features of a layer; A actions.
+"""
+
+import math
+from collections import Counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from qlax.errors import UserError
+
+Array = Any  # of whatever the operations work on: has +, -, * and @ with others of its kind and with NumPy's arrays
+Spec = tuple[np.dtype, tuple[int, ...]]  # dtype and shape of one array of an observation, without the axis B
+
+# H and W of which an encoder's convolutions leave something; None of one that has none.
+SMALLEST = {"mlp": None, "cnn": 3, "nature": 36, "impala": 1, "hadamax": 1}
+MEMORIES = {"none": 0, "lstm": 2, "gru": 1, "mingru": 1, "lru": 2}  # arrays [B, F] that each holds
+UNLESS_SAID = {"encoder": "mlp", "norm": "layer", "input_norm": "none", "memory": "none", "dueling": False}
+
+
+class Operations(Protocol):
+    """What a network needs besides sums, products and matrix products."""
+
+    def number(self, x: Array) -> Array:
+        """As float32."""
+        ...
+
+    def flat(self, x: Array) -> Array:
+        """`[B, ...]` -> `[B, F]`, rows first."""
+        ...
+
+    def planes(self, x: Array) -> Array:
+        """`[B, H, W, C]` -> `[B, F]`, plane after plane."""
+        ...
+
+    def joined(self, parts: list[Array]) -> Array:
+        """Each `[B, I]` -> `[B, F]`, one beside the other."""
+        ...
+
+    def convolution(self, x: Array, kernel: np.ndarray, stride: int, padding: str) -> Array:
+        """`[B, H, W, C]`, `[K, K, C, F]` -> `[B, h, w, F]`; padding "VALID" or "SAME", as XLA has them."""
+        ...
+
+    def max_pool(self, x: Array, size: int, stride: int) -> Array:
+        """`[B, H, W, C]` -> `[B, h, w, C]`, padding "SAME"."""
+        ...
+
+    def layer_norm(self, x: Array, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> Array:
+        """Over the last axis."""
+        ...
+
+    def relu(self, x: Array) -> Array:
+        """The positive part."""
+        ...
+
+    def tanh(self, x: Array) -> Array:
+        """The hyperbolic tangent."""
+        ...
+
+    def kept(self, memory: Array, first: Array) -> Array:
+        """`memory [B, F]`, with 0 where `first [B]` is True, whatever it was."""
+        ...
+
+
+class NumPy:
+    """The operations in NumPy."""
+
+    def number(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return x.astype(np.float32)
+
+    def flat(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return x.reshape(len(x), math.prod(x.shape[1:]))
+
+    def planes(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return self.flat(x.transpose(0, 3, 1, 2))
+
+    def joined(self, parts: list[np.ndarray]) -> np.ndarray:
+        """See `Operations`."""
+        return np.concatenate(parts, axis=-1)
+
+    def convolution(self, x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> np.ndarray:
+        """See `Operations`."""
+        windows = _windows(x, len(kernel), stride, padding, 0)
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, math.prod(kernel.shape[:3]))
+        return (patches @ kernel.reshape(-1, kernel.shape[-1])).reshape(*windows.shape[:3], -1)
+
+    def max_pool(self, x: np.ndarray, size: int, stride: int) -> np.ndarray:
+        """See `Operations`."""
+        return _windows(x, size, stride, "SAME", -np.inf).max((-2, -1))
+
+    def layer_norm(self, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
+        """See `Operations`."""
+        centered = x - x.mean(-1, keepdims=True)
+        variance = np.square(centered).mean(-1, keepdims=True)
+        return centered / np.sqrt(variance + np.float32(epsilon)) * scale + bias
+
+    def relu(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return np.maximum(x, 0)
+
+    def tanh(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return np.tanh(x)
+
+    def kept(self, memory: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return np.where(first[:, None], np.float32(0), memory)
+
+
+def _windows(x: np.ndarray, size: int, stride: int, padding: str, value: float) -> np.ndarray:
+    """`[B, H, W, C]` -> `[B, h, w, C, K, K]`, a view."""
+    if padding == "SAME":
+        missing = [max((-(-side // stride) - 1) * stride + size - side, 0) for side in x.shape[1:3]]
+        pads = [(0, 0), *((each // 2, each - each // 2) for each in missing), (0, 0)]
+        x = np.pad(x, pads, constant_values=value)
+    return np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::stride, ::stride]
+
+
+class PlainNetwork:
+    """A `qlax.networks.qnetwork.QNetwork`.
+
+    Args:
+      info: what describes an agent; see `qlax.Agent`.
+
+    Raises:
+      UserError: its network is one of the user's own.
+      ValueError: there is no such network.
+    """
+
+    def __init__(self, info: dict[str, Any]):
+        if "network" in info["network"]:
+            raise UserError(f"network {info['network']['network']!r} is one of your own: it needs JAX")
+        if unknown := info["network"].keys() - {*UNLESS_SAID, "hidden", "compute_dtype"}:
+            raise ValueError(f"unknown {', '.join(unknown)}")
+        self.description = UNLESS_SAID | info["network"]
+        self.num_actions = info["num_actions"]
+        self.obs = specs(info)
+        width = self.description["hidden"][-1]
+        self.memory_shapes = [(width,)] * MEMORIES[self.description["memory"]]  # float32, without the axis B
+
+    def __call__(
+        self, operations: Operations, variables: dict[str, Any], memory: list[Array], obs: list[Array], first: Array
+    ) -> tuple[Array, list[Array]]:
+        """One step.
+
+        Args:
+          operations: to do it with.
+          variables: `{"params": ..., "batch_stats": ...}`, as Flax names them, in NumPy.
+          memory: each `[B, F]`, anything before the first step.
+          obs: each `[B, ...]`.
+          first: `[B]` bool, an episode begins here.
+
+        Returns:
+          `q [B, A]` float32, and the memory after the step.
+        """
+        layers = _Layers(self.description, variables, operations)
+        parts = [layers.features(x, *spec, len(obs) == 1) for x, spec in zip(obs, self.obs, strict=True)]
+        x = parts[0] if len(parts) == 1 else operations.joined(parts)
+        for _ in self.description["hidden"]:
+            x = layers.activate(layers.dense(x))
+        if memory:
+            cell = _Cell(variables["params"]["memory_cell"], operations)
+            step = getattr(cell, self.description["memory"])
+            x, memory = step([operations.kept(part, first) for part in memory], x)
+        q = layers.dense(x)
+        if self.description["dueling"]:
+            q = layers.dense(x) + q - q @ np.full([self.num_actions] * 2, 1 / self.num_actions, np.float32)  # the mean
+        return q, memory
+
+
+def specs(info: dict[str, Any]) -> list[Spec]:
+    """Of the arrays of an agent's observation."""
+    return [(np.dtype(dtype), tuple(shape)) for dtype, shape in info["obs"]]
+
+
+class _Layers:
+    """Hands out the layers of a network in the order they are called in, by which Flax names them."""
+
+    def __init__(self, description: dict[str, Any], variables: dict[str, Any], operations: Operations):
+        self.params, self.statistics = variables["params"], variables.get("batch_stats", {})
+        self.description, self.operations = description, operations
+        self.counts: Counter[str] = Counter()
+
+    def _next(self, kind: str) -> dict[str, np.ndarray]:
+        name = f"{kind}_{self.counts[kind]}"
+        self.counts[kind] += 1
+        return self.params[name] | self.statistics.get(name, {})
+
+    def dense(self, x: Array) -> Array:
+        return _dense(x, self._next("Dense"))
+
+    def convolution(self, x: Array, stride: int = 1, padding: str = "SAME") -> Array:
+        layer = self._next("Convolution")
+        return self.operations.convolution(x, layer["kernel"], stride, padding) + layer["bias"]
+
+    def activate(self, x: Array) -> Array:
+        x = self.normalise(self.description["norm"], x)
+        return _gelu(x, self.operations) if self.description["encoder"] == "hadamax" else self.operations.relu(x)
+
+    def normalise(self, norm: str, x: Array) -> Array:
+        if norm == "none":
+            return x
+        if norm == "layer":
+            layer = self._next("LayerNorm")
+            return self.operations.layer_norm(x, layer["scale"], layer["bias"], 1e-6)
+        layer = self._next({"batch": "BatchNorm", "batch_renorm": "BatchRenorm"}[norm])
+        slope = layer["scale"] / np.sqrt(layer["var"] + np.float32(1e-5))
+        return (x - layer["mean"]) * slope + layer["bias"]
+
+    def features(self, x: Array, dtype: np.dtype, shape: tuple[int, ...], is_all: bool) -> Array:
+        """Of one array of the observation, `[B, F]`."""
+        encoder, norm = self.description["encoder"], self.description["input_norm"]
+        smallest = SMALLEST[encoder]
+        is_convolved = smallest is not None and len(shape) == 3 and min(shape[:2]) >= smallest
+        x = self.operations.number(x)
+        x = x * np.float32(1 / 255) if dtype == np.uint8 else x
+        x = x if is_convolved else self.operations.flat(x)
+        if is_all or norm != "layer" or (shape[-1] if is_convolved else math.prod(shape)) > 1:
+            x = self.normalise(norm, x)
+        return self.operations.planes(getattr(self, encoder)(x)) if is_convolved else x
+
+    def cnn(self, x: Array) -> Array:
+        return self.activate(self.convolution(x, padding="VALID"))
+
+    def nature(self, x: Array) -> Array:
+        for stride in (4, 2, 1):
+            x = self.activate(self.convolution(x, stride, "VALID"))
+        return x
+
+    def impala(self, x: Array) -> Array:
+        for _ in range(3):
+            x = self.operations.max_pool(self.convolution(x), 3, 2)
+            for _ in range(2):
+                y = x
+                for _ in range(2):
+                    y = self.convolution(self.activate(y))
+                x = x + y
+        return self.activate(x)
+
+    def hadamax(self, x: Array) -> Array:
+        for window, stride in ((4, 4), (2, 2), (3, 1)):
+            one, other = (self.activate(self.convolution(x)) for _ in range(2))
+            x = self.operations.max_pool(one * other, window, stride)
+        return x
+
+
+class _Cell:
+    """One step of each memory: what it held, each `[B, F]`, and the input `[B, I]` -> output, what it holds."""
+
+    def __init__(self, params: dict[str, Any], operations: Operations):
+        self.params, self.operations = params, operations
+
+    def lstm(self, memory: list[Array], x: Array) -> tuple[Array, list[Array]]:
+        c, h = memory
+        i, f, g, o = (_dense(x, self.params[f"i{gate}"]) + _dense(h, self.params[f"h{gate}"]) for gate in "ifgo")
+        c = self._sigmoid(f) * c + self._sigmoid(i) * self.operations.tanh(g)
+        h = self._sigmoid(o) * self.operations.tanh(c)
+        return h, [c, h]
+
+    def gru(self, memory: list[Array], x: Array) -> tuple[Array, list[Array]]:
+        (h,) = memory
+        (x_r, h_r), (x_z, h_z), (x_n, h_n) = (
+            (_dense(x, self.params[f"i{gate}"]), _dense(h, self.params[f"h{gate}"])) for gate in "rzn"
+        )
+        z = self._sigmoid(x_z + h_z)
+        n = self.operations.tanh(x_n + self._sigmoid(x_r + h_r) * h_n)
+        h = n + z * (h - n)
+        return h, [h]
+
+    def mingru(self, memory: list[Array], x: Array) -> tuple[Array, list[Array]]:
+        gate, candidate = (_dense(x, half) for half in _halves(self.params["Dense_0"]))
+        (h,) = memory
+        h = h + self._sigmoid(gate) * (candidate - h)
+        return self._gated(h, self.params["Dense_1"]), [h]
+
+    def lru(self, memory: list[Array], x: Array) -> tuple[Array, list[Array]]:
+        params = self.params
+        modulus, angle = np.exp(-np.exp(params["nu_log"])), np.exp(params["theta_log"])
+        turn, across = modulus * np.cos(angle), modulus * np.sin(angle)
+        gamma = np.exp(params["gamma_log"])
+        real, imaginary = memory
+        to_real, to_imaginary = (_dense(x, half) * gamma for half in _halves(params["Dense_0"]))
+        real, imaginary = (
+            real * turn - imaginary * across + to_real,
+            imaginary * turn + real * across + to_imaginary,
+        )
+        y = _dense(self.operations.joined([real, imaginary]), params["Dense_1"]) + x * params["D"]
+        return self._gated(y, params["Dense_2"]), [real, imaginary]
+
+    def _gated(self, h: Array, layer: dict[str, np.ndarray]) -> Array:
+        value, gate = (_dense(_gelu(h, self.operations), half) for half in _halves(layer))
+        return value * self._sigmoid(gate)
+
+    def _sigmoid(self, x: Array) -> Array:
+        half = np.float32(0.5)
+        return self.operations.tanh(x * half) * half + half  # overflows nowhere
+
+
+def _dense(x: Array, layer: dict[str, np.ndarray]) -> Array:
+    y = x @ layer["kernel"]
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def _halves(layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """A dense layer as two, of the first and of the second half of its features."""
+    parts = zip(*(np.split(layer[name], 2, axis=-1) for name in ("kernel", "bias")), strict=True)
+    return [{"kernel": kernel, "bias": bias} for kernel, bias in parts]
+
+
+def _gelu(x: Array, operations: Operations) -> Array:
+    """With the hyperbolic tangent, as `flax.linen.gelu` has it."""
+    half, one, root, cubic = map(np.float32, (0.5, 1, math.sqrt(2 / math.pi), 0.044715))
+    return x * half * (operations.tanh((x + x * x * x * cubic) * root) + one)

@@ -1,0 +1,1 @@
+"""Whole episodes with trained agents: evaluated and filmed."""

@@ -1,0 +1,389 @@
+"""Saved agents at play: whole episodes in the environment they were trained in, or in another that looks the same."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax import envs, pqn
+from qlax.agents.agent import Agent, load
+from qlax.config import kinds
+from qlax.config.settings import SWEEPABLE, Config
+from qlax.envs import build
+from qlax.envs.vec import Vec
+from qlax.envs.worker import Worker
+from qlax.errors import UserError, nearest
+from qlax.networks import qnetwork
+from qlax.play import evaluation, host
+from qlax.storage import checkpoint, history
+from qlax.types import HostEnv, Network, PyTree
+from qlax.util.scores import four_digits, markdown
+
+LONGEST = 10_000  # steps of an episode, where nothing else limits it
+MOST_COPIES = 4096  # of environments that agents play in side by side; more agents take turns
+ARGUMENTS = {
+    "index": kinds.whole(0, "", low=0),
+    "episodes": kinds.whole(64, "", high=100_000),
+    "epsilon": kinds.number(0.0, "", low=0, high=1),
+    "seed": kinds.whole(0, "", low=0),
+    "max_steps": kinds.whole(None, ""),
+    "fps": kinds.number(30.0, "", low=1, high=240),
+}
+
+
+class Stage(NamedTuple):
+    """Agents that have a network in common, and where they play."""
+
+    indices: list[int]  # of the agents among the runs that trained side by side
+    agents: list[Agent]
+    network: Network
+    config: Config  # its env, env_options and wrappers
+    env: Any  # an `Env`, or a `HostEnv` that is closed again
+    make_envs: Callable[[int], HostEnv] | None  # so many on the host; None for an `Env`
+    max_steps: int  # of an episode
+
+
+class Estimate(NamedTuple):
+    """A mean, and between what it lies with a confidence of 95 %; None where a single episode does not tell."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+
+class Played(NamedTuple):
+    """Whole episodes of R agents, N each.
+
+    Attributes:
+      settings: `run`, `env`, `env_options`, `wrappers`, `best`, `episodes`, `epsilon`, `seed` and `max_steps`.
+      agents: of each its `index` among the runs, its `seed` and whatever settings of theirs differ.
+      returns: `[R, N]` float32, undiscounted sums of raw rewards.
+      lengths: `[R, N]` int32, steps.
+      cut: `[R, N]` bool, where `max_steps` cut the episode, which counts as it stands.
+      metrics: what else the environment reports at an episode's end, `[R, N]` float32; nan where it has nothing.
+      each: mean return of each agent, with an interval over its episodes.
+      overall: mean over the agents, with an interval over agents and episodes.
+      scores: the suite's scores of `each` and of `overall`; None where it defines none.
+    """
+
+    settings: dict[str, Any]
+    agents: list[dict[str, Any]]
+    returns: np.ndarray
+    lengths: np.ndarray
+    cut: np.ndarray
+    metrics: dict[str, np.ndarray]
+    each: list[Estimate]
+    overall: Estimate
+    scores: tuple[list[Estimate], Estimate] | None
+
+    def __str__(self) -> str:
+        settings, several = self.settings, len(self.agents) > 1
+        metrics = [name for name in self.metrics if "/" not in name]  # of those in groups there may be dozens
+        has_cut = bool(self.cut.any())
+        header = [*self.agents[0], "return", "95 % interval", "lowest", "highest", "length", *metrics]
+        header += ["cut"] * has_cut + ["score"] * bool(self.scores)
+        rows = []
+        for row, (agent, estimate) in enumerate(zip(self.agents, self.each, strict=True)):
+            cells = [kinds.shown(value) for value in agent.values()] + _written(estimate)
+            numbers = [self.returns[row].min(), self.returns[row].max(), self.lengths[row].mean()]
+            cells += [four_digits(float(number)) for number in numbers]
+            cells += [_mean_of_known(self.metrics[name][row]) for name in metrics]
+            cells += [str(self.cut[row].sum())] * has_cut
+            cells += [four_digits(self.scores[0][row].mean)] if self.scores else []
+            rows.append(cells)
+        how = f"epsilon {settings['epsilon']:g}" if settings["epsilon"] else "greedy"
+        episodes = f"{settings['episodes']:,} episode{'' if settings['episodes'] == 1 else 's'} of each agent"
+        notes = []
+        if has_cut:
+            notes.append(f"Cut after max_steps={settings['max_steps']:,} steps, and counted as they stand.")
+        if several:
+            mean, interval = _written(self.overall)
+            notes.append(f"Mean of {len(rows)} agents: {mean}, 95 % interval over agents and episodes {interval}.")
+        if several and self.scores:
+            mean, interval = _written(self.scores[1])
+            notes.append(f"Mean score: {mean}, 95 % interval {interval}.")
+        title = f"{settings['env']}: {episodes}, {how}, seed {settings['seed']}"
+        return "\n\n".join([title, markdown(header, rows), *filter(None, ["\n".join(notes)])])
+
+    def to_json(self) -> str:
+        """All of it; what is nan as null."""
+        estimates = [estimate._asdict() for estimate in self.each]
+        if self.scores is not None:
+            estimates = [old | {"score": new._asdict()} for old, new in zip(estimates, self.scores[0], strict=True)]
+        episodes = {"returns": self.returns, "lengths": self.lengths, "cut": self.cut, **self.metrics}
+        agents = [
+            {**agent, **estimate, **{name: _without_nan(values[row]) for name, values in episodes.items()}}
+            for row, (agent, estimate) in enumerate(zip(self.agents, estimates, strict=True))
+        ]
+        overall = self.overall._asdict()
+        if self.scores is not None:
+            overall["score"] = self.scores[1]._asdict()
+        return json.dumps({**self.settings, "overall": overall, "agents": agents}) + "\n"
+
+
+def evaluate(
+    run: Path | str,
+    *,
+    index: int | Sequence[int] | None = None,
+    best: bool = False,
+    episodes: int = 64,
+    epsilon: float = 0.0,
+    seed: int = 0,
+    env: str | None = None,
+    env_options: dict[str, Any] | None = None,
+    wrappers: Sequence[str] | None = None,
+    max_steps: int | None = None,
+) -> Played:
+    """Play whole episodes with the agents of a run: the first one in each of as many environments.
+
+    All agents play in the same environments, begun with the same random numbers.
+
+    Args:
+      run: the directory of a run, or one file of its `agents/` or `best/`.
+      index: of the agents among the runs that trained side by side, each once; None: all.
+      best: the weights of the best evaluation instead of the last ones. They were chosen by that evaluation, so a new
+        one will return a little less on average.
+      episodes: of each agent, N.
+      epsilon: share of random legal actions; 0 is greedy.
+      seed: of the episodes.
+      env: another environment with the same observations and actions; None: the one trained in.
+      env_options: of the environment; those that it was trained with stay, unless `env` is another.
+      wrappers: around the environment, in place of those it was trained in.
+      max_steps: an episode this long is cut and counts as it stands; None: as in the run's own evaluations, or the
+        time limit of another environment.
+
+    Returns:
+      Every episode, and the means with their intervals; printed, a table.
+
+    Raises:
+      UserError: there are no such agents, the environment cannot be made, or it is not one that they can play in.
+      HostError: environments on the host crashed or hang.
+    """
+    episodes, epsilon, seed = (
+        checked(name, value) for name, value in (("episodes", episodes), ("epsilon", epsilon), ("seed", seed))
+    )
+    stage = prepared(run, index, best=best, env=env, env_options=env_options, wrappers=wrappers, max_steps=max_steps)
+    play = _played_in_jax if stage.make_envs is None else _played_on_host
+    records = play(stage, episodes, epsilon, seed)
+    del records["overestimation"]  # by the gamma and the scale of rewards in training, which are not asked for here
+    returns = records.pop("episode_return")
+    lengths, cut = records.pop("episode_length").astype(np.int32), records.pop("cut") > 0
+    from qlax.util.statistics import of_episodes  # SciPy takes its time to import, and films need none
+
+    intervals, of_all = of_episodes(returns)
+    each = [Estimate(*of_agent) for of_agent in zip(returns.mean(axis=1).tolist(), intervals, strict=True)]
+    overall = Estimate(float(returns.mean()), of_all)
+    scores = None
+    if (score := getattr(stage.env, "score", None)) is not None:
+        scores = [_scored(estimate, score) for estimate in each], _scored(overall, score)
+    settings = {
+        "run": str(run),
+        "env": stage.config.env,
+        "env_options": stage.config.env_options,
+        "wrappers": list(stage.config.wrappers),
+        "best": best,
+        "episodes": episodes,
+        "epsilon": epsilon,
+        "seed": seed,
+        "max_steps": stage.max_steps,
+    }
+    return Played(settings, _described(stage), returns, lengths, cut, records, each, overall, scores)
+
+
+def checked(name: str, value: Any) -> Any:
+    """An argument of what plays, or the word that says it on a command line.
+
+    Raises:
+      UserError: it cannot be.
+    """
+    field = ARGUMENTS[name]
+    if value is None and field.default is None:
+        return None
+    kind = field.metadata["kind"]
+    try:
+        return kind.parse(value) if isinstance(value, str) else kind.convert(value)
+    except ValueError:
+        raise UserError(f"{name}={kinds.shown(value)}: expected {kind.expected}") from None
+
+
+def prepared(
+    run: Path | str,
+    index: int | Sequence[int] | None,
+    *,
+    best: bool,
+    env: str | None,
+    env_options: dict[str, Any] | None,
+    wrappers: Sequence[str] | None,
+    max_steps: int | None,
+    to_draw: bool = False,
+) -> Stage:
+    """Agents of a run, and where they play; see `evaluate` for the arguments.
+
+    With `to_draw` the environment is made so that it has pictures, see `qlax.envs.options_to_draw`.
+
+    Raises:
+      UserError: as in `evaluate`.
+    """
+    max_steps = checked("max_steps", max_steps)
+    indices, agents = _loaded(Path(run), index, best)
+    info = agents[0].info
+    is_another = env not in (None, info["env"])
+    env_id = info["env"] if env is None else env
+    drawing = envs.options_to_draw(env_id) if to_draw else {}
+    config = Config(
+        env=env_id,
+        env_options={**drawing, **({} if is_another else info["env_options"]), **(env_options or {})},
+        wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
+    )
+    network = qnetwork.build(info["network"], info["num_actions"])
+    make_envs: Callable[[int], HostEnv] | None = None
+    place: Any
+    if envs.on_host(config.env):
+        make_envs = build.host_maker(config)
+        place, step = build.examined(config, make_envs)
+    else:
+        place = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
+        if hasattr(place, "with_network"):
+            place = build.against_itself(place, network, config)
+            place = getattr(place, "evaluated", place)
+        step = jax.eval_shape(Vec(place, 1).reset, jax.random.key(0))[1]
+    _check_interface(info, config, place, step.obs)
+    limits = [getattr(place, "time_limit", None), _limit_of_evaluations(Path(run))]
+    known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
+    return Stage(indices, agents, network, config, place, make_envs, max_steps or next(iter(known), LONGEST))
+
+
+def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[list[int], list[Agent]]:
+    """Agents with their numbers."""
+    if not path.exists():
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        expected = "expected the directory of a run, or a file of its agents/ or best/"
+        raise UserError(f"there is no {path}; {expected}{nearest(path.name, beside)}")
+    several = isinstance(index, Sequence) and not isinstance(index, str)
+    asked: Any = index if several else [] if index is None else [index]
+    indices = list(dict.fromkeys(checked("index", each) for each in asked))
+    if path.is_file():
+        if best:
+            raise UserError(f"{path} is one file; best chooses among those of a run's directory")
+        if any(indices):
+            raise UserError(f"{path} is one agent; index={indices[-1]} chooses among those of a run's directory")
+        return [int(path.stem) if path.stem.isdecimal() else 0], [load(path)]
+    if index is None:
+        found = (path / ("best" if best else "agents")).glob(f"*{checkpoint.SUFFIX}")
+        indices = sorted(int(file.stem) for file in found if file.stem.isdecimal())
+        runs = sorted(file.parent.parent for file in path.glob(f"*/agents/0{checkpoint.SUFFIX}"))
+        if not indices and runs:
+            raise UserError(f"{path} holds no agents, but runs: name one of them, as {runs[0]}")
+        indices = indices or [0]  # which says what is there instead
+    elif not indices:
+        raise UserError(f"index={index}: expected at least one; leave it out for all")
+    return indices, [load(path, each, best=best) for each in indices]
+
+
+def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree) -> None:
+    """Whether agents of this description can play there, where `obs [N, M, ...]` are seen."""
+    leaves = jax.tree_util.tree_leaves_with_path(obs)
+    paths = [jax.tree_util.keystr(path) for path, _ in leaves]
+    found = [[str(leaf.dtype), list(leaf.shape[2:])] for _, leaf in leaves]
+    wanted_paths = info.get("obs_paths", paths)
+    if (found, paths, int(env.num_actions)) == (info["obs"], wanted_paths, info["num_actions"]):
+        return
+    here, there = _interface(paths, found, env.num_actions), _interface(wanted_paths, info["obs"], info["num_actions"])
+    raise UserError(f"{config.env} shows {here}; the agents are of {info['env']}, which shows {there}")
+
+
+def _interface(paths: list[str], obs: list[list[Any]], num_actions: int) -> str:
+    arrays = [f"{path} {dtype}{shape}".lstrip() for path, (dtype, shape) in zip(paths, obs, strict=True)]
+    return f"{', '.join(arrays)} and takes {num_actions} actions"
+
+
+def _limit_of_evaluations(path: Path) -> int | None:
+    """Steps after which the run's own evaluations cut an episode; None where nobody knows."""
+    try:
+        return history.read(path if path.is_dir() else path.parent.parent).config.eval_max_steps
+    except UserError:
+        return None
+
+
+def _described(stage: Stage) -> list[dict[str, Any]]:
+    """What each agent has of its own."""
+    told = [name for name in SWEEPABLE if len({agent.info.get(name) for agent in stage.agents}) > 1]
+    shown = ["seed", *told]
+    return [
+        {"index": index, **{name: agent.info.get(name) for name in shown}}
+        for index, agent in zip(stage.indices, stage.agents, strict=True)
+    ]
+
+
+def _algorithm(stage: Stage, episodes: int) -> pqn.PQN:
+    return pqn.make(None, stage.network, pqn.Shape(episodes, num_steps=1, num_minibatches=1, num_epochs=1))
+
+
+def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
+    """Metrics `[R, N]` of `qlax.play.evaluation.make`."""
+    algorithm = _algorithm(stage, episodes)
+    # One fresh episode a step has to do: nobody looks at what follows the first.
+    vec = Vec(stage.env, episodes, reset_ratio=episodes)
+    share = build.shared_at(stage.env, num_updates=1)
+
+    def play(variables, key, epsilon):
+        def one(variables):
+            env_state, step = vec.reset(key)
+            state = algorithm.init(key, pqn.Hyper(), step, env_state, variables)
+            state = share(state._replace(updates=jnp.int32(1)))  # the end of training
+            return evaluation.make(algorithm, vec, stage.max_steps, epsilon)(key, state)
+
+        at_once = max(1, MOST_COPIES // episodes)
+        return jax.lax.map(one, variables, batch_size=at_once)
+
+    variables = jax.tree.map(lambda *x: np.stack(x), *(agent.variables for agent in stage.agents))
+    return jax.device_get(jax.jit(play)(variables, jax.random.key(seed), jnp.float32(epsilon)))
+
+
+def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
+    """The same of environments on the host, where the agents take turns."""
+    algorithm = _algorithm(stage, episodes)
+    act = jax.jit(host.DeviceFunctions(algorithm, algorithm.learn, episodes, num_steps=1).act)
+    init = jax.jit(algorithm.init)
+    assert stage.make_envs is not None
+    worker = Worker(
+        stage.config.env,
+        stage.make_envs,
+        episodes,
+        device=jax.devices()[0],
+        timeout=stage.config.host_timeout,
+    )
+    played = []
+    try:
+        worker.reset(seed)
+        step, _ = worker.result()
+        for agent in stage.agents:
+            state = init(jax.random.key(seed), pqn.Hyper(), step, (), agent.variables)
+            metrics = host.evaluate(act, worker, state, seed, stage.max_steps, lambda: False, epsilon)
+            assert metrics is not None
+            played.append(metrics)
+    finally:
+        worker.close()
+    return {name: np.stack([metrics[name] for metrics in played]) for name in played[0]}
+
+
+def _scored(estimate: Estimate, score: Callable[[float], float]) -> Estimate:
+    interval = estimate.interval and (float(score(estimate.interval[0])), float(score(estimate.interval[1])))
+    return Estimate(float(score(estimate.mean)), interval)
+
+
+def _written(estimate: Estimate) -> list[str]:
+    interval = "-" if estimate.interval is None else " to ".join(map(four_digits, estimate.interval))
+    return [four_digits(estimate.mean), interval]
+
+
+def _mean_of_known(values: np.ndarray) -> str:
+    known = values[~np.isnan(values)]
+    return four_digits(float(known.mean()) if len(known) else None)
+
+
+def _without_nan(values: np.ndarray) -> list[Any]:
+    return [None if value != value else value for value in values.tolist()]

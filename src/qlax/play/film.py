@@ -1,0 +1,462 @@
+"""Films of saved agents: episodes side by side, and what the agent thought of its actions."""
+
+import contextlib
+import io
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from qlax.agents.agent import Agent
+from qlax.config import kinds
+from qlax.envs import build
+from qlax.envs.check.common import shared_of
+from qlax.envs.worker import with_axes
+from qlax.errors import HostError, RunError, UserError, described
+from qlax.play.evaluate import Stage, checked, prepared
+from qlax.pqn import epsilon_greedy
+from qlax.trackers.tracking import best_run
+from qlax.types import Array, PyTree, Step, is_key
+from qlax.util.files import check_is_new, free_name, write_result
+from qlax.util.scores import four_digits
+
+MOST_STEPS = 1000  # of a film, unless more are asked for
+MOST_EPISODES = 64
+TRACKED_STEPS = 500  # of the film that trackers get
+SMALLEST, WIDEST = 240, 1920  # pixels: of a picture's longer side, of all side by side
+DEFAULT_FPS = 30.0
+FORMATS = (".mp4", ".gif")
+
+PAPER, INK, PALE = (250, 250, 250), (30, 30, 30), (165, 165, 165)
+BAR, CHOSEN, AT_RANDOM = (190, 200, 208), (0, 114, 178), (213, 94, 0)  # the last two are told apart by the colour-blind
+TEXT_SIZE, LINE, MARGIN = 14, 19, 10
+BAR_WIDTH, NUMBER_WIDTH = 90, 55
+MOST_BARS, MOST_MEMBERS, LONGEST_NAME = 18, 4, 14
+
+
+class Film(NamedTuple):
+    """A film that was written, and the N episodes in it."""
+
+    path: Path
+    frames: int  # pictures
+    width: int
+    height: int
+    fps: float
+    returns: list[float]  # undiscounted sums of raw rewards
+    lengths: list[int]
+    cut: list[bool]
+
+
+class Moment(NamedTuple):
+    """What N episodes show at a time: pictures, and what is decided there; all of a last one is decided."""
+
+    pictures: list[np.ndarray]  # uint8 [H, W, 3] each
+    playing: np.ndarray  # [N] bool, an action follows
+    returns: np.ndarray  # [N], so far
+    lengths: np.ndarray  # [N], steps so far
+    q: np.ndarray  # [N, M, A], -inf for illegal actions; of an episode that has ended those of its last decision
+    action: np.ndarray  # [N, M]
+
+
+def render(
+    run: Path | str,
+    out: Path | str | None = None,
+    *,
+    index: int = 0,
+    best: bool = False,
+    episodes: int = 1,
+    epsilon: float = 0.0,
+    seed: int = 0,
+    env: str | None = None,
+    env_options: dict[str, Any] | None = None,
+    wrappers: Sequence[str] | None = None,
+    max_steps: int | None = None,
+    values: bool = False,
+    fps: float | None = None,
+) -> Film:
+    """Film episodes of an agent, side by side; those that have ended are dimmed while others go on.
+
+    The environment has to have `render`, see `qlax.Env` and `qlax.HostEnv`.
+
+    Args:
+      run: the directory of a run, or one file of its `agents/` or `best/`.
+      out: a new file, .mp4 (H.264, for which there has to be PyAV) or .gif; None: `video.mp4` in the run's directory,
+        or `video.gif` without PyAV, with a number where there is one already.
+      index: of the agent among the runs that trained side by side.
+      best: see `qlax.evaluate`.
+      episodes: side by side.
+      epsilon: share of random legal actions; 0 is greedy.
+      seed: of the episodes.
+      env: another environment with the same observations and actions; None: the one trained in.
+      env_options: of the environment, see `qlax.evaluate`.
+      wrappers: around the environment, in place of those it was trained in.
+      max_steps: an episode this long is cut; None: as in the run's own evaluations, but at most after 1,000 steps.
+      values: draw Q of the actions beside the picture, the chosen one blue, or orange where it was drawn at random, and
+        the return so far.
+      fps: steps a second; None: what suits the environment.
+
+    Returns:
+      What was written, with its file as `path`.
+
+    Raises:
+      UserError: there is no such agent, the environment cannot be made, is not one that it can play in, or has no
+        pictures of itself; or the file is there already or cannot be written.
+      HostError: environments on the host crashed.
+    """
+    episodes, epsilon, seed = checked("episodes", episodes), checked("epsilon", epsilon), checked("seed", seed)
+    if episodes > MOST_EPISODES:
+        raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
+    index, fps = checked("index", index), fps if fps is None else checked("fps", fps)
+    path = _file(Path(run), out)
+    stage = prepared(
+        run,
+        index,
+        best=best,
+        env=env,
+        env_options=env_options,
+        wrappers=wrappers,
+        max_steps=max_steps,
+        to_draw=True,
+    )
+    if not hasattr(stage.env, "render"):
+        method = "render(state)" if stage.make_envs is None else "render()"
+        contract = "qlax.Env" if stage.make_envs is None else "qlax.HostEnv"
+        raise UserError(f"{stage.config.env} has no {method}, which gives the pictures; see {contract}")
+    steps = stage.max_steps if max_steps is not None else min(stage.max_steps, MOST_STEPS)
+    play = _played_in_jax if stage.make_envs is None else _played_on_host
+    fps = fps or checked("fps", getattr(stage.env, "fps", DEFAULT_FPS))
+    painter, last = _Painter(values, _action_names(stage)), None
+
+    def images(moments: Iterator[Moment]) -> Iterator[Image.Image]:
+        nonlocal last
+        for last in moments:
+            yield (image := painter.image(last))
+        yield from itertools.repeat(image, round(fps))  # the end is shown for a second
+
+    with contextlib.closing(play(stage, episodes, steps, epsilon, seed)) as moments:
+        data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(moments), fps)
+    assert last is not None
+    write_result(path, data)
+    return Film(path, frames, *size, fps, last.returns.tolist(), last.lengths.tolist(), last.playing.tolist())
+
+
+def best_run_as_gif(directory: Path, summary: dict[str, Any], say: Callable[[str], None]) -> bytes | None:
+    """Film the first episode of the best run; None where the environment draws no pictures."""
+    say("filming the best run for the trackers; Ctrl-C leaves it out")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "video.gif"
+            render(directory, out, index=best_run(summary), best=True, max_steps=TRACKED_STEPS)
+            return out.read_bytes()
+    except (UserError, KeyboardInterrupt):
+        return None
+    except Exception as error:
+        say(f"qlax: no film for the trackers: {described(error)}")
+        return None
+
+
+def _action_names(stage: Stage) -> list[str]:
+    num_actions = stage.env.num_actions
+    names = list(map(str, getattr(stage.env, "action_names", range(num_actions))))
+    if len(names) != num_actions:
+        raise UserError(f"{stage.config.env} has {num_actions} actions, but action_names {kinds.shown(names)}")
+    return names
+
+
+def _file(run: Path, out: Path | str | None) -> Path:
+    """Where to write, if that can be.
+
+    Raises:
+      UserError: it is there already, or of another format; or PyAV is not installed.
+    """
+    if out is None:
+        folder = run if run.is_dir() else run.parent.parent if run.parent.name in ("agents", "best") else run.parent
+        return free_name(folder / ("video.mp4" if _can_write_mp4() else "video.gif"))
+    path = check_is_new(out)
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path}: expected a file that ends with {' or '.join(FORMATS)}")
+    if path.suffix == ".mp4" and not _can_write_mp4():
+        raise UserError(f"{path}: .mp4 is written by PyAV, which is not installed: pip install 'qlax[video]', or .gif")
+    return path
+
+
+def _can_write_mp4() -> bool:
+    try:
+        import av  # noqa: F401  # takes a moment
+    except ImportError:
+        return False
+    return True
+
+
+class _Mind:
+    """An agent that decides for N environments, and shows what it thought."""
+
+    def __init__(self, agent: Agent, epsilon: float, seed: int):
+        self._agent, self._epsilon, self._key = agent, epsilon, jax.random.key(seed)
+        self._choose = jax.jit(epsilon_greedy)
+
+    def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Q `[N, M, A]` and actions `[N, M]`; the axis M is left out where `obs` and `legal` have none."""
+        q = self._agent.q_values(obs, first.reshape(-1, *(1,) * (self._axes(obs) - 1)))
+        self._key, key = jax.random.split(self._key)
+        return q, np.asarray(self._choose(key, q, legal, self._epsilon))
+
+    def _axes(self, obs: PyTree) -> int:
+        return np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
+
+
+def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
+    """Episodes without `Vec`, which would show the next one in place of an end."""
+    env, agent, end_of_training = stage.env, stage.agents[0], jnp.float32(1)
+    shared = build.shared_by(env, shared_of(env), end_of_training, agent.variables)
+    mind = _Mind(agent, epsilon, seed)
+    reset = jax.jit(jax.vmap(env.reset))
+    advance = jax.jit(jax.vmap(lambda key, state, action: env.step(key, state, action, *shared)))
+    key_reset, key = jax.random.split(jax.random.key(seed))
+    state, step = reset(jax.random.split(key_reset, episodes))
+    keys = jax.jit(lambda t: jax.random.split(jax.random.fold_in(key, t), episodes))
+
+    def pictures(shown: np.ndarray) -> Iterator[np.ndarray | None]:
+        on_host = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), state)
+        for number in range(episodes):
+            of_one = jax.tree.map(lambda x, n=number: x[n], on_host)
+            try:
+                yield env.render(of_one) if shown[number] else None
+            except Exception as error:  # whatever goes wrong in somebody's drawing
+                raise UserError(f"{stage.config.env} cannot be drawn: {described(error)}") from error
+
+    def further(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
+        nonlocal state
+        state, step = advance(keys(t), state, action)
+        return (
+            step,
+            np.asarray(step.metrics.get("raw_reward", step.reward)),
+            np.asarray(step.terminated | step.truncated),
+        )
+
+    yield from _moments(stage, mind, step, steps, pictures, further)
+
+
+def _played_on_host(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
+    """The same; where a back end resets in the step of an end, the last picture is of the next episode."""
+    assert stage.make_envs is not None
+    mind = _Mind(stage.agents[0], epsilon, seed)
+
+    def further(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
+        del t
+        step = env.step(action)
+        _, metrics = with_axes(env, step)
+        return step, metrics["raw_reward"], ~np.isnan(metrics["episode_return"])
+
+    try:
+        env: Any
+        with contextlib.closing(stage.make_envs(episodes)) as env:
+            yield from _moments(stage, mind, env.reset(seed), steps, lambda _: env.render(), further)
+    except (UserError, RunError):
+        raise
+    except Exception as error:  # whatever a back end raises
+        raise HostError(f"{stage.config.env} crashed: {described(error)}") from error
+
+
+def _moments(
+    stage: Stage,
+    mind: _Mind,
+    step: Step,
+    steps: int,
+    pictures: Callable[[np.ndarray], Any],
+    further: Callable[[int, np.ndarray], tuple[Step, np.ndarray, np.ndarray]],
+) -> Iterator[Moment]:
+    """From the first step on, until all episodes have ended or are cut.
+
+    Args:
+      stage: where they are played.
+      mind: that decides.
+      step: the first.
+      steps: after which they are cut.
+      pictures: of those episodes that are to be shown `[N]`.
+      further: time and action to step, raw reward and whether an episode ended.
+    """
+    episodes = len(step.reward)
+    playing, first = np.ones(episodes, bool), np.ones(episodes, bool)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
+    newest, decided = [np.empty(0)] * episodes, np.empty(0)
+    shown = playing
+    for t in itertools.count():
+        for number, picture in enumerate(pictures(shown)):
+            if shown[number]:
+                newest[number] = _checked_picture(stage.config.env, picture)
+        q, action = mind.decide(step.obs, step.legal, first)
+        q = (q if step.legal is None else np.where(step.legal, q, -np.inf)).reshape(episodes, -1, q.shape[-1])
+        decided = np.where(playing[:, None, None], q, decided) if t else q
+        yield Moment(list(newest), playing, returns, lengths, decided, action.reshape(episodes, -1))
+        if not playing.any() or t == steps:
+            return
+        step, reward, ended = further(t, action)
+        first = np.asarray(step.terminated) | np.asarray(step.truncated)
+        shown = playing
+        returns, lengths = returns + np.where(playing, reward, 0), lengths + playing
+        playing = playing & ~ended
+
+
+def _checked_picture(env_id: str, picture: Any) -> np.ndarray:
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+        found = f"{picture.dtype}{list(picture.shape)}"
+        raise UserError(f"{env_id} renders {found}; expected a picture: uint8 [height, width, 3]")
+    return picture
+
+
+class _Painter:
+    """Makes an image of each moment.
+
+    Args:
+      values: whether Q, the choice and the return so far are beside each picture.
+      names: of the actions.
+    """
+
+    def __init__(self, values: bool, names: Sequence[str]):
+        self._values = values
+        self._names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}." for name in names]
+        self._font: Any = ImageFont.load_default(TEXT_SIZE)
+        self._name_width = 18 + math.ceil(max(map(self._font.getlength, self._names)))
+        self._low, self._high = math.inf, -math.inf  # of the Q so far: a bar's length means the same in all pictures
+
+    def image(self, moment: Moment) -> Image.Image:
+        """All episodes of it."""
+        q = moment.q[moment.playing]
+        finite = q[np.isfinite(q)]
+        self._low, self._high = min([self._low, *finite]), max([self._high, *finite])
+        return _grid([self._tile(moment, number) for number in range(len(moment.pictures))])
+
+    def _tile(self, moment: Moment, number: int) -> Image.Image:
+        picture = Image.fromarray(moment.pictures[number])
+        longer = max(picture.size)
+        if longer < SMALLEST:
+            factor = math.ceil(SMALLEST / longer)
+            picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        if self._values:
+            panel = self._panel(moment, number)
+            both = Image.new("RGB", (picture.width + panel.width, max(picture.height, panel.height)), PAPER)
+            both.paste(picture, (0, (both.height - picture.height) // 2))
+            both.paste(panel, (picture.width, 0))
+            picture = both
+        if not moment.playing[number] and moment.playing.any():
+            picture = Image.blend(picture, Image.new("RGB", picture.size, PALE), 0.6)
+        return picture
+
+    def _panel(self, moment: Moment, number: int) -> Image.Image:
+        """Return, steps, and the bars of each member's Q."""
+        members, actions = moment.q.shape[1:]
+        columns, bars = min(members, MOST_MEMBERS), min(actions, MOST_BARS)
+        width = self._name_width + BAR_WIDTH + NUMBER_WIDTH
+        height = 2 * MARGIN + LINE * (4 + bars + (members > 1) + (actions > bars))
+        image = Image.new("RGB", (columns * (width + 2 * MARGIN), height), PAPER)
+        draw = ImageDraw.Draw(image)
+        draw.text((MARGIN, MARGIN), f"return {four_digits(float(moment.returns[number]))}", INK, self._font)
+        steps = f"step {moment.lengths[number]:,}"
+        ended = "" if moment.playing[number] else ", ended"
+        draw.text((MARGIN, MARGIN + LINE), steps + ended, INK, self._font)
+        draw.text((MARGIN, MARGIN + 2 * LINE + LINE // 2), "Q of each action", INK, self._font)
+        for member in range(columns):
+            left, top = MARGIN + member * (width + 2 * MARGIN), MARGIN + 3 * LINE + LINE // 2
+            if members > 1:
+                more = f" (of {members})" if member + 1 == columns < members else ""
+                draw.text((left, top), f"member {member}{more}", INK, self._font)
+                top += LINE
+            action = int(moment.action[number, member]) if moment.playing[number] else None
+            self._draw_bars(draw, left, top, moment.q[number, member], action)
+        return image
+
+    def _draw_bars(self, draw: ImageDraw.ImageDraw, left: int, top: int, q: np.ndarray, action: int | None) -> None:
+        """Of one member, where illegal actions are worth -inf; of many actions the best."""
+        listed = np.arange(len(q))
+        if len(q) > MOST_BARS:
+            listed = np.argsort(-q, kind="stable")[:MOST_BARS]
+            if action is not None and action not in listed:
+                listed[-1] = action
+        low, high = min(self._low, 0.0), max(self._high, 0.0)
+        if 0 <= self._high - self._low < (high - low) / 4:  # far from zero, differences would not be seen
+            low, high = self._low, self._high
+        bars = left + self._name_width
+        right = bars + BAR_WIDTH + NUMBER_WIDTH
+
+        def place(value: float) -> float:
+            return bars + BAR_WIDTH * (value - low) / ((high - low) or 1.0)
+
+        zero = place(min(max(0.0, low), high))
+        chosen = CHOSEN if int(q.argmax()) == action else AT_RANDOM
+        for row, each in enumerate(listed):
+            y, is_legal = top + row * LINE, np.isfinite(q[each])
+            ink = chosen if each == action else INK if is_legal else PALE
+            if each == action:  # a bar of nothing would not show it
+                draw.polygon([(left, y + 5), (left + 6, y + LINE / 2), (left, y + LINE - 6)], chosen)
+            draw.text((bars - 5, y + LINE / 2), self._names[each], ink, self._font, anchor="rm")
+            worth = f"{q[each]:#.3g}".rstrip(".") if is_legal else "-"
+            draw.text((right, y + LINE / 2), worth, ink, self._font, anchor="rm")
+            if is_legal:
+                ends = sorted((place(float(q[each])), zero))
+                draw.rectangle((ends[0], y + 3, ends[1], y + LINE - 4), chosen if each == action else BAR)
+        draw.line((zero, top, zero, top + LINE * len(listed) - 1), INK)
+        if len(q) > len(listed):
+            draw.text((left, top + LINE * len(listed)), f"best {len(listed)} of {len(q)}", INK, self._font)
+
+
+def _grid(tiles: list[Image.Image]) -> Image.Image:
+    """All in about as many rows as columns, in an even number of pixels, as H.264 wants them."""
+    width, height = (max(sizes) for sizes in zip(*(tile.size for tile in tiles), strict=True))
+    columns = min(range(1, len(tiles) + 1), key=lambda n: (max(n * width, -(-len(tiles) // n) * height * 1.6), n))
+    gap = 4 if len(tiles) > 1 else 0
+    rows = -(-len(tiles) // columns)
+    shrink = min(1.0, WIDEST / (columns * (width + gap) - gap))
+    if shrink < 1:
+        width, height = int(width * shrink), int(height * shrink)
+        tiles = [
+            tile.resize((int(tile.width * shrink), int(tile.height * shrink)), Image.Resampling.LANCZOS)
+            for tile in tiles
+        ]
+    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    image = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), PAPER)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        image.paste(tile, (column * (width + gap), row * (height + gap)))
+    return image
+
+
+def _mp4(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[int, int]]:
+    """H.264, its number of pictures and their size."""
+    import av
+
+    file, frames = io.BytesIO(), 0
+    with av.open(file, "w", format="mp4") as container:
+        for image in images:
+            if not frames:
+                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+                stream.width, stream.height, stream.pix_fmt = *image.size, "yuv420p"
+                stream.options = {"crf": "18", "preset": "fast"}
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            frames += 1
+        container.mux(stream.encode())
+    return file.getvalue(), frames, image.size
+
+
+def _gif(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[int, int]]:
+    """A GIF that begins again; it counts hundredths of a second."""
+    file, frames = io.BytesIO(), 1
+    first = next(images)
+
+    def rest():
+        nonlocal frames
+        for image in images:
+            frames += 1
+            yield image
+
+    first.save(file, "GIF", save_all=True, append_images=rest(), duration=max(20, 10 * round(100 / fps)), loop=0)
+    return file.getvalue(), frames, first.size

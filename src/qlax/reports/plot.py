@@ -1,0 +1,630 @@
+"""Figures of runs for a paper: learning curves, performance profiles and probabilities of improvement.
+
+`curve_figure(histories, x=..., y=..., by=..., title=...)` draws curves of runs that were read already.
+"""
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from qlax.config.settings import FIELDS, Config, written
+from qlax.errors import UserError, nearest
+from qlax.reports.pictures import MOST_LABELS, STYLE, few_ticks, in_steps, legend_below, ncols, plain, short
+from qlax.storage.history import History, Paths, read_all, undamaged
+from qlax.util.files import check_is_new, free_name, write_result
+from qlax.util.scores import four_digits, markdown
+from qlax.util.statistics import (
+    interquartile_mean,
+    performance_profile,
+    probability_of_improvement,
+    stratified_interval,
+)
+
+KINDS = ("curve", "profile", "improvement")
+AXES = ("steps", "seconds")
+SUFFIXES = (".png", ".svg", ".pdf")
+ONE_COLUMN, TWO_COLUMNS = 3.4, 6.8  # inches, of a page
+MOST_POINTS = 200  # of a curve
+MOST_PAIRS = 15  # of groups in a figure
+MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
+RESAMPLES = 2_000  # percentiles of 95 % then have a standard error of 0.3 %
+NAMES = {
+    "eval_return": "greedy return",
+    "episode_return": "return, exploring",
+    "eval_length": "length of greedy episodes",
+    "episode_length": "length of episodes, exploring",
+}
+DIRECTORY = "directory"
+# Fields that do not say what is learned, or are said otherwise.
+NOT_COMPARED = (
+    *("env", "preset", "derived", "seed", "seeds", "runs", "log_interval", "eval_interval", "checkpoint_interval"),
+    *("keep", "trackers", "devices", "deterministic", "host_timeout"),
+)
+
+
+class Run(NamedTuple):
+    """A run as it is drawn."""
+
+    env: str
+    settings: dict[str, Any]
+    x: np.ndarray  # `[points]` where it has a value
+    y: np.ndarray  # `[points]`
+    end: float  # of x: how far it came
+    steps: int
+    seconds: float
+    has_diverged: bool
+    identity: tuple[Any, ...]  # what another run has as well if it is the same training, done again
+    score: float | None  # of the environment, for its final return
+    normalised: float = math.nan  # its final value, to be compared with those of other environments
+
+    @property
+    def final(self) -> float:
+        """Its last value."""
+        return float(self.y[-1])
+
+
+class Group(NamedTuple):
+    """Runs that are one line."""
+
+    label: str
+    tasks: dict[str, list[Run]]  # by environment
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all environments."""
+        return [run for runs in self.tasks.values() for run in runs]
+
+    def standing(self) -> float:
+        """What ranks it: its final values, a mean over environments."""
+        tasks = (np.array([run.normalised for run in runs]) for runs in self.tasks.values())
+        return float(np.mean([interquartile_mean([scores]) for scores in tasks]))
+
+
+class Selection(NamedTuple):
+    """What to draw."""
+
+    shown: list[Group]  # in colour: all, or of many the best
+    others: list[Group]
+    envs: list[str]
+    x: str
+    y: str
+    has_scores: bool  # of the environments; else from 0, the lowest run of an environment, to 1, the highest
+
+    @property
+    def groups(self) -> list[Group]:
+        """All."""
+        return [*self.shown, *self.others]
+
+
+class Drawn(NamedTuple):
+    """A figure that was written."""
+
+    path: Path
+    text: str  # a table of what is drawn, and a sentence on how
+
+
+def plot(
+    runs: Paths,
+    out: Path | str | None = None,
+    *,
+    kind: str = "curve",
+    x: str = "steps",
+    y: str = "eval_return",
+    by: str | Sequence[str] | None = None,
+    title: str | None = None,
+) -> Drawn:
+    """Draw runs as a figure for a paper; they may be trained still.
+
+    Runs of a group are summed up by their interquartile mean (IQM; of fewer than four it is the mean) with a 95 %
+    interval between the percentiles of a bootstrap over them: one run has none. Between the lines of `metrics.jsonl`
+    values are interpolated, before the first there is none, and a curve goes as far as all runs of its group. Where
+    a run has no value any more, as it diverged, its last one stays: it keeps the weights that had it. One without any
+    counts as the lowest value of its environment. Of more than ten groups the best ten by final value are in colour.
+
+    Args:
+      runs: directory of a run, a sweep or a suite, or several.
+      out: the file, a .png, .svg or .pdf; None: figure.png, with a number where there is one.
+      kind: "curve": against steps or time, a panel an environment. "profile": the share of runs with more than a final
+        score, over the environments that all groups have; the scores are the suite's where it has them, or else from
+        0, the lowest run of the environment, to 1, the highest. "improvement": how likely a run of one group has
+        a higher final score than one of another.
+      x: of curves, "steps" (of a run) or "seconds" (of training, for all runs that were trained side by side).
+      y: what was measured of every run, a name in `metrics.jsonl`.
+      by: fields of `Config` whose values make a group, as "lam,norm" or a list, or "directory"; None: those in which
+        the runs of an environment differ, if they may matter, or the directory where these are more than three. The
+        members of a population are one group.
+      title: above the figure.
+
+    Returns:
+      What was written, with its file as `path`.
+
+    Raises:
+      UserError: something asked for cannot be, there is nothing to draw, or the file exists.
+    """
+    for name, value, choices in (("kind", kind, KINDS), ("x", x, AXES)):
+        if value not in choices:
+            raise UserError(f"{name}={value}: expected one of {', '.join(choices)}{nearest(value, choices)}")
+    path = _free(out)
+    histories = read_all(runs)
+    _check_metric(histories, y)
+    named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
+    for history in histories:
+        if history.directory in named and not undamaged(history, _is_measured, y):
+            raise UserError(f"{history.directory} has no value of {y} yet; leave it out, or wait for the first")
+    selection = _select(histories, x, y, by)
+    with rc_context(STYLE):
+        figure = {"curve": _curves, "profile": _profile, "improvement": _improvement}[kind](selection, title)
+        content = io.BytesIO()
+        dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same runs, the same file
+        plain(figure).savefig(content, format=path.suffix[1:], metadata=dates[path.suffix])
+    write_result(path, content.getvalue())
+    return Drawn(path, f"{_table(selection, kind)}\n{_caption(selection, kind)}")
+
+
+def curve_figure(
+    histories: Sequence[History],
+    *,
+    x: str = "steps",
+    y: str = "eval_return",
+    by: str | Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The figure of learning curves that `plot` writes; see there for the arguments.
+
+    Save it within `matplotlib.rc_context(qlax.reports.pictures.STYLE)`, so that text stays text in SVG and PDF.
+
+    Raises:
+      UserError: unknown fields or metric, or no run has a value of it yet.
+    """
+    with rc_context(STYLE):
+        return plain(_curves(_select(histories, x, y, by), title))
+
+
+def _free(out: Path | str | None) -> Path:
+    if out is None:
+        return free_name(Path("figure.png"))
+    path = check_is_new(out)
+    if path.suffix not in SUFFIXES:
+        hint = nearest(path.suffix, SUFFIXES)
+        raise UserError(f"{path}: a figure is one of {', '.join(SUFFIXES)}, by the end of its name{hint}")
+    return path
+
+
+def _check_metric(histories: Sequence[History], y: str) -> None:
+    known = {name for history in histories for name, values in history.curves.items() if values.ndim == 2}
+    known.discard("parent")  # of a population: no measurement
+    if known and y not in known:
+        raise UserError(f"unknown metric {y!r}{nearest(y, known)}; metrics of runs: {', '.join(sorted(known))}")
+
+
+def _is_measured(history: History, y: str) -> bool:
+    values = history.curves.get(y)
+    return values is not None and values.ndim == 2 and bool(np.isfinite(values).any() or _diverged(history).all())
+
+
+def _diverged(history: History) -> np.ndarray:
+    """Which runs are frozen: every update of another has a loss."""
+    loss = history.curves.get("loss", np.zeros((1, history.config.num_runs)))
+    return ~np.isfinite(loss[-1])
+
+
+def _select(histories: Sequence[History], x: str, y: str, by: str | Sequence[str] | None) -> Selection:
+    """The runs that have something to draw, in groups."""
+    _check_metric(histories, y)
+    measured = [history for history in histories if undamaged(history, _is_measured, y)]
+    if not measured:
+        raise UserError(f"no run has a value of {y} yet; wait for the first")
+    names = _directory_names(measured)
+    found: list[Run] = []
+    for history, name in zip(measured, names, strict=True):
+        found += undamaged(history, _runs, name, x, y)
+    envs = list(dict.fromkeys(run.env for run in found))
+    lowest: dict[str, float] = {}
+    for run in found:
+        lowest[run.env] = min([lowest.get(run.env, math.inf), *run.y])
+    runs = [run if len(run.y) else _without_value(run, lowest[run.env]) for run in found]
+    has_scores = y == "eval_return" and all(run.score is not None for run in runs)
+    runs = _normalised(runs, has_scores)
+    fields = _differing(measured, runs) if by is None else _checked(by)
+    fields = [name for name in fields if name != "env"]  # which is the panel
+    groups: dict[tuple[str, ...], Group] = {}
+    for run in sorted(runs, key=_order(runs, fields)):
+        values = tuple(_shown(run.settings[name]) for name in fields)
+        group = groups.setdefault(values, Group(_label(run.settings, fields), {}))
+        group.tasks.setdefault(run.env, []).append(run)
+    ranked = sorted(groups.values(), key=Group.standing, reverse=True) if len(groups) > MOST_LABELS else []
+    grey = {id(group) for group in ranked[MOST_LABELS:]}
+    shown = [group for group in groups.values() if id(group) not in grey]
+    return Selection(shown, ranked[MOST_LABELS:], envs, x, y, has_scores)
+
+
+def _normalised(runs: Sequence[Run], has_scores: bool) -> list[Run]:
+    if has_scores:
+        return [run._replace(normalised=float(run.score)) for run in runs if run.score is not None]
+    final: dict[str, list[float]] = {}
+    for run in runs:
+        final.setdefault(run.env, []).append(run.final)
+    ends = {env: (min(values), max(values)) for env, values in final.items()}
+
+    def normalised(run: Run) -> float:
+        low, high = ends[run.env]
+        return (run.final - low) / (high - low) if high > low else 0.5
+
+    return [run._replace(normalised=normalised(run)) for run in runs]
+
+
+def _without_value(run: Run, lowest: float) -> Run:
+    """It diverged before it had any."""
+    if math.isinf(lowest):
+        raise UserError(f"all runs of {run.env} diverged before they had a value; there is nothing to draw")
+    return run._replace(x=np.array([run.end]), y=np.array([lowest]))
+
+
+def _runs(history: History, name: str, x: str, y: str) -> list[Run]:
+    """Those of a directory."""
+    config, curves = history.config, history.curves
+    own = config.all_runs()
+    if config.population != "none":  # settings change while it is trained
+        own = [{"seed": run["seed"]} for run in own]
+    shared = {field: getattr(config, field) for field in FIELDS} | {DIRECTORY: name}
+    scores = (history.summary or {}).get("eval_score", {}).get("per_run", [None] * len(own))
+    told = [field for field in FIELDS if field not in NOT_COMPARED]
+    runs = []
+    for index, (settings, diverged) in enumerate(zip(own, _diverged(history), strict=True)):
+        values = curves[y][:, index]
+        known = np.isfinite(values) & np.isfinite(curves[x])
+        settings = shared | settings
+        member = index if config.population != "none" else None
+        runs.append(
+            Run(
+                env=config.env,
+                settings=settings,
+                x=curves[x][known],
+                y=values[known],
+                end=float(np.nanmax(curves[x])),
+                steps=int(np.nanmax(curves["steps"])),
+                seconds=float(np.nanmax(curves["seconds"])),
+                has_diverged=bool(diverged),
+                identity=(config.env, member, settings["seed"], *(_shown(settings[field]) for field in told)),
+                score=scores[index],
+            )
+        )
+    return runs
+
+
+def _directory_names(histories: Sequence[History]) -> list[str]:
+    """What the directory of each is called, or that of all games of a suite: by its last part, if that is enough."""
+    beside: dict[Path, list[str]] = {}
+    paths = [history.directory.resolve() for history in histories]
+    for path, history in zip(paths, histories, strict=True):
+        beside.setdefault(path.parent, []).append(history.config.env)
+    suites = {parent for parent, envs in beside.items() if len(set(envs)) == len(envs) > 1}
+    paths = [path.parent if path.parent in suites else path for path in paths]
+    are_enough = len({path.name for path in paths}) == len(set(paths))
+    return [path.name if are_enough else str(path) for path in paths]
+
+
+def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
+    """The fields in which runs of an environment differ, but for what follows from others or does not matter."""
+    configs: list[Config] = [history.config for history in histories]
+    asked = [name for name in FIELDS if name not in NOT_COMPARED and not all(name in each.derived for each in configs)]
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for name in asked:
+            values.setdefault((run.env, name), set()).add(_shown(run.settings[name]))
+    differing = [name for name in asked if any(len(v) > 1 for (_, field), v in values.items() if field == name)]
+    if len(differing) <= MOST_FIELDS:
+        return differing
+    return [DIRECTORY, *(name for name in differing if any(name in config.compared for config in configs))]
+
+
+def _checked(by: str | Sequence[str]) -> list[str]:
+    """Fields, from text or a list."""
+    fields = [name.strip() for name in by.split(",") if name.strip()] if isinstance(by, str) else list(by)
+    known = [*FIELDS, DIRECTORY]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"by={name}: unknown setting{nearest(name.replace('-', '_'), known)}")
+    return list(dict.fromkeys(fields))
+
+
+def _label(settings: dict[str, Any], fields: Sequence[str]) -> str:
+    """What a group is called."""
+    values = {name: settings[name] for name in fields}
+    texts = {name: four_digits(value) if type(value) is float else _shown(value) for name, value in values.items()}
+    return ", ".join(text if name in (DIRECTORY, "preset") else f"{name} {text}" for name, text in texts.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={each}" for name, each in value.items()) or "none"
+    return written(value) or "none"
+
+
+def _order(runs: Sequence[Run], fields: Sequence[str]) -> Any:
+    """Groups by their numbers; what is no number, as it was given."""
+    places: dict[str, dict[str, int]] = {name: {} for name in fields}
+    for name, run in itertools.product(fields, runs):
+        places[name].setdefault(_shown(run.settings[name]), len(places[name]))
+    are_numbers = {name: all(type(run.settings[name]) in (int, float) for run in runs) for name in fields}
+
+    def key(run: Run) -> list[float]:
+        values = ((name, run.settings[name]) for name in fields)
+        return [value if are_numbers[name] else places[name][_shown(value)] for name, value in values]
+
+    return key
+
+
+def _curves(selection: Selection, title: str | None) -> Figure:
+    """A panel an environment, a line a group."""
+    envs, groups = selection.envs, selection.groups
+    across = math.ceil(len(envs) / math.ceil(len(envs) / (4 if len(envs) <= 16 else 6)))
+    down = math.ceil(len(envs) / across)
+    width = ONE_COLUMN if across == 1 else TWO_COLUMNS
+    height = down * max(1.3, (0.7 if across == 1 else 0.8) * width / across)
+    figure = Figure(figsize=(width, height + _legend_height(selection, width)), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(down, across, squeeze=False).flat)
+    latest = max(run.end for group in groups for run in group.runs)
+    unit, seconds = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if latest >= 3 * s or s == 1)
+    scale = seconds if selection.x == "seconds" else 1
+    for axes, env in zip(panels, envs, strict=False):
+        for group in selection.others:
+            if env in group.tasks:
+                grid, values = _on_grid(group.tasks[env])
+                axes.plot(grid / scale, interquartile_mean([values]), color="0.8", lw=0.6, zorder=1)
+        for index, group in enumerate(selection.shown):
+            if env in group.tasks:
+                _curve(axes, *_on_grid(group.tasks[env]), f"C{index}", scale)
+        axes.set_title(title if title and len(envs) == 1 else _name_of(env, envs))
+        axes.margins(x=0.02)
+        axes.set_xlim(left=0)
+        few_ticks(axes.yaxis)
+        if selection.x == "steps":
+            in_steps(axes)
+    for axes in panels[len(envs) :]:
+        axes.remove()
+    summary = _summary(_most(groups))
+    what = _name(selection.y) + (f" ({summary})" if summary else "")
+    steps = "environment steps" if across <= 4 else "steps"
+    for axes in panels[max(len(envs) - across, 0) : len(envs)]:
+        axes.set_xlabel(steps if selection.x == "steps" else f"training time ({unit})")
+    if down > 1:
+        figure.supylabel(what)
+    else:
+        panels[0].set_ylabel(what)
+    if title and len(envs) > 1:
+        figure.suptitle(title)
+    _legend(figure, selection)
+    return figure
+
+
+def _curve(axes: Axes, grid: np.ndarray, values: np.ndarray, color: str, scale: float) -> None:
+    """A line, shaded where one run is not all there is."""
+    marker = "o" if len(grid) == 1 else None
+    axes.plot(grid / scale, interquartile_mean([values]), color=color, marker=marker, ms=3)
+    if interval := stratified_interval(interquartile_mean, [values], RESAMPLES):
+        if marker:
+            middle = interquartile_mean([values])
+            axes.errorbar(grid / scale, middle, np.abs(np.stack(interval) - middle), color=color, lw=1)
+        else:
+            axes.fill_between(grid / scale, *interval, color=color, alpha=0.2, lw=0)
+
+
+def _on_grid(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
+    """Where all runs of a group have values `[points]`, and these `[points, runs]`."""
+    end = min(run.end for run in runs)
+    begin = min(max(run.x[0] for run in runs), end)
+    grid = np.unique(np.concatenate([[begin, end], *(run.x for run in runs)]))
+    grid = grid[(begin <= grid) & (grid <= end)]
+    if len(grid) > MOST_POINTS:
+        grid = np.linspace(begin, end, MOST_POINTS)
+    return grid, np.stack([np.interp(grid, run.x, run.y) for run in runs], axis=1)
+
+
+def _profile(selection: Selection, title: str | None) -> Figure:
+    """The share of runs above each score."""
+    envs, groups = _in_common(selection)
+    name = _name(selection.y)
+    if len(envs) == 1:
+        label = f"final {name}"
+        final = [[np.array([run.final for run in group.tasks[envs[0]]])] for group in groups]
+    else:
+        ends = "" if selection.has_scores else "\n(0: lowest run of the environment, 1: highest)"
+        label = _score(selection) + ends
+        final = [[np.array([run.normalised for run in group.tasks[env]]) for env in envs] for group in groups]
+    every = np.unique(np.concatenate([scores for tasks in final for scores in tasks]))
+    low, high = every[0], every[-1]
+    inside = every if len(every) <= MOST_POINTS else np.linspace(low, high, MOST_POINTS)
+    thresholds = np.array([low - 0.03 * (high - low or 1), *inside, high + 0.03 * (high - low or 1)])
+    height = 0.7 * ONE_COLUMN + _legend_height(selection, ONE_COLUMN)
+    figure = Figure(figsize=(ONE_COLUMN, height), layout="constrained")
+    axes = figure.subplots()
+
+    def profile(tasks: Sequence[np.ndarray]) -> np.ndarray:
+        return performance_profile(tasks, thresholds)
+
+    for index, tasks in enumerate(final):
+        if index >= len(selection.shown):
+            axes.step(thresholds, profile(tasks), where="post", color="0.8", lw=0.6, zorder=1)
+            continue
+        axes.step(thresholds, profile(tasks), where="post", color=f"C{index}")
+        if interval := stratified_interval(profile, tasks, RESAMPLES):
+            axes.fill_between(thresholds, *interval, step="post", color=f"C{index}", alpha=0.2, lw=0)
+    axes.set(xlabel=label, ylabel="share of runs above it", title=title or _title_of(envs))
+    axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.02, 1.02))
+    few_ticks(axes.xaxis)
+    _legend(figure, selection)
+    return figure
+
+
+def _title_of(envs: Sequence[str]) -> str:
+    return _name_of(envs[0], envs) if len(envs) == 1 else f"{len(envs)} environments"
+
+
+def _improvement(selection: Selection, title: str | None) -> Figure:
+    """A row a pair of groups."""
+    envs, groups = _in_common(selection)
+    if len(groups) < 2:
+        raise UserError("an improvement is of one group over another, and all runs are of one; see --by")
+    pairs = list(itertools.combinations(groups, 2))
+    if len(pairs) > MOST_PAIRS:
+        best, *others = sorted(selection.shown, key=Group.standing, reverse=True)
+        pairs = [(best, other) for other in others]
+    are_long = max(len(first.label) + len(second.label) for first, second in pairs) > 30
+    width = TWO_COLUMNS if are_long else ONE_COLUMN
+    figure = Figure(figsize=(width, 0.7 + 0.24 * len(pairs)), layout="constrained")
+    axes = figure.subplots()
+    for row, pair in enumerate(pairs):
+        tasks = [np.array([run.final for run in group.tasks[env]]) for group in pair for env in envs]
+
+        def probability(samples: Sequence[np.ndarray]) -> np.ndarray:
+            return probability_of_improvement(samples[: len(envs)], samples[len(envs) :])
+
+        found = float(probability(tasks))
+        if interval := stratified_interval(probability, tasks, RESAMPLES):
+            axes.barh(row, interval[1] - interval[0], left=interval[0], height=0.55, color="C0", alpha=0.35)
+        axes.plot([found, found], [row - 0.28, row + 0.28], color="C0", lw=1.6)
+    axes.axvline(0.5, color="0.4", lw=0.8, ls=":")
+    axes.set_yticks(range(len(pairs)), [short(first.label, 0.3 * width) for first, _ in pairs], parse_math=False)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
+    axes.set_xlabel(f"probability that a run of X has a higher\n{_name(selection.y)} than one of Y")
+    axes.set_ylabel("X", rotation=0, ha="right", va="center")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(pairs)), [short(second.label, 0.3 * width) for _, second in pairs], parse_math=False)
+    right.set_ylabel("Y", rotation=0, ha="left", va="center")
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
+    axes.spines["left"].set_visible(False)
+    axes.set_title(title or _title_of(envs))
+    return figure
+
+
+def _in_common(selection: Selection) -> tuple[list[str], list[Group]]:
+    """The environments that all groups have."""
+    envs = [env for env in selection.envs if all(env in group.tasks for group in selection.groups)]
+    if not envs:
+        first, other = selection.groups[0], selection.groups[1]
+        raise UserError(
+            f"no environment has runs of all {len(selection.groups)} groups, as '{first.label}' and '{other.label}'; "
+            "name directories of the same environments, or other fields with --by"
+        )
+    return envs, selection.groups
+
+
+def _legend_height(selection: Selection, width: float) -> float:
+    labels = [*(group.label for group in selection.shown), "others"]
+    return 0.16 * math.ceil(len(labels) / ncols(labels, width)) if len(selection.groups) > 1 else 0.0
+
+
+def _legend(figure: Figure, selection: Selection) -> None:
+    """Below what it explains, where there is more than one group."""
+    if len(selection.groups) < 2:
+        return
+    handles = [Line2D([], [], color=f"C{index}", label=group.label) for index, group in enumerate(selection.shown)]
+    if selection.others:
+        handles.append(Line2D([], [], color="0.8", lw=0.6, label=f"{len(selection.others):,} others"))
+    legend_below(figure, handles)
+
+
+def _name(y: str) -> str:
+    return NAMES.get(y, y.replace("_", " "))
+
+
+def _name_of(env: str, envs: Sequence[str]) -> str:
+    """An environment without its suite, unless there are two of this name."""
+    short = [each.replace(":", "/").rpartition("/")[2] for each in envs]
+    mine = env.replace(":", "/").rpartition("/")[2]
+    return mine if short.count(mine) == 1 else env
+
+
+def _most(groups: Sequence[Group]) -> int:
+    """Runs of a line."""
+    return max(len(runs) for group in groups for runs in group.tasks.values())
+
+
+def _summary(runs: int) -> str:
+    """What so many runs are summed up by."""
+    return "IQM" if runs > 3 else "mean" if runs > 1 else ""
+
+
+def _table(selection: Selection, kind: str) -> str:
+    """A row a group: of each environment, or over all of them where the figure is."""
+    envs, over = selection.envs, 1
+    if kind != "curve":
+        envs = _in_common(selection)[0]
+        over = len(envs)
+    rows = []
+    for place in range(0, len(envs), over):
+        of = envs[place : place + over]
+        for group in selection.shown:
+            if of[0] in group.tasks:
+                runs = [run for env in of for run in group.tasks[env]]
+                which = [_name_of(of[0], envs)] if len(envs) > over else []
+                ends = [_least_to_most([run.steps for run in runs]), _least_to_most([run.seconds for run in runs])]
+                rows.append([*which, group.label or "all", *_estimate([group.tasks[env] for env in of]), *ends])
+    what = f"final {_name(selection.y)}" if over == 1 else _score(selection)
+    summary = _summary(_most(selection.groups) * over)
+    header = ["group", "runs", what + (f", {summary}" if summary else ""), "95 % interval", "steps a run", "seconds"]
+    return markdown([*(["environment"] if len(envs) > over else []), *header], rows)
+
+
+def _estimate(tasks: Sequence[Sequence[Run]]) -> list[str]:
+    """Number of runs, their final value and its interval."""
+    scores = [np.array([run.final if len(tasks) == 1 else run.normalised for run in runs]) for runs in tasks]
+    interval = stratified_interval(interquartile_mean, scores)
+    ends = " to ".join(four_digits(float(end)) for end in interval) if interval else "-"
+    return [str(sum(map(len, tasks))), four_digits(float(interquartile_mean(scores))), ends]
+
+
+def _score(selection: Selection) -> str:
+    """What makes final values of several environments comparable."""
+    return "final score" if selection.has_scores else f"final {_name(selection.y)} from 0 to 1"
+
+
+def _least_to_most(values: Sequence[float]) -> str:
+    least, most = (f"{value:,.0f}" for value in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
+
+
+def _caption(selection: Selection, kind: str) -> str:
+    """What to write below the figure."""
+    groups, what = selection.groups, _summary(_most(selection.groups))
+    counts = [len(runs) for group in groups for runs in group.tasks.values()]
+    runs = f"{_least_to_most(counts)} run{'s' if max(counts) > 1 else ''} each"
+    intervals = "95 % intervals, between the percentiles of a stratified bootstrap over the runs"
+    name = _name(selection.y)
+    parts = {
+        "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {runs}; shaded: {intervals}" if what else "")],
+        "profile": [f"Share of runs with a higher final value, {runs}; shaded: {intervals}"],
+        "improvement": [
+            f"How likely a run has a higher final value than one of another group, {runs}; bars: {intervals}"
+        ],
+    }[kind]
+    if kind != "curve" and len(selection.envs) > 1 and not selection.has_scores:
+        parts.append("From 0, the lowest run of an environment, to 1, the highest")
+    if selection.others:
+        parts.append(f"In colour, and in the table, the best {MOST_LABELS} of {len(groups):,} groups by final value")
+    if kind != "curve" and (lacking := [env for env in selection.envs if env not in _in_common(selection)[0]]):
+        parts.append(f"Left out, as not all groups have runs of them: {', '.join(lacking)}")
+    if diverged := sum(run.has_diverged for group in groups for run in group.runs):
+        parts.append(f"{diverged} of {sum(counts):,} runs diverged, and count with the last value that they had")
+    if again := sum(len(group.runs) - len({run.identity for run in group.runs}) for group in groups):
+        parts.append(
+            f"{again} of {sum(counts):,} runs have the settings and the seed of another: they tell nothing new"
+        )
+    return ". ".join(parts) + "."

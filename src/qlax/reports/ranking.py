@@ -1,0 +1,131 @@
+"""What every run came to, which setting was best, and what trains it again."""
+
+import csv
+import dataclasses
+import io
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qlax.config.kinds import distribution
+from qlax.config.settings import SWEEPABLE, Config, as_words, written
+from qlax.util.files import write_whole
+
+MEASURED = ("train_return", "eval_return", "best_eval_return", "eval_score")  # of a summary; the last not everywhere
+BEST = 5  # settings that are printed
+Row = dict[str, Any]
+
+
+class Ranked(NamedTuple):
+    """A setting and what it came to."""
+
+    row: Row  # of its first run
+    mean: float | None  # greedy return over its seeds; None where one diverged
+    seeds: int
+
+    def shown(self, fields: Sequence[str]) -> str:
+        """In a line."""
+        which = ", ".join(f"{name} {_shown(self.row[name])}" for name in fields)
+        result = "diverged" if self.mean is None else f"{self.mean:.2f}"
+        return f"{which}: {result}{f', mean of {self.seeds} seeds' if self.seeds > 1 else ''}"
+
+
+def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
+    """A row a run: its index and seed, what it was trained with, what it came to, and when it diverged."""
+    return [
+        {
+            "run": index,
+            "seed": run["seed"],
+            **{name: run[name] for name in config.compared},
+            **{name: summary[name]["per_run"][index] for name in MEASURED if name in summary},
+            "diverged": diverged["steps"] if diverged else None,
+        }
+        for index, (run, diverged) in enumerate(zip(config.all_runs(), summary["diverged"], strict=True))
+    ]
+
+
+def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
+    """The settings, the best one first: by the mean greedy return over their seeds, those that diverged last.
+
+    Of equals the first is the one that returned more while exploring at the end.
+    """
+    settings: dict[tuple, list[Row]] = {}
+    for row in of:
+        settings.setdefault(tuple(row[name] for name in fields), []).append(row)
+
+    def mean(same: list[Row], name: str) -> float | None:
+        values = [row[name] for row in same]
+        return None if None in values else sum(values) / len(values)
+
+    def rank(same: list[Row]) -> list[float]:
+        means = (mean(same, name) for name in ("eval_return", "train_return"))
+        return [-math.inf if found is None else found for found in means]
+
+    ranked = sorted(settings.values(), key=rank, reverse=True)
+    return [Ranked(same[0], mean(same, "eval_return"), len(same)) for same in ranked]
+
+
+def again(config: Config, row: Row, fields: Sequence[str]) -> str:
+    """The command that trains the setting of a row, with the same seeds; it says what the fields compared were."""
+    setting: dict[str, Any] = {name: row[name] for name in config.compared}
+    if setting:
+        setting["runs"] = None
+    return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), fields)])
+
+
+def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) -> None:
+    """Write `sweep.csv`, a row a run, and `sweep.png`, a panel a field, to a directory.
+
+    Args:
+      path: of the directory.
+      config: settings of one of its runs.
+      of: the rows.
+      fields: that are compared.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, of[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else written(value) for name, value in row.items()} for row in of)
+    write_whole(path / "sweep.csv", text.getvalue().encode())
+    draw(path / "sweep.png", config, of, fields, config.preset or config.env)
+
+
+def draw(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> None:
+    """Draw what every run came to, a panel a field; see `write` for the arguments."""
+    from qlax.reports.pictures import comparison  # matplotlib takes its time to import
+
+    columns = {name: _numbers([row[name] for row in of]) for name in fields}
+    asked = {name: getattr(config, name) for name in fields}
+    drawn = [name for name in fields if name in SWEEPABLE and isinstance(asked[name], str)]
+    logarithmic = [name for name in fields if _is_log(asked[name] if name in drawn else columns[name])]
+    returns = [math.nan if row["eval_return"] is None else row["eval_return"] for row in of]
+    best = ranking(of, fields)[0].row
+    is_best = [all(row[name] == best[name] for name in fields) for row in of]
+    comparison(path, columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
+
+
+def report(path: Path, config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
+    """What the command says of a sweep: the best setting, what trains it again, and where the rest stands."""
+    best = f"best of {len(ranked)} settings: {ranked[0].shown(fields)}"
+    where = f"all runs: {path / 'sweep.csv'}, {path / 'sweep.png'}"
+    return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}\n{where}"
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Values as numbers where all are, or else in words."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return values
+    return [written(value) for value in values]
+
+
+def _is_log(values: Any) -> bool:
+    """Whether a distribution, or a list, is spread logarithmically."""
+    if isinstance(values, str):
+        return distribution(values).is_log
+    return not isinstance(values[0], str) and min(values) > 0 and max(values) >= 10 * min(values)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else written(value)

@@ -1,0 +1,417 @@
+"""A run's directory: one process at a time writes it, and what is damaged is named, skipped and kept.
+
+lock              while a process is at work
+config.json       every choice
+metrics.jsonl     a line a logging interval
+checkpoints/      the newest states, named by their updates
+best/ agents/     weights of the best evaluation, and the last ones
+sweep.csv         a row a run, where settings are compared; sweep.png shows them
+summary.json      written last
+tensorboard/ wandb/  what these trackers leave, if they are asked for
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from qlax.config.kinds import shown
+from qlax.config.settings import Config, from_file
+from qlax.errors import RunError, UserError
+from qlax.storage import checkpoint
+from qlax.storage.history import config_of, summary_of
+from qlax.storage.metrics import MetricsFile
+from qlax.types import PyTree
+from qlax.util.files import PARTIAL, free_name, write_whole
+
+LOCK = "lock"
+AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
+FILES = ("config.json", "metrics.jsonl", *AT_THE_END)
+FOLDERS = ("checkpoints", "best", "agents", "earlier", "tensorboard", "wandb")
+
+
+class RunDirectory:
+    """The directory of a run, locked until it is closed.
+
+    Args:
+      path: of it; it exists.
+
+    Attributes:
+      metrics: its `metrics.jsonl`.
+      damage: what was found damaged and set aside, a line each.
+
+    Raises:
+      UserError: another process is at work in it, or a link or a folder is where there should be a file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.damage: list[str] = []
+        self._lock = FileLock(path / LOCK, thread_local=False)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(f"{path} is in use: another process trains in it; wait for it, or stop it") from None
+        except OSError as error:
+            raise UserError(f"{error.filename or path} cannot be written: {error.strerror or error}") from error
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future | None = None
+        try:
+            self._check_kinds()
+        except UserError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others have it, after what is being written."""
+        self._writer.shutdown()
+        self._lock.release()
+
+    @property
+    def config(self) -> Config:
+        """Every choice of the run.
+
+        Raises:
+          UserError: there is no run, or its configuration is damaged.
+        """
+        return config_of(self.path)
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What the run's end left; None without one that can be read."""
+        return summary_of(self.path)
+
+    def is_finished(self, config: Config) -> bool:
+        """Whether the run has come to the end that its configuration says."""
+        updates = (self.summary or {}).get("updates")
+        return isinstance(updates, int) and updates >= config.num_updates
+
+    def newest(self, like: PyTree) -> tuple[dict[str, Any], PyTree] | None:
+        """The newest complete checkpoint; damaged ones are set aside.
+
+        Args:
+          like: shapes of what it holds.
+
+        Raises:
+          UserError: it is of another configuration.
+        """
+        for path in sorted((self.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}"), reverse=True):
+            try:
+                info, tree = checkpoint.restore(path, like)
+                _check_info(path, info)
+            except checkpoint.DamagedError as error:
+                self._set_aside(path, error)
+                continue
+            return info, tree
+        return None
+
+    def begin_metrics(self, info: dict[str, Any], checkpoint_interval: int) -> bytes:
+        """Cut the metrics to what they were when a checkpoint was written; returns what is left.
+
+        Where they are not what they were, or there should have been a checkpoint, they are set aside as well.
+
+        Args:
+          info: of the checkpoint; empty where the run begins anew.
+          checkpoint_interval: updates after which there should be one.
+        """
+        with self.writing():
+            if info:
+                lost = [self.metrics.cut(info["metrics_checksums"])]
+            else:
+                lost = [self.metrics.clear(set_aside_from=checkpoint_interval)]
+                if any(lost) or self.damage:
+                    lost += [self._set_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
+        self.damage += filter(None, lost)
+        return self.metrics.content()
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line to the metrics."""
+        with self.writing():
+            self.metrics.append(line)
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file of JSON."""
+        with self.writing():
+            write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+    def save(self, updates: int, tree: PyTree, info: dict[str, Any], keep: int) -> None:
+        """Write a checkpoint beside whatever else is done; it counts once it is complete.
+
+        Args:
+          updates: done.
+          tree: what to save; nobody may take its memory.
+          info: what else belongs to it; that of the metrics is added.
+          keep: as many of the newest are kept.
+
+        Raises:
+          RunError: the one before could not be written.
+        """
+        info = {**info, "metrics_checksums": self.metrics.checksums()}
+
+        def write():
+            self.metrics.sync()  # first: a checkpoint tells what is in them
+            folder = self.path / "checkpoints"
+            folder.mkdir(exist_ok=True)
+            checkpoint.save(folder / _checkpoint_name(updates), tree, info)
+            files = [path for path in sorted(folder.glob(f"*{checkpoint.SUFFIX}")) if path.is_file()]
+            for old in files[:-keep]:
+                old.unlink()
+
+        self._write_aside(write)
+
+    def save_agent(self, folder: str, index: int, variables: PyTree, info: dict[str, Any]) -> None:
+        """Write the weights of one run to `agents/` or `best/`, beside whatever else is done."""
+
+        def write():
+            (self.path / folder).mkdir(exist_ok=True)
+            checkpoint.save(self.path / folder / f"{index}{checkpoint.SUFFIX}", variables, info)
+
+        self._write_aside(write)
+
+    def best(self, index: int, own: dict[str, Any], before: float) -> float:
+        """The best evaluation of a run so far, whose weights are there; -inf without any.
+
+        Args:
+          index: of the run.
+          own: what the run has of its own.
+          before: what it was when the checkpoint was written.
+        """
+        path = self.path / "best" / f"{index}{checkpoint.SUFFIX}"
+        best = -math.inf
+        try:
+            if path.exists():
+                info, _ = checkpoint.read(path)
+                if {name: info.get(name) for name in own} != own or type(info.get("eval_return")) is not float:
+                    raise checkpoint.DamagedError(f"{path} holds no best weights of this run")
+                best = info["eval_return"]
+        except checkpoint.DamagedError as error:
+            self._set_aside(path, error)
+        if best < before:
+            self.damage.append(f"{path}: the weights of the best evaluation, {before:g}, are lost")
+        return best
+
+    def wait(self) -> None:
+        """Until all is written.
+
+        Raises:
+          RunError: something could not be.
+        """
+        if self._written is not None:
+            with self.writing():
+                self._written.result()
+            self._written = None
+
+    def set_earlier_end_aside(self) -> None:
+        """Move what an end of the run left to a folder of its own: a later end will leave the same."""
+        left = [name for name in (*AT_THE_END, "agents") if (self.path / name).exists()]
+        if not left:
+            return
+        config = self.config
+        folder = free_name(self.path / "earlier" / f"{config.num_updates * config.steps_per_update}")
+        with self.writing():
+            folder.mkdir(parents=True)
+            shutil.copy2(self.path / "config.json", folder)
+            for name in left:
+                (self.path / name).rename(folder / name)
+
+    def _set_aside(self, path: Path, error: checkpoint.DamagedError) -> None:
+        aside = free_name(path.with_name(f"{path.name}.damaged"))
+        with self.writing():
+            path.rename(aside)
+        self.damage.append(f"{' '.join(str(error).split())}; set aside as {aside.name}")
+
+    def _set_best_aside(self) -> str:
+        best = self.path / "best"
+        return f"{best} set aside as {best.rename(free_name(self.path / 'best.damaged')).name}" if best.exists() else ""
+
+    def _write_aside(self, write: Any) -> None:
+        self.wait()
+        self._written = self._writer.submit(write)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What the system will not write ends the run with a message that says so."""
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.path
+            resume = f"once that is mended, go on with: qlax resume {self.path}"
+            raise RunError(f"{where} cannot be written: {error.strerror or error}; {resume}") from error
+
+    def _check_kinds(self) -> None:
+        """Whether files are files and folders folders, and none is a link, which might lead out of the directory."""
+        for name in (*FILES, *FOLDERS):
+            found = self.path / name
+            if found.is_symlink():
+                raise UserError(f"{found} is a link, to {shown(os.readlink(found))}; it is not followed")
+            if found.exists() and not (found.is_dir() if name in FOLDERS else found.is_file()):
+                raise UserError(f"{found} is no {'folder' if name in FOLDERS else 'file'}; move it away")
+        for folder in ("best", "agents"):
+            for found in (self.path / folder).glob(f"*{checkpoint.SUFFIX}"):
+                if not found.is_file():
+                    raise UserError(f"{found} is no file; move it away")
+
+
+class Onlooker(RunDirectory):
+    """That of a process that writes nothing, as the first one does: its own notes are elsewhere, and gone in the end.
+
+    Args:
+      path: of the run's directory, which need not be within reach.
+    """
+
+    def __init__(self, path: Path):
+        self._notes = tempfile.TemporaryDirectory()
+        super().__init__(Path(self._notes.name))
+        self.path = path
+
+    def close(self) -> None:
+        """Forget the notes."""
+        super().close()
+        self._notes.cleanup()
+
+    def write(self, name: str, content: Any) -> None:
+        """Nothing."""
+
+    def best(self, index: int, own: dict[str, Any], before: float) -> float:
+        """What it was."""
+        return before
+
+    def set_earlier_end_aside(self) -> None:
+        """Nothing."""
+
+    def _write_aside(self, write: Any) -> None:
+        """Nothing."""
+
+
+_INFO = {"updates": int, "line": int, "metrics_checksums": str, "plugins": dict, "config": dict, "best": list}
+
+
+def _check_info(path: Path, info: dict[str, Any]) -> None:
+    """Whether a checkpoint says what it has to, and has the name of what it holds."""
+    for name, kind in _INFO.items():
+        if type(info.get(name)) is not kind or (kind is int and info[name] < 0):
+            raise checkpoint.DamagedError(f"{path} is no checkpoint of this version: {name} is {info.get(name)!r:.40}")
+    if path.name != _checkpoint_name(info["updates"]):
+        raise checkpoint.DamagedError(f"{path} holds what belongs into {_checkpoint_name(info['updates'])}")
+
+
+def _checkpoint_name(updates: int) -> str:
+    return f"{updates:010d}{checkpoint.SUFFIX}"
+
+
+def claim(out: Path | str | None, config: Config) -> RunDirectory:
+    """A new directory, with the configuration in it.
+
+    Args:
+      out: which; it is not there yet, or is empty. None: a new one under `runs/`.
+      config: of the run.
+
+    Raises:
+      UserError: it holds something, is in use, or cannot be made.
+    """
+    try:
+        directory = RunDirectory(_made(out, config))
+        if not is_free(directory.path):
+            directory.close()
+            raise _taken(directory.path)  # by another process, which was quicker
+        write_whole(directory.path / "config.json", config.to_json().encode())
+    except OSError as error:
+        raise UserError(f"cannot make {error.filename or out}: {error.strerror or error}") from error
+    return directory
+
+
+def existing(path: Path | str) -> RunDirectory:
+    """The directory of a run that was begun.
+
+    Raises:
+      UserError: there is none, or another process is at work in it.
+    """
+    path = Path(path)
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} holds no run: there is no config.json")
+    return RunDirectory(path)
+
+
+def is_free(path: Path) -> bool:
+    """Whether a new run may have this directory: it is empty but for what a process left that was killed at once."""
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {LOCK, f"config.json{PARTIAL}"}
+
+
+def variables_of(path: Path | str, like: PyTree) -> PyTree:
+    """Weights of an earlier run, for runs that begin with them.
+
+    Args:
+      path: a run's directory, whose agents are dealt to as many runs, or whose only one to all; or one file of weights.
+      like: shapes of the variables of all runs, `[R, ...]`.
+
+    Raises:
+      UserError: there are none, or they are not of such a network.
+    """
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
+        if not files:
+            raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
+        if (path / "config.json").exists() and len(files) != (made := from_file(path / "config.json").num_runs):
+            raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
+    num_runs = jax.tree.leaves(like)[0].shape[0]
+    if len(files) not in (1, num_runs):
+        raise UserError(
+            f"init={path} has {len(files)} agents, and there are {num_runs} runs to begin; name one file of its agents/"
+        )
+    single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
+    trees = [checkpoint.restore(file, single)[1] for file in files]
+    trees = trees * (num_runs // len(trees))
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+
+def _made(out: Path | str | None, config: Config) -> Path:
+    """A directory that was not there before, or is free."""
+    if out is not None:
+        path = Path(out)
+        if path.exists() and not is_free(path):
+            raise _taken(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    return fresh(config.preset or config.env)
+
+
+def fresh(name: str) -> Path:
+    """A new directory under `runs/`, called like this.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:100]
+    Path("runs").mkdir(exist_ok=True)
+    for number in range(1, 1_000_000):
+        path = Path("runs") / f"{name}-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise UserError("runs/ is full")
+
+
+def _taken(path: Path) -> UserError:
+    what = "already holds a run" if (path / "config.json").exists() else "exists and is not empty"
+    return UserError(f"{path} {what}; name another directory with --out, or resume a run with: qlax resume")

@@ -1,0 +1,219 @@
+"""Training runs: begun, gone on with, made longer."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import platformdirs
+
+from qlax.config.settings import Config, configure
+from qlax.errors import UserError
+from qlax.storage import checkpoint, directory
+from qlax.storage.directory import RunDirectory
+from qlax.training import processes
+from qlax.training.loop import Result, Saved, Session
+from qlax.training.placement import use_cores
+from qlax.training.plan import Program
+from qlax.types import PyTree
+
+
+def train(
+    target: str | Config,
+    *,
+    out: Path | str | None = None,
+    progress: bool | None = None,
+    compilation_cache: bool = True,
+    plugins: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Result:
+    """Train runs in one program, and write all about them to a directory.
+
+    Several runs on a CPU get a core each, or take turns on it, if this is the first use of JAX in the process: JAX
+    then counts every core as a device.
+
+    Args:
+      target: a preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `Config`.
+      out: the directory; None: a new one under `runs/`.
+      progress: whether to show it on the terminal; None: if there is one.
+      compilation_cache: keep compiled programs in the user's cache directory, for the next time.
+      plugins: `optimizer`, `explore`, `loss`, `returns` or `mixing`, as `qlax.pqn.make` takes them.
+      overrides: fields of `Config`; several values of a sweepable one make as many settings.
+
+    Raises:
+      UserError: something asked for cannot be, or does not fit into memory; nothing was written.
+      Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint.
+      DivergedError: in every run a number was not finite. Where others are left, a run that diverges is frozen with its
+        last good weights, and named in the summary.
+      HostError: environments on the host crashed or hang; after a checkpoint, if training had begun.
+      RunError: the disk is full, or memory ran out; what was saved before is still there.
+    """
+    if compilation_cache:
+        enable_compilation_cache()
+    if isinstance(overrides.get("init"), Path):
+        overrides["init"] = str(overrides["init"])
+    config = configure(target, **overrides)
+    with _together():
+        program = _program(config, plugins)
+        initial = _initial(program)
+        if config.init is not None:
+            program.config = dataclasses.replace(program.config, init=str(Path(config.init).resolve()))
+        session = Session(program, initial, progress)
+        with _opened(lambda: directory.claim(out, program.config)) as run:
+            session.open(run, None)
+            return session.train()
+
+
+def resume(
+    path: Path | str,
+    *,
+    progress: bool | None = None,
+    compilation_cache: bool = True,
+    plugins: dict[str, Any] | None = None,
+) -> Result:
+    """Go on with an interrupted run: with the same versions and devices to the same numbers bit for bit.
+
+    Whatever is not as it was, so that the last bits may differ, is printed, and kept in the summary as `inexact`.
+
+    Args:
+      path: the directory of the run.
+      progress: as in `train`.
+      compilation_cache: as in `train`.
+      plugins: the same as the run was begun with.
+
+    Raises:
+      UserError: there is no such run, it is finished, in use, or was begun otherwise.
+      Stopped, DivergedError, HostError, RunError: as in `train`.
+    """
+    if compilation_cache:
+        enable_compilation_cache()
+    with _together(), _opened(lambda: directory.existing(path)) as run:
+        config = processes.from_first(lambda: run.config)
+        if processes.from_first(lambda: run.is_finished(config)):
+            raise UserError(
+                f"{path} holds a finished run; train it longer with: qlax extend {path} --total-steps STEPS"
+            )
+        return _taken_up(run, config, progress, plugins).train()
+
+
+def extend(
+    path: Path | str,
+    total_steps: int,
+    *,
+    progress: bool | None = None,
+    compilation_cache: bool = True,
+    plugins: dict[str, Any] | None = None,
+) -> Result:
+    """Train a run longer than it was meant to be.
+
+    Schedules go on as those of a run of `total_steps`: the learning rate, which may have come to its end, is then again
+    what it would be at this point of such a run, and so is epsilon. What the earlier end left (weights, summary, curve)
+    is kept in `earlier/<steps>/`.
+
+    Args:
+      path: the directory of the run, finished or not.
+      total_steps: environment steps a run, the ones already done included.
+      progress: as in `train`.
+      compilation_cache: as in `train`.
+      plugins: the same as the run was begun with.
+
+    Raises:
+      UserError: as in `resume`, or the run is as long already.
+      Stopped, DivergedError, HostError, RunError: as in `train`.
+    """
+    if compilation_cache:
+        enable_compilation_cache()
+    with _together(), _opened(lambda: directory.existing(path)) as run:
+        config = processes.from_first(lambda: run.config)
+        longer = dataclasses.replace(config, total_steps=total_steps)
+        if longer.num_updates <= config.num_updates:
+            steps = config.num_updates * config.steps_per_update
+            raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
+        session = _taken_up(run, longer, progress, plugins)  # first: what is refused is left as it is
+
+        def lengthen() -> None:
+            run.set_earlier_end_aside()
+            run.write("config.json", dataclasses.asdict(longer))
+
+        processes.from_first(lengthen)
+        return session.train()
+
+
+def _taken_up(run: RunDirectory, config: Config, progress: bool | None, plugins: dict[str, Any] | None) -> "Session":
+    program = _program(config, plugins)
+    newest = _newest(run, program)
+    session = Session(program, _initial(program) if newest is None else (), progress)
+    session.open(run, newest)
+    return session
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it, this process is one of those that there are."""
+    use_cores()
+    processes.join()
+    with processes.losing():
+        yield
+
+
+def _program(config: Config, plugins: dict[str, Any] | None) -> Program:
+    """The program, which is the same in all processes.
+
+    Raises:
+      UserError: some were started with other settings.
+    """
+    program = Program(config, plugins or {})
+    here = dataclasses.asdict(program.config) | {"plugins": program.plugins}
+    there = processes.from_first(lambda: here)
+
+    def compare() -> None:
+        differing = [f"{name}={value!r}, not {there[name]!r}" for name, value in here.items() if value != there[name]]
+        if differing:
+            raise UserError(f"this process was started with other settings than the first: {', '.join(differing)}")
+
+    processes.in_all(compare)
+    return program
+
+
+def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:
+    """The directory of the first process, which writes; in the others one that does not."""
+    opened: list[RunDirectory] = []
+
+    def path() -> Path:
+        opened.append(make())
+        return opened[0].path
+
+    found = processes.from_first(path)
+    return opened[0] if opened else directory.Onlooker(found)
+
+
+def _initial(program: Program) -> PyTree:
+    """Weights to begin with, `[R, ...]`; () for new ones."""
+    init = program.config.init
+    return () if init is None else processes.from_first(lambda: directory.variables_of(init, program.variables))
+
+
+def _newest(run: RunDirectory, program: Program) -> tuple[dict[str, Any], Saved] | None:
+    """The newest checkpoint, as the first process finds it."""
+    like = Saved(program.shapes, program.new_record())
+
+    def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
+        newest = run.newest(like)
+        return newest and (newest[0], [checkpoint.as_numbers(leaf) for leaf in jax.tree.leaves(newest[1])])
+
+    newest = processes.from_first(found)
+    if newest is None:
+        return None
+    leaves, structure = jax.tree.flatten(like)
+    arrays = [checkpoint.from_numbers(array, leaf) for array, leaf in zip(newest[1], leaves, strict=True)]
+    return newest[0], jax.tree.unflatten(structure, arrays)
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory, unless JAX was told of another place."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,0 +1,112 @@
+"""What is written of measurements: a line of metrics, and the summary of a run."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from qlax._version import __version__
+from qlax.config.kinds import six_digits
+from qlax.config.settings import Config
+from qlax.pqn import Mean
+from qlax.training.plan import Program
+
+# What every evaluation measures, and its name in metrics.jsonl; an environment's own metrics get the prefix alone.
+EVALUATED = {
+    "episode_return": "eval_return",
+    "episode_length": "eval_length",
+    "overestimation": "eval_overestimation",
+    "cut": "eval_cut",
+}
+
+
+def means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
+    """The metrics of some updates `[R]`; nan where nothing was counted."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {name: np.asarray(total) / weight for name, (total, weight) in sums.items()}
+    return {"episodes": np.asarray(sums["episode_return"].weight)} | found
+
+
+def evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> dict[str, np.ndarray]:
+    """Means over the episodes of an evaluation `[R]`; nan without one, and for runs that are frozen."""
+    if evaluation is None:
+        return {name: np.full(len(frozen), np.nan) for name in EVALUATED.values()}
+    with np.errstate(invalid="ignore"):  # an environment's own metric may have no value in any episode
+        found = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
+    return {EVALUATED.get(name, f"eval_{name}"): np.where(frozen, np.nan, mean) for name, mean in found.items()}
+
+
+def summarise(
+    program: Program,
+    curves: dict[str, np.ndarray],
+    seconds: dict[str, float],
+    diverged: list[dict[str, Any] | None],
+    inexact: list[str],
+    updates: int,
+    num_devices: int,
+) -> dict[str, Any]:
+    """What `summary.json` holds.
+
+    Args:
+      program: what was trained.
+      curves: the lines of the metrics, `[lines]` or `[lines, R]`.
+      seconds: spent and waited.
+      diverged: of every run where and why, if it did.
+      inexact: in what the run is not what an undisturbed one would have been.
+      updates: that were done: all, unless every run diverged before.
+      num_devices: used.
+    """
+    config, runs = program.config, program.config.all_runs()
+    if not curves:  # they diverged before the first line
+        nothing = np.full((1, len(runs)), np.nan)
+        curves = {"updates": np.zeros(1)} | dict.fromkeys(("episodes", "episode_return", *EVALUATED.values()), nothing)
+    late = curves["updates"] > 0.9 * config.num_updates
+    episodes = curves["episodes"][late]
+    with np.errstate(invalid="ignore"):
+        train_return = np.nansum(curves["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
+    returns = {"train_return": train_return, "eval_return": curves["eval_return"][-1]}
+    if program.score:
+        returns["eval_score"] = np.array([program.score(x) for x in returns["eval_return"]])
+    own = [name for name in curves if name.startswith("eval_") and name not in EVALUATED.values()]
+    returns |= {name: curves[name][-1] for name in own}
+    returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
+    device = jax.devices()[0]
+    steps = updates * config.steps_per_update
+    return {
+        "env": config.env,
+        "preset": config.preset,
+        "seeds": [run["seed"] for run in runs],
+        "settings": {name: [run[name] for run in runs] for name in config.swept},
+        **(_population(config, curves) if config.population != "none" else {}),
+        "network": program.description,
+        "total_steps": steps,
+        "updates": updates,
+        "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": num_devices,
+        "jax_version": jax.__version__,
+        "qlax_version": __version__,
+        "inexact": inexact,
+        "diverged": diverged,
+        **{name: round(value, 3) for name, value in seconds.items()},
+        "steps_per_second": round(steps * len(runs) / max(seconds["train_seconds"], 1e-3), 1),
+        **{name: _mean_and_runs(values) for name, values in returns.items()},
+        "eval_episodes": config.eval_episodes,
+        "eval_cut": [cut if math.isfinite(cut) else None for cut in curves["eval_cut"][-1].tolist()],
+    }
+
+
+def _population(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the settings of a population came to, and how often a member was replaced."""
+    found = curves.get("parent", np.empty((0, config.num_runs)))  # lines may be lost
+    known = found[np.isfinite(found).all(axis=1)]
+    return {
+        "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
+        "replaced": int((known != np.arange(config.num_runs)).sum()),
+    }
+
+
+def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
+    per_run = [float(x) if math.isfinite(x) else None for x in values]
+    known = [x for x in per_run if x is not None]
+    return {"mean": sum(known) / len(known) if known else None, "per_run": per_run}

@@ -1,0 +1,306 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from qlax.config.settings import (
+    FIELDS,
+    PRESETS,
+    SWEEPABLE,
+    Config,
+    as_words,
+    configure,
+    environment_presets,
+    from_file,
+    preset_text,
+    presets,
+)
+from qlax.errors import UserError
+from qlax.pqn import Hyper, Shape
+
+ENV = "gymnax/CartPole-v1"
+
+
+def test_every_traced_hyperparameter_can_be_swept():
+    assert tuple(SWEEPABLE) == Hyper._fields
+
+
+def test_runs_are_ordered_by_setting_then_seed():
+    config = Config(env=ENV, seed=7, seeds=2, lam=[0, 0.5], gamma=(0.9, 1))
+    runs = [(run["gamma"], run["lam"], run["seed"]) for run in config.all_runs()]
+    assert runs == [(g, lam, seed) for g in (0.9, 1.0) for lam in (0.0, 0.5) for seed in (7, 8)]
+    assert config.swept == ["gamma", "lam"]
+
+
+def test_draws_are_joint_and_crossed_with_lists_and_trained_with_every_seed():
+    asked = {"env": ENV, "learning_rate": "log-uniform:1e-5:1e-2", "gamma": "uniform:0.9:0.99", "lam": (0, 0.5)}
+    config = Config(**asked, seeds=3, runs=48)
+    assert (config.num_runs, len(config.all_runs()), config.swept) == (48, 48, ["learning_rate", "gamma", "lam"])
+    settings = config.settings()
+    assert [run["seed"] for run in config.all_runs()] == [0, 1, 2] * 16
+    assert [setting["lam"] for setting in settings] == [0, 0.5] * 8
+    assert settings[0] | {"lam": 0.5} == settings[1]
+    drawn = [(setting["learning_rate"], setting["gamma"]) for setting in settings[::2]]
+    assert len({rate for rate, _ in drawn}) == len({gamma for _, gamma in drawn}) == 8
+    assert all(type(value) is float for setting in settings for value in setting.values())
+    # The draws of more runs begin with those of fewer, whatever else is asked for; another seed gives others.
+    assert Config(**asked, seeds=3, runs=96).settings()[:16] == settings
+    alone = Config(env=ENV, learning_rate=asked["learning_rate"], runs=8, num_envs=64)
+    assert [setting["learning_rate"] for setting in alone.settings()] == [rate for rate, _ in drawn]
+    other = Config(**asked, seeds=3, runs=48, seed=1)
+    assert not {rate for rate, _ in drawn} & {setting["learning_rate"] for setting in other.settings()}
+
+
+def test_distributions_are_spread_as_they_say():
+    config = Config(env=ENV, learning_rate="log-uniform:1e-5:1e-1", gamma=["uniform:0.9:1"], runs=4000)
+    rates, gammas = ([setting[name] for setting in config.settings()] for name in ("learning_rate", "gamma"))
+    for shares, low in ((np.log10(rates) / 4 + 1.25, 1e-5), (10 * (np.array(gammas) - 0.9), 0.9)):
+        assert np.histogram(shares, 4, (0, 1))[0] == pytest.approx([1000] * 4, abs=120)
+        assert min(rates if low < 0.1 else gammas) >= low
+    assert max(rates) <= 0.1
+    assert max(gammas) <= 1
+    assert all(float(f"{value:g}") == value for value in rates + gammas)  # what is shown of it is all of it
+    narrow = Config(env=ENV, gamma="uniform:0.9999999:0.99999995", runs=9).settings()
+    assert all(0.9999999 <= setting["gamma"] <= 0.99999995 for setting in narrow)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seeds": 2, "lam": (0, 0.5), "env_options": {"length": 3, "name": "5", "on": True, "x": -1e-05}},
+        {"reward_scale": (-1.0, 2.5e-7), "learning_rate": 1 / 3, "hidden": (8, 4), "dueling": True},
+        {"learning_rate": "log-uniform:1e-5:1e-2", "runs": 4, "reward_scale": -1e-05, "init": "-x y"},
+        {"total_steps": 10**9 + 1, "wrappers": ("frame_stack=4", "a:B"), "time_limit_is_terminal": True},
+    ],
+)
+@pytest.mark.parametrize("target", [ENV, "cartpole", "memory-chain"])
+def test_a_configuration_is_said_in_words_that_ask_for_it(target, settings):
+    from qlax.cli import main
+
+    config = configure(target, **settings)
+    options = main._parser().parse_args(["train", *as_words(config)])
+    again = configure(
+        options.target, **{name: main._value(name, value) for name, value in main._given(options).items()}
+    )
+    assert again == config
+    assert as_words(configure(target)) == [target]
+
+
+def test_what_a_preset_says_and_no_flag_takes_back_is_said_anew():
+    config = dataclasses.replace(configure("cartpole-fast"), hidden=None)
+    assert as_words(config)[0] == ENV
+    assert "--hidden" not in as_words(config)
+    assert as_words(dataclasses.replace(configure("memory-chain"), env_options={}))[0] != "memory-chain"
+    assert as_words(dataclasses.replace(config, preset="a/<b"))[0] == ENV
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", runs=4)
+    config = config.with_intervals(100)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert from_file(tmp_path / "config.json") == config
+    assert from_file(tmp_path / "config.json", lam=1).lam == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": 1.5}, r"gamma=1.5: expected a number from 0 to 1"),
+        ({"lam": [0.5, -1]}, r"lam=\[0.5, -1\]: expected a number from 0 to 1"),
+        ({"epsilon_end": 2}, r"epsilon_end=2: expected a number from 0 to 1"),
+        ({"learning_rate": float("nan")}, r"learning_rate=nan: expected a number from 0"),
+        ({"num_envs": 0}, r"num_envs=0: expected a whole number from 1"),
+        ({"num_steps": 2.5}, r"num_steps=2.5: expected a whole number"),
+        ({"seeds": True}, r"seeds=True: expected a whole number"),
+        ({"num_envs": [8, 16]}, r"num_envs=\[8, 16\]: expected a whole number from 1.*; several values are for .*lam"),
+        ({"norm": "leyer"}, r"norm='leyer': expected one of layer, .*did you mean 'layer'"),
+        ({"dueling": 1}, r"dueling=1: expected true or false"),
+        ({"hidden": []}, r"hidden=\[\]: expected whole numbers from 1"),
+        ({"hidden": [0]}, r"hidden=\[0\]: expected whole numbers from 1"),
+        ({"env_options": [1]}, r"env_options=\[1\]: expected name=value"),
+        ({"lam": []}, r"lam=\[\]: expected a number"),
+        ({"num_minibatches": 30}, r"num_minibatches=30 does not divide the 128 environments x 32 steps; use 16|30|32"),
+        ({"num_minibatches": 96, "memory": "gru"}, r"does not divide the 128 environments \(whole .*; use 64 or 128"),
+        ({"reset_ratio": 3}, r"reset_ratio=3 does not divide num_envs=128; use 2 or 4"),
+        ({"log_interval": 3, "eval_interval": 7}, r"eval_interval=7 is not a multiple of log_interval=3; use 9"),
+        ({"env": ""}, r"env is missing"),
+        ({"lam": "uniform:0:2"}, r"lam='uniform:0:2': expected a number from 0 to 1, or uniform:LOW:HIGH or log-unif"),
+        ({"lam": "log-uniform:0:1"}, r"of two such, LOW < HIGH, 0 < LOW if log$"),
+        ({"lam": "uniform:1:0"}, r"lam='uniform:1:0': expected"),
+        ({"lam": "uniform:0:nan"}, r"lam='uniform:0:nan': expected"),
+        ({"lam": "uniform:0"}, r"lam='uniform:0': expected"),
+        ({"lam": "normal:0:1"}, r"lam='normal:0:1': expected"),
+        ({"lam": ["uniform:0:1", 0.5], "runs": 2}, r"lam=\['uniform:0:1', 0.5\]: expected"),
+        ({"lam": "uniform:0:1"}, r"lam=uniform:0:1 is drawn from: say with runs how many there .*, as runs=16$"),
+        (
+            {"lam": "uniform:0:1", "gamma": (0, 1), "seeds": 3},
+            r"as runs=96, a multiple of 6 \(seeds=3 x 2 values of gamma\)$",
+        ),
+        ({"lam": "uniform:0:1", "seeds": 4, "runs": 6}, r"runs=6 is not a multiple of 4 \(seeds=4\); use 4 or 8"),
+        ({"lam": "uniform:0:1", "seeds": 4, "runs": 3}, r"runs=3 is not a multiple of 4 \(seeds=4\); use 4$"),
+        (
+            {"lam": (0, 1), "runs": 3},
+            r"runs=3: nothing is drawn, and seeds=1 x 2 values of lam makes 2; leave runs out",
+        ),
+        ({"lam": "uniform:0:1", "runs": 65_537}, r"runs=65537: the runs would be 65,537; expected at most 65,536"),
+        ({"num_steps": 10**5000}, r"num_steps=something of type int: expected a whole number from 1"),
+        ({"num_steps": 10**400}, r"num_steps=10{79}\.\.\.: expected a whole number from 1"),
+        ({"learning_rate": 1e39}, r"learning_rate=1e\+39: expected a number from 0 to 3.402823466e\+38"),
+        (
+            {"reward_scale": -1e308},
+            r"reward_scale=-1e\+308: expected a number from -3.402823466e\+38 to 3.402823466e\+38",
+        ),
+        ({"hidden": (8,) * 65}, r"expected whole numbers from 1 to 1,048,576, as 256,256, at most 64 of them"),
+        (
+            {"wrappers": ["a\nb"]},
+            r"wrappers=\['a\\nb'\]: expected names, as a,b: at most 64 of at most 200 printable characters$",
+        ),
+        ({"network": "x" * 10**7}, r"network='x{79}\.\.\.: expected at most 200 printable characters"),
+        ({"env_options": {1: 2}}, r"env_options=\{1: 2\}: expected name=value"),
+        ({"env_options": {"seed": 2**64}}, r"expected name=value"),
+        (
+            {"num_envs": 2**20, "num_steps": 2**11},
+            r"num_envs=1048576 x num_steps=2048 would be 2,147,483,648; expected at",
+        ),
+        # 2^31 gradient steps: 2^25 updates of 4096 steps, each twice in 32 minibatches
+        ({"total_steps": 2**37}, r"total_steps=\d+: the gradient steps .* would be 2,147,483,648; expected at most"),
+        ({"seeds": 257, "lam": np.linspace(0, 1, 256)}, r"seeds=257 x lam: the runs would be 65,792; expected at most"),
+        (
+            {"seeds": 2, "seed": 2**31 - 1},
+            r"seed=2147483647 and seeds=2: the last seed would be 2,147,483,648; expected",
+        ),
+        ({"num_envs": 2**31 - 2, "num_steps": 1, "num_minibatches": 4, "total_steps": 1}, r"use 3 or 6"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(settings, message):
+    with pytest.raises(UserError, match=message):
+        Config(**{"env": ENV, **settings})
+
+
+def test_an_unknown_setting_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown setting 'lamda'.*did you mean 'lam'"):
+        configure(ENV, lamda=0.5)
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [("cartpol", "cartpole"), ("minatar/brekout", "minatar/breakout"), ("minatr/asterix", "minatar/asterix")],
+)
+def test_an_unknown_preset_is_named_with_the_nearest(target, hint):
+    with pytest.raises(UserError, match=f"unknown preset '{target}'; did you mean '{hint}'"):
+        configure(target)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "holds a list; expected an object"),
+        ('{"env": "a/b", "ALG_NAME": 1}', "unknown setting 'ALG_NAME'"),
+        ('{"env": "a/b", "gamma": "high"}', "gamma='high'"),
+        ('{"env": "a/b", "lam": 0, "lam": 1}', "is not JSON: 'lam' stands there twice"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
+        (f'{{"env": "a/b", "seed": {"9" * 5000}}}', "is not JSON: Exceeds the limit"),
+        ('{"env": "a/b", "lam": NaN}', "lam=nan: expected a number from 0 to 1"),
+        ('{"env": "' + "a" * 2**20 + '"}', "has more than 1,048,576 bytes; expected the settings of a run"),
+        (b"\xff", "is not JSON: 'utf-8' codec can't decode"),
+        ('{"env": "a/b", "env_options": [1]}', r"env_options=\[1\]: expected name=value"),
+        ('{"env": "a/b", "derived": 5}', "derived=5: expected names"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
+    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        from_file(tmp_path / "config.json", env_options={"length": 3})
+    with pytest.raises(UserError, match=message):
+        from_file(tmp_path / "config.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing.json cannot be read"):
+        from_file(tmp_path / "nothing.json")
+    with pytest.raises(UserError, match=r"'nothing\\x00' cannot be read: embedded null byte"):
+        from_file("nothing\0")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_are_valid_and_say_where_they_come_from(name):
+    config = configure(name)
+    assert config.preset == name
+    heading = [line for line in preset_text(name).splitlines() if line.startswith("#")]
+    for word in ("Source:", "Expect:", "Hardware:"):
+        assert any(word in line for line in heading), f"the heading of {name} lacks {word}"
+
+
+def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
+    config = configure("smax/2s3z")
+    assert (config.env, config.preset) == ("jaxmarl/smax/2s3z", "smax/2s3z")
+    assert environment_presets("jaxmarl/smax/2s3z") == ["smax-fast/2s3z", "smax/2s3z"]
+    assert environment_presets("jaxmarl/mpe/simple_spread") == ["mpe/spread"]
+    assert environment_presets("jaxmarl/mpe/simple_reference") == []
+    assert configure("craftax/Craftax-Pixels-v1").preset is None  # though there is a preset called craftax
+    for name in ("smax", "smax/", "smax/each"):
+        with pytest.raises(UserError, match="unknown preset"):
+            configure(name)
+
+
+@pytest.mark.parametrize("target", [5, b"cartpole", "x" * 201, "cartpole\n"])
+def test_no_name_is_no_target(target):
+    with pytest.raises(UserError, match=r"^env=.*: expected at most 200 printable characters"):
+        configure(target)
+
+
+@pytest.mark.parametrize("name", ["../presets/cartpole", str(PRESETS / "cartpole")])
+def test_no_name_of_a_preset_leads_elsewhere(name):
+    with pytest.raises(UserError, match="unknown preset"):
+        preset_text(name)
+
+
+def test_steps_are_rounded_up_to_whole_updates():
+    config = Config(env=ENV, num_envs=4, num_steps=8, num_minibatches=2, total_steps=33)
+    assert (config.num_updates, config.steps_per_update) == (2, 32)
+
+
+def test_derived_intervals_divide_each_other():
+    for steps in (1, 5_000, 10**6, 10**9):
+        for given in ({}, {"log_interval": 7}, {"eval_interval": 9}, {"eval_interval": 9, "checkpoint_interval": 6}):
+            config = Config(env=ENV, total_steps=steps, seeds=3, **given).with_intervals(500)
+            assert config.eval_interval % config.log_interval == 0
+            assert config.checkpoint_interval % config.log_interval == 0
+            assert {name: getattr(config, name) for name in given} == given
+            assert json.loads(config.to_json())["eval_max_steps"] == 500
+
+
+def test_what_follows_from_other_settings_follows_anew(tmp_path):
+    written = configure(ENV, total_steps=100_000, eval_episodes=5).with_intervals(500).derive(encoder="mlp")
+    assert set(written.derived) == {"log_interval", "eval_interval", "checkpoint_interval", "eval_max_steps", "encoder"}
+    (tmp_path / "config.json").write_text(written.to_json())
+    longer = from_file(tmp_path / "config.json", total_steps=10_000_000)
+    expected = configure(ENV, total_steps=10_000_000, eval_episodes=5)
+    assert longer == expected
+    assert longer.with_intervals(500).eval_interval > written.eval_interval
+    assert configure(written, total_steps=10_000_000) == expected
+
+
+def test_options_are_added_to_those_of_the_preset():
+    config = configure("memory-chain", env_options={"max_steps_in_episode": 50})
+    assert config.env_options == {"memory_length": 20, "max_steps_in_episode": 50}
+    assert configure("memory-chain", env=ENV, env_options={"gravity": 1.0}).env_options == {"gravity": 1.0}
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = Config(env=ENV, lam=np.linspace(0, 1, 3), gamma=np.float32(0.5), seeds=np.int64(3))
+    assert (config.lam, config.gamma, config.seeds) == ((0.0, 0.5, 1.0), 0.5, 3)
+    assert type(config.seeds) is int
+
+
+def test_every_field_has_a_help_text():
+    assert all(field.metadata["help"] for field in FIELDS.values())
+
+
+def test_settings_and_algorithm_have_the_same_defaults():
+    config = Config(env=ENV)
+    assert Hyper()._asdict() == {name: getattr(config, name) for name in Hyper._fields}
+    sizes = [name for name in Shape._fields if name != "num_updates"]
+    assert [getattr(Shape(), name) for name in sizes] == [getattr(config, name) for name in sizes]

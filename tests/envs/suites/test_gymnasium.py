@@ -1,0 +1,238 @@
+"""Gymnasium's environments: both ways of resetting, in this process and in others, and all kinds of spaces."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from pages import TESTS
+from runs import SMALL, flags
+
+import qlax
+from qlax.envs.suites import spaces as ours
+from qlax.envs.vec import Vec
+from qlax.errors import UserError
+
+CARTPOLE = "gymnasium/CartPole-v1"
+FAST = {  # cartpole-fast's, but fewer steps
+    "num_envs": 32,
+    "num_steps": 32,
+    "num_minibatches": 8,
+    "num_epochs": 4,
+    "learning_rate": 3e-3,
+    "lam": 0.95,
+    "epsilon_fraction": 0.4,
+    "reward_scale": 0.1,
+    "hidden": (64, 64),
+    "total_steps": 80_000,
+    "eval_episodes": 16,
+}
+
+
+@pytest.fixture(autouse=True)
+def tests_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(TESTS)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # for processes of environments
+
+
+@pytest.mark.parametrize("autoreset", ["next_step", pytest.param("same_step", marks=pytest.mark.slow)])
+def test_cartpole_is_learned(autoreset, tmp_path):
+    result = qlax.train(CARTPOLE, out=tmp_path / "run", env_options={"autoreset": autoreset}, **FAST)
+    assert result.summary["eval_return"]["mean"] >= 450
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("envpool"), reason="envpool is not installed")
+def test_cartpole_is_learned_through_envpool(tmp_path):
+    result = qlax.train("envpool/CartPole-v1", out=tmp_path / "run", **FAST)
+    assert result.summary["eval_return"]["mean"] >= 450
+
+
+def steps_of(env, action, count):
+    env.reset(0)
+    steps = [env.step(np.full(env.num_envs, action, np.int32)) for _ in range(count)]
+    env.close()
+    return steps
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+def test_a_reset_takes_a_step_of_its_own(vectorization):
+    steps = steps_of(qlax.make(CARTPOLE, num_envs=1, vectorization=vectorization), 1, 30)
+    terminated = np.array([step.terminated[0] for step in steps])
+    truncated = np.array([step.truncated[0] for step in steps])
+    assert 2 <= terminated.sum() <= 4
+    np.testing.assert_array_equal(truncated[1:], terminated[:-1])
+    lengths = np.array([step.metrics["episode_length"][0] for step in steps])
+    np.testing.assert_array_equal(~np.isnan(lengths), terminated)
+    assert lengths[terminated][1] == np.diff(np.flatnonzero(terminated))[0] - 1
+
+
+def test_a_reset_in_the_same_step_takes_none():
+    steps = steps_of(qlax.make(CARTPOLE, num_envs=1, autoreset="same_step"), 1, 30)
+    terminated = np.array([step.terminated[0] for step in steps])
+    assert not any(step.truncated[0] for step in steps)
+    lengths = np.array([step.metrics["episode_length"][0] for step in steps])
+    assert lengths[terminated][1] == np.diff(np.flatnonzero(terminated))[0]
+
+
+@pytest.mark.parametrize(("autoreset", "shown"), [("next_step", 5), ("same_step", 4)])
+def test_a_time_limit_is_no_end(autoreset, shown):
+    """The last step is learned from only where its observation is shown; the step after a reset never is."""
+    env = qlax.make(CARTPOLE, num_envs=1, autoreset=autoreset, max_episode_steps=5)
+    assert env.time_limit == 5
+    steps = steps_of(env, 0, 6)
+    assert not any(step.terminated[0] for step in steps)
+    assert [index for index, step in enumerate(steps) if step.truncated[0]] == [shown]
+    assert steps[4].metrics["episode_length"] == 5
+
+
+def test_processes_and_turns_show_the_same():
+    make = lambda how: steps_of(qlax.make(CARTPOLE, num_envs=2, vectorization=how), 1, 20)  # noqa: E731
+    for one, other in zip(make("sync"), make("async"), strict=True):
+        np.testing.assert_array_equal(one.obs, other.obs)
+        np.testing.assert_array_equal(one.terminated, other.terminated)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "timeout", "message"),
+    [("Dying", 120, "crashed"), ("Sleeping", 10, "did not answer within 10 seconds")],
+)
+def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
+    wrapper, timeout, message, tmp_path, monkeypatch, pytestconfig
+):
+    """In a process of its own, to see that it ends, and with it those of the environments."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
+    settings = SMALL | {"num_envs": 2, "eval_episodes": 1, "eval_max_steps": 1, "out": tmp_path / "run"}
+    settings |= {"log_interval": 1, "eval_interval": 24, "checkpoint_interval": 24}
+    settings |= {"wrappers": f"failing:{wrapper}", "host_timeout": timeout}
+    command = [sys.executable, "-m", "qlax.cli.main", "train", CARTPOLE, *flags(settings)]
+    done = subprocess.run(
+        [*command, "--env-options", "vectorization=async"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr
+    assert f"qlax resume {tmp_path / 'run'}" in done.stderr
+    assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
+
+
+def test_wrappers_are_put_around_each(tmp_path):
+    wrappers = ("gymnasium.wrappers:NormalizeReward", "gymnasium.wrappers:TimeAwareObservation")
+    settings = SMALL | {"total_steps": 64, "wrappers": wrappers}
+    result = qlax.train(CARTPOLE, out=tmp_path / "run", **settings)
+    assert result.agents[0].act(np.zeros(5, np.float32)).shape == ()
+
+
+def test_pictures_are_there_if_asked_for():
+    env = qlax.make("gymnasium/FrozenLake-v1", num_envs=2, render_mode="rgb_array")
+    env.reset(0)
+    assert env.render().shape[0] == 2
+    assert (env.render().dtype, env.render().shape[-1]) == (np.uint8, 3)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("CartPol-v1", {}, "Did you mean: `CartPole`"),
+        ("Pendulum-v1", {}, "PQN needs discrete actions"),
+        ("CartPole-v1", {"autoreset": "never"}, "expected next_step, same_step"),
+        ("CartPole-v1", {"vectorization": "asinc"}, "did you mean 'async'"),
+        ("CartPole-v1", {"length": 3}, "unexpected keyword argument 'length'"),
+        ("CartPole-v1", {"wrappers": ("failing:Nothing",)}, "no 'Nothing'"),
+        ("CartPole-v1", {"vectorization": "vector_entry_point", "autoreset": "same_step"}, "the environment's own"),
+    ],
+)
+def test_what_cannot_be_is_named(name, options, message):
+    with pytest.raises(UserError, match=message):
+        qlax.make(f"gymnasium/{name}", num_envs=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"wrappers": ("last_action",)}, "wrapper last_action is for environments in JAX, and"),
+        ({"reset_ratio": 2}, "reset_ratio is for environments in JAX"),
+    ],
+)
+def test_settings_for_other_environments_are_refused(settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        qlax.train(CARTPOLE, out=tmp_path / "run", **SMALL | settings)
+    assert not (tmp_path / "run").exists()
+
+
+IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "dtype", "shape"),
+    [
+        (spaces.Box(-1, 1, (3,), np.float64), np.float32, (3,)),
+        (spaces.Box(0, 9, (2, 2), np.int64), np.float32, (2, 2)),
+        (spaces.Box(0, 255, (128,), np.uint8), np.float32, (128,)),
+        (IMAGE, np.uint8, (36, 40, 3)),
+        (spaces.Box(0, 255, (4, 84, 80), np.uint8), np.uint8, (84, 80, 4)),
+        (spaces.Discrete(5, start=2), bool, (5,)),
+        (spaces.MultiBinary(3), bool, (3,)),
+        (spaces.MultiDiscrete([2, 3]), bool, (5,)),
+        (spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Box(0, 1, (2, 3))}), np.float32, (8,)),
+        (spaces.Tuple((spaces.Discrete(2), spaces.Dict({"c": spaces.MultiBinary(4)}))), np.float32, (6,)),
+    ],
+)
+def test_observations_become_what_networks_take(space, dtype, shape):
+    import gymnasium
+
+    space.seed(0)
+    samples = [space.sample() for _ in range(4)]
+    batch = gymnasium.vector.utils.concatenate(space, samples, gymnasium.vector.utils.create_empty_array(space, 4))
+    x = ours.observations("test", space)(batch)
+    assert (x.dtype, x.shape) == (dtype, (4, *shape))
+    if not isinstance(space, spaces.Box):  # Gymnasium's own flattening is the same
+        flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
+        np.testing.assert_array_equal(x.reshape(4, -1).astype(np.float32), flat)
+
+
+def test_bytes_are_fractions_and_images_stay_bytes():
+    assert ours.observations("test", spaces.Box(0, 255, (1,), np.uint8))(np.array([[51]], np.uint8)) == pytest.approx(
+        0.2
+    )
+    parts = ours.observations("test", spaces.Dict({"image": IMAGE, "n": spaces.Discrete(2)}))(
+        {"image": np.zeros((1, 36, 40, 3), np.uint8), "n": np.array([1])}
+    )
+    assert parts["image"].dtype == np.uint8
+    np.testing.assert_array_equal(parts["n"], [[False, True]])
+
+
+def test_several_choices_are_one_joint_action():
+    count, split = ours.actions("test", spaces.MultiDiscrete([2, 3], start=[0, 5]))
+    assert count == 6
+    np.testing.assert_array_equal(split(np.arange(6)), [[0, 5], [0, 6], [0, 7], [1, 5], [1, 6], [1, 7]])
+    count, split = ours.actions("test", spaces.Discrete(3, start=-1))
+    np.testing.assert_array_equal(split(np.arange(3)), [-1, 0, 1])
+    with pytest.raises(UserError, match="65,536 joint actions"):
+        ours.actions("test", spaces.MultiDiscrete([256, 256]))
+
+
+def test_a_space_without_meaning_is_refused():
+    with pytest.raises(UserError, match="expected Box, Discrete"):
+        ours.observations("test", spaces.Text(4))
+
+
+def test_the_two_cartpoles_are_one():
+    """Gymnax's in `Vec` and Gymnasium's, from the same state and under the same actions."""
+    import jax
+
+    vec, env = Vec(qlax.make("gymnax/CartPole-v1"), 1), qlax.make(CARTPOLE, num_envs=1)
+    state, step = vec.reset(jax.random.key(0))
+    env.reset(0)
+    env._env.envs[0].unwrapped.state = np.asarray(step.obs[0, 0], np.float64)
+    for action in [1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]:
+        state, expected = vec.step(jax.random.key(1), state, np.full((1, 1), action, np.int32))
+        found = env.step(np.array([action], np.int32))
+        assert found.terminated == expected.terminated
+        assert found.reward == expected.reward
+        if found.terminated:
+            return
+        np.testing.assert_allclose(found.obs, expected.obs[:, 0], rtol=1e-4, atol=1e-5)
+    pytest.fail("the pole did not fall")

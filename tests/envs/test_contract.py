@@ -1,0 +1,73 @@
+"""Every environment that comes by name keeps its contract: a few of each suite in CI, all of them if slow tests run."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from qlax import envs
+from qlax.envs.check.env import check_contract, check_env
+from qlax.envs.vec import Vec
+from qlax.networks.qnetwork import default_encoder
+
+FEW = (
+    *(f"gymnax/{name}" for name in envs.suite("gymnax").names()),
+    *("pgx/connect_four", "pgx/kuhn_poker", "pgx/2048", "pgx/minatar-freeway"),
+    *("jumanji/Maze-v0", "jumanji/Tetris-v0", "jumanji/LevelBasedForaging-v0", "jumanji/Knapsack-v1"),
+    *("navix/Navix-Empty-5x5-v0", "xminigrid/MiniGrid-Empty-5x5"),
+    *("craftax/Craftax-Classic-Symbolic-v1", "jaxmarl/smax/3m", "jaxmarl/overcooked/cramped_room", "jaxmarl/hanabi"),
+    *("jaxmarl/mpe/simple_spread", "jaxmarl/mpe/simple_speaker_listener"),
+)
+PLAYED = ("gymnax/MountainCar-v0", "pgx/kuhn_poker", "jumanji/Knapsack-v1", "jaxmarl/mpe/simple_speaker_listener")
+KEY = jax.random.key(0)
+
+
+def named():
+    for suite in envs.SUITES:
+        try:
+            yield from (f"{suite}/{name}" for name in envs.suite(suite).names())
+        except envs.UserError:  # not installed
+            continue
+
+
+ALL = tuple(named())
+IN_JAX = tuple(name for name in ALL if not envs.on_host(name))
+
+
+def in_ci(few, names):
+    return [*few, *(pytest.param(name, marks=pytest.mark.slow) for name in names if name not in few)]
+
+
+@pytest.mark.parametrize("env_id", in_ci(FEW, IN_JAX))
+def test_shapes_and_dtypes_are_those_of_the_contract_and_types_are_strong(env_id):
+    env = envs.make(env_id)
+    check_contract(env)
+    vec = Vec(env, 2)
+    state, step = jax.eval_shape(vec.reset, KEY)
+    action = jax.ShapeDtypeStruct((2, vec.num_agents), jnp.int32)
+    after = jax.eval_shape(vec.step, KEY, state, action)
+    assert _specified((state, step)) == _specified(after)
+    default_encoder(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs))  # one takes it
+
+
+def _specified(tree):
+    leaves, structure = jax.tree.flatten(tree)  # nodes may have an equality of their own
+    return structure, [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves]
+
+
+@pytest.mark.parametrize("env_id", in_ci(PLAYED, IN_JAX))
+def test_random_play_keeps_the_contract(env_id):
+    check_env(envs.make(env_id), num_steps=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", [name for name in ALL if name not in IN_JAX and not name.startswith("envpool/")])
+def test_random_play_on_the_host_keeps_the_contract(env_id):
+    try:
+        env = envs.make(env_id, num_envs=2)
+    except envs.UserError as error:  # Gymnasium lists what it has, continuous actions and MuJoCo's too
+        assert env_id.startswith("gymnasium/")
+        pytest.skip(str(error))
+    try:
+        check_env(env, num_steps=60)
+    finally:
+        env.close()

@@ -1,0 +1,128 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import Paid, show
+
+from qlax import pqn
+from qlax.envs.vec import Vec
+from qlax.networks.qnetwork import QNetwork
+from qlax.play import evaluation
+
+
+class Lengths:
+    """An episode lasts as long as its start says, 1 to 6 steps or, if endless, 1 to 5 and for ever; action 1 pays 1."""
+
+    num_actions = 2
+
+    def __init__(self, endless=False):
+        self.endless = endless
+
+    def reset(self, key):
+        length = jax.random.randint(key, (), 1, 7)
+        return (length, jnp.int32(0)), show(jnp.array([length, 0], jnp.float32), metrics={"won": jnp.nan})
+
+    def step(self, key, state, action):
+        del key
+        length, count = state[0], state[1] + 1
+        ended = (count >= length) & ~((length == 6) & self.endless)
+        obs = jnp.array([length, count], jnp.float32)
+        won = jnp.where(ended, length.astype(jnp.float32), jnp.nan)
+        return (length, count), show(obs, reward=action, terminated=ended, metrics={"won": won})
+
+
+class Fixed:
+    """A network that wants action 1, whatever it sees."""
+
+    recurrent = False
+
+    def initial_memory(self, batch):
+        del batch
+        return ()
+
+    def init(self, *arguments):
+        del arguments
+        return {"params": {"unused": jnp.zeros(1)}}
+
+    def apply(self, variables, memory, obs, first, train, mutable=()):
+        del variables, train, mutable
+        q = jnp.broadcast_to(jnp.array([0.0, 1.0]), (*first.shape, 2)) + 0 * obs[..., :1]
+        return (q, memory), {}
+
+
+def evaluated(network, endless=False, envs=16, max_steps=9, **hyper):
+    """Records `[E]`, and the lengths of the first episodes, from a run whose training would explore always."""
+    vec = Vec(Lengths(endless), 4)
+    algorithm = pqn.make(vec, network, pqn.Shape(4, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(epsilon_end=1.0, **hyper), step, env_state)
+    evaluation_vec = Vec(Lengths(endless), envs)
+    key = jax.random.key(2)
+    records = jax.jit(evaluation.make(algorithm, evaluation_vec, max_steps))(key, state)
+    _, first = evaluation_vec.reset(jax.random.split(key)[0])
+    return records, np.asarray(first.obs[:, 0, 0])
+
+
+@pytest.mark.parametrize("network", [Fixed(), QNetwork(2, hidden=(4,), memory="gru")], ids=["fixed", "memory"])
+def test_the_first_whole_episode_of_every_environment_counts(network):
+    records, lengths = evaluated(network)
+    assert len(set(lengths)) > 3
+    np.testing.assert_array_equal(records["episode_length"], lengths)
+    np.testing.assert_array_equal(records["won"], lengths)
+    np.testing.assert_array_equal(records["cut"], np.zeros(16))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+def test_what_was_promised_is_compared_with_what_came(gamma):
+    records, lengths = evaluated(Fixed(), gamma=gamma, reward_scale=3.0)
+    came = [3.0 * sum(gamma**t for t in range(int(length))) for length in lengths]
+    np.testing.assert_allclose(records["overestimation"], 1.0 - np.array(came), rtol=1e-5)
+    cut = evaluated(Fixed(), max_steps=3)[0]
+    np.testing.assert_array_equal(np.isnan(cut["overestimation"]), cut["cut"] == 1)
+
+
+def test_what_the_environments_share_is_as_it_is_in_training():
+    vec = Vec(Paid(), 4)
+    algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state._replace(shared=(jnp.float32(0.5),)))
+    records = evaluation.make(algorithm, vec, 3)(jax.random.key(2), state)
+    np.testing.assert_array_equal(records["episode_return"], np.full(4, 0.5))
+
+
+class Endless:
+    """Pays 3, of which 1 is to be reported."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        del key
+        return jnp.int32(0), show(jnp.ones(1), metrics={"raw_reward": jnp.nan})
+
+    def step(self, key, state, action):
+        del key, action
+        return state, show(jnp.ones(1), reward=3, metrics={"raw_reward": jnp.float32(1)})
+
+
+def test_an_episode_that_is_cut_counts_raw_rewards():
+    vec = Vec(Endless(), 4)
+    algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state)
+    records = evaluation.make(algorithm, vec, 5)(jax.random.key(2), state)
+    np.testing.assert_array_equal(records["episode_return"], np.full(4, 5))
+    np.testing.assert_array_equal(records["cut"], np.ones(4))
+
+
+def test_evaluation_is_greedy():
+    records, lengths = evaluated(Fixed())
+    np.testing.assert_array_equal(records["episode_return"], lengths)
+
+
+def test_an_episode_without_end_is_cut_counts_as_it_stands_and_is_reported():
+    records, lengths = evaluated(Fixed(), endless=True)
+    endless = lengths == 6
+    assert endless.any()
+    np.testing.assert_array_equal(records["cut"], endless)
+    np.testing.assert_array_equal(records["episode_return"], np.where(endless, 9, lengths))
+    np.testing.assert_array_equal(records["episode_length"], np.where(endless, 9, lengths))

@@ -1,0 +1,256 @@
+import sys
+from typing import ClassVar
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hosts import LENGTH, LIMIT, HostWalk, Walk
+from PIL import Image
+from probes import show
+from runs import is_refused_in_one_line, random_agent
+from test_playing import WALK, saved
+
+import qlax
+from qlax import Agent
+from qlax.cli.main import main
+from qlax.play import film as video
+
+SIDE = 60  # pixels of a cell: the picture is as large as they are in a film
+
+
+def picture(cell):
+    """The cell where the walker is is white."""
+    row = np.zeros((SIDE, (LENGTH + 1) * SIDE, 3), np.uint8)
+    row[:, int(cell) * SIDE : (int(cell) + 1) * SIDE] = 255
+    return row
+
+
+class Seen(Walk):
+    """A walk that is to be seen."""
+
+    fps = 10
+
+    def render(self, state):
+        return picture(state[0])
+
+
+class HostSeen(HostWalk):
+    """The same on the host; it shows the end of an episode, as a reset takes a step."""
+
+    def step(self, action):
+        before = self.cell
+        step = super().step(action)
+        self.seen = np.where(step.terminated, before + 2 * action - 1, self.cell)
+        return step
+
+    def reset(self, seed):
+        step = super().reset(seed)
+        self.seen = self.cell
+        return step
+
+    def render(self):
+        return np.stack([picture(cell) for cell in self.seen])
+
+
+class Several(Walk):
+    """Four steps of a team of two, whose slower member counts; 25 of 30 actions are legal."""
+
+    num_agents = 2
+    num_actions = 30
+
+    def reset(self, key):
+        return (jnp.int32(0), jnp.int32(0)), self._show(jnp.int32(0), 0.0, False)
+
+    def step(self, key, state, action):
+        cell, time = state[0] + action.min(), state[1] + 1
+        return (cell, time), self._show(cell, 1.0, time >= 4)
+
+    def render(self, state):
+        return picture(min(int(state[0]), LENGTH))[:, :200]
+
+    def _show(self, cell, reward, ended):
+        obs = jnp.broadcast_to(cell.astype(jnp.float32), (2, 1))
+        return show(obs, reward, terminated=ended, legal=jnp.ones((2, 30), bool).at[:, 25:].set(False))
+
+
+class Unseen(Walk):
+    pass
+
+
+class Wrong(Walk):
+    def render(self, state):
+        del state
+        return np.zeros((3, 3))
+
+
+class Failing(Walk):
+    def render(self, state):
+        raise ValueError(f"no brush\nfor {len(state)}")
+
+
+class Misnamed(Seen):
+    action_names = ("left",)
+
+
+class Still(Seen):
+    fps = 0
+
+
+class HostFailing(HostSeen):
+    """Breaks while it is filmed, and remembers which of it were closed."""
+
+    closed: ClassVar[list[int]] = []
+
+    def render(self):
+        raise ValueError("no brush")
+
+    def close(self):
+        self.closed.append(self.num_envs)
+
+
+def pictures(path):
+    """Of a film `[frames, height, width, 3]`."""
+    if path.suffix == ".mp4":
+        with av.open(str(path)) as container:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    film = Image.open(path)
+    frames = []
+    for number in range(film.n_frames):
+        film.seek(number)
+        frames.append(np.asarray(film.convert("RGB")))
+    return np.stack(frames)
+
+
+def cells(frames):
+    """Where the walker is in each."""
+    return [int(frame[SIDE // 2, SIDE // 2 :: SIDE].mean(-1).argmax()) for frame in frames]
+
+
+@pytest.mark.parametrize("env", ["test_video:Seen", "test_video:HostSeen"])
+def test_a_film_has_every_step_and_the_end(env, tmp_path):
+    run = saved(tmp_path / "run", env, WALK)
+    path = qlax.render(run, fps=10).path
+    assert path == run / "video.mp4"
+    frames = pictures(path)
+    assert frames.shape[1:] == (SIDE, (LENGTH + 1) * SIDE, 3)
+    assert cells(frames) == [0, 1, 2, 3, 4] + [4] * 10  # the last one for a second
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 10
+    assert qlax.render(run).path == run / "video-2.mp4"
+
+
+def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
+    run = saved(tmp_path / "run", "test_video:Seen", WALK, actions=(0, 1))
+    assert main(["render", str(run), "--out", str(tmp_path / "a.gif"), "--max-steps", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "episode 0: return -0.3, 3 steps (cut; see --max-steps)" in said
+    assert "10 a second" in said  # what the environment asks for
+    assert main(["render", str(run), "--out", str(tmp_path / "b.gif"), "--index", "1"]) == 0
+    assert "episode 0: return 1.7, 4 steps\n" in capsys.readouterr().out
+    assert cells(pictures(tmp_path / "b.gif"))[:5] == [0, 1, 2, 3, 4]
+
+
+def test_episodes_side_by_side_wait_dimmed_for_the_others(tmp_path):
+    run = saved(tmp_path / "run", "test_video:Seen", WALK, actions=(1,))
+    made = qlax.render(run, tmp_path / "a.mp4", episodes=4, epsilon=0.7, seed=3)
+    assert len(set(made.lengths)) > 1
+    assert made.returns == pytest.approx([2.1 - 0.1 * n if n < LIMIT else -0.1 * n for n in made.lengths], abs=1e-5)
+    assert not any(made.cut)  # a time limit is an end
+    frames = pictures(made.path)
+    assert made.frames == len(frames) == max(made.lengths) + 1 + 10
+    assert (made.height, made.width) == frames.shape[1:3]
+    rows = [number * (SIDE + 4) + SIDE // 2 for number in range(4)]  # wide pictures are one above the other
+    for row, length in zip(rows, made.lengths, strict=True):
+        darkest = frames[:, row].min(axis=(1, 2))
+        assert darkest[: min(length, max(made.lengths) - 1)].max() < 20
+        if length < max(made.lengths):
+            assert darkest[length : max(made.lengths)].min() > 60
+    assert frames[-1, rows].min(axis=(1, 2)).max() < 20
+
+
+@pytest.mark.parametrize("epsilon", [0, 1])
+def test_values_and_choices_are_drawn_beside_the_picture(epsilon, tmp_path):
+    run = saved(tmp_path / "run", "test_video:Seen", WALK)
+    path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=epsilon, seed=1).path
+    frames = pictures(path).astype(int)
+    assert frames.shape[2] > (LENGTH + 1) * SIDE + video.BAR_WIDTH + video.NUMBER_WIDTH
+
+    def count(color):
+        return (np.abs(frames - np.array(color)).max(-1) < 12).sum(axis=(1, 2))
+
+    greedy, at_random = count(video.CHOSEN) > 100, count(video.AT_RANDOM) > 0
+    ended = np.arange(len(frames)) == len(frames) - 1  # GIF shows equal pictures as one, for longer
+    assert not (greedy & at_random).any()
+    assert greedy[~ended].all() == (epsilon == 0)
+    assert at_random.any() == (epsilon == 1)
+    assert not greedy[ended].any()  # nothing is chosen any more
+
+
+def test_of_many_actions_and_members_some_are_drawn(tmp_path):
+    run = saved(tmp_path / "run", "test_video:Several", [["float32", [1]]], actions=(2,), num_actions=30)
+    path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=0.5).path
+    frames = pictures(path)
+    assert frames.shape[1] > video.LINE * video.MOST_BARS
+    assert frames.shape[2] >= 200 + 2 * (video.BAR_WIDTH + video.NUMBER_WIDTH)
+
+
+def test_environments_on_the_host_are_closed_whatever_happens(tmp_path, monkeypatch):
+    run = saved(tmp_path / "run", "test_video:HostFailing", WALK)
+    with pytest.raises(qlax.RunError, match="test_video:HostFailing crashed: ValueError: no brush"):
+        qlax.render(run, episodes=3)
+    assert HostFailing.closed.count(3) == 1
+    monkeypatch.setattr(HostFailing, "render", HostSeen.render)
+    monkeypatch.setattr(video._Painter, "image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        qlax.render(run, episodes=3)
+    assert HostFailing.closed.count(3) == 2
+    assert not list(run.glob("video*"))
+
+
+def test_an_agent_of_which_only_nan_is_left_is_filmed(tmp_path):
+    run = tmp_path / "0.safetensors"
+    agent = random_agent({}, WALK, 2, env="test_video:Seen")
+    Agent(jax.tree.map(lambda x: x * np.nan, agent.variables), agent.info).save(run)
+    assert qlax.render(run, tmp_path / "a.gif", values=True).lengths == [LIMIT]
+
+
+def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
+    run = saved(tmp_path / "run", "test_video:Seen", WALK)
+    monkeypatch.setitem(sys.modules, "av", None)
+    is_refused_in_one_line(
+        ["render", str(run), "--out", str(tmp_path / "a.mp4")], "pip install 'qlax[video]'", capsys, tmp_path
+    )
+    assert qlax.render(run / "agents" / "0.safetensors").path == run / "video.gif"
+
+
+@pytest.mark.parametrize(
+    ("env", "words", "message"),
+    [
+        ("test_video:Unseen", [], "test_video:Unseen has no render(state)"),
+        ("hosts:HostWalk", [], "hosts:HostWalk has no render()"),
+        ("test_video:Seen", ["--out", "a.avi"], "expected a file that ends with .mp4 or .gif"),
+        ("test_video:Seen", ["--out", "there.gif"], "there.gif is there already"),
+        ("test_video:Seen", ["--episodes", "100"], "expected at most 64 side by side"),
+        ("test_video:Seen", ["--fps", "0"], "fps=0: expected a number from 1 to 240"),
+        ("test_video:Seen", ["--index", "3"], "agents there: 0"),
+        ("test_video:Seen", ["--index", "-1"], "index=-1: expected a whole number from 0"),
+        ("test_video:Seen", ["--out", "x" * 251 + ".gif"], "cannot be written: File name too long"),
+        ("test_video:Misnamed", [], "test_video:Misnamed has 2 actions, but action_names ['left']"),
+        ("test_video:Still", [], "fps=0: expected a number from 1 to 240"),
+        ("test_video:Failing", [], "test_video:Failing cannot be drawn: ValueError: no brush for 2"),
+        (
+            "test_video:Wrong",
+            [],
+            "renders float64[3, 3]; expected a picture: uint8 [height, width, 3]",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(env, words, message, tmp_path, capsys, monkeypatch):
+    saved(tmp_path / "run", env, WALK)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.gif").touch()
+    is_refused_in_one_line(["render", "run", *words], message, capsys, tmp_path)

@@ -1,0 +1,86 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from qlax.reports.pictures import learning_curve
+from qlax.storage import metrics as log
+from qlax.storage.metrics import MetricsFile, ProgressDisplay, curves
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"updates": 1, "speed": 10.0, "loss": np.array([1.5, np.nan]), "eval": np.array([np.nan, np.inf])})
+    file.append({"updates": 2, "speed": float("inf"), "loss": np.array([1.0, 2.0]), "eval": np.array([3.0, 4.0])})
+    return file
+
+
+def test_what_has_no_value_is_null(metrics):
+    first, second = (json.loads(line) for line in metrics.path.read_text().splitlines())
+    assert first == {"updates": 1, "speed": 10.0, "loss": [1.5, None], "eval": [None, None]}
+    assert second["speed"] is None
+
+
+def test_curves_are_arrays_with_nan(metrics):
+    arrays = curves(metrics.read())
+    np.testing.assert_array_equal(arrays["updates"], [1, 2])
+    np.testing.assert_array_equal(arrays["loss"], [[1.5, np.nan], [1, 2]])
+    np.testing.assert_array_equal(arrays["eval"], [[np.nan, np.nan], [3, 4]])
+
+
+def test_a_line_cut_short_is_left_out(metrics):
+    with metrics.path.open("a") as file:
+        file.write('{"updates": 3, "lo')
+    assert [line["updates"] for line in metrics.read()] == [1, 2]
+
+
+def test_later_lines_are_dropped(metrics):
+    before = metrics.checksums()
+    first = metrics.path.read_bytes()
+    metrics.append({"updates": 3})
+    assert metrics.cut(before) == ""
+    assert metrics.path.read_bytes() == first
+    assert [path.name for path in metrics.path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_of_a_damaged_file_the_lines_that_are_as_they_were_are_kept(metrics):
+    wanted = metrics.checksums()
+    damaged = metrics.path.read_bytes().replace(b"10.0", b"11.0")
+    metrics.path.write_bytes(damaged)
+    assert "1 of 2 lines are as they were; set aside as metrics.damaged.jsonl" in metrics.cut(wanted)
+    assert [line["updates"] for line in metrics.read()] == [2]
+    assert metrics.path.with_name("metrics.damaged.jsonl").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_alone(terminal, monkeypatch):
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=120)
+    monkeypatch.setattr(log, "Console", lambda stderr, quiet: console)
+    with ProgressDisplay(1000) as display:
+        display.show(500, 1234.5, np.array([1.0, 3.0]), np.array([np.nan, np.nan]))
+        display.show(750, 1234.5, np.array([1.0, 3.0]), np.array([7.0, 8.0]))
+        display.show(800, 1234.5, np.array([np.nan]), np.array([np.nan]))
+        display.say("[run] directory")
+    shown = written.getvalue()
+    if terminal:
+        assert "[run] directory" in shown
+        assert "greedy 7.5" in shown[shown.index("800/1,000") :]
+        for part in ("800/1,000", "1,234 steps/s", "return 2", "greedy 7.5"):
+            assert part in shown
+    else:
+        assert shown.strip() == ""
+
+
+def test_a_learning_curve_is_drawn(tmp_path):
+    steps = np.arange(1, 6) * 100.0
+    returns = np.random.default_rng(0).normal(size=(5, 4))
+    greedy = np.where(np.arange(5)[:, None] % 2 == 0, returns + 1, np.nan)
+    data = {"steps": steps, "episode_return": returns, "eval_return": greedy}
+    learning_curve(tmp_path / "curve.svg", data, ["lam 0", "lam 0", "lam 1", "lam 1"], "a title of our own")
+    picture = (tmp_path / "curve.svg").read_text()
+    for text in ("a title of our own", "lam 0", "lam 1", "greedy", "exploring", "environment steps"):
+        assert f">{text}</text>" in picture

@@ -1,0 +1,227 @@
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from pages import TESTS
+
+from qlax.training.placement import CPU_OPTIONS, Placement, compiler_options
+
+RUNS = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+def python(code, *arguments):
+    """What a fresh process prints last, as JSON."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 6])
+def test_the_result_does_not_depend_on_how_many_runs_are_computed_at_once(at_once):
+    placement = Placement(6)
+    placement.at_once = at_once
+    compiled = placement.compile(placement.lower(lambda runs, factor: runs * factor, RUNS, shared=(np.float32(3),)))
+    np.testing.assert_array_equal(compiled(jax.device_put(RUNS, placement.runs), np.float32(3)), RUNS * 3)
+
+
+def test_runs_take_turns_on_a_cpu():
+    placement = Placement(6)
+    assert placement.at_once == 1
+    assert "in turns" in str(placement)
+    assert str(Placement(1)) == ""
+
+
+class Device:
+    """Of limited memory."""
+
+    platform = "gpu"
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def memory_stats(self):
+        return {"bytes_limit": self.limit}
+
+
+class Needed:
+    """What XLA says that the program below needs: a megabyte a run computed at once, and its state."""
+
+    argument_size_in_bytes = output_size_in_bytes = alias_size_in_bytes = 1000
+
+    def __init__(self, at_once):
+        self.temp_size_in_bytes = at_once * 1_000_000
+
+    def memory_analysis(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(7_000_000, 6), (6_000_000, 3), (3_100_000, 3), (2_500_000, 2), (900_000, 1)]
+)
+def test_as_many_runs_are_computed_at_once_as_memory_holds(limit, expected):
+    placement = Placement(6, devices=1)
+    placement.at_once, placement._device = placement._on_each, Device(limit)
+    tries = 0
+    while not placement.fit(Needed(placement.at_once)):
+        tries += 1
+    assert placement.at_once == expected
+    assert tries <= 2
+    assert ("at a time" in str(placement)) == (expected in (2, 3))
+
+
+def test_options_xla_does_not_know_are_left_out(monkeypatch):
+    assert compiler_options("gpu") == {}
+    known = dict(CPU_OPTIONS)
+    monkeypatch.setitem(CPU_OPTIONS, "xla_cpu_no_such_option", True)
+    compiler_options.cache_clear()
+    assert compiler_options("cpu") == known
+    compiler_options.cache_clear()
+
+
+TRAIN = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import qlax
+from runs import CARTPOLE, SMALL
+
+def trained(name, **settings):
+    settings = SMALL | {"num_envs": 16, "total_steps": 5 * 128, "eval_episodes": 5} | settings
+    result = qlax.train(CARTPOLE, out=f"{sys.argv[2]}/{name}", progress=False, **settings)
+    made_with = qlax.storage.checkpoint.read(sorted((result.directory / "checkpoints").iterdir())[-1])[0]["made_with"]
+    weights = [jax.tree.leaves(jax.tree.map(lambda x: x.tolist(), agent.variables)) for agent in result.agents]
+    return made_with["num_devices"], weights, result.curves["eval_return"].tolist()
+
+print(json.dumps([trained(name, **settings) for name, settings in json.loads(sys.argv[3]).items()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs of five updates on so many devices: number used, weights of every run, evaluations."""
+
+    def train(devices, **settings):
+        folder = tmp_path_factory.mktemp("runs")
+        done = python(TRAIN, str(devices), str(folder), json.dumps(settings))
+        return [(used, [np.concatenate([np.ravel(x) for x in run]) for run in runs], seen) for used, runs, seen in done]
+
+    return train
+
+
+def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(trained):
+    alone, together = trained(1, alone={"seed": 3}, together={"seeds": 8})
+    spread, part, split, again = trained(
+        8, spread={"seeds": 8}, part={"seeds": 6}, split={"devices": 8}, again={"devices": 8}
+    )
+    assert [used for used, *_ in (alone, together, spread, part, split)] == [1, 1, 8, 6, 8]
+    assert len(alone[1]) == 1
+    np.testing.assert_array_equal(alone[1][0], together[1][3])  # in turns on a CPU
+    np.testing.assert_array_equal(part[1], spread[1][:6])  # one on each device
+    np.testing.assert_allclose(together[1], spread[1], atol=1e-5)  # XLA fuses otherwise for several devices
+    assert np.abs(np.subtract(spread[1][0], spread[1][1])).max() > 1e-2
+    # One run whose environments are split acts with other keys: it learns something else, but the same every time.
+    assert np.isfinite(split[1]).all()
+    assert np.abs(np.subtract(split[1][0], spread[1][0])).max() > 1e-3
+    np.testing.assert_array_equal(split[1], again[1])
+    assert split[2] == again[2]
+
+
+SPLIT = """
+import json
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from qlax.storage.checkpoint import as_numbers, from_numbers
+from qlax.config.settings import configure
+from qlax.pqn import Rollout
+from qlax.training.plan import Program
+from runs import CARTPOLE, SMALL
+
+def update(program):
+    def one(state):
+        state, rollout = program._rollout(program._share(state))
+        return state, rollout.transitions
+    return jax.vmap(one)
+
+def learned(program):
+    def one(state, transitions):
+        record = jax.tree.map(lambda x: x[0], program.new_record())
+        after, record = program._learn(state, record, Rollout((), transitions))
+        return (after.params, after.stats), record
+    return jax.vmap(one)
+
+found = []
+for norms in ({}, {"norm": "batch", "input_norm": "batch_renorm"}):
+    settings = SMALL | {"num_envs": 8, "num_minibatches": 1} | norms
+    two, one = (Program(configure(CARTPOLE, devices=devices, **settings), {}) for devices in (2, 1))
+    place, runs = two.placement, two.placement.runs
+    of_steps = NamedSharding(runs.mesh, PartitionSpec("runs", None, "data"))
+    state = jax.jit(place.spread(two.start, (runs, runs, runs), two.where))(two.seeds, two.hyper, ())
+    # Moments that devices differ in: one of them has all the episodes that end.
+    state, steps = jax.jit(place.spread(update(two), (two.where,), (two.where, of_steps)))(state)
+    weights, record = jax.jit(place.spread(learned(two), (two.where, of_steps), (runs, runs)))(state, steps)
+    state, steps = (jax.tree.map(lambda x: from_numbers(as_numbers(x), x), tree) for tree in (state, steps))
+    expected = jax.jit(learned(one))(state, steps)
+    def largest(x, y):
+        pairs = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (x, y)), strict=True)
+        return max(float(np.abs(one - other).max()) for one, other in pairs)
+    moved = largest(weights[0], state.params)
+    means = [{k: (v.total / v.weight).tolist() for k, v in x.sums.items()} for x in (record, expected[1])]
+    halves = [x[:, :, :4] != x[:, :, 4:] for x in map(np.asarray, (jax.tree.leaves(steps.obs)[0], steps.action))]
+    found.append([two.placement.parts, moved, largest(weights, expected[0]), means, [bool(x.any()) for x in halves]])
+print(json.dumps(found))
+"""
+
+
+def test_what_devices_learn_together_from_their_parts_is_what_one_learns_from_the_whole():
+    for parts, moved, differing, (together, alone), halves_differ in python(SPLIT):
+        assert parts == 2
+        assert moved > 1e-5 > 1e-6 > differing
+        for name in alone:  # of dead units each device has a sample of its own
+            np.testing.assert_allclose(
+                together[name], alone[name], rtol=1e-4, atol=0.2 if name == "dead_units" else 1e-6
+            )
+        assert halves_differ == [True, True]  # worlds and exploration
+
+
+EMPTY = """
+import json, sys
+import jax
+import jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+from qlax.config.settings import configure
+from qlax.training.placement import Placement
+from qlax.training.plan import Program
+from runs import SMALL
+placement = Placement(2, devices=1)
+state = {"nothing": jnp.zeros((2, 3, 0)), "number": jnp.ones(2)}
+double = placement.compile(placement.lower(lambda state: jax.tree.map(lambda x: 2 * x, state), state))
+number = double(double(jax.device_put(state, placement.runs)))["number"].tolist()
+programs = [Program(configure(name, **SMALL | {"seeds": 2}), {}) for name in ("minatar/asterix", "pgx/minatar-asterix")]
+print(json.dumps([number, [program.placement.num_devices for program in programs]]))
+"""
+
+
+def test_arrays_without_elements_are_not_spread_but_computed_in_turns():
+    assert python(EMPTY) == [[4, 4], [2, 1]]
+
+
+USE = """
+import json, sys
+import jax
+from qlax.training.placement import use_cores
+exec(sys.argv[1])
+use_cores()
+print(json.dumps(len(jax.devices())))
+"""
+
+
+def test_cores_are_devices_unless_jax_was_told_or_has_counted():
+    cores = python("import os, json; print(json.dumps(len(os.sched_getaffinity(0))))")
+    assert python(USE, "") == cores
+    assert python(USE, "jax.config.update('jax_num_cpu_devices', 5)") == 5
+    assert python(USE, "jax.devices()") == 1
