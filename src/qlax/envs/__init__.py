@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,14 +13,31 @@ from qlax.errors import UserError, described, nearest
 from qlax.types import Env
 from qlax.util.imports import import_object
 
-# Each a module of this package.
-SUITES = ("gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl", "ale", "envpool", "gymnasium")
-ON_HOST = ("ale", "envpool", "gymnasium")
-EXTRAS = {"ale": "atari"}  # those that are not called as the suite
+
+class Suite(NamedTuple):
+    """Package of environments whose adapter is the module of this name in `qlax.envs.suites`."""
+
+    distribution: str  # its name on the package index
+    extra: str  # of qlax, which installs it
+    on_host: bool = False
+
+
+SUITES = {
+    "gymnax": Suite("gymnax", extra="gymnax"),
+    "pgx": Suite("pgx", extra="pgx"),
+    "jumanji": Suite("jumanji", extra="jumanji"),
+    "navix": Suite("navix", extra="navix"),
+    "xminigrid": Suite("xminigrid", extra="xminigrid"),
+    "craftax": Suite("craftax", extra="craftax"),
+    "jaxmarl": Suite("jaxmarl", extra="jaxmarl"),
+    "ale": Suite("ale-py", extra="atari", on_host=True),
+    "envpool": Suite("envpool", extra="envpool", on_host=True),
+    "gymnasium": Suite("gymnasium", extra="gymnasium", on_host=True),
+}
 
 
 def suite(name: str) -> Any:
-    """The adapter of a suite: a module with `make(name, **options)` and `names()`.
+    """Import the adapter of a suite: a module with `make(name, **options)` and `names()`.
 
     Raises:
       UserError: no such suite, it is not installed, or it does not work with the JAX that is.
@@ -30,7 +47,7 @@ def suite(name: str) -> Any:
     try:
         return importlib.import_module(f"qlax.envs.suites.{name}")
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(name, name)
+        extra = SUITES[name].extra
         message = f"the suite {name!r} is not installed (no module {error.name!r}): pip install 'qlax[{extra}]'"
         raise UserError(message) from error
     except Exception as error:  # its package is too old or too new for what else is installed
@@ -51,7 +68,8 @@ def on_host(env_id: str) -> bool:
             return "num_envs" in inspect.signature(own).parameters
         except (TypeError, ValueError):  # not to be called, or of those of Python's own that do not tell
             return False
-    return env_id.partition("/")[0] in ON_HOST
+    name = env_id.partition("/")[0]
+    return name in SUITES and SUITES[name].on_host
 
 
 def make(env_id: str, /, **options: Any) -> Any:
