@@ -34,11 +34,11 @@ from probes import RandomWorld
 
 import qlax
 from qlax.cli import main as cli
-from qlax.config.kinds import shown
 from qlax.config.settings import FIELDS, SWEEPABLE, Config, configure, from_file
 from qlax.errors import HostError, UserError, described
 from qlax.training.plan import NETWORK_FIELDS, Program
 from qlax.types import Step
+from qlax.util.text import shown
 
 LONGEST_MESSAGE = 700
 MOST_SECONDS, MOST_MEMORY = 5.0, 1 << 30  # of the processor, and bytes, for a refusal

@@ -136,7 +136,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from qlax import export
-    from qlax.config.kinds import shown
+    from qlax.util.text import shown
 
     try:
         index = int(options.index)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import qlax
 from qlax._version import __version__
 from qlax.cli import look
-from qlax.config.kinds import LONGEST_NAME, Sweep, shown
+from qlax.config.kinds import LONGEST_NAME, Sweep
 from qlax.config.settings import (
     FIELDS,
     NOT_FLAGS,
@@ -28,6 +28,7 @@ from qlax.config.settings import (
     presets,
 )
 from qlax.errors import LostError, RunError, Stopped, UserError, nearest
+from qlax.util.text import shown
 
 _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
 LONGEST_ERROR = 500  # characters of what argparse says

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from qlax.util.text import six_digits
+
 Sweep = float | str | tuple[float, ...]  # one value, or one a setting, or the distribution they are drawn from
 LARGEST_COUNT = 2**31 - 1  # the device counts in int32
 LARGEST_WHOLE = 2**53  # up to here a float is exact, as is what JSON and the command line hold
@@ -48,16 +50,6 @@ def _number(x: Any, low: float, high: float, whole: bool) -> float:
 def _plain(x: Any) -> Any:
     """NumPy's and JAX's numbers and arrays as Python's."""
     return x.tolist() if hasattr(x, "tolist") else x
-
-
-def shown(value: Any, longest: int = 80) -> str:
-    """A value, or text as it is, for an error message: in one line, and of a long one the beginning."""
-    try:
-        line = value if isinstance(value, str) and value.isprintable() else repr(value)
-    except (ValueError, RecursionError):  # Python does not write numbers of thousands of digits, nor deep trees
-        return f"something of type {type(value).__name__}"
-    line = " ".join(line.split())
-    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def _range(noun: str, low: float, high: float) -> str:
@@ -105,11 +97,6 @@ class Distribution(NamedTuple):
         else:
             value = (1 - share) * self.low + share * self.high
         return min(max(six_digits(value), self.low), self.high)
-
-
-def six_digits(x: float) -> float:
-    """As many as are shown of a number, and no more than float32 holds."""
-    return float(f"{x:.6g}")
 
 
 def distribution(word: str) -> Distribution:

@@ -24,7 +24,6 @@ from qlax.config.kinds import (
     distribution,
     flag,
     number,
-    shown,
     sweep,
     table,
     text,
@@ -33,6 +32,7 @@ from qlax.config.kinds import (
     words,
 )
 from qlax.errors import UserError, nearest
+from qlax.util.text import shown
 
 PRESETS = Path(str(resources.files("qlax.config"))) / "presets"
 EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<name>` in it that of the environment

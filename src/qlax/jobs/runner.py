@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from qlax.config.settings import FIELDS, Config, as_words, from_file
 from qlax.errors import RunError, Stopped, UserError
-from qlax.util.scores import four_digits
+from qlax.util.text import four_digits
 
 ATTEMPTS = 3  # at a job, before it is given up
 POLL_SECONDS = 0.1

@@ -21,7 +21,7 @@ from qlax.networks import qnetwork
 from qlax.play import evaluation, host
 from qlax.storage import checkpoint, history
 from qlax.types import HostEnv, Network, PyTree
-from qlax.util.scores import four_digits, markdown
+from qlax.util.text import four_digits, markdown, shown
 
 LONGEST = 10_000  # steps of an episode, where nothing else limits it
 MOST_COPIES = 4096  # of environments that agents play in side by side; more agents take turns
@@ -87,7 +87,7 @@ class Played(NamedTuple):
         header += ["cut"] * has_cut + ["score"] * bool(self.scores)
         rows = []
         for row, (agent, estimate) in enumerate(zip(self.agents, self.each, strict=True)):
-            cells = [kinds.shown(value) for value in agent.values()] + _written(estimate)
+            cells = [shown(value) for value in agent.values()] + _written(estimate)
             numbers = [self.returns[row].min(), self.returns[row].max(), self.lengths[row].mean()]
             cells += [four_digits(float(number)) for number in numbers]
             cells += [_mean_of_known(self.metrics[name][row]) for name in metrics]
@@ -206,7 +206,7 @@ def checked(name: str, value: Any) -> Any:
     try:
         return kind.parse(value) if isinstance(value, str) else kind.convert(value)
     except ValueError:
-        raise UserError(f"{name}={kinds.shown(value)}: expected {kind.expected}") from None
+        raise UserError(f"{name}={shown(value)}: expected {kind.expected}") from None
 
 
 def prepared(

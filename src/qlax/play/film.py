@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from qlax.agents.agent import Agent
-from qlax.config import kinds
 from qlax.envs import build
 from qlax.envs.check.common import shared_of
 from qlax.envs.worker import with_axes
@@ -26,7 +25,7 @@ from qlax.pqn import epsilon_greedy
 from qlax.trackers.tracking import best_run
 from qlax.types import Array, PyTree, Step, is_key
 from qlax.util.files import check_is_new, free_name, write_result
-from qlax.util.scores import four_digits
+from qlax.util.text import four_digits, shown
 
 MOST_STEPS = 1000  # of a film, unless more are asked for
 MOST_EPISODES = 64
@@ -167,7 +166,7 @@ def _action_names(stage: Stage) -> list[str]:
     num_actions = stage.env.num_actions
     names = list(map(str, getattr(stage.env, "action_names", range(num_actions))))
     if len(names) != num_actions:
-        raise UserError(f"{stage.config.env} has {num_actions} actions, but action_names {kinds.shown(names)}")
+        raise UserError(f"{stage.config.env} has {num_actions} actions, but action_names {shown(names)}")
     return names
 
 

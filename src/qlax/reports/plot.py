@@ -21,13 +21,13 @@ from qlax.errors import UserError, nearest
 from qlax.reports.pictures import MOST_LABELS, STYLE, few_ticks, in_steps, legend_below, ncols, plain, short
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.util.files import check_is_new, free_name, write_result
-from qlax.util.scores import four_digits, markdown
 from qlax.util.statistics import (
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
     stratified_interval,
 )
+from qlax.util.text import four_digits, markdown
 
 KINDS = ("curve", "profile", "improvement")
 AXES = ("steps", "seconds")

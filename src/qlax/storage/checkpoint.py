@@ -10,11 +10,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from qlax.config.kinds import shown
 from qlax.errors import UserError
 from qlax.types import PyTree, is_key
 from qlax.util.files import write_whole
 from qlax.util.imports import imported_when_used
+from qlax.util.text import shown
 
 with imported_when_used("jax"):  # a file is read without
     import jax

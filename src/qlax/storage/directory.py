@@ -27,7 +27,6 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
-from qlax.config.kinds import shown
 from qlax.config.settings import Config, from_file
 from qlax.errors import RunError, UserError
 from qlax.storage import checkpoint
@@ -35,6 +34,7 @@ from qlax.storage.history import config_of, summary_of
 from qlax.storage.metrics import MetricsFile
 from qlax.types import PyTree
 from qlax.util.files import PARTIAL, free_name, write_whole
+from qlax.util.text import shown
 
 LOCK = "lock"
 AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")

@@ -18,7 +18,6 @@ import numpy as np
 
 from qlax._version import __version__
 from qlax.agents.agent import Agent
-from qlax.config.kinds import six_digits
 from qlax.config.settings import Config
 from qlax.errors import DivergedError, HostError, Stopped, UserError
 from qlax.play import film
@@ -33,6 +32,7 @@ from qlax.training.guard import MEASURED, Record
 from qlax.training.plan import Program
 from qlax.training.population import Exchange
 from qlax.types import PyTree
+from qlax.util.text import six_digits
 
 CHANGEABLE = ("total_steps", "keep", "host_timeout", "trackers")  # in the config.json of a run that was begun
 PIECE_SECONDS = 1.0  # of work that is handed to the device at once, so that who asks to stop does not wait long

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from qlax._version import __version__
-from qlax.config.kinds import six_digits
 from qlax.config.settings import Config
 from qlax.pqn import Mean
 from qlax.training.plan import Program
+from qlax.util.text import six_digits
 
 # What every evaluation measures, and its name in metrics.jsonl; an environment's own metrics get the prefix alone.
 EVALUATED = {

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from qlax.util.text import four_digits, markdown
+
 RESAMPLES = 10_000
 
 
@@ -80,24 +82,5 @@ def table(results: dict[str, Any], unit: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def four_digits(x: float | None) -> str:
-    """Four digits, or all before the point, unless these are more than nine."""
-    if x is None:
-        return "-"
-    return f"{x:.0f}" if 1000 <= abs(x) < 1e9 else f"{x:.4g}"
-
-
 def _interval(statistic: dict[str, Any]) -> str:
     return " to ".join(map(four_digits, statistic["interval"])) if statistic["interval"] else "-"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose columns are as wide as what they hold, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells):
-        padded = [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
-    return "\n".join([line(header), rule, *map(line, rows)])

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.config.kinds import LARGEST_COUNT, shown
+from qlax.config.kinds import LARGEST_COUNT
 from qlax.errors import UserError, described
 from qlax.types import PyTree
+from qlax.util.text import shown
 
 Expect = Callable[[Any, str], None]
 ACCOUNTS = ("episode_return", "episode_length")

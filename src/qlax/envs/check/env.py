@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.config.kinds import shown
 from qlax.envs.check.common import (
     ACCOUNTS,
     LONGEST_SHOWN,
@@ -29,6 +28,7 @@ from qlax.envs.check.common import (
 from qlax.envs.check.host import host_advice
 from qlax.errors import UserError, described
 from qlax.types import PyTree, Step, is_key, strong
+from qlax.util.text import shown
 
 KEEP_IT = "keep it in the state that reset and step return"
 

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from qlax.config.kinds import shown
 from qlax.envs.check.common import (
     ACCOUNTS,
     LONGEST_SHOWN,
@@ -22,6 +21,7 @@ from qlax.envs.check.common import (
 )
 from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
+from qlax.util.text import shown
 
 BY_EPISODES = ": qlax.envs.episodes.Episodes keeps these accounts"
 
