@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import qlax
-from qlax.reports.pictures import STYLE
+from qlax.reports.style import STYLE
 from qlax.util.files import check_is_new
 
 GAMMA, LEARNING_RATE = 0.99, 0.01

@@ -29,7 +29,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import qlax
-from qlax.reports.pictures import STYLE
+from qlax.reports.style import STYLE
 from qlax.util.files import check_is_new
 
 BONUS = 1.0

@@ -23,7 +23,9 @@ from qlax.config.settings import FIELDS, SWEEPABLE, Config, as_words, configure
 from qlax.errors import RunError, UserError
 from qlax.play.film import render
 from qlax.reports import pictures, ranking
-from qlax.reports.plot import NOT_COMPARED, curve_figure
+from qlax.reports.plot import curve_figure
+from qlax.reports.selection import NOT_COMPARED
+from qlax.reports.style import STYLE
 from qlax.storage import checkpoint
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.storage.metrics import CAUSES
@@ -495,7 +497,7 @@ def _own(history: History) -> list[dict[str, Any]]:
 
 def _drawn(draw: Callable[[Path], None]) -> Picture:
     """What is drawn to a file."""
-    with tempfile.TemporaryDirectory() as folder, rc_context(pictures.STYLE):
+    with tempfile.TemporaryDirectory() as folder, rc_context(STYLE):
         file = Path(folder) / "picture.svg"
         draw(file)
         size = re.search(r'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', file.read_text(encoding="utf-8"))

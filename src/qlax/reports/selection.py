@@ -1,0 +1,253 @@
+"""Selection: which runs a figure draws, and in which groups."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qlax.config.settings import FIELDS, Config, written
+from qlax.errors import UserError, nearest
+from qlax.reports.style import MOST_LABELS
+from qlax.storage.history import History, undamaged
+from qlax.util.scores import four_digits
+from qlax.util.statistics import interquartile_mean
+
+MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
+DIRECTORY = "directory"
+# Fields that do not say what is learned, or are said otherwise.
+NOT_COMPARED = (
+    *("env", "preset", "derived", "seed", "seeds", "runs", "log_interval", "eval_interval", "checkpoint_interval"),
+    *("keep", "trackers", "devices", "deterministic", "host_timeout"),
+)
+
+
+class Run(NamedTuple):
+    """A run as it is drawn."""
+
+    env: str
+    settings: dict[str, Any]
+    x: np.ndarray  # `[points]` where it has a value
+    y: np.ndarray  # `[points]`
+    end: float  # of x: how far it came
+    steps: int
+    seconds: float
+    has_diverged: bool
+    identity: tuple[Any, ...]  # what another run has as well if it is the same training, done again
+    score: float | None  # of the environment, for its final return
+    normalised: float = math.nan  # its final value, to be compared with those of other environments
+
+    @property
+    def final(self) -> float:
+        """Its last value."""
+        return float(self.y[-1])
+
+
+class Group(NamedTuple):
+    """Runs that are one line."""
+
+    label: str
+    tasks: dict[str, list[Run]]  # by environment
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all environments."""
+        return [run for runs in self.tasks.values() for run in runs]
+
+    def standing(self) -> float:
+        """What ranks it: its final values, a mean over environments."""
+        tasks = (np.array([run.normalised for run in runs]) for runs in self.tasks.values())
+        return float(np.mean([interquartile_mean([scores]) for scores in tasks]))
+
+
+class Selection(NamedTuple):
+    """What to draw."""
+
+    shown: list[Group]  # in colour: all, or of many the best
+    others: list[Group]
+    envs: list[str]
+    x: str
+    y: str
+    has_scores: bool  # of the environments; else from 0, the lowest run of an environment, to 1, the highest
+
+    @property
+    def groups(self) -> list[Group]:
+        """All."""
+        return [*self.shown, *self.others]
+
+
+def check_metric(histories: Sequence[History], y: str) -> None:
+    """Check that `y` is measured of every agent.
+
+    Raises:
+      UserError: no run knows it.
+    """
+    known = {name for history in histories for name, values in history.curves.items() if values.ndim == 2}
+    known.discard("parent")  # of a population: no measurement
+    if known and y not in known:
+        raise UserError(f"unknown metric {y!r}{nearest(y, known)}; metrics of runs: {', '.join(sorted(known))}")
+
+
+def is_measured(history: History, y: str) -> bool:
+    """Tell whether a run has something to draw: a value of `y`, or agents that all diverged."""
+    values = history.curves.get(y)
+    return values is not None and values.ndim == 2 and bool(np.isfinite(values).any() or _diverged(history).all())
+
+
+def _diverged(history: History) -> np.ndarray:
+    """Which runs are frozen: every update of another has a loss."""
+    loss = history.curves.get("loss", np.zeros((1, history.config.num_runs)))
+    return ~np.isfinite(loss[-1])
+
+
+def select(histories: Sequence[History], x: str, y: str, by: str | Sequence[str] | None) -> Selection:
+    """The runs that have something to draw, in groups."""
+    check_metric(histories, y)
+    measured = [history for history in histories if undamaged(history, is_measured, y)]
+    if not measured:
+        raise UserError(f"no run has a value of {y} yet; wait for the first")
+    names = _directory_names(measured)
+    found: list[Run] = []
+    for history, name in zip(measured, names, strict=True):
+        found += undamaged(history, _runs, name, x, y)
+    envs = list(dict.fromkeys(run.env for run in found))
+    lowest: dict[str, float] = {}
+    for run in found:
+        lowest[run.env] = min([lowest.get(run.env, math.inf), *run.y])
+    runs = [run if len(run.y) else _without_value(run, lowest[run.env]) for run in found]
+    has_scores = y == "eval_return" and all(run.score is not None for run in runs)
+    runs = _normalised(runs, has_scores)
+    fields = _differing(measured, runs) if by is None else _checked(by)
+    fields = [name for name in fields if name != "env"]  # which is the panel
+    groups: dict[tuple[str, ...], Group] = {}
+    for run in sorted(runs, key=_order(runs, fields)):
+        values = tuple(_shown(run.settings[name]) for name in fields)
+        group = groups.setdefault(values, Group(_label(run.settings, fields), {}))
+        group.tasks.setdefault(run.env, []).append(run)
+    ranked = sorted(groups.values(), key=Group.standing, reverse=True) if len(groups) > MOST_LABELS else []
+    grey = {id(group) for group in ranked[MOST_LABELS:]}
+    shown = [group for group in groups.values() if id(group) not in grey]
+    return Selection(shown, ranked[MOST_LABELS:], envs, x, y, has_scores)
+
+
+def _normalised(runs: Sequence[Run], has_scores: bool) -> list[Run]:
+    if has_scores:
+        return [run._replace(normalised=float(run.score)) for run in runs if run.score is not None]
+    final: dict[str, list[float]] = {}
+    for run in runs:
+        final.setdefault(run.env, []).append(run.final)
+    ends = {env: (min(values), max(values)) for env, values in final.items()}
+
+    def normalised(run: Run) -> float:
+        low, high = ends[run.env]
+        return (run.final - low) / (high - low) if high > low else 0.5
+
+    return [run._replace(normalised=normalised(run)) for run in runs]
+
+
+def _without_value(run: Run, lowest: float) -> Run:
+    """It diverged before it had any."""
+    if math.isinf(lowest):
+        raise UserError(f"all runs of {run.env} diverged before they had a value; there is nothing to draw")
+    return run._replace(x=np.array([run.end]), y=np.array([lowest]))
+
+
+def _runs(history: History, name: str, x: str, y: str) -> list[Run]:
+    """Those of a directory."""
+    config, curves = history.config, history.curves
+    own = config.all_runs()
+    if config.population != "none":  # settings change while it is trained
+        own = [{"seed": run["seed"]} for run in own]
+    shared = {field: getattr(config, field) for field in FIELDS} | {DIRECTORY: name}
+    scores = (history.summary or {}).get("eval_score", {}).get("per_run", [None] * len(own))
+    told = [field for field in FIELDS if field not in NOT_COMPARED]
+    runs = []
+    for index, (settings, diverged) in enumerate(zip(own, _diverged(history), strict=True)):
+        values = curves[y][:, index]
+        known = np.isfinite(values) & np.isfinite(curves[x])
+        settings = shared | settings
+        member = index if config.population != "none" else None
+        runs.append(
+            Run(
+                env=config.env,
+                settings=settings,
+                x=curves[x][known],
+                y=values[known],
+                end=float(np.nanmax(curves[x])),
+                steps=int(np.nanmax(curves["steps"])),
+                seconds=float(np.nanmax(curves["seconds"])),
+                has_diverged=bool(diverged),
+                identity=(config.env, member, settings["seed"], *(_shown(settings[field]) for field in told)),
+                score=scores[index],
+            )
+        )
+    return runs
+
+
+def _directory_names(histories: Sequence[History]) -> list[str]:
+    """What the directory of each is called, or that of all games of a suite: by its last part, if that is enough."""
+    beside: dict[Path, list[str]] = {}
+    paths = [history.directory.resolve() for history in histories]
+    for path, history in zip(paths, histories, strict=True):
+        beside.setdefault(path.parent, []).append(history.config.env)
+    suites = {parent for parent, envs in beside.items() if len(set(envs)) == len(envs) > 1}
+    paths = [path.parent if path.parent in suites else path for path in paths]
+    are_enough = len({path.name for path in paths}) == len(set(paths))
+    return [path.name if are_enough else str(path) for path in paths]
+
+
+def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
+    """The fields in which runs of an environment differ, but for what follows from others or does not matter."""
+    configs: list[Config] = [history.config for history in histories]
+    asked = [name for name in FIELDS if name not in NOT_COMPARED and not all(name in each.derived for each in configs)]
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for name in asked:
+            values.setdefault((run.env, name), set()).add(_shown(run.settings[name]))
+    differing = [name for name in asked if any(len(v) > 1 for (_, field), v in values.items() if field == name)]
+    if len(differing) <= MOST_FIELDS:
+        return differing
+    return [DIRECTORY, *(name for name in differing if any(name in config.compared for config in configs))]
+
+
+def _checked(by: str | Sequence[str]) -> list[str]:
+    """Fields, from text or a list."""
+    fields = [name.strip() for name in by.split(",") if name.strip()] if isinstance(by, str) else list(by)
+    known = [*FIELDS, DIRECTORY]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"by={name}: unknown setting{nearest(name.replace('-', '_'), known)}")
+    return list(dict.fromkeys(fields))
+
+
+def _label(settings: dict[str, Any], fields: Sequence[str]) -> str:
+    """What a group is called."""
+    values = {name: settings[name] for name in fields}
+    texts = {name: four_digits(value) if type(value) is float else _shown(value) for name, value in values.items()}
+    return ", ".join(text if name in (DIRECTORY, "preset") else f"{name} {text}" for name, text in texts.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={each}" for name, each in value.items()) or "none"
+    return written(value) or "none"
+
+
+def _order(runs: Sequence[Run], fields: Sequence[str]) -> Any:
+    """Groups by their numbers; what is no number, as it was given."""
+    places: dict[str, dict[str, int]] = {name: {} for name in fields}
+    for name, run in itertools.product(fields, runs):
+        places[name].setdefault(_shown(run.settings[name]), len(places[name]))
+    are_numbers = {name: all(type(run.settings[name]) in (int, float) for run in runs) for name in fields}
+
+    def key(run: Run) -> list[float]:
+        values = ((name, run.settings[name]) for name in fields)
+        return [value if are_numbers[name] else places[name][_shown(value)] for name, value in values]
+
+    return key
