@@ -11,7 +11,7 @@ from qlax.config.settings import configure
 from qlax.jobs import suite
 from qlax.jobs.runner import Job, Outcome
 from qlax.jobs.suite import SUITES, collect, plan
-from qlax.util.scores import aggregates, table
+from qlax.reports.scores import aggregates, table
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +162,7 @@ def test_intervals_are_of_runs_within_games():
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr("qlax.util.scores.RESAMPLES", 500)
+    monkeypatch.setattr("qlax.reports.scores.RESAMPLES", 500)
     random, truth = np.random.default_rng(2), np.array([0.0, 50.0, 100.0, 120.0, 300.0])
     covered = []
     for _ in range(300):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from qlax.config.settings import configure, presets
 from qlax.errors import UserError, nearest
 from qlax.jobs.runner import SWEEP, Job, Place, conclude, make_directory, run_jobs, say, writing
+from qlax.reports.scores import aggregates, table
 from qlax.util.files import write_whole
-from qlax.util.scores import aggregates, table
 
 # Of a game's summary; the score is there where the environment has one.
 REPORTED = (

@@ -21,7 +21,6 @@ from matplotlib import rc_context
 from qlax._version import __version__
 from qlax.config.settings import FIELDS, SWEEPABLE, Config, as_words, configure
 from qlax.errors import RunError, UserError
-from qlax.play.film import render
 from qlax.reports import pictures, ranking
 from qlax.reports.plot import curve_figure
 from qlax.reports.selection import NOT_COMPARED
@@ -29,9 +28,9 @@ from qlax.reports.style import STYLE
 from qlax.storage import checkpoint
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.storage.metrics import CAUSES
-from qlax.util import scores
 from qlax.util.files import check_is_new, free_name, write_result
 from qlax.util.statistics import interquartile_mean, stratified_interval
+from qlax.util.text import four_digits
 
 NAME = "report.html"  # of the template, and of the page unless another is asked for
 SUFFIXES = (".html", ".htm")
@@ -141,7 +140,7 @@ def _rendered(histories: list[History], folder: Path, video: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"digits": scores.four_digits, "setting": _setting}
+    environment.filters |= {"digits": four_digits, "setting": _setting}
     return environment.get_template(NAME).render(
         title=", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else ""),
         sections=sections,
@@ -287,6 +286,8 @@ def _films(histories: list[History]) -> dict[int, dict[str, Any]]:
 
 def _film(directory: Path, run: int) -> dict[str, str]:
     """The video of an episode, or why there is none."""
+    from qlax.play.film import render  # JAX takes its time to import
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "video.mp4"
         try:

@@ -12,8 +12,8 @@ from qlax.config.settings import FIELDS, Config, written
 from qlax.errors import UserError, nearest
 from qlax.reports.style import MOST_LABELS
 from qlax.storage.history import History, undamaged
-from qlax.util.scores import four_digits
 from qlax.util.statistics import interquartile_mean
+from qlax.util.text import four_digits
 
 MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
 DIRECTORY = "directory"
