@@ -19,7 +19,7 @@ MODULES = {
 # docs/architecture.md shows the same list. `__init__` names what is public, each imported when it is first used.
 ORDER = [
     *("_version", "errors", "types", "returns", "mixing", "pqn"),
-    *("util", "networks", "config", "trackers", "storage", "agents", "envs", "play", "reports", "training", "jobs"),
+    *("util", "networks", "config", "storage", "trackers", "agents", "envs", "play", "reports", "training", "jobs"),
     *("__init__", "cli", "__main__"),
 ]
 MOST_ENTRIES = 22  # of src/qlax: a helper belongs into a package

@@ -116,7 +116,7 @@ def gone_on(tmp_path_factory):
             interrupt_at(until_then, len(NAMES) * 6, signal.SIGTERM)
             with pytest.raises(Stopped):
                 qlax.train(
-                    CARTPOLE, out=directory, trackers=("tensorboard", "wandb", "test_trackers:Failing"), **SETTINGS
+                    CARTPOLE, out=directory, trackers=("tensorboard", "wandb", "test_tracking:Failing"), **SETTINGS
                 )
         *_, newest = sorted((directory / "checkpoints").iterdir())
         newest.unlink()
@@ -193,7 +193,7 @@ def test_wandb_has_the_metrics_of_each_run_once(gone_on):
 
 def test_each_tracker_that_has_something_to_say_says_it_once_a_time(gone_on):
     about = [text for text in gone_on.said if "tracker " in text or "wandb" in text]
-    failed = "qlax: the tracker test_trackers:Failing failed and is told no more: OSError: [Errno 28] No space left on"
+    failed = "qlax: the tracker test_tracking:Failing failed and is told no more: OSError: [Errno 28] No space left on"
     assert sum(text.startswith(failed) for text in about) == 2  # it was resumed
     offline = [text for text in about if "wandb sync" in text]
     assert len(offline) == 2

@@ -11,12 +11,6 @@ from qlax.jobs.runner import SWEEP, Job, Place, conclude, make_directory, run_jo
 from qlax.reports.scores import aggregates, table
 from qlax.util.files import write_whole
 
-# Of a game's summary; the score is there where the environment has one.
-REPORTED = (
-    *("env", "seeds", "eval_return", "eval_score", "eval_episodes", "eval_cut"),
-    *("total_steps", "steps_per_second", "device"),
-)
-
 
 class Suite(NamedTuple):
     """The presets of one folder.
@@ -119,8 +113,8 @@ def plan(
 
 
 def collect(name: str, jobs: Sequence[Job], failed: dict[str, str]) -> dict[str, Any]:
-    """What `results.json` holds: a row a complete game, who is missing, and the aggregates of the scores."""
-    games = {job.name: _row(job) for job in jobs if job.complete}
+    """What `results.json` holds: summaries of complete games, who is missing, and aggregates of the scores."""
+    games = {job.name: job.summary() for job in jobs if job.complete}
     scores = {game: row["eval_score"]["per_run"] for game, row in games.items() if "eval_score" in row}
     scores = {game: values for game, values in scores.items() if None not in values}
     return {
@@ -130,9 +124,3 @@ def collect(name: str, jobs: Sequence[Job], failed: dict[str, str]) -> dict[str,
         "incomplete": [job.name for job in jobs if job.name not in games and job.name not in failed],
         "aggregates": {"games": list(scores), **aggregates(list(scores.values()))} if scores else None,
     }
-
-
-def _row(job: Job) -> dict[str, Any]:
-    """What a table says of a game."""
-    summary = job.summary()
-    return {"preset": job.config.preset} | {name: summary[name] for name in REPORTED if name in summary}

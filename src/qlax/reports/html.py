@@ -27,7 +27,7 @@ from qlax.reports.selection import NOT_COMPARED
 from qlax.reports.style import STYLE
 from qlax.storage import checkpoint
 from qlax.storage.history import History, Paths, read_all, undamaged
-from qlax.storage.metrics import CAUSES
+from qlax.storage.measurements import MEASUREMENTS, in_group, is_own
 from qlax.util.files import check_is_new, free_name, write_result
 from qlax.util.statistics import interquartile_mean, stratified_interval
 from qlax.util.text import four_digits
@@ -38,22 +38,6 @@ MOST_NAMES = 6  # in the heading
 MOST_ROWS = 200  # of a table
 MOST_LINES = 100  # of a picture that are not drawn point by point
 SCALE = 1.6  # pixels a point: figures are drawn as for paper, whose type is smaller
-# Measurements of the learning itself, and what they are; those of an environment follow them.
-HEALTH = {
-    "loss": "half the squared error of Q, a mean",
-    "td_error": "absolute error of Q, a mean",
-    "grad_norm": "norm of the gradients before they are clipped",
-    "value": "largest Q of a state, a mean over those visited",
-    "eval_overestimation": "what Q promised at the start of greedy episodes, minus the discounted return that came",
-    "dead_units": "share of the network's units that are active nowhere in a sample",
-    "epsilon": "share of random actions",
-    "episode_length": "steps an episode, exploring",
-    "eval_length": "steps an episode, greedy",
-    "eval_cut": "share of greedy episodes that were cut",
-}
-RETURNS = {"greedy": "eval_return", "exploring": "episode_return"}
-# Of the other names in metrics.jsonl those that are no measurements of the environment.
-COUNTED = ("updates", "steps", "seconds", "steps_per_second", "episodes", *RETURNS.values(), "parent")
 FILES = {  # of a run's directory, and what they hold
     "config.json": "every setting",
     "metrics.jsonl": "measurements, a line an interval",
@@ -145,7 +129,7 @@ def _rendered(histories: list[History], folder: Path, video: bool) -> str:
         title=", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else ""),
         sections=sections,
         overview=_overview(histories, known) if len(histories) > 1 else None,
-        measured=ranking.MEASURED,
+        measurements=MEASUREMENTS,
         most=MOST_ROWS,
         version=__version__,
         date=time.strftime("%Y-%m-%d %H:%M"),
@@ -200,7 +184,9 @@ def _section(history: History, summary: dict[str, Any], film: dict[str, Any] | N
         "config": config,
         "summary": summary,
         "status": _status(history, summary),
-        "curves": [(how, drawn) for how, name in RETURNS.items() if (drawn := _curve([history], name, how))],
+        "curves": [
+            (each.name, drawn) for each in in_group("return") if (drawn := _curve([history], each.key, each.name))
+        ],
         "rows": rows,
         "best": best,
         "film": film,
@@ -232,7 +218,7 @@ def _status(history: History, summary: dict[str, Any]) -> dict[str, Any]:
             "setting": {name: runs[run][name] for name in ("seed", *config.swept)},
             "steps": each["steps"],
             "what": each.get("what"),
-            "cause": CAUSES.get(each.get("what", "")),
+            "cause": MEASUREMENTS[what].cause if (what := each.get("what")) in MEASUREMENTS else None,
         }
         for run, each in enumerate(diverged)
         if each
@@ -473,12 +459,13 @@ def _lineage(history: History) -> Picture | None:
 
 def _health(history: History) -> list[dict[str, Any]]:
     """Pictures of the measurements of the learning, and of those of the environment that are no whole group."""
-    no_others = (*HEALTH, *COUNTED, *history.config.swept)
-    names = [*HEALTH, *(name for name in history.curves if name not in no_others and "/" not in name)]
-    measured = [name for name in names if name in history.curves and np.isfinite(history.curves[name]).any()]
+    own = [name for name in history.curves if is_own(name) and name not in history.config.swept and "/" not in name]
+    meanings = {each.key: each.meaning for each in in_group("learning")}
+    meanings |= dict.fromkeys(own, "measured by the environment")
     return [
-        {"name": name, "meaning": HEALTH.get(name, "measured by the environment"), "picture": picture}
-        for name in measured
+        {"name": name, "meaning": meaning, "picture": picture}
+        for name, meaning in meanings.items()
+        if name in history.curves and np.isfinite(history.curves[name]).any()
         if (name != "eval_cut" or np.nansum(history.curves[name])) and (picture := _curve([history], name, name))
     ]
 

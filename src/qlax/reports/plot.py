@@ -20,6 +20,7 @@ from qlax.errors import UserError, nearest
 from qlax.reports.selection import Group, Run, Selection, check_metric, is_measured, select
 from qlax.reports.style import MOST_LABELS, STYLE, few_ticks, in_steps, legend_below, ncols, plain, short
 from qlax.storage.history import History, Paths, read_all, undamaged
+from qlax.storage.measurements import MEASUREMENTS, shown
 from qlax.util.files import check_is_new, free_name, write_result
 from qlax.util.statistics import (
     interquartile_mean,
@@ -36,12 +37,6 @@ ONE_COLUMN, TWO_COLUMNS = 3.4, 6.8  # inches, of a page
 MOST_POINTS = 200  # of a curve
 MOST_PAIRS = 15  # of groups in a figure
 RESAMPLES = 2_000  # percentiles of 95 % then have a standard error of 0.3 %
-NAMES = {
-    "eval_return": "greedy return",
-    "episode_return": "return, exploring",
-    "eval_length": "length of greedy episodes",
-    "episode_length": "length of episodes, exploring",
-}
 
 
 class Drawn(NamedTuple):
@@ -167,7 +162,9 @@ def _curves(selection: Selection, title: str | None) -> Figure:
     for axes in panels[len(envs) :]:
         axes.remove()
     summary = _summary(_most(groups))
-    what = _name(selection.y) + (f" ({summary})" if summary else "")
+    unit_of_y = MEASUREMENTS[selection.y].unit if selection.y in MEASUREMENTS else ""
+    more = ", ".join(filter(None, (unit_of_y, summary)))
+    what = shown(selection.y) + (f" ({more})" if more else "")
     steps = "environment steps" if across <= 4 else "steps"
     for axes in panels[max(len(envs) - across, 0) : len(envs)]:
         axes.set_xlabel(steps if selection.x == "steps" else f"training time ({unit})")
@@ -207,7 +204,7 @@ def _on_grid(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
 def _profile(selection: Selection, title: str | None) -> Figure:
     """The share of runs above each score."""
     envs, groups = _in_common(selection)
-    name = _name(selection.y)
+    name = shown(selection.y)
     if len(envs) == 1:
         label = f"final {name}"
         final = [[np.array([run.final for run in group.tasks[envs[0]]])] for group in groups]
@@ -270,7 +267,7 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
     axes.axvline(0.5, color="0.4", lw=0.8, ls=":")
     axes.set_yticks(range(len(pairs)), [short(first.label, 0.3 * width) for first, _ in pairs], parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
-    axes.set_xlabel(f"probability that a run of X has a higher\n{_name(selection.y)} than one of Y")
+    axes.set_xlabel(f"probability that a run of X has a higher\n{shown(selection.y)} than one of Y")
     axes.set_ylabel("X", rotation=0, ha="right", va="center")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -311,10 +308,6 @@ def _legend(figure: Figure, selection: Selection) -> None:
     legend_below(figure, handles)
 
 
-def _name(y: str) -> str:
-    return NAMES.get(y, y.replace("_", " "))
-
-
 def _name_of(env: str, envs: Sequence[str]) -> str:
     """An environment without its suite, unless there are two of this name."""
     short = [each.replace(":", "/").rpartition("/")[2] for each in envs]
@@ -347,7 +340,7 @@ def _table(selection: Selection, kind: str) -> str:
                 which = [_name_of(of[0], envs)] if len(envs) > over else []
                 ends = [_least_to_most([run.steps for run in runs]), _least_to_most([run.seconds for run in runs])]
                 rows.append([*which, group.label or "all", *_estimate([group.tasks[env] for env in of]), *ends])
-    what = f"final {_name(selection.y)}" if over == 1 else _score(selection)
+    what = f"final {shown(selection.y)}" if over == 1 else _score(selection)
     summary = _summary(_most(selection.groups) * over)
     header = ["group", "runs", what + (f", {summary}" if summary else ""), "95 % interval", "steps a run", "seconds"]
     return markdown([*(["environment"] if len(envs) > over else []), *header], rows)
@@ -363,7 +356,7 @@ def _estimate(tasks: Sequence[Sequence[Run]]) -> list[str]:
 
 def _score(selection: Selection) -> str:
     """What makes final values of several environments comparable."""
-    return "final score" if selection.has_scores else f"final {_name(selection.y)} from 0 to 1"
+    return "final score" if selection.has_scores else f"final {shown(selection.y)} from 0 to 1"
 
 
 def _least_to_most(values: Sequence[float]) -> str:
@@ -377,7 +370,7 @@ def _caption(selection: Selection, kind: str) -> str:
     counts = [len(runs) for group in groups for runs in group.tasks.values()]
     runs = f"{_least_to_most(counts)} run{'s' if max(counts) > 1 else ''} each"
     intervals = "95 % intervals, between the percentiles of a stratified bootstrap over the runs"
-    name = _name(selection.y)
+    name = shown(selection.y)
     parts = {
         "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {runs}; shaded: {intervals}" if what else "")],
         "profile": [f"Share of runs with a higher final value, {runs}; shaded: {intervals}"],

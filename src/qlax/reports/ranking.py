@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from qlax.config.kinds import distribution
 from qlax.config.settings import SWEEPABLE, Config, as_words, written
+from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.files import write_whole
 
-MEASURED = ("train_return", "eval_return", "best_eval_return", "eval_score")  # of a summary; the last not everywhere
 BEST = 5  # settings that are printed
 Row = dict[str, Any]
 
@@ -34,12 +34,13 @@ class Ranked(NamedTuple):
 
 def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
     """A row a run: its index and seed, what it was trained with, what it came to, and when it diverged."""
+    results = [key for key, measurement in MEASUREMENTS.items() if measurement.is_result]  # the score not everywhere
     return [
         {
             "run": index,
             "seed": run["seed"],
             **{name: run[name] for name in config.compared},
-            **{name: summary[name]["per_run"][index] for name in MEASURED if name in summary},
+            **{name: summary[name]["per_run"][index] for name in results if name in summary},
             "diverged": diverged["steps"] if diverged else None,
         }
         for index, (run, diverged) in enumerate(zip(config.all_runs(), summary["diverged"], strict=True))

@@ -15,14 +15,6 @@ from rich.text import Text
 
 from qlax.util.files import free_name, write_whole
 
-CAUSES = {
-    "reward": "the environment gave a reward that is not finite; qlax.check_env may show where",
-    "value": "the weights were finite, so an observation was not, or was too large for the network; "
-    "try --input-norm layer",
-    "loss": "values have grown too large; try a lower learning_rate, gamma or reward_scale, or norm=layer",
-    "grad_norm": "gradients have grown too large; try a lower learning_rate or max_grad_norm, or norm=layer",
-    "parameters": "a gradient step was too large; try a lower learning_rate or max_grad_norm, or norm=layer",
-}
 CHECKSUM = 16  # hexadecimal digits
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from qlax.config.settings import Config, written
 from qlax.errors import UserError, described
+from qlax.storage.measurements import in_group
 from qlax.util.imports import import_object
 
 MOST_RUNS = 256  # as many files are open, and W&B runs begun
@@ -36,8 +37,6 @@ FLUSH_SECONDS = 5.0  # between event files' being synchronised with the disk, a 
 PATIENT_SECONDS = 3.0  # of FINISH_SECONDS, before it says what it waits for
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 NO_SETTINGS = ("seeds", "runs", "derived", "trackers")  # of a single run
-NOT_CURVES = ("updates", "steps")  # the axis
-SHOWN = ("eval_return", "episode_return")  # beside hyper-parameters, where runs are compared
 
 
 class Tracked(NamedTuple):
@@ -107,7 +106,8 @@ class TensorBoard:
             settings = {key: _word(value) for key, value in tracked.settings(index).items() if value is not None}
             rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
             text = summary.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
-            for part in (text, *summary.hparams(settings, dict.fromkeys(SHOWN))):
+            compared = {measurement.key: None for measurement in in_group("return")}
+            for part in (text, *summary.hparams(settings, compared)):
                 self._write(index, part, step=0, wall_time=time.time())
         self._flush()
 
@@ -376,10 +376,9 @@ def best_run(summary: dict[str, Any]) -> int:
 
 def _own(line: dict[str, Any], index: int) -> dict[str, float]:
     """What a line says of one run."""
+    axis = {measurement.key for measurement in in_group("axis")}
     values = {name: x[index] if isinstance(x, list | np.ndarray) else x for name, x in line.items()}
-    return {
-        name: float(x) for name, x in values.items() if name not in NOT_CURVES and x is not None and math.isfinite(x)
-    }
+    return {name: float(x) for name, x in values.items() if name not in axis and x is not None and math.isfinite(x)}
 
 
 def _own_summary(summary: dict[str, Any], index: int) -> dict[str, Any]:

@@ -11,15 +11,13 @@ from qlax.pqn import PQN, Mean, Rollout, TrainState
 from qlax.training import health
 from qlax.types import Array, Network, PyTree
 
-MEASURED = ("reward", "value", "loss", "grad_norm", "parameters")  # the order in which what is not finite spreads
-
 
 class Record(NamedTuple):
     """Of one run; `[R]` of several."""
 
     sums: dict[str, Mean]  # over the updates since the last line of metrics
     diverged: Array  # int32: updates before the first in which something was not finite; -1: there was none
-    cause: Array  # int32: what was not finite there, the first in the order of `MEASURED`
+    cause: Array  # int32: what was not finite there, the first in the order of `measurements.watched()`
 
 
 Learn = Callable[[TrainState, Record, Rollout], tuple[TrainState, Record]]
@@ -49,7 +47,7 @@ def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tupl
     def learn(state: TrainState, record: Record, rollout: Rollout) -> tuple[TrainState, Record]:
         after, metrics = measured(state, rollout)
         finite = jnp.stack(
-            [
+            [  # in the order of `measurements.watched()`
                 total(~health.finite_rewards(rollout)) == 0,
                 *(jnp.isfinite(metrics[name].total) for name in ("value", "loss", "grad_norm")),
                 health.finite((after.params, after.stats)),

@@ -23,12 +23,13 @@ from qlax.errors import DivergedError, HostError, Stopped, UserError
 from qlax.play import film
 from qlax.pqn import TrainState
 from qlax.reports import ranking
+from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
-from qlax.storage.metrics import CAUSES, ProgressDisplay, curves
+from qlax.storage.metrics import ProgressDisplay, curves
 from qlax.trackers import tracking
 from qlax.training import memory, processes, summary
 from qlax.training.device_runs import DeviceRuns, Evaluation, HostRuns
-from qlax.training.guard import MEASURED, Record
+from qlax.training.guard import Record
 from qlax.training.plan import Program
 from qlax.training.population import Exchange
 from qlax.types import PyTree
@@ -348,12 +349,12 @@ class Session:
             self.diverged[index] = None
         for index in np.flatnonzero(np.asarray(record.diverged) >= 0):
             if self.diverged[index] is None:
-                updates, what = int(record.diverged[index]), MEASURED[int(record.cause[index])]
+                updates, what = int(record.diverged[index]), measurements.watched()[int(record.cause[index])]
                 begun, end = (n * self.config.steps_per_update for n in (updates, updates + 1))
-                self.diverged[index] = {"steps": begun, "what": what}
+                self.diverged[index] = {"steps": begun, "what": what.key}
                 where = f"run {index} of {len(self.names)} ({self.names[index]})"
                 when = f"in update {updates + 1}, between {begun:,} and {end:,} steps"
-                reports.append(f"{what} not finite in {where} {when}: {CAUSES[what]}")
+                reports.append(f"{what.key} not finite in {where} {when}: {what.cause}")
         self.why = reports[0] if reports else self.why
         if not all(self.diverged):
             for report in reports:

@@ -9,16 +9,9 @@ import numpy as np
 from qlax._version import __version__
 from qlax.config.settings import Config
 from qlax.pqn import Mean
+from qlax.storage import measurements
 from qlax.training.plan import Program
 from qlax.util.text import six_digits
-
-# What every evaluation measures, and its name in metrics.jsonl; an environment's own metrics get the prefix alone.
-EVALUATED = {
-    "episode_return": "eval_return",
-    "episode_length": "eval_length",
-    "overestimation": "eval_overestimation",
-    "cut": "eval_cut",
-}
 
 
 def means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
@@ -30,11 +23,12 @@ def means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
 
 def evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> dict[str, np.ndarray]:
     """Means over the episodes of an evaluation `[R]`; nan without one, and for runs that are frozen."""
+    keys = measurements.evaluated()
     if evaluation is None:
-        return {name: np.full(len(frozen), np.nan) for name in EVALUATED.values()}
+        return {key: np.full(len(frozen), np.nan) for key in keys.values()}
     with np.errstate(invalid="ignore"):  # an environment's own metric may have no value in any episode
         found = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
-    return {EVALUATED.get(name, f"eval_{name}"): np.where(frozen, np.nan, mean) for name, mean in found.items()}
+    return {keys.get(name, f"eval_{name}"): np.where(frozen, np.nan, mean) for name, mean in found.items()}
 
 
 def summarise(
@@ -60,7 +54,8 @@ def summarise(
     config, runs = program.config, program.config.all_runs()
     if not curves:  # they diverged before the first line
         nothing = np.full((1, len(runs)), np.nan)
-        curves = {"updates": np.zeros(1)} | dict.fromkeys(("episodes", "episode_return", *EVALUATED.values()), nothing)
+        keys = ("episodes", "episode_return", *measurements.evaluated().values())
+        curves = {"updates": np.zeros(1)} | dict.fromkeys(keys, nothing)
     late = curves["updates"] > 0.9 * config.num_updates
     episodes = curves["episodes"][late]
     with np.errstate(invalid="ignore"):
@@ -68,7 +63,7 @@ def summarise(
     returns = {"train_return": train_return, "eval_return": curves["eval_return"][-1]}
     if program.score:
         returns["eval_score"] = np.array([program.score(x) for x in returns["eval_return"]])
-    own = [name for name in curves if name.startswith("eval_") and name not in EVALUATED.values()]
+    own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
     returns |= {name: curves[name][-1] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
     device = jax.devices()[0]

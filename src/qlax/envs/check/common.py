@@ -10,16 +10,12 @@ import numpy as np
 
 from qlax.config.kinds import LARGEST_COUNT
 from qlax.errors import UserError, described
+from qlax.storage import measurements
 from qlax.types import PyTree
 from qlax.util.text import shown
 
 Expect = Callable[[Any, str], None]
 ACCOUNTS = ("episode_return", "episode_length")
-# What the log calls its own measurements.
-TAKEN_NAMES = (
-    *("loss", "td_error", "grad_norm", "value", "epsilon", "cut"),
-    *("updates", "steps", "seconds", "steps_per_second", "episodes"),
-)
 WHOLE_NUMBERS = {  # none larger than the device can count
     "num_actions": "a whole number of discrete actions, at least 1",
     "num_envs": "a whole number of environments, at least 1",
@@ -82,8 +78,8 @@ def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expec
     for name, value in metrics.items():
         expect(isinstance(name, str), f"metrics of {what} have the name {shown(repr(name))}; expected text")
         found = f"metrics of {what} have {shown(repr(name))}"
-        taken = name in TAKEN_NAMES or name.startswith("eval_")
-        expect(not taken, f"{found}, a name the log uses itself; expected another name")
+        is_free = measurements.is_own(name) and name not in measurements.evaluated() and not name.startswith("eval_")
+        expect(is_free or name in ACCOUNTS, f"{found}, a name the log uses itself; expected another name")
         is_array = hasattr(value, "dtype") and hasattr(value, "shape")
         expect(
             is_array and value.shape == shape, f"{found} of shape {getattr(value, 'shape', None)}; expected {wanted}"
