@@ -30,7 +30,7 @@ def named():
 
 
 ALL = tuple(named())
-IN_JAX = tuple(name for name in ALL if not envs.on_host(name))
+IN_JAX = tuple(name for name in ALL if not envs.maker(name).on_host)
 
 
 def in_ci(few, names):

@@ -1,8 +1,9 @@
 """Environments by name: `make("gymnax/CartPole-v1")`."""
 
+import functools
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -54,22 +55,38 @@ def suite(name: str) -> Any:
         raise UserError(f"the suite {name!r} does not work with JAX {jax.__version__}: {described(error)}") from error
 
 
-def on_host(env_id: str) -> bool:
-    """Whether the environment lives on the host: `make` wants to know how many, and gives a `HostEnv`.
+class Maker(NamedTuple):
+    """What makes the environments of a name, and where they live.
 
-    Your own does if what the import path names takes `num_envs`.
+    Attributes:
+      make: called with the options of the environment; on the host `num_envs` is one of them.
+      on_host: whether it makes a `HostEnv`: your own does if what the import path names takes `num_envs`.
+    """
+
+    make: Callable[..., Any]
+    on_host: bool
+
+
+def maker(env_id: str) -> Maker:
+    """Find what makes an environment, see `make`; your own module is imported here, and nowhere else.
 
     Raises:
-      UserError: your own cannot be imported.
+      UserError: the name is neither suite/name nor module:Name, or your own cannot be imported.
     """
     if _is_own(env_id):
         own = import_object(env_id)
         try:
-            return "num_envs" in inspect.signature(own).parameters
+            on_host = "num_envs" in inspect.signature(own).parameters
         except (TypeError, ValueError):  # not to be called, or of those of Python's own that do not tell
-            return False
-    name = env_id.partition("/")[0]
-    return name in SUITES and SUITES[name].on_host
+            on_host = False
+        return Maker(functools.partial(_own, env_id, own), on_host)
+    suite_name, slash, name = env_id.partition("/")
+    if not slash:
+        raise UserError(
+            f"unknown environment {env_id!r}: expected suite/name or module:Name; suites: {', '.join(SUITES)}"
+        )
+    on_host = suite_name in SUITES and SUITES[suite_name].on_host
+    return Maker(lambda **options: suite(suite_name).make(name, **options), on_host)
 
 
 def make(env_id: str, /, **options: Any) -> Any:
@@ -80,21 +97,15 @@ def make(env_id: str, /, **options: Any) -> Any:
       options: parameters of the environment; arguments of your own class. Those on the host need `num_envs`.
 
     Returns:
-      An `Env`, or a `HostEnv` of `num_envs`, see `on_host`.
+      An `Env`, or a `HostEnv` of `num_envs`, see `Maker`.
 
     Raises:
       UserError: unknown, not installed, or it breaks the contract of `Env`; see `check_env` for a `HostEnv`.
     """
-    if on_host(env_id) and "num_envs" not in options:
+    found = maker(env_id)
+    if found.on_host and "num_envs" not in options:
         raise UserError(f"{env_id} lives on the host: say how many, as in make({env_id!r}, num_envs=8)")
-    if _is_own(env_id):
-        return _own(env_id, **options)
-    suite_name, slash, name = env_id.partition("/")
-    if not slash:
-        raise UserError(
-            f"unknown environment {env_id!r}: expected suite/name or module:Name; suites: {', '.join(SUITES)}"
-        )
-    return suite(suite_name).make(name, **options)
+    return found.make(**options)
 
 
 def options_to_draw(env_id: str) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
       UserError: unknown, not for this environment, or what it makes breaks the contract of `Env`.
     """
     for name in wrappers:
-        env = _own(name, env) if ":" in name else by_name(name, env)
+        env = _own(name, import_object(name), env) if ":" in name else by_name(name, env)
     return env
 
 
@@ -122,9 +133,8 @@ def _is_own(env_id: str) -> bool:
     return ":" in env_id.partition("/")[0]  # a suite's names may have a colon
 
 
-def _own(path: str, /, *arguments: Any, **options: Any) -> Any:
-    """An environment of the user's own class or function, checked."""
-    own = import_object(path)
+def _own(path: str, own: Any, /, *arguments: Any, **options: Any) -> Any:
+    """Make and check an environment of the user's own class or function, which stands at an import path."""
     try:
         env = own(*arguments, **options)
     except UserError:

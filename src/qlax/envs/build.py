@@ -1,21 +1,85 @@
-"""From the settings of a run to its environments."""
+"""Environments of a run, from its settings: in JAX, or on the host."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qlax import envs, pqn
-from qlax.config.settings import Config
+from qlax.config.settings import FIELDS, Config
+from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.envs.wrappers import is_named
 from qlax.errors import UserError
-from qlax.types import HostEnv, PyTree, Step, strong
+from qlax.types import HostEnv, Network, PyTree, Step, strong
 
 
-def host_maker(config: Config) -> Callable[[int], HostEnv]:
-    """Makes so many environments of a run on the host; refuses what only environments in JAX have."""
+class Built(NamedTuple):
+    """What is trained or played in.
+
+    Attributes:
+      config: the settings, with those that the environment decides.
+      env: an `Env` within its wrappers; of those on the host a `HostEnv` that is closed again.
+      world: shapes of the state of all environments, `[N, ...]`; () on the host, which keeps it to itself.
+      step: shapes of their first steps, `[N, M, ...]`.
+      make_envs: makes so many environments on the host; None for an `Env`.
+    """
+
+    config: Config
+    env: Any
+    world: PyTree
+    step: Step
+    make_envs: Callable[[int], HostEnv] | None
+
+    def copies(self, num_envs: int, reset_ratio: int | None = None) -> Vec | None:
+        """So many copies of an `Env`, with the settings' `reset_ratio` unless another is given; None on the host."""
+        if self.make_envs is not None:
+            return None
+        ratio = reset_ratio or self.config.reset_ratio
+        return Vec(self.env, num_envs, reset_ratio=ratio, time_limit_is_terminal=self.config.time_limit_is_terminal)
+
+    def against_itself(self, network: Network) -> "Built":
+        """The same, where the environment asks for it with the learner's network as the opponent.
+
+        Raises:
+          UserError: such an environment is wrapped.
+        """
+        if not hasattr(self.env, "with_network"):
+            return self
+        config = self.config
+        if config.wrappers:
+            wrappers = ", ".join(config.wrappers)
+            raise UserError(f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there")
+        return _of_env(config, self.env.with_network(network))
+
+
+def build(config: Config) -> Built:
+    """Make what these settings name, and look at the first steps; nothing is compiled.
+
+    Raises:
+      UserError: unknown, not installed, it breaks its contract, or a setting is not for this kind of environment.
+      HostError: environments on the host crashed or hang.
+    """
+    make, on_host = envs.maker(config.env)
+    return _of_host(config, make) if on_host else _in_jax(config, make)
+
+
+def _in_jax(config: Config, make: Callable[..., Any]) -> Built:
+    for name in ("overlap", "host_timeout"):
+        if getattr(config, name) != FIELDS[name].default:
+            raise UserError(f"{name} is for environments on the host; {config.env} runs in JAX")
+    return _of_env(config, envs.wrap(make(**config.env_options), config.wrappers))
+
+
+def _of_env(config: Config, env: Any) -> Built:
+    built = Built(config, env, (), (), None)  # type: ignore[arg-type]
+    copies: Any = built.copies(config.num_envs)
+    world, step = jax.eval_shape(copies.reset, jax.random.key(0))
+    return built._replace(config=config.derive(reset_ratio=copies.reset_ratio), world=world, step=step)
+
+
+def _of_host(config: Config, make: Callable[..., HostEnv]) -> Built:
     if config.reset_ratio is not None:
         raise UserError(f"reset_ratio is for environments in JAX; those of {config.env} reset themselves")
     for name in ("num_envs", "wrappers"):
@@ -27,30 +91,18 @@ def host_maker(config: Config) -> Callable[[int], HostEnv]:
             where = "" if is_named(name) else " and of gymnasium"
             raise UserError(f"wrapper {name} is for environments in JAX{where}, and {config.env} lives on the host")
         options["wrappers"] = config.wrappers
-    return lambda num_envs: envs.make(config.env, num_envs=num_envs, **options)
 
+    def make_envs(num_envs: int) -> HostEnv:
+        return make(num_envs=num_envs, **options)
 
-def against_itself(env: Any, network: Any, config: Config) -> Any:
-    """The environment that plays with the learner's network.
-
-    Raises:
-      UserError: it is wrapped.
-    """
-    if config.wrappers:
-        wrappers = ", ".join(config.wrappers)
-        raise UserError(f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there")
-    return env.with_network(network)
-
-
-def examined(config: Config, make_envs: Callable[[int], HostEnv]) -> tuple[HostEnv, Step]:
-    """Of environments on the host: some of them, closed, and shapes of the first steps of all, `[N, M, ...]`."""
     worker = Worker(config.env, make_envs, 2, device=jax.devices()[0], timeout=config.host_timeout)
     try:
         worker.check()
         step, _ = worker.result()
     finally:
         worker.close()
-    return worker.env, jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_envs, *x.shape[1:]), x.dtype), step)
+    step = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_envs, *x.shape[1:]), x.dtype), step)
+    return Built(config, worker.env, (), step, make_envs)
 
 
 def shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.TrainState]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.envs import make, on_host
+from qlax.envs import maker
 from qlax.envs.check.common import team_of
 from qlax.envs.check.env import check_env
 from qlax.envs.vec import Vec
@@ -33,14 +33,15 @@ def sizes(env_id: str) -> Sizes:
     Raises:
       UserError: see `qlax.make`.
     """
-    if on_host(env_id):
-        env = make(env_id, num_envs=1)
+    make, on_host = maker(env_id)
+    if on_host:
+        env = make(num_envs=1)
         try:
             obs = jax.tree.map(lambda x: np.asarray(x)[0], env.reset(0).obs)
         finally:
             env.close()
     else:
-        env = make(env_id)
+        env = make()
         obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
     num_agents = getattr(env, "num_agents", None)
     return Sizes(int(env.num_actions), num_agents, _written(obs, num_agents), getattr(env, "time_limit", None))
@@ -59,14 +60,15 @@ def check(env_id: str, seconds: float = 1.0) -> float:
     Raises:
       UserError: what is wrong with it.
     """
-    if on_host(env_id):
-        env = make(env_id, num_envs=NUM_ENVS_ON_HOST)
+    make, on_host = maker(env_id)
+    if on_host:
+        env = make(num_envs=NUM_ENVS_ON_HOST)
         try:
             check_env(env, CHECKED_STEPS)
             return _speed_on_host(env, seconds)
         finally:
             env.close()
-    env = make(env_id)
+    env = make()
     check_env(env, CHECKED_STEPS)
     return _speed(env, seconds)
 

@@ -239,21 +239,12 @@ def prepared(
         wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
     )
     network = qnetwork.build(info["network"], info["num_actions"])
-    make_envs: Callable[[int], HostEnv] | None = None
-    place: Any
-    if envs.on_host(config.env):
-        make_envs = build.host_maker(config)
-        place, step = build.examined(config, make_envs)
-    else:
-        place = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
-        if hasattr(place, "with_network"):
-            place = build.against_itself(place, network, config)
-            place = getattr(place, "evaluated", place)
-        step = jax.eval_shape(Vec(place, 1).reset, jax.random.key(0))[1]
-    _check_interface(info, config, place, step.obs)
+    built = build.build(config).against_itself(network)
+    place = getattr(built.env, "evaluated", built.env)
+    _check_interface(info, config, place, built.step.obs)
     limits = [getattr(place, "time_limit", None), _limit_of_evaluations(Path(run))]
     known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
-    return Stage(indices, agents, network, config, place, make_envs, max_steps or next(iter(known), LONGEST))
+    return Stage(indices, agents, network, config, place, built.make_envs, max_steps or next(iter(known), LONGEST))
 
 
 def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[list[int], list[Agent]]:

@@ -331,7 +331,7 @@ class HostRuns:
         config = self._program.config
         return Worker(
             config.env,
-            self._program.make_envs,
+            self._program.make_envs,  # type: ignore[arg-type]
             num_envs,
             device=jax.devices()[0],
             timeout=config.host_timeout,

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import envs, pqn
+from qlax import pqn
 from qlax.config.settings import FIELDS, Config
 from qlax.envs import build
-from qlax.envs.vec import Vec, VecState
+from qlax.envs.vec import VecState
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
@@ -53,26 +53,15 @@ class Program:
                 raise UserError(f"unknown plugin {name!r}{nearest(name, PLUGINS)}; plugins: {', '.join(PLUGINS)}")
         self.config = config
         self.plugins = {name: _where(plugin) for name, plugin in plugins.items()}
-        self.on_host = envs.on_host(config.env)
-        self.vec: Any = None
+        built = build.build(config)
+        self.make_envs, self.on_host = built.make_envs, built.make_envs is not None
+        env, step, config = built.env, built.step, built.config
         most_devices = config.devices
-        if self.on_host:
-            self.make_envs = build.host_maker(config)
-            env: Any
-            env, step = build.examined(config, self.make_envs)
-        else:
-            for name in ("overlap", "host_timeout"):
-                if getattr(config, name) != FIELDS[name].default:
-                    raise UserError(f"{name} is for environments on the host; {config.env} runs in JAX")
-            env = envs.wrap(envs.make(config.env, **config.env_options), config.wrappers)
-            self.vec = _vec(env, config, config.num_envs, config.reset_ratio)
-            config = config.derive(reset_ratio=self.vec.reset_ratio)
-            world, step = jax.eval_shape(self.vec.reset, jax.random.key(0))
-            if not all(leaf.size for leaf in jax.tree.leaves((world, step))):
-                # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
-                if jax.process_count() > 1:
-                    raise UserError(f"{config.env} has arrays without elements, and trains in one process only")
-                most_devices = 1
+        if not all(leaf.size for leaf in jax.tree.leaves((built.world, step))):
+            # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
+            if jax.process_count() > 1:
+                raise UserError(f"{config.env} has arrays without elements, and trains in one process only")
+            most_devices = 1
         observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
         if config.network is None:
             config = config.derive(encoder=qnetwork.default_encoder(observation))
@@ -93,11 +82,9 @@ class Program:
         self._axis_name = axis_name = DATA if self.placement.parts > 1 else None
         if axis_name is not None:
             network = qnetwork.build(self.description, env.num_actions, axis_name)
-        if not self.on_host:
-            self.vec = _vec(env, config, num_envs, config.reset_ratio)
-        if hasattr(env, "with_network"):
-            env = build.against_itself(env, network, config)
-            self.vec = _vec(env, config, num_envs, config.reset_ratio)
+        built = built._replace(config=config).against_itself(network)
+        env = built.env
+        self.vec: Any = built.copies(num_envs)
         self.config = config = config.with_intervals(getattr(env, "time_limit", None), self.on_host)
         if config.population != "none" and config.eval_interval >= config.num_updates:  # type: ignore[operator]
             raise UserError(
@@ -125,8 +112,8 @@ class Program:
         if not self.on_host:
             # One fresh episode a step has to do: nobody looks at what follows the first.
             episodes = -(-config.eval_episodes // self.placement.parts)
-            eval_vec = _vec(getattr(env, "evaluated", env), config, episodes, episodes)
-            self._evaluate = evaluation.make(self.algorithm, eval_vec, config.eval_max_steps)  # type: ignore[arg-type]
+            played: Any = built._replace(env=getattr(env, "evaluated", env)).copies(episodes, reset_ratio=episodes)
+            self._evaluate = evaluation.make(self.algorithm, played, config.eval_max_steps)  # type: ignore[arg-type]
         runs = config.all_runs()
         self.agent_info = {
             "env": config.env,
@@ -304,7 +291,3 @@ def _collections(network: Any, step: Step) -> list[str]:
         return network.init(jax.random.key(0), network.initial_memory(n * m), obs, first, False)
 
     return list(jax.eval_shape(init, obs))
-
-
-def _vec(env: Any, config: Config, num_envs: int, reset_ratio: int | None) -> Vec:
-    return Vec(env, num_envs, reset_ratio=reset_ratio, time_limit_is_terminal=config.time_limit_is_terminal)
