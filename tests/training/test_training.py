@@ -302,7 +302,7 @@ def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_argument
     with pytest.raises(qlax.UserError, match=r"unknown plugin 'explor'; did you mean 'explore'"):
         Program(config, {"explor": epsilon_greedy})
     program = Program(config, {"loss": functools.partial(scaled, factor=2.0)})
-    assert program.plugins == {"loss": "test_trainer.scaled with () {'factor': 2.0}"}
+    assert program.plugins == {"loss": "test_training.scaled with () {'factor': 2.0}"}
 
 
 def test_sizes_that_disagree_are_named():
@@ -335,7 +335,7 @@ def test_divergence_stops_the_run_and_says_where(tmp_path):
     run = tmp_path / "run"
     where = r"reward not finite in run 0 of 2 \(seed=3\) in update 8, between 224 and 256 steps: the environment"
     with pytest.raises(DivergedError, match=rf"{where}.*last good weights are in .*agents"):
-        qlax.train("test_trainer:Exploding", out=run, seed=3, seeds=2, **SMALL)
+        qlax.train("test_training:Exploding", out=run, seed=3, seeds=2, **SMALL)
     assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8]
     assert np.isfinite(lines_of(run)[-1]["loss"]).all()  # of the update before
     summary = json.loads((run / "summary.json").read_text())
@@ -345,7 +345,7 @@ def test_divergence_stops_the_run_and_says_where(tmp_path):
     with pytest.raises(DivergedError, match=where):  # it stays so
         qlax.resume(run)
     again = qlax.train(
-        "test_trainer:Overflowing", out=tmp_path / "again", init=run, seeds=2, **SMALL | {"total_steps": 32}
+        "test_training:Overflowing", out=tmp_path / "again", init=run, seeds=2, **SMALL | {"total_steps": 32}
     )
     assert again.config.init == str(run)
     shapes = [jax.tree.map(np.shape, agent.variables) for agent in (good[0], again.agents[0])]
@@ -354,8 +354,8 @@ def test_divergence_stops_the_run_and_says_where(tmp_path):
 
 def test_a_run_that_diverges_is_frozen_and_the_others_are_as_without_it(tmp_path, capfd):
     settings = SMALL | {"seeds": 1}
-    both = qlax.train("test_trainer:Overflowing", out=tmp_path / "both", reward_scale=[1.0, 1e38], **settings)
-    alone = qlax.train("test_trainer:Overflowing", out=tmp_path / "alone", reward_scale=1.0, **settings)
+    both = qlax.train("test_training:Overflowing", out=tmp_path / "both", reward_scale=[1.0, 1e38], **settings)
+    alone = qlax.train("test_training:Overflowing", out=tmp_path / "alone", reward_scale=1.0, **settings)
     frozen = both.summary["diverged"]
     assert frozen[0] is None
     assert frozen[1]["what"] in ("value", "loss", "grad_norm", "parameters")
@@ -399,7 +399,7 @@ def test_runs_get_directories_of_their_own(monkeypatch, tmp_path):
 
 
 def test_score_of_the_suite_is_reported(tmp_path):
-    result = qlax.train("test_trainer:Scored", out=tmp_path / "run", **SMALL)
+    result = qlax.train("test_training:Scored", out=tmp_path / "run", **SMALL)
     assert result.summary["eval_return"]["per_run"] == [3.0]
     assert result.summary["eval_score"]["per_run"] == [0.25]
 
@@ -425,7 +425,7 @@ class Scored:
 def test_what_is_shared_follows_the_progress_of_training_whatever_the_chunk(tmp_path):
     settings = SMALL | {"eval_interval": 12, "checkpoint_interval": 12}
     results = [
-        qlax.train("test_trainer:Fading", out=tmp_path / str(interval), **settings | {"log_interval": interval})
+        qlax.train("test_training:Fading", out=tmp_path / str(interval), **settings | {"log_interval": interval})
         for interval in (1, 4)
     ]
     returns = results[0].curves["episode_return"][:, 0]
@@ -442,11 +442,11 @@ class Fading(Paid):
 
 
 def test_own_metrics_and_wrappers_are_in_the_summary_and_the_description_of_agents(tmp_path):
-    settings = SMALL | {"wrappers": ("last_action", "test_trainer:Doubled"), "reset_ratio": None}
+    settings = SMALL | {"wrappers": ("last_action", "test_training:Doubled"), "reset_ratio": None}
     result = qlax.train("counting:Counting", out=tmp_path / "run", env_options={"time_limit": 5}, **settings)
     assert result.summary["eval_count"]["per_run"] == [5.0]
     info = qlax.load(result.directory).info
-    assert info["wrappers"] == ["last_action", "test_trainer:Doubled"]
+    assert info["wrappers"] == ["last_action", "test_training:Doubled"]
     assert info["obs"] == [["float32", [10]]]
     assert from_file(result.directory / "config.json").reset_ratio == 2  # Doubled asks for 6, of which 2 divides 4
 
