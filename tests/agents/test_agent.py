@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pages import TESTS
+from playing import play
 from probes import show, strict_and_quick
 from runs import CARTPOLE, SMALL, random_agent
 
@@ -203,49 +204,11 @@ def test_weights_that_do_not_fit_their_description_are_refused(numpy_only, agent
         qlax.load(tmp_path / "odd.safetensors", numpy_only=numpy_only)
 
 
-class Script:
-    """A team of two for whom every step has legal actions and a reward a joint action of its own, and looks the same.
-
-    Nothing in it is random, so the return tells the actions apart: two sequences of them hardly ever pay the same.
-    """
-
-    num_actions, num_agents, time_limit = 64, 2, 12
-
-    def __init__(self):
-        random = np.random.default_rng(0)
-        self.obs = jnp.broadcast_to(jnp.array(3 + 2 * random.normal(size=(2, 4)), jnp.float32), (13, 2, 4))
-        self.legal = jnp.array(random.random((13, 2, 64)) < 0.7).at[..., 0].set(True)
-        self.rewards = jnp.array(random.normal(size=(13, 64, 64)), jnp.float32)
-
-    def reset(self, key):
-        del key
-        return jnp.int32(0), show(self.obs[0], legal=self.legal[0])
-
-    def step(self, key, t, action):
-        del key
-        reward = self.rewards[t, action[0], action[1]]
-        return t + 1, show(self.obs[t + 1], reward, truncated=t + 1 >= self.time_limit, legal=self.legal[t + 1])
-
-
-def play(agent, forget=False):
-    """The return of one greedy episode of `Script`; with `forget`, every step begins an episode to the agent."""
-    env, total = Script(), 0.0
-    state, step = env.reset(jax.random.key(0))
-    for _ in range(env.time_limit):
-        if forget:
-            agent.reset()
-        action = agent.act(step.obs, step.legal)
-        assert np.take_along_axis(np.asarray(step.legal), action[:, None], -1).all()
-        state, step = env.step(jax.random.key(0), state, action)
-        total += float(step.reward)
-    return total
-
-
 def test_a_team_plays_in_a_new_process_as_it_was_evaluated(tmp_path):
     settings = SMALL | {"memory": "gru", "norm": "batch", "input_norm": "batch", "learning_rate": 0.01, "seed": 2}
-    result = qlax.train("test_agent:Script", out=tmp_path / "run", **settings)
+    result = qlax.train("playing:Script", out=tmp_path / "run", **settings)
     evaluated = result.summary["eval_return"]["per_run"][0]
-    code = "import sys, qlax, test_agent; print(test_agent.play(qlax.load(sys.argv[1])))"
+    code = "import sys, qlax, playing; print(playing.play(qlax.load(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(result.directory)]
     said = subprocess.run(command, cwd=TESTS, check=True, capture_output=True, text=True).stdout
     assert float(said) == pytest.approx(evaluated, rel=1e-5)

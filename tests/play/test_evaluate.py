@@ -5,54 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hosts import LENGTH, LIMIT
+from hosts import LIMIT
+from playing import ONE, WALK, Script, Wants, play, saved
 from probes import show
 from runs import SMALL, is_refused_in_one_line, random_agent
-from test_agent import Script, play
 
 import qlax
-from qlax.agents.agent import Agent
 from qlax.cli.main import main
 from qlax.config.settings import configure
 from qlax.play import evaluate
 from qlax.util.statistics import of_episodes
-
-
-class Wants:
-    """A network that always wants the action its weights say: Q is 1 there, else 0."""
-
-    recurrent = False
-
-    def __init__(self, num_actions):
-        self.num_actions = num_actions
-
-    def initial_memory(self, batch):
-        del batch
-        return ()
-
-    def init(self, *arguments):
-        del arguments
-        return {"params": {"action": jnp.int32(0)}}
-
-    def apply(self, variables, memory, obs, first, train, mutable=()):
-        del obs, train, mutable
-        q = jax.nn.one_hot(variables["params"]["action"], self.num_actions)
-        return (jnp.broadcast_to(q, (*first.shape, self.num_actions)), memory), {}
-
-
-def saved(folder, env, obs, actions=(1,), num_actions=2, wrappers=(), **options):
-    """A run's folder with an agent for each action, as training leaves them, but nothing else."""
-    (folder / "agents").mkdir(parents=True)
-    for index, action in enumerate(actions):
-        info = {"env": env, "env_options": options, "wrappers": list(wrappers), "num_actions": num_actions}
-        info |= {"network": {"network": "test_playing:Wants"}, "obs": obs, "obs_paths": [""], "seed": 7 + index}
-        variables = {"params": {"action": np.int32(action)}}
-        Agent(variables, info).save(folder / "agents" / f"{index}.safetensors")
-    return folder
-
-
-ONE = [["float32", [1]]]
-WALK = [["float32", [LENGTH + 1]]]
 
 
 class Pays:
@@ -82,7 +44,7 @@ class Pays:
 
 @pytest.fixture(scope="module")
 def paid(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("paid") / "run", "test_playing:Pays", ONE, actions=(1, 2), num_actions=3)
+    return saved(tmp_path_factory.mktemp("paid") / "run", "test_evaluate:Pays", ONE, actions=(1, 2), num_actions=3)
 
 
 def test_the_first_whole_episode_of_each_environment_counts(paid):
@@ -167,15 +129,15 @@ class Mirror(Fades):
 
 def test_what_copies_share_is_as_at_the_end_of_training(tmp_path):
     np.testing.assert_array_equal(
-        qlax.evaluate(saved(tmp_path / "a", "test_playing:Fades", ONE), episodes=2).returns, [[3, 3]]
+        qlax.evaluate(saved(tmp_path / "a", "test_evaluate:Fades", ONE), episodes=2).returns, [[3, 3]]
     )
 
 
 def test_who_plays_against_itself_is_evaluated_where_training_does(tmp_path):
-    run = saved(tmp_path / "run", "test_playing:Mirror", ONE, num_actions=3)
+    run = saved(tmp_path / "run", "test_evaluate:Mirror", ONE, num_actions=3)
     with pytest.raises(qlax.UserError, match="shows float32\\[1\\] and takes 3 actions") as refused:
-        qlax.evaluate(saved(tmp_path / "a", "test_playing:Mirror", ONE), episodes=2)
-    assert "test_playing:Mirror" in str(refused.value)
+        qlax.evaluate(saved(tmp_path / "a", "test_evaluate:Mirror", ONE), episodes=2)
+    assert "test_evaluate:Mirror" in str(refused.value)
     played = qlax.evaluate(run, episodes=32)
     np.testing.assert_array_equal(played.returns, played.lengths)
     with pytest.raises(qlax.UserError, match="plays against itself"):
@@ -184,7 +146,7 @@ def test_who_plays_against_itself_is_evaluated_where_training_does(tmp_path):
 
 def test_a_team_with_memory_plays_as_its_agent_does_by_hand(tmp_path):
     network = {"memory": "gru", "norm": "batch"}
-    agent = random_agent(network, [["float32", [4]]], Script.num_actions, env="test_agent:Script")
+    agent = random_agent(network, [["float32", [4]]], Script.num_actions, env="playing:Script")
     agent.save(tmp_path / "0.safetensors")
     played = qlax.evaluate(tmp_path / "0.safetensors", episodes=2)
     np.testing.assert_allclose(played.returns, play(agent), rtol=1e-5)
@@ -193,8 +155,8 @@ def test_a_team_with_memory_plays_as_its_agent_does_by_hand(tmp_path):
 
 
 def test_episodes_are_cut_where_the_runs_own_evaluations_cut_them(tmp_path):
-    run = saved(tmp_path / "run", "test_playing:Pays", ONE, num_actions=3, endless=True)
-    config = configure("test_playing:Pays", **SMALL | {"eval_max_steps": 20})
+    run = saved(tmp_path / "run", "test_evaluate:Pays", ONE, num_actions=3, endless=True)
+    config = configure("test_evaluate:Pays", **SMALL | {"eval_max_steps": 20})
     (run / "config.json").write_text(config.to_json())
     shutil.copytree(run / "agents", run / "best")
     for best in (False, True):
@@ -223,7 +185,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
     words = ["evaluate", str(paid), "--episodes", "32", "--epsilon", "0.1", "--json", str(tmp_path / "all.json")]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "test_playing:Pays: 32 episodes of each agent, epsilon 0.1, seed 0" in said
+    assert "test_evaluate:Pays: 32 episodes of each agent, epsilon 0.1, seed 0" in said
     assert "| index | seed | return | 95 % interval | lowest | highest | length | drawn | score |" in " ".join(
         said.split()
     )
@@ -233,7 +195,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
     assert [agent["returns"] for agent in written["agents"]] == played.returns.tolist()
     assert [agent["lengths"] for agent in written["agents"]] == played.lengths.tolist()
     assert written["overall"]["interval"] == list(played.overall.interval)
-    assert (written["env"], written["epsilon"], written["max_steps"]) == ("test_playing:Pays", 0.1, evaluate.LONGEST)
+    assert (written["env"], written["epsilon"], written["max_steps"]) == ("test_evaluate:Pays", 0.1, evaluate.LONGEST)
     is_refused_in_one_line(words, "all.json is there already", capsys, tmp_path)
 
 
@@ -251,7 +213,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
         (["RUN", "--max-steps", "many"], "max_steps=many: expected a whole number from 1"),
         (
             ["RUN", "--env", "hosts:Walk"],
-            "float32[5] and takes 2 actions; the agents are of test_playing:Pays",
+            "float32[5] and takes 2 actions; the agents are of test_evaluate:Pays",
         ),
         (["RUN", "--env", "hosts:HostWalk"], "hosts:HostWalk shows float32[5] and takes 2"),
         (["RUN", "--env", "gymnax/CartPole-v2"], "did you mean 'CartPole-v1'?"),
@@ -262,6 +224,6 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(words, message, tmp_path, capsys, monkeypatch):
-    saved(tmp_path / "RUN", "test_playing:Pays", ONE, actions=(1, 2), num_actions=3)
+    saved(tmp_path / "RUN", "test_evaluate:Pays", ONE, actions=(1, 2), num_actions=3)
     monkeypatch.chdir(tmp_path)
     is_refused_in_one_line(["evaluate", *words], message, capsys, tmp_path)

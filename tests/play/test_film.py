@@ -1,4 +1,5 @@
 import sys
+import time
 from typing import ClassVar
 
 import av
@@ -8,14 +9,15 @@ import numpy as np
 import pytest
 from hosts import LENGTH, LIMIT, HostWalk, Walk
 from PIL import Image
+from playing import WALK, saved
 from probes import show
-from runs import is_refused_in_one_line, random_agent
-from test_playing import WALK, saved
+from runs import SMALL, is_refused_in_one_line, random_agent
 
 import qlax
 from qlax import Agent
 from qlax.cli.main import main
-from qlax.play import film as video
+from qlax.config.settings import configure
+from qlax.play import painter
 
 SIDE = 60  # pixels of a cell: the picture is as large as they are in a film
 
@@ -98,6 +100,29 @@ class Still(Seen):
     fps = 0
 
 
+class HostFrozen(HostSeen):
+    """Never answers again once it is to be drawn."""
+
+    def render(self):
+        time.sleep(60)
+
+
+class HostThrifty(HostSeen):
+    """Draws into the same memory again and again."""
+
+    def render(self):
+        self.memory = getattr(self, "memory", super().render())
+        self.memory[:] = super().render()
+        return self.memory
+
+
+class HostAlone(HostSeen):
+    """Draws one of it only."""
+
+    def render(self):
+        return super().render()[0]
+
+
 class HostFailing(HostSeen):
     """Breaks while it is filmed, and remembers which of it were closed."""
 
@@ -128,7 +153,7 @@ def cells(frames):
     return [int(frame[SIDE // 2, SIDE // 2 :: SIDE].mean(-1).argmax()) for frame in frames]
 
 
-@pytest.mark.parametrize("env", ["test_video:Seen", "test_video:HostSeen"])
+@pytest.mark.parametrize("env", ["test_film:Seen", "test_film:HostSeen"])
 def test_a_film_has_every_step_and_the_end(env, tmp_path):
     run = saved(tmp_path / "run", env, WALK)
     path = qlax.render(run, fps=10).path
@@ -144,7 +169,7 @@ def test_a_film_has_every_step_and_the_end(env, tmp_path):
 
 
 def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
-    run = saved(tmp_path / "run", "test_video:Seen", WALK, actions=(0, 1))
+    run = saved(tmp_path / "run", "test_film:Seen", WALK, actions=(0, 1))
     assert main(["render", str(run), "--out", str(tmp_path / "a.gif"), "--max-steps", "3"]) == 0
     said = capsys.readouterr().out
     assert "episode 0: return -0.3, 3 steps (cut; see --max-steps)" in said
@@ -155,7 +180,7 @@ def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
 
 
 def test_episodes_side_by_side_wait_dimmed_for_the_others(tmp_path):
-    run = saved(tmp_path / "run", "test_video:Seen", WALK, actions=(1,))
+    run = saved(tmp_path / "run", "test_film:Seen", WALK, actions=(1,))
     made = qlax.render(run, tmp_path / "a.mp4", episodes=4, epsilon=0.7, seed=3)
     assert len(set(made.lengths)) > 1
     assert made.returns == pytest.approx([2.1 - 0.1 * n if n < LIMIT else -0.1 * n for n in made.lengths], abs=1e-5)
@@ -174,15 +199,15 @@ def test_episodes_side_by_side_wait_dimmed_for_the_others(tmp_path):
 
 @pytest.mark.parametrize("epsilon", [0, 1])
 def test_values_and_choices_are_drawn_beside_the_picture(epsilon, tmp_path):
-    run = saved(tmp_path / "run", "test_video:Seen", WALK)
+    run = saved(tmp_path / "run", "test_film:Seen", WALK)
     path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=epsilon, seed=1).path
     frames = pictures(path).astype(int)
-    assert frames.shape[2] > (LENGTH + 1) * SIDE + video.BAR_WIDTH + video.NUMBER_WIDTH
+    assert frames.shape[2] > (LENGTH + 1) * SIDE + painter.BAR_WIDTH + painter.NUMBER_WIDTH
 
     def count(color):
         return (np.abs(frames - np.array(color)).max(-1) < 12).sum(axis=(1, 2))
 
-    greedy, at_random = count(video.CHOSEN) > 100, count(video.AT_RANDOM) > 0
+    greedy, at_random = count(painter.CHOSEN) > 100, count(painter.AT_RANDOM) > 0
     ended = np.arange(len(frames)) == len(frames) - 1  # GIF shows equal pictures as one, for longer
     assert not (greedy & at_random).any()
     assert greedy[~ended].all() == (epsilon == 0)
@@ -191,35 +216,52 @@ def test_values_and_choices_are_drawn_beside_the_picture(epsilon, tmp_path):
 
 
 def test_of_many_actions_and_members_some_are_drawn(tmp_path):
-    run = saved(tmp_path / "run", "test_video:Several", [["float32", [1]]], actions=(2,), num_actions=30)
+    run = saved(tmp_path / "run", "test_film:Several", [["float32", [1]]], actions=(2,), num_actions=30)
     path = qlax.render(run, tmp_path / "a.gif", values=True, epsilon=0.5).path
     frames = pictures(path)
-    assert frames.shape[1] > video.LINE * video.MOST_BARS
-    assert frames.shape[2] >= 200 + 2 * (video.BAR_WIDTH + video.NUMBER_WIDTH)
+    assert frames.shape[1] > painter.LINE * painter.MOST_BARS
+    assert frames.shape[2] >= 200 + 2 * (painter.BAR_WIDTH + painter.NUMBER_WIDTH)
 
 
 def test_environments_on_the_host_are_closed_whatever_happens(tmp_path, monkeypatch):
-    run = saved(tmp_path / "run", "test_video:HostFailing", WALK)
-    with pytest.raises(qlax.RunError, match="test_video:HostFailing crashed: ValueError: no brush"):
+    run = saved(tmp_path / "run", "test_film:HostFailing", WALK)
+    with pytest.raises(qlax.RunError, match="test_film:HostFailing crashed: ValueError: no brush"):
         qlax.render(run, episodes=3)
     assert HostFailing.closed.count(3) == 1
     monkeypatch.setattr(HostFailing, "render", HostSeen.render)
-    monkeypatch.setattr(video._Painter, "image", lambda *_: 1 / 0)
+    monkeypatch.setattr(painter.Painter, "image", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         qlax.render(run, episodes=3)
     assert HostFailing.closed.count(3) == 2
     assert not list(run.glob("video*"))
 
 
+def test_an_environment_that_hangs_while_it_is_filmed_is_named_in_time(tmp_path):
+    run = saved(tmp_path / "run", "test_film:HostFrozen", WALK)
+    (run / "config.json").write_text(configure("test_film:HostFrozen", **SMALL | {"host_timeout": 0.5}).to_json())
+    with pytest.raises(qlax.HostError, match=r"test_film:HostFrozen did not answer within 0\.5 seconds"):
+        qlax.render(run)
+
+
+def test_an_environment_may_draw_into_the_same_memory_again(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        painter.Painter, "image", lambda _, moment: drawn.append(moment.pictures) or Image.new("RGB", (2, 2))
+    )
+    run = saved(tmp_path / "run", "test_film:HostThrifty", WALK)
+    qlax.render(run, tmp_path / "a.gif", episodes=2)
+    assert [cells(pictures) for pictures in drawn] == [[cell, cell] for cell in range(LENGTH + 1)]
+
+
 def test_an_agent_of_which_only_nan_is_left_is_filmed(tmp_path):
     run = tmp_path / "0.safetensors"
-    agent = random_agent({}, WALK, 2, env="test_video:Seen")
+    agent = random_agent({}, WALK, 2, env="test_film:Seen")
     Agent(jax.tree.map(lambda x: x * np.nan, agent.variables), agent.info).save(run)
     assert qlax.render(run, tmp_path / "a.gif", values=True).lengths == [LIMIT]
 
 
 def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
-    run = saved(tmp_path / "run", "test_video:Seen", WALK)
+    run = saved(tmp_path / "run", "test_film:Seen", WALK)
     monkeypatch.setitem(sys.modules, "av", None)
     is_refused_in_one_line(
         ["render", str(run), "--out", str(tmp_path / "a.mp4")], "pip install 'qlax[video]'", capsys, tmp_path
@@ -230,20 +272,21 @@ def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("env", "words", "message"),
     [
-        ("test_video:Unseen", [], "test_video:Unseen has no render(state)"),
+        ("test_film:Unseen", [], "test_film:Unseen has no render(state)"),
         ("hosts:HostWalk", [], "hosts:HostWalk has no render()"),
-        ("test_video:Seen", ["--out", "a.avi"], "expected a file that ends with .mp4 or .gif"),
-        ("test_video:Seen", ["--out", "there.gif"], "there.gif is there already"),
-        ("test_video:Seen", ["--episodes", "100"], "expected at most 64 side by side"),
-        ("test_video:Seen", ["--fps", "0"], "fps=0: expected a number from 1 to 240"),
-        ("test_video:Seen", ["--index", "3"], "agents there: 0"),
-        ("test_video:Seen", ["--index", "-1"], "index=-1: expected a whole number from 0"),
-        ("test_video:Seen", ["--out", "x" * 251 + ".gif"], "cannot be written: File name too long"),
-        ("test_video:Misnamed", [], "test_video:Misnamed has 2 actions, but action_names ['left']"),
-        ("test_video:Still", [], "fps=0: expected a number from 1 to 240"),
-        ("test_video:Failing", [], "test_video:Failing cannot be drawn: ValueError: no brush for 2"),
+        ("test_film:Seen", ["--out", "a.avi"], "expected a file that ends with .mp4 or .gif"),
+        ("test_film:Seen", ["--out", "there.gif"], "there.gif is there already"),
+        ("test_film:Seen", ["--episodes", "100"], "expected at most 64 side by side"),
+        ("test_film:Seen", ["--fps", "0"], "fps=0: expected a number from 1 to 240"),
+        ("test_film:Seen", ["--index", "3"], "agents there: 0"),
+        ("test_film:Seen", ["--index", "-1"], "index=-1: expected a whole number from 0"),
+        ("test_film:Seen", ["--out", "x" * 251 + ".gif"], "cannot be written: File name too long"),
+        ("test_film:Misnamed", [], "test_film:Misnamed has 2 actions, but action_names ['left']"),
+        ("test_film:Still", [], "fps=0: expected a number from 1 to 240"),
+        ("test_film:Failing", [], "test_film:Failing cannot be drawn: ValueError: no brush for 2"),
+        ("test_film:HostAlone", ["--episodes", "2"], "uint8[60, 300, 3]; expected uint8 [2, height, width, 3]"),
         (
-            "test_video:Wrong",
+            "test_film:Wrong",
             [],
             "renders float64[3, 3]; expected a picture: uint8 [height, width, 3]",
         ),

@@ -53,15 +53,15 @@ class Worker:
 
     def check(self) -> None:
         """Begin to see whether the environment keeps its contract; `result` gives the first steps."""
-        self._requests.put(lambda: check_host_env(self.env))
+        self._requests.put(lambda: self._delivered(check_host_env(self.env)))
 
     def reset(self, seed: int) -> None:
         """Begin new episodes; `result` gives their first steps."""
-        self._requests.put(lambda: self.env.reset(seed))
+        self._requests.put(lambda: self._delivered(self.env.reset(seed)))
 
     def step(self, action: np.ndarray) -> None:
         """Begin a step, action `[n, M]`; `result` gives it."""
-        self._requests.put(lambda: self.env.step(action if hasattr(self.env, "num_agents") else action[:, 0]))
+        self._requests.put(lambda: self._delivered(self.env.step(self._for_env(action))))
 
     def result(self) -> tuple[Step, dict[str, np.ndarray]]:
         """The step begun last: on the device, `[n, M, ...]`, and its metrics, with `raw_reward`, on the host.
@@ -70,6 +70,18 @@ class Worker:
           UserError: the environment cannot be made, or breaks its contract.
           HostError: it crashed, or gave no answer in time.
         """
+        return self._answer()
+
+    def render(self) -> np.ndarray:
+        """Wait for a picture of every environment, uint8 `[n, height, width, 3]`: its own until the next step begins.
+
+        Raises:
+          HostError: it crashed, or gave no answer in time.
+        """
+        self._requests.put(lambda: np.asarray(self.env.render()))  # type: ignore[attr-defined]
+        return self._answer()
+
+    def _answer(self) -> Any:
         try:
             answer = self._answers.get(timeout=self._timeout)
         except queue.Empty:
@@ -98,13 +110,16 @@ class Worker:
                 found = f"{self.env.num_envs} environments where {self._num_envs} were asked for"
                 raise UserError(f"{self._env_id} made {found}")
             while (request := self._requests.get()) is not None:
-                self._answers.put(self._delivered(request()))
+                self._answers.put(request())
         except BaseException as error:  # whatever a back end raises
             self._answers.put(error)
             self._kill()
         finally:
             with contextlib.suppress(Exception):
                 self.env.close()
+
+    def _for_env(self, action: np.ndarray) -> np.ndarray:
+        return action if hasattr(self.env, "num_agents") else action[:, 0]
 
     def _kill(self) -> None:
         env = getattr(self, "env", None)  # none if it could not be made

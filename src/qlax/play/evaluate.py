@@ -46,6 +46,12 @@ class Stage(NamedTuple):
     make_envs: Callable[[int], HostEnv] | None  # so many on the host; None for an `Env`
     max_steps: int  # of an episode
 
+    def worker(self, num_envs: int) -> Worker:
+        """Make so many environments on the host, on a thread of their own."""
+        assert self.make_envs is not None
+        device, timeout = jax.devices()[0], self.config.host_timeout
+        return Worker(self.config.env, self.make_envs, num_envs, device=device, timeout=timeout)
+
 
 class Estimate(NamedTuple):
     """A mean, and between what it lies with a confidence of 95 %; None where a single episode does not tell."""
@@ -232,17 +238,19 @@ def prepared(
     info = agents[0].info
     is_another = env not in (None, info["env"])
     env_id = info["env"] if env is None else env
+    of_run = _config_of(Path(run), info["env"])
     drawing = envs.options_to_draw(env_id) if to_draw else {}
     config = Config(
         env=env_id,
         env_options={**drawing, **({} if is_another else info["env_options"]), **(env_options or {})},
         wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
+        host_timeout=of_run.host_timeout,
     )
     network = qnetwork.build(info["network"], info["num_actions"])
     built = build.build(config).against_itself(network)
     place = getattr(built.env, "evaluated", built.env)
     _check_interface(info, config, place, built.step.obs)
-    limits = [getattr(place, "time_limit", None), _limit_of_evaluations(Path(run))]
+    limits = [getattr(place, "time_limit", None), of_run.eval_max_steps]
     known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
     return Stage(indices, agents, network, config, place, built.make_envs, max_steps or next(iter(known), LONGEST))
 
@@ -291,12 +299,12 @@ def _interface(paths: list[str], obs: list[list[Any]], num_actions: int) -> str:
     return f"{', '.join(arrays)} and takes {num_actions} actions"
 
 
-def _limit_of_evaluations(path: Path) -> int | None:
-    """Steps after which the run's own evaluations cut an episode; None where nobody knows."""
+def _config_of(path: Path, env: str) -> Config:
+    """Read the configuration of the run that agents are of; the defaults where there is none."""
     try:
-        return history.read(path if path.is_dir() else path.parent.parent).config.eval_max_steps
+        return history.config_of(path if path.is_dir() else path.parent.parent)
     except UserError:
-        return None
+        return Config(env=env)
 
 
 def _described(stage: Stage) -> list[dict[str, Any]]:
@@ -339,15 +347,7 @@ def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> d
     algorithm = _algorithm(stage, episodes)
     act = jax.jit(host.DeviceFunctions(algorithm, algorithm.learn, episodes, num_steps=1).act)
     init = jax.jit(algorithm.init)
-    assert stage.make_envs is not None
-    worker = Worker(
-        stage.config.env,
-        stage.make_envs,
-        episodes,
-        device=jax.devices()[0],
-        timeout=stage.config.host_timeout,
-    )
-    played = []
+    worker, played = stage.worker(episodes), []
     try:
         worker.reset(seed)
         step, _ = worker.result()

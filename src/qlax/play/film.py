@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import math
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from fractions import Fraction
@@ -13,32 +12,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from qlax.agents.agent import Agent
 from qlax.envs import build
 from qlax.envs.check.common import shared_of
-from qlax.envs.worker import with_axes
-from qlax.errors import HostError, RunError, UserError, described
+from qlax.errors import UserError, described
 from qlax.play.evaluate import Stage, checked, prepared
+from qlax.play.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
 from qlax.trackers.tracking import best_run
 from qlax.types import Array, PyTree, Step, is_key
 from qlax.util.files import check_is_new, free_name, write_result
-from qlax.util.text import four_digits, shown
+from qlax.util.text import shown
 
 MOST_STEPS = 1000  # of a film, unless more are asked for
 MOST_EPISODES = 64
 TRACKED_STEPS = 500  # of the film that trackers get
-SMALLEST, WIDEST = 240, 1920  # pixels: of a picture's longer side, of all side by side
 DEFAULT_FPS = 30.0
 FORMATS = (".mp4", ".gif")
-
-PAPER, INK, PALE = (250, 250, 250), (30, 30, 30), (165, 165, 165)
-BAR, CHOSEN, AT_RANDOM = (190, 200, 208), (0, 114, 178), (213, 94, 0)  # the last two are told apart by the colour-blind
-TEXT_SIZE, LINE, MARGIN = 14, 19, 10
-BAR_WIDTH, NUMBER_WIDTH = 90, 55
-MOST_BARS, MOST_MEMBERS, LONGEST_NAME = 18, 4, 14
 
 
 class Film(NamedTuple):
@@ -52,17 +44,6 @@ class Film(NamedTuple):
     returns: list[float]  # undiscounted sums of raw rewards
     lengths: list[int]
     cut: list[bool]
-
-
-class Moment(NamedTuple):
-    """What N episodes show at a time: pictures, and what is decided there; all of a last one is decided."""
-
-    pictures: list[np.ndarray]  # uint8 [H, W, 3] each
-    playing: np.ndarray  # [N] bool, an action follows
-    returns: np.ndarray  # [N], so far
-    lengths: np.ndarray  # [N], steps so far
-    q: np.ndarray  # [N, M, A], -inf for illegal actions; of an episode that has ended those of its last decision
-    action: np.ndarray  # [N, M]
 
 
 def render(
@@ -108,7 +89,7 @@ def render(
     Raises:
       UserError: there is no such agent, the environment cannot be made, is not one that it can play in, or has no
         pictures of itself; or the file is there already or cannot be written.
-      HostError: environments on the host crashed.
+      HostError: environments on the host crashed or hang.
     """
     episodes, epsilon, seed = checked("episodes", episodes), checked("epsilon", epsilon), checked("seed", seed)
     if episodes > MOST_EPISODES:
@@ -132,7 +113,7 @@ def render(
     steps = stage.max_steps if max_steps is not None else min(stage.max_steps, MOST_STEPS)
     play = _played_in_jax if stage.make_envs is None else _played_on_host
     fps = fps or checked("fps", getattr(stage.env, "fps", DEFAULT_FPS))
-    painter, last = _Painter(values, _action_names(stage)), None
+    painter, last = Painter(values, _action_names(stage)), None
 
     def images(moments: Iterator[Moment]) -> Iterator[Image.Image]:
         nonlocal last
@@ -245,24 +226,29 @@ def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed
 
 
 def _played_on_host(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
-    """The same; where a back end resets in the step of an end, the last picture is of the next episode."""
-    assert stage.make_envs is not None
-    mind = _Mind(stage.agents[0], epsilon, seed)
+    """Play on the host; where a back end resets in the step of an end, the last picture is of the next episode."""
+    worker = stage.worker(episodes)
+
+    def pictures(shown: np.ndarray) -> np.ndarray:
+        del shown  # all or none
+        drawn = worker.render()
+        if drawn.shape[:1] != (episodes,):
+            found = f"{drawn.dtype}{list(drawn.shape)}"
+            raise UserError(f"{stage.config.env} renders {found}; expected uint8 [{episodes}, height, width, 3]")
+        return drawn
 
     def further(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
         del t
-        step = env.step(action)
-        _, metrics = with_axes(env, step)
+        worker.step(action)
+        step, metrics = worker.result()
         return step, metrics["raw_reward"], ~np.isnan(metrics["episode_return"])
 
     try:
-        env: Any
-        with contextlib.closing(stage.make_envs(episodes)) as env:
-            yield from _moments(stage, mind, env.reset(seed), steps, lambda _: env.render(), further)
-    except (UserError, RunError):
-        raise
-    except Exception as error:  # whatever a back end raises
-        raise HostError(f"{stage.config.env} crashed: {described(error)}") from error
+        worker.reset(seed)
+        step, _ = worker.result()
+        yield from _moments(stage, _Mind(stage.agents[0], epsilon, seed), step, steps, pictures, further)
+    finally:
+        worker.close()
 
 
 def _moments(
@@ -306,127 +292,11 @@ def _moments(
 
 
 def _checked_picture(env_id: str, picture: Any) -> np.ndarray:
-    picture = np.asarray(picture)
+    picture = np.array(picture)  # a copy, as environments may use their memory again
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
         found = f"{picture.dtype}{list(picture.shape)}"
         raise UserError(f"{env_id} renders {found}; expected a picture: uint8 [height, width, 3]")
     return picture
-
-
-class _Painter:
-    """Makes an image of each moment.
-
-    Args:
-      values: whether Q, the choice and the return so far are beside each picture.
-      names: of the actions.
-    """
-
-    def __init__(self, values: bool, names: Sequence[str]):
-        self._values = values
-        self._names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}." for name in names]
-        self._font: Any = ImageFont.load_default(TEXT_SIZE)
-        self._name_width = 18 + math.ceil(max(map(self._font.getlength, self._names)))
-        self._low, self._high = math.inf, -math.inf  # of the Q so far: a bar's length means the same in all pictures
-
-    def image(self, moment: Moment) -> Image.Image:
-        """All episodes of it."""
-        q = moment.q[moment.playing]
-        finite = q[np.isfinite(q)]
-        self._low, self._high = min([self._low, *finite]), max([self._high, *finite])
-        return _grid([self._tile(moment, number) for number in range(len(moment.pictures))])
-
-    def _tile(self, moment: Moment, number: int) -> Image.Image:
-        picture = Image.fromarray(moment.pictures[number])
-        longer = max(picture.size)
-        if longer < SMALLEST:
-            factor = math.ceil(SMALLEST / longer)
-            picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        if self._values:
-            panel = self._panel(moment, number)
-            both = Image.new("RGB", (picture.width + panel.width, max(picture.height, panel.height)), PAPER)
-            both.paste(picture, (0, (both.height - picture.height) // 2))
-            both.paste(panel, (picture.width, 0))
-            picture = both
-        if not moment.playing[number] and moment.playing.any():
-            picture = Image.blend(picture, Image.new("RGB", picture.size, PALE), 0.6)
-        return picture
-
-    def _panel(self, moment: Moment, number: int) -> Image.Image:
-        """Return, steps, and the bars of each member's Q."""
-        members, actions = moment.q.shape[1:]
-        columns, bars = min(members, MOST_MEMBERS), min(actions, MOST_BARS)
-        width = self._name_width + BAR_WIDTH + NUMBER_WIDTH
-        height = 2 * MARGIN + LINE * (4 + bars + (members > 1) + (actions > bars))
-        image = Image.new("RGB", (columns * (width + 2 * MARGIN), height), PAPER)
-        draw = ImageDraw.Draw(image)
-        draw.text((MARGIN, MARGIN), f"return {four_digits(float(moment.returns[number]))}", INK, self._font)
-        steps = f"step {moment.lengths[number]:,}"
-        ended = "" if moment.playing[number] else ", ended"
-        draw.text((MARGIN, MARGIN + LINE), steps + ended, INK, self._font)
-        draw.text((MARGIN, MARGIN + 2 * LINE + LINE // 2), "Q of each action", INK, self._font)
-        for member in range(columns):
-            left, top = MARGIN + member * (width + 2 * MARGIN), MARGIN + 3 * LINE + LINE // 2
-            if members > 1:
-                more = f" (of {members})" if member + 1 == columns < members else ""
-                draw.text((left, top), f"member {member}{more}", INK, self._font)
-                top += LINE
-            action = int(moment.action[number, member]) if moment.playing[number] else None
-            self._draw_bars(draw, left, top, moment.q[number, member], action)
-        return image
-
-    def _draw_bars(self, draw: ImageDraw.ImageDraw, left: int, top: int, q: np.ndarray, action: int | None) -> None:
-        """Of one member, where illegal actions are worth -inf; of many actions the best."""
-        listed = np.arange(len(q))
-        if len(q) > MOST_BARS:
-            listed = np.argsort(-q, kind="stable")[:MOST_BARS]
-            if action is not None and action not in listed:
-                listed[-1] = action
-        low, high = min(self._low, 0.0), max(self._high, 0.0)
-        if 0 <= self._high - self._low < (high - low) / 4:  # far from zero, differences would not be seen
-            low, high = self._low, self._high
-        bars = left + self._name_width
-        right = bars + BAR_WIDTH + NUMBER_WIDTH
-
-        def place(value: float) -> float:
-            return bars + BAR_WIDTH * (value - low) / ((high - low) or 1.0)
-
-        zero = place(min(max(0.0, low), high))
-        chosen = CHOSEN if int(q.argmax()) == action else AT_RANDOM
-        for row, each in enumerate(listed):
-            y, is_legal = top + row * LINE, np.isfinite(q[each])
-            ink = chosen if each == action else INK if is_legal else PALE
-            if each == action:  # a bar of nothing would not show it
-                draw.polygon([(left, y + 5), (left + 6, y + LINE / 2), (left, y + LINE - 6)], chosen)
-            draw.text((bars - 5, y + LINE / 2), self._names[each], ink, self._font, anchor="rm")
-            worth = f"{q[each]:#.3g}".rstrip(".") if is_legal else "-"
-            draw.text((right, y + LINE / 2), worth, ink, self._font, anchor="rm")
-            if is_legal:
-                ends = sorted((place(float(q[each])), zero))
-                draw.rectangle((ends[0], y + 3, ends[1], y + LINE - 4), chosen if each == action else BAR)
-        draw.line((zero, top, zero, top + LINE * len(listed) - 1), INK)
-        if len(q) > len(listed):
-            draw.text((left, top + LINE * len(listed)), f"best {len(listed)} of {len(q)}", INK, self._font)
-
-
-def _grid(tiles: list[Image.Image]) -> Image.Image:
-    """All in about as many rows as columns, in an even number of pixels, as H.264 wants them."""
-    width, height = (max(sizes) for sizes in zip(*(tile.size for tile in tiles), strict=True))
-    columns = min(range(1, len(tiles) + 1), key=lambda n: (max(n * width, -(-len(tiles) // n) * height * 1.6), n))
-    gap = 4 if len(tiles) > 1 else 0
-    rows = -(-len(tiles) // columns)
-    shrink = min(1.0, WIDEST / (columns * (width + gap) - gap))
-    if shrink < 1:
-        width, height = int(width * shrink), int(height * shrink)
-        tiles = [
-            tile.resize((int(tile.width * shrink), int(tile.height * shrink)), Image.Resampling.LANCZOS)
-            for tile in tiles
-        ]
-    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
-    image = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), PAPER)
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, columns)
-        image.paste(tile, (column * (width + gap), row * (height + gap)))
-    return image
 
 
 def _mp4(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[int, int]]:
