@@ -14,6 +14,7 @@ from pages import ROOT, blocks, shortened
 import qlax
 from qlax.cli import main
 from qlax.config.settings import configure
+from qlax.envs.check.env import MENDS
 from qlax.training.plan import Program
 
 PAGE = "docs/own-environment.md"
@@ -82,11 +83,38 @@ def test_the_examples_learn(name):
 
 
 def test_mistakes_are_named_as_the_page_has_them():
-    trees = [ast.parse((ROOT / f"src/qlax/{name}.py").read_text()) for name in ("check", "check_host", "expectations")]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    said = [node.value for node in nodes if isinstance(node.value, str)]
+    modules = [ROOT / f"src/qlax/envs/check/{name}.py" for name in ("common", "env", "host")]
+    said = {message for module in modules for message in messages(ast.parse(module.read_text()))}
+    assert "... cannot be traced by JAX: ..." in said
+    said |= {f"... cannot be traced by JAX: ...; {mend}" for _, mend in MENDS}
     section = (ROOT / PAGE).read_text().partition("## The usual mistakes")[2].partition("\n## ")[0]
     quoted = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
     assert len(quoted) > 25
-    for part in (part.strip() for message in quoted for part in message.split("...")):
-        assert any(part in text for text in said), part
+    for quote in quoted:  # a whole message, or its beginning
+        pattern = re.escape(quote).replace(r"\.\.\.", ".+") + r"(?![\w ])"
+        assert any(re.match(pattern, message) for message in said), quote
+
+
+def messages(tree):
+    """Every text of a module, with "..." for what is put into it, unless that is a text of the module itself."""
+    texts = {}  # of a name, the latest assigned
+
+    def text(node):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
+        if isinstance(node, ast.JoinedStr):
+            return re.sub(r"(\.{3})+", "...", "".join(map(text, node.values)))
+        if isinstance(node, ast.FormattedValue):
+            return texts.get(node.value.id, "...") if isinstance(node.value, ast.Name) else "..."
+        return "..."
+
+    def visit(node):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            texts[node.targets[0].id] = text(node.value)
+        if isinstance(node, ast.Constant | ast.JoinedStr):
+            yield text(node).removeprefix("environment ...: ")
+        else:
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child)
+
+    return visit(tree)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counting import STOP, Counting
-from probes import show, strict_and_quick
+from probes import ConstantReward, show, strict_and_quick
 
 import qlax
 from qlax.envs import wrap
@@ -144,6 +144,9 @@ def test_the_smaller_limit_holds():
     inner = TimeLimit(Counting(time_limit=2, random_starts=False), 3)
     outer = TimeLimit(Counting(time_limit=3, random_starts=False), 2)
     assert (inner.time_limit, outer.time_limit, TimeLimit(Pair(), 7).time_limit) == (2, 2, 7)
+    unlimited = ConstantReward()
+    unlimited.time_limit = None  # as the contract allows
+    assert TimeLimit(unlimited, 7).time_limit == 7
     np.testing.assert_array_equal(counts(inner, [0, 0, 0]), counts(outer, [0, 0, 0]))
     assert counts(inner, [0, 0, 0])[:, 0].tolist() == [1, 2, 0]
 

@@ -63,7 +63,7 @@ class TimeLimit(_WithState):
     def __init__(self, env: Env, steps: int):
         super().__init__(env)
         self._steps = _whole("TimeLimit", "steps", steps)
-        self.time_limit = min(steps, getattr(env, "time_limit", steps))
+        self.time_limit = min(steps, getattr(env, "time_limit", None) or steps)
         for metric in ("episode_return", "episode_length"):
             if metric in _first(env).metrics:
                 raise UserError(f"TimeLimit: the environment reports {metric} itself, but not where this limit falls")

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -147,6 +148,16 @@ def test_pictures_are_there_if_asked_for():
 def test_what_cannot_be_is_named(name, options, message):
     with pytest.raises(UserError, match=message):
         qlax.make(f"gymnasium/{name}", num_envs=2, **options)
+
+
+def test_what_is_refused_is_closed(monkeypatch):
+    made, make_vec = [], gymnasium.make_vec
+    monkeypatch.setattr(
+        gymnasium, "make_vec", lambda *args, **kwargs: made.append(make_vec(*args, **kwargs)) or made[0]
+    )
+    with pytest.raises(UserError, match="PQN needs discrete actions"):
+        qlax.make("gymnasium/Pendulum-v1", num_envs=1)
+    assert [env.closed for env in made] == [True]
 
 
 @pytest.mark.parametrize(

@@ -135,4 +135,8 @@ def make(
         raise UserError(f"{env_id}: {error}; 'qlax envs gymnasium' lists what is registered") from error
     except Exception as error:
         raise UserError(f"{env_id} cannot be made: {described(error)}") from error
-    return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
+    try:
+        return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
+    except BaseException:
+        env.close()  # it may have processes
+        raise
