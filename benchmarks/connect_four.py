@@ -56,7 +56,7 @@ def main() -> None:
 def train(folder: str, name: str, *arguments: str) -> Path:
     """The run directory of one command."""
     out = Path(folder, name)
-    subprocess.run([sys.executable, "-m", "qlax.cli.main", "train", *arguments, "--out", str(out)], check=True)
+    subprocess.run([sys.executable, "-m", "qlax", "train", *arguments, "--out", str(out)], check=True)
     return out
 
 

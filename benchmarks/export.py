@@ -124,7 +124,7 @@ def main(folder: Path) -> None:
         run = folder / name
         if not (run / "summary.json").exists():
             words = ["train", *command.split(), "--out", str(run)]
-            subprocess.run([sys.executable, "-m", "qlax.cli.main", *words], check=True)
+            subprocess.run([sys.executable, "-m", "qlax", *words], check=True)
         record["agents"][name] = {"trained_by": f"qlax train {command}", **compared(run)}
         (RESULTS / "export.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record["agents"], indent=2))

@@ -132,7 +132,7 @@ def pong(target: str, minutes: float, until: float, flags: list[str]) -> None:
     """Train Pong so long or so far, and keep how it went."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", target, *flags]
-        process = subprocess.Popen([sys.executable, "-m", "qlax.cli.main", *command, "--out", f"{folder}/run"])
+        process = subprocess.Popen([sys.executable, "-m", "qlax", *command, "--out", f"{folder}/run"])
         lines, reached = [], None
         begun = time.monotonic()
         while process.poll() is None and time.monotonic() - begun < 60 * minutes and reached is None:

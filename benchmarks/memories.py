@@ -39,7 +39,7 @@ def measure(arguments: list[str]) -> dict:
     """The summary of one command, and how many parameters its network has."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
-        subprocess.run([sys.executable, "-m", "qlax.cli.main", "train", *arguments, "--out", str(out)], check=True)
+        subprocess.run([sys.executable, "-m", "qlax", "train", *arguments, "--out", str(out)], check=True)
         summary = json.loads((out / "summary.json").read_text())
         parameters = count_parameters(out)
     return circumstances(" ".join(["qlax", "train", *arguments])) | {"parameters": parameters} | summary

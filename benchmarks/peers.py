@@ -156,7 +156,7 @@ def train(arguments: str, total_steps: int | None, cache: str | None = None) -> 
     Compiled programs are kept in `cache` alone.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "qlax.cli.main", "train", *arguments.split(), "--out", f"{folder}/run"]
+        command = [sys.executable, "-m", "qlax", "train", *arguments.split(), "--out", f"{folder}/run"]
         command += ["--total-steps", str(total_steps)] if total_steps else []
         command += [] if cache else ["--no-compilation-cache"]
         kept = compilation_cache(cache) if cache else {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from records import RESULTS, circumstances, compilation_cache
 
-QLAX = [sys.executable, "-m", "qlax.cli.main"]
+QLAX = [sys.executable, "-m", "qlax"]
 LEARNING_RATES = ("3e-5", "6e-5", "1e-4", "2e-4", "4e-4", "8e-4", "1.6e-3", "3.2e-3")
 LAMBDAS = ("0", "0.3", "0.5", "0.65", "0.8", "0.9", "0.95", "1")
 SWEEP_STEPS = "100_000"

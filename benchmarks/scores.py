@@ -72,7 +72,7 @@ def train(name: str, command: str) -> None:
     if (run / "summary.json").exists():
         run.rename(free_name(run.with_name(f"{run.name}-earlier")))  # it is asked for again
     words = ["resume", str(run)] if (run / "config.json").exists() else [*command.split()[1:], "--out", str(run)]
-    subprocess.run([sys.executable, "-m", "qlax.cli.main", *words], check=True)
+    subprocess.run([sys.executable, "-m", "qlax", *words], check=True)
     keep(name, command, run, os.getloadavg()[0])
 
 

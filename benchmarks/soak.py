@@ -32,7 +32,7 @@ def main() -> None:
     minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        process = subprocess.Popen([sys.executable, "-m", "qlax.cli.main", *COMMAND, "--out", str(run)])
+        process = subprocess.Popen([sys.executable, "-m", "qlax", *COMMAND, "--out", str(run)])
         begun, samples = time.monotonic(), []
         while time.monotonic() - begun < 60 * minutes and process.poll() is None:
             time.sleep(SAMPLE_SECONDS)

@@ -186,7 +186,7 @@ def time_to_score() -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             for cache in ("empty", "filled"):
                 out = Path(folder, cache)
-                command = [sys.executable, "-m", "qlax.cli.main", "train", *arguments.split(), "--out", str(out)]
+                command = [sys.executable, "-m", "qlax", "train", *arguments.split(), "--out", str(out)]
                 environment = os.environ | compilation_cache(f"{folder}/jax")
                 begun = time.perf_counter()
                 with subprocess.Popen(
@@ -233,7 +233,7 @@ def whole_runs(small: bool) -> list[dict]:
             sizes = "--num-envs 16 --num-steps 8 --num-minibatches 4 --hidden 16 --total-steps 2000"
             arguments = arguments.replace("1024", "8") + f" {sizes}"
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "qlax.cli.main", "train", *arguments.split(), "--out", f"{folder}/run"]
+            command = [sys.executable, "-m", "qlax", "train", *arguments.split(), "--out", f"{folder}/run"]
             begun = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds = time.perf_counter() - begun

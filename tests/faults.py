@@ -75,7 +75,7 @@ def main():
 
 
 def qlax(*words):
-    return [sys.executable, "-m", "qlax.cli.main", *words]
+    return [sys.executable, "-m", "qlax", *words]
 
 
 def next_words(run):

@@ -108,7 +108,7 @@ def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
     settings = SMALL | {"num_envs": 2, "eval_episodes": 1, "eval_max_steps": 1, "out": tmp_path / "run"}
     settings |= {"log_interval": 1, "eval_interval": 24, "checkpoint_interval": 24}
     settings |= {"wrappers": f"failing:{wrapper}", "host_timeout": timeout}
-    command = [sys.executable, "-m", "qlax.cli.main", "train", CARTPOLE, *flags(settings)]
+    command = [sys.executable, "-m", "qlax", "train", CARTPOLE, *flags(settings)]
     done = subprocess.run(
         [*command, "--env-options", "vectorization=async"], capture_output=True, text=True, timeout=300, check=False
     )
