@@ -32,7 +32,7 @@ from runs import CARTPOLE, SMALL, without_times
 import qlax
 from qlax.config.settings import FIELDS, Config, from_file
 from qlax.errors import RunError, Stopped, UserError, described
-from qlax.storage.metrics import ProgressDisplay
+from qlax.training.display import ProgressDisplay
 
 SETTINGS = SMALL | {"seeds": 2, "hidden": (4,)}
 LONGER = 16 * 32  # steps of an extended run

@@ -14,7 +14,8 @@ from qlax.cli.main import main
 from qlax.config.settings import configure
 from qlax.jobs.runner import Job
 from qlax.networks import qnetwork
-from qlax.storage.metrics import MetricsFile, ProgressDisplay
+from qlax.storage.metrics import MetricsFile
+from qlax.training.display import ProgressDisplay
 
 SMALL = {
     "num_envs": 4,

@@ -1,13 +1,10 @@
-import io
 import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from qlax.reports.pictures import learning_curve
-from qlax.storage import metrics as log
-from qlax.storage.metrics import MetricsFile, ProgressDisplay, curves
+from qlax.storage.metrics import MetricsFile, curves
 
 
 @pytest.fixture
@@ -53,26 +50,6 @@ def test_of_a_damaged_file_the_lines_that_are_as_they_were_are_kept(metrics):
     assert "1 of 2 lines are as they were; set aside as metrics.damaged.jsonl" in metrics.cut(wanted)
     assert [line["updates"] for line in metrics.read()] == [2]
     assert metrics.path.with_name("metrics.damaged.jsonl").read_bytes() == damaged
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_shown_on_a_terminal_alone(terminal, monkeypatch):
-    written = io.StringIO()
-    console = Console(file=written, force_terminal=terminal, width=120)
-    monkeypatch.setattr(log, "Console", lambda stderr, quiet: console)
-    with ProgressDisplay(1000) as display:
-        display.show(500, 1234.5, np.array([1.0, 3.0]), np.array([np.nan, np.nan]))
-        display.show(750, 1234.5, np.array([1.0, 3.0]), np.array([7.0, 8.0]))
-        display.show(800, 1234.5, np.array([np.nan]), np.array([np.nan]))
-        display.say("[run] directory")
-    shown = written.getvalue()
-    if terminal:
-        assert "[run] directory" in shown
-        assert "greedy 7.5" in shown[shown.index("800/1,000") :]
-        for part in ("800/1,000", "1,234 steps/s", "return 2", "greedy 7.5"):
-            assert part in shown
-    else:
-        assert shown.strip() == ""
 
 
 def test_a_learning_curve_is_drawn(tmp_path):

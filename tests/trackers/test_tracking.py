@@ -20,8 +20,9 @@ import qlax
 from qlax.config.settings import configure
 from qlax.errors import RunError, Stopped, UserError
 from qlax.play import film as video
-from qlax.storage.metrics import MetricsFile, ProgressDisplay
+from qlax.storage.metrics import MetricsFile
 from qlax.trackers import tracking as trackers
+from qlax.training.display import ProgressDisplay
 
 SETTINGS = {**SMALL, "seed": 3, "seeds": 2}
 NAMES = ["seed=3", "seed=4"]

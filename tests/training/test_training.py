@@ -22,8 +22,8 @@ from qlax.errors import DivergedError, RunError, Stopped, UserError
 from qlax.mixing import VDN
 from qlax.pqn import epsilon_greedy
 from qlax.storage.directory import claim
-from qlax.storage.metrics import ProgressDisplay
 from qlax.training.device_runs import DeviceRuns
+from qlax.training.display import ProgressDisplay
 from qlax.training.loop import Session
 from qlax.training.plan import Program
 from qlax.util.files import write_whole

@@ -1,17 +1,13 @@
-"""Where measurements go: a file of JSON lines, and the terminal."""
+"""Metrics of a run: the file of JSON lines, and the curves that it holds."""
 
 import hashlib
 import json
 import math
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from qlax.util.files import free_name, write_whole
 
@@ -137,67 +133,6 @@ def curves(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: np.array([row(line, name) for line in lines], dtype=np.float64) for name in names}
-
-
-class ProgressDisplay:
-    """Steps, steps per second, return and time left, on a terminal; silent where there is none.
-
-    Args:
-      total_steps: environment steps of all runs together.
-      done: of them, in an earlier part of the run.
-      visible: None: if standard error is a terminal.
-      quiet: say and show nothing: another process does.
-    """
-
-    def __init__(self, total_steps: int, done: int = 0, visible: bool | None = None, quiet: bool = False):
-        console = Console(stderr=True, quiet=quiet)
-        self._returns = (math.nan, math.nan)  # the newest of training and of evaluation
-        self._visible = console.is_terminal if visible is None else visible
-        self._progress = Progress(
-            BarColumn(bar_width=None),
-            _Steps(),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("[bold]return {task.fields[shown]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=not self._visible,
-            expand=True,
-        )
-        self._task = self._progress.add_task("", total=total_steps, completed=done, speed="compiling", shown="-")
-
-    def show(self, done: int, steps_per_second: float, episode_return: np.ndarray, eval_return: np.ndarray) -> None:
-        """Steps done by all runs, and their returns `[R]`; where there are none, the last known ones stay."""
-        means = (_mean(episode_return), _mean(eval_return))
-        training, greedy = (new if math.isfinite(new) else old for new, old in zip(means, self._returns, strict=True))
-        self._returns = (training, greedy)
-        shown = f"{training:.4g}" if math.isfinite(training) else "-"
-        shown += f", greedy {greedy:.4g}" if math.isfinite(greedy) else ""
-        self._progress.update(self._task, completed=done, speed=f"{steps_per_second:,.0f} steps/s", shown=shown)
-
-    def say(self, text: str, always: bool = False) -> None:
-        """A line of its own above the display; `always`: even where there is none."""
-        if self._visible or always:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-
-class _Steps(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
-
-
-def _mean(x: np.ndarray) -> float:
-    """Over the runs that have a value; nan without any."""
-    valid = x[np.isfinite(x)]
-    return float(valid.mean()) if valid.size else math.nan
 
 
 def _plain(value: Any) -> Any:

@@ -25,10 +25,11 @@ from qlax.pqn import TrainState
 from qlax.reports import ranking
 from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
-from qlax.storage.metrics import ProgressDisplay, curves
+from qlax.storage.metrics import curves
 from qlax.trackers import tracking
 from qlax.training import memory, processes, summary
 from qlax.training.device_runs import DeviceRuns, Evaluation, HostRuns
+from qlax.training.display import ProgressDisplay
 from qlax.training.guard import Record
 from qlax.training.plan import Program
 from qlax.training.population import Exchange
