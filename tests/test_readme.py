@@ -1,9 +1,12 @@
 """README and the pages beside it: their Python runs, in its order, and their commands are understood."""
 
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from pages import blocks, shortened
+from pages import ROOT, blocks, shortened
 
 from qlax.cli import main
 from qlax.config.settings import configure
@@ -27,6 +30,16 @@ def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
         for words in block.commands:
             if "--network" in words:
                 Program(settings(words), {})
+
+
+def test_what_stands_there_in_python_has_the_right_types(tmp_path):
+    for page in IN_PYTHON:
+        code = [block.text for block in blocks(page) if block.language == "python" and not block.file]
+        (tmp_path / f"{Path(page).stem.replace('-', '_')}.py").write_text("\n".join(code))
+    (tmp_path / "wrong.py").write_text("import qlax\n\nqlax.trian()\nqlax.load('runs/a').act()\n")
+    command = [sys.executable, "-m", "mypy", *map(str, tmp_path.glob("*.py"))]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert re.findall(r"(\w+\.py:\d+): error", said) == ["wrong.py:3", "wrong.py:4"], said
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

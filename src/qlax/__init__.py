@@ -71,12 +71,14 @@ _HOME = {
 __all__ = [*_HOME, "pqn"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "pqn":
-        return importlib.import_module("qlax.pqn")
-    if name not in _HOME:
-        raise AttributeError(f"module 'qlax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"qlax.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # to a type checker there are the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        if name == "pqn":
+            return importlib.import_module("qlax.pqn")
+        if name not in _HOME:
+            raise AttributeError(f"module 'qlax' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"qlax.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

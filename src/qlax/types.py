@@ -101,13 +101,16 @@ class Network(Protocol):
     and `q [L, B, A]`. Whatever collections it has beside `params` are kept as its statistics.
     """
 
-    recurrent: bool
+    @property
+    def recurrent(self) -> bool:
+        """Whether `memory` tells what was seen before."""
+        ...
 
-    def initial_memory(self, batch: int) -> PyTree:
+    def initial_memory(self, batch: int, /) -> PyTree:
         """Memory of `batch` rows, each leaf `[batch, ...]`; `()` without memory."""
         ...
 
-    def init(self, *arguments: Any) -> Any:
+    def init(self, *arguments: Any, **options: Any) -> Any:
         """Variables: a dict of collections, `"params"` among them."""
         ...
 

@@ -241,6 +241,7 @@ def test_an_environment_that_hangs_while_it_is_filmed_is_named_in_time(tmp_path)
     (run / "config.json").write_text(configure("test_film:HostFrozen", **SMALL | {"host_timeout": 0.5}).to_json())
     with pytest.raises(qlax.HostError, match=r"test_film:HostFrozen did not answer within 0\.5 seconds"):
         qlax.render(run)
+    assert qlax.render(run, tmp_path / "a.gif", env="test_film:Seen").lengths == [4]  # which nobody has to wait for
 
 
 def test_an_environment_may_draw_into_the_same_memory_again(tmp_path, monkeypatch):

@@ -244,7 +244,7 @@ def prepared(
         env=env_id,
         env_options={**drawing, **({} if is_another else info["env_options"]), **(env_options or {})},
         wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
-        host_timeout=of_run.host_timeout,
+        host_timeout=(Config(env=env_id) if is_another else of_run).host_timeout,
     )
     network = qnetwork.build(info["network"], info["num_actions"])
     built = build.build(config).against_itself(network)
