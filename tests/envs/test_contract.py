@@ -1,8 +1,13 @@
 """Every environment that comes by name keeps its contract: a few of each suite in CI, all of them if slow tests run."""
 
+import re
+import tomllib
+from importlib.util import find_spec
+
 import jax
 import jax.numpy as jnp
 import pytest
+from pages import ROOT
 
 from qlax import envs
 from qlax.envs.check.env import check_contract, check_env
@@ -31,6 +36,13 @@ def named():
 
 ALL = tuple(named())
 IN_JAX = tuple(name for name in ALL if not envs.maker(name).on_host)
+
+
+def test_every_suite_has_a_module_and_an_extra_that_installs_it():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, suite in envs.SUITES.items():
+        assert find_spec(f"qlax.envs.suites.{name}")
+        assert suite.distribution in [re.split("[>=]", needed)[0] for needed in extras[suite.extra]]
 
 
 def in_ci(few, names):
