@@ -35,7 +35,7 @@ ONLY_IN = {  # third-party package: the modules that may import it
     "av": {"play.film"},
     "onnx": {"agents.export"},
     "jinja2": {"reports.html"},
-    "scipy": {"util.statistics"},
+    "scipy": set(),
     "rich": {"training.display", "cli"},
     "tensorboardX": {"trackers.tensorboard"},
     "wandb": {"trackers.wandb"},

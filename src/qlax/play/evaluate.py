@@ -21,6 +21,7 @@ from qlax.networks import qnetwork
 from qlax.play import evaluation, host
 from qlax.storage import checkpoint, history
 from qlax.types import HostEnv, Network, PyTree
+from qlax.util.statistics import of_episodes
 from qlax.util.text import four_digits, markdown, shown
 
 LONGEST = 10_000  # steps of an episode, where nothing else limits it
@@ -177,8 +178,6 @@ def evaluate(
     del records["overestimation"]  # by the gamma and the scale of rewards in training, which are not asked for here
     returns = records.pop("episode_return")
     lengths, cut = records.pop("episode_length").astype(np.int32), records.pop("cut") > 0
-    from qlax.util.statistics import of_episodes  # SciPy takes its time to import, and films need none
-
     intervals, of_all = of_episodes(returns)
     each = [Estimate(*of_agent) for of_agent in zip(returns.mean(axis=1).tolist(), intervals, strict=True)]
     overall = Estimate(float(returns.mean()), of_all)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qlax.util.statistics import interquartile_mean, stratified_interval
 from qlax.util.text import four_digits, markdown
 
 RESAMPLES = 10_000
@@ -26,7 +27,6 @@ def aggregates(scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
     Source: Agarwal et al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.1
     and 4.3, https://arxiv.org/abs/2108.13264
     """
-    from qlax.util.statistics import interquartile_mean, stratified_interval  # SciPy takes its time to import
 
     def all_of(games: Sequence[np.ndarray]) -> np.ndarray:
         means = np.stack([runs.mean(axis=-1) for runs in games])

@@ -10,12 +10,11 @@ https://arxiv.org/abs/2108.13264
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
 
 Ends = tuple[float, float]  # of an interval
 
 RESAMPLES = 10_000
-LARGEST_RESAMPLE = 2**24  # numbers drawn at once
+MOST_DRAWN = 2**24  # numbers at once
 
 
 def interquartile_mean(samples: Sequence[np.ndarray]) -> np.ndarray:
@@ -25,7 +24,9 @@ def interquartile_mean(samples: Sequence[np.ndarray]) -> np.ndarray:
 
     Source: section 4.3.
     """
-    return stats.trim_mean(np.concatenate(samples, axis=-1), 0.25, axis=-1)
+    scores = np.concatenate(samples, axis=-1)
+    first, end = scores.shape[-1] // 4, scores.shape[-1] - scores.shape[-1] // 4
+    return np.partition(scores, (first, end - 1), axis=-1)[..., first:end].mean(axis=-1)
 
 
 def performance_profile(samples: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
@@ -48,9 +49,8 @@ def probability_of_improvement(first: Sequence[np.ndarray], second: Sequence[np.
     """
 
     def of_task(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):  # of its p-value, where all scores are equal
-            wins = stats.mannwhitneyu(x, y, axis=-1, method="asymptotic").statistic
-        return wins / (x.shape[-1] * y.shape[-1])
+        x, y = x[..., :, None], y[..., None, :]
+        return ((x > y).mean(axis=(-2, -1)) + (x >= y).mean(axis=(-2, -1))) / 2
 
     return np.mean([of_task(x, y) for x, y in zip(first, second, strict=True)], axis=0)
 
@@ -74,31 +74,17 @@ def stratified_interval(
 
     Source: section 4.1.
     """
-    varied = [index for index, scores in enumerate(samples) if scores.shape[-1] > 1]
-    if not varied:
+    if all(scores.shape[-1] == 1 for scores in samples):
         return None
+    random = np.random.default_rng(0)
+    resampled = [scores[..., _drawn(random, resamples, scores.shape[-1])] for scores in samples]
+    low, high = np.percentile(statistic(resampled), [2.5, 97.5], axis=-1)
+    return low, high
 
-    def of_resample(*drawn: np.ndarray, axis: int) -> np.ndarray:
-        resampled = list(samples)
-        for index, scores in zip(varied, drawn, strict=True):
-            resampled[index] = scores
-        alone = (index for index in range(len(samples)) if index not in varied)
-        for index in alone:  # the axis of resamples stands before that of runs
-            scores = samples[index][..., None, :] if drawn[0].ndim > samples[index].ndim else samples[index]
-            resampled[index] = np.broadcast_to(scores, (*drawn[0].shape[:-1], scores.shape[-1]))
-        return statistic(resampled)
 
-    found = stats.bootstrap(
-        [samples[index] for index in varied],
-        of_resample,
-        n_resamples=resamples,
-        paired=False,
-        vectorized=True,
-        axis=-1,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    return found.low, found.high
+def _drawn(random: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """Draw the members of each resample, with replacement: `[resamples, size]` indices."""
+    return random.integers(size, size=(resamples, size))
 
 
 def of_episodes(values: np.ndarray) -> tuple[list[Ends | None], Ends | None]:
@@ -117,17 +103,10 @@ def of_episodes(values: np.ndarray) -> tuple[list[Ends | None], Ends | None]:
     Source: Davison and Hinkley, 1997, "Bootstrap Methods and their Application", section 3.8.
     """
     agents, episodes = values.shape
-    resampled = np.repeat(values.mean(axis=1, keepdims=True), RESAMPLES, axis=1)
-    if episodes > 1:
-        resampled = stats.bootstrap(
-            (values,),
-            np.mean,
-            axis=1,
-            n_resamples=RESAMPLES,
-            batch=max(1, LARGEST_RESAMPLE // values.size),
-            method="percentile",
-            rng=0,
-        ).bootstrap_distribution
+    random, batch = np.random.default_rng(0), max(1, MOST_DRAWN // values.size)
+    batches = [min(batch, RESAMPLES - done) for done in range(0, RESAMPLES, batch)]
+    means = [values[:, _drawn(random, number, episodes)].mean(axis=-1) for number in batches]
+    resampled = np.concatenate(means, axis=1)
     random = np.random.default_rng(0)
     drawn = random.integers(agents, size=(RESAMPLES, agents)), random.integers(RESAMPLES, size=(RESAMPLES, agents))
     each = [_ends(means) if episodes > 1 else None for means in resampled]
