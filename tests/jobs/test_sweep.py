@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 import shlex
 import sys
 import warnings
@@ -15,7 +14,6 @@ from qlax.cli import main
 from qlax.config.settings import configure, from_file
 from qlax.jobs import sweep
 from qlax.reports import ranking
-from qlax.reports.pictures import learning_curve
 
 # What stands in for training: a greedy return that is the better, the more environments and the larger lam.
 JOB = """
@@ -180,17 +178,6 @@ def test_every_sweep_can_be_drawn(fields, rows, tmp_path):
         sweep.write(tmp_path, config, of, fields)
     assert (tmp_path / "sweep.png").exists()
     assert len(table(tmp_path / "sweep.csv")) == rows
-
-
-def test_curves_of_many_settings_can_be_drawn(tmp_path):
-    returns = np.random.default_rng(0).normal(size=(5, 40))
-    returns[:, 3] = math.nan
-    returns[-1, 4] = math.nan
-    curves = {"steps": np.arange(5), "eval_return": returns, "episode_return": returns}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        learning_curve(tmp_path / "curve.png", curves, [f"lam {index // 2}" for index in range(40)], "many")
-    assert (tmp_path / "curve.png").exists()
 
 
 def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):

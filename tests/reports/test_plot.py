@@ -85,6 +85,34 @@ def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
     np.testing.assert_allclose(last, [1000, (5 + 1 + 30) / 3])
 
 
+def test_a_run_that_never_had_a_value_takes_nothing_from_the_others(tmp_path):
+    returns = ramps(10.0, 20.0)
+    returns[:, 1] = math.nan
+    run(tmp_path / "run", returns, seeds=2)
+    np.testing.assert_allclose(lines_of(plot.curve_figure(read_all([tmp_path / "run"])))["C0"][0], [100, 1])
+    assert len(lines_of(plot.curve_figure(read_all([tmp_path / "run"])))["C0"]) == 10
+
+
+def test_metrics_share_a_figure_in_line_styles_of_their_own(tmp_path):
+    """As in the curve.png of a run: greedy solid, exploring dotted."""
+    run(tmp_path / "run", ramps(10.0, 12.0, 20.0, 22.0), every=2, lam=LAM, seeds=2)
+    both = "eval_return,episode_return"
+    figure = plot.curve_figure(read_all([tmp_path / "run"]), y=both, title="a title of our own")
+    assert legend(figure) == ["greedy return", "exploring return", "lam 0", "lam 0.5"]
+    assert (figure.axes[0].get_ylabel(), figure.axes[0].get_title()) == ("return (mean)", "a title of our own")
+    lines = [(line.get_color(), line.get_linestyle(), len(line.get_xdata())) for line in figure.axes[0].get_lines()]
+    assert lines == [("C0", "-", 5), ("C0", ":", 10), ("C1", "-", 5), ("C1", ":", 10)]
+    assert len(figure.axes[0].collections) == 2  # shades, of greedy returns alone
+    _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg", y=both)
+    assert said.splitlines()[-1].startswith("Greedy return, exploring return, mean of 2 runs each")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    line = {"updates": 1, "steps": 100, "seconds": 1.0, "loss": np.ones(4), "episode_return": np.full(4, math.nan)}
+    MetricsFile(tmp_path / "run" / "metrics.jsonl").append(line | {"eval_return": np.array([1.0, math.nan, 3.0, 3.0])})
+    figure = plot.curve_figure(read_all([tmp_path / "run"]), y=both)  # no episode has ended yet, and there is a point
+    assert legend(figure) == ["lam 0", "lam 0.5"]
+    assert [line.get_color() for line in figure.axes[0].get_lines() if line.get_marker() == "o"] == ["C0", "C1"]
+
+
 def test_a_run_that_was_trained_twice_is_counted_and_told(tmp_path):
     for name, seed, told in (("a", 0, ()), ("b", 1, ("tensorboard",))):
         run(tmp_path / name, ramps(1.0, 2.0), seed=seed, seeds=2, trackers=told)
@@ -209,6 +237,8 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
             "sweep --y eval_retrun",
             "unknown metric 'eval_retrun'; did you mean 'eval_return'?; metrics of runs: episode",
         ),
+        ("sweep --y eval_return,episode_return --kind profile", "y has 2 metrics; expected one, or for curves up to 4"),
+        ("sweep --y ,", "there is no metric to draw; name one, as eval_return"),
         ("sweep --by lamm", "by=lamm: unknown setting; did you mean 'lam'?"),
         ("sweep --x time", "invalid choice: 'time'"),
         ("sweep sweep", "sweep is given twice"),

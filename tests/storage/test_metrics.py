@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from qlax.reports.pictures import learning_curve
 from qlax.storage.metrics import MetricsFile, curves
 
 
@@ -50,14 +49,3 @@ def test_of_a_damaged_file_the_lines_that_are_as_they_were_are_kept(metrics):
     assert "1 of 2 lines are as they were; set aside as metrics.damaged.jsonl" in metrics.cut(wanted)
     assert [line["updates"] for line in metrics.read()] == [2]
     assert metrics.path.with_name("metrics.damaged.jsonl").read_bytes() == damaged
-
-
-def test_a_learning_curve_is_drawn(tmp_path):
-    steps = np.arange(1, 6) * 100.0
-    returns = np.random.default_rng(0).normal(size=(5, 4))
-    greedy = np.where(np.arange(5)[:, None] % 2 == 0, returns + 1, np.nan)
-    data = {"steps": steps, "episode_return": returns, "eval_return": greedy}
-    learning_curve(tmp_path / "curve.svg", data, ["lam 0", "lam 0", "lam 1", "lam 1"], "a title of our own")
-    picture = (tmp_path / "curve.svg").read_text()
-    for text in ("a title of our own", "lam 0", "lam 1", "greedy", "exploring", "environment steps"):
-        assert f">{text}</text>" in picture

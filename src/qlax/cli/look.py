@@ -38,7 +38,10 @@ def add(command: AddCommand) -> None:
     plot.add_argument("--kind", choices=("curve", "profile", "improvement"), default="curve", help=kinds)
     plot.add_argument("--x", choices=("steps", "seconds"), default="steps", help="of curves (default steps)")
     plot.add_argument(
-        "--y", metavar="METRIC", default="eval_return", help="a name in metrics.jsonl (default eval_return)"
+        "--y",
+        metavar="METRIC",
+        default="eval_return",
+        help="a name in metrics.jsonl, or for curves several, as eval_return,episode_return (default eval_return)",
     )
     plot.add_argument(
         "--by", metavar="FIELDS", help="what makes a group, as lam,norm or directory (default what differs)"

@@ -9,14 +9,14 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
 import numpy as np
-from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from qlax._version import __version__
 from qlax.config.settings import FIELDS, SWEEPABLE, Config, as_words, configure
@@ -24,7 +24,7 @@ from qlax.errors import RunError, UserError
 from qlax.reports import pictures, ranking
 from qlax.reports.plot import curve_figure
 from qlax.reports.selection import NOT_COMPARED
-from qlax.reports.style import STYLE
+from qlax.reports.style import as_file
 from qlax.storage import checkpoint
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.storage.measurements import MEASUREMENTS, in_group, is_own
@@ -280,7 +280,7 @@ def _film(directory: Path, run: int) -> dict[str, str]:
             render(directory, file, index=run, best=True, values=True)
         except (UserError, RunError) as error:
             return {"missing": str(error).removeprefix(f"{file}: ")}
-        return {"source": _data(file, "video/mp4")}
+        return {"source": _data(file.read_bytes(), "video/mp4")}
 
 
 def _settings(
@@ -438,14 +438,14 @@ def _curve(histories: Sequence[History], name: str = "eval_return", title: str |
             axes.set_yscale("log")
         for line in axes.lines if len(axes.lines) > MOST_LINES else ():
             line.set_rasterized(True)  # or else they would be megabytes
-    return _drawn(figure.savefig)
+    return _embedded(figure)
 
 
 def _comparison(config: Config, rows: Sequence[ranking.Row], fields: Sequence[str]) -> Picture | None:
     """Picture of what the settings that were compared came to."""
     if not fields or all(row["eval_return"] is None for row in rows):
         return None
-    return _drawn(lambda file: ranking.draw(file, config, rows, fields, ""))
+    return _embedded(ranking.compared(config, rows, fields, ""))
 
 
 def _lineage(history: History) -> Picture | None:
@@ -454,7 +454,7 @@ def _lineage(history: History) -> Picture | None:
     if parent is None or not np.isfinite(parent).all(axis=1).any():
         return None
     seeds = list(range(config.seed, config.seed + config.seeds))
-    return _drawn(lambda file: pictures.lineage(file, history.curves, config.swept, seeds, ""))
+    return _embedded(pictures.lineage(history.curves, config.swept, seeds, ""))
 
 
 def _health(history: History) -> list[dict[str, Any]]:
@@ -483,16 +483,13 @@ def _own(history: History) -> list[dict[str, Any]]:
     return found
 
 
-def _drawn(draw: Callable[[Path], None]) -> Picture:
-    """What is drawn to a file."""
-    with tempfile.TemporaryDirectory() as folder, rc_context(STYLE):
-        file = Path(folder) / "picture.svg"
-        draw(file)
-        size = re.search(r'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', file.read_text(encoding="utf-8"))
-        assert size is not None
-        width, height = (round(float(points) * SCALE) for points in size.groups())
-        return Picture(_data(file, "image/svg+xml"), width, height)
+def _embedded(figure: Figure) -> Picture:
+    content = as_file(figure, ".svg")
+    size = re.search(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', content)
+    assert size is not None
+    width, height = (round(float(points) * SCALE) for points in size.groups())
+    return Picture(_data(content, "image/svg+xml"), width, height)
 
 
-def _data(file: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

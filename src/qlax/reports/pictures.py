@@ -1,8 +1,7 @@
-"""Pictures: learning curves, and what came of the settings that were compared."""
+"""Pictures of one run or sweep: what came of the settings that were compared, and the lineage of a population."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,64 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from qlax.reports.style import MOST_LABELS, STYLE, in_steps, legend_below, plain, short
+from qlax.reports.style import MOST_LABELS, STYLE, in_steps, legend_below, short
 
 PANELS_A_ROW = 4
 
 
 @rc_context(STYLE)
-def learning_curve(path: Path, curves: dict[str, np.ndarray], labels: list[str], title: str) -> None:
-    """Draw the returns against the steps of a run: a line a setting, shaded from its least to its best seed.
-
-    Of many settings only the one that ended best is drawn like this, in front of the greedy returns of the others.
-
-    Args:
-      path: of the picture; its suffix chooses the format.
-      curves: `steps [lines]`, `episode_return` and `eval_return` `[lines, R]`, nan where there is no value.
-      labels: of each run, R; runs with the same label are seeds of one setting.
-      title: above the picture.
-    """
-    figure = Figure(figsize=(5.0, 3.4), layout="constrained")  # not pyplot: a notebook keeps its own backend
-    axes = figure.subplots()
-    settings = {label: np.array([other == label for other in labels]) for label in dict.fromkeys(labels)}
-    if len(settings) > MOST_LABELS:
-        last = curves["eval_return"][-1]
-        means = {label: last[of_setting].mean() for label, of_setting in settings.items()}
-        best = max(means, key=lambda label: -math.inf if math.isnan(means[label]) else means[label])
-        others = f"{len(settings) - 1} other settings, greedy"
-        for of_setting in (settings[label] for label in settings if label != best):
-            steps, returns = _known(curves, "eval_return", of_setting)
-            mean, marker = np.nanmean(returns, axis=1), "." if len(steps) < 2 else None
-            axes.plot(steps, mean, color="0.75", lw=0.7, label=others, marker=marker)
-            others = ""  # one place in the legend for all
-        settings = {f"best of {len(settings)} settings": settings[best]}
-    kinds = (("eval_return", "-", "greedy"), ("episode_return", ":", "exploring"))
-    for index, (label, of_setting) in enumerate(settings.items()):
-        for name, style, _ in kinds:
-            steps, returns = _known(curves, name, of_setting)
-            mean, color = np.nanmean(returns, axis=1), f"C{index}"
-            text = label if name == "eval_return" else ""
-            axes.plot(steps, mean, style, color=color, label=text, marker="." if len(steps) < 2 else None)
-            axes.fill_between(
-                steps, np.nanmin(returns, axis=1), np.nanmax(returns, axis=1), color=color, alpha=0.15, lw=0
-            )
-    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
-    in_steps(axes)
-    of_kinds = [Line2D([], [], color="0.4", ls=style, label=kind) for _, style, kind in kinds]
-    legend_below(figure, [*of_kinds, *axes.get_legend_handles_labels()[0]])
-    plain(figure).savefig(path)
-
-
-def _known(curves: Mapping[str, np.ndarray], name: str, of_setting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and returns `[lines, seeds]` where there are any: a run that diverged has none, others go on beside it."""
-    returns = curves[name][:, of_setting]
-    known = np.isfinite(returns).any(axis=1)
-    return curves["steps"][known], returns[known]
-
-
-@rc_context(STYLE)
 def comparison(
-    path: Path,
     columns: Mapping[str, Sequence[Any]],
     returns: Sequence[float],
     is_best: Sequence[bool],
@@ -78,11 +26,10 @@ def comparison(
     *,
     drawn: Collection[str] = (),
     logarithmic: Collection[str] = (),
-) -> None:
+) -> Figure:
     """Draw the final greedy return of every run against each field that was swept, a panel a field.
 
     Args:
-      path: of the picture; its suffix chooses the format.
       columns: of every field its value in each run, R: numbers, or names.
       returns: R; nan for runs that diverged, which are crosses below the others.
       is_best: R, whether it is of the best setting, which is encircled.
@@ -120,7 +67,7 @@ def comparison(
     for axes in panels[: len(columns)]:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_below(figure, list(handles.values()))
-    plain(figure).savefig(path)
+    return figure
 
 
 def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> np.ndarray:
@@ -144,13 +91,12 @@ def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> 
 
 
 @rc_context(STYLE)
-def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], title: str) -> None:
+def lineage(curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], title: str) -> Figure:
     """Draw populations: greedy return and settings of every member, and where each went on as another.
 
     The lines of descent of the members that were best in the end stand out, one a population.
 
     Args:
-      path: of the picture; its suffix chooses the format.
       curves: `steps [lines]`, `parent` and `eval_return` `[lines, R]`, and so each of the fields; nan where a line has
         none.
       fields: that were explored.
@@ -190,4 +136,4 @@ def lineage(path: Path, curves: dict[str, np.ndarray], fields: list[str], seeds:
     ways = [("-", "member"), (":", "goes on as another")]
     handles: list[Any] = [Line2D([], [], color="0.7", lw=0.8, ls=style, label=label) for style, label in ways]
     legend_below(figure, handles + figure.axes[0].get_legend_handles_labels()[0])
-    plain(figure).savefig(path)
+    return figure

@@ -3,12 +3,11 @@
 `curve_figure(histories, x=..., y=..., by=..., title=...)` draws curves of runs that were read already.
 """
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -17,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qlax.errors import UserError, nearest
-from qlax.reports.selection import Group, Run, Selection, check_metric, is_measured, select
-from qlax.reports.style import MOST_LABELS, STYLE, few_ticks, in_steps, legend_below, ncols, plain, short
+from qlax.reports.selection import Group, Run, Selection, checked_metrics, is_measured, select
+from qlax.reports.style import MOST_LABELS, STYLE, as_file, few_ticks, in_steps, legend_below, ncols, short
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.storage.measurements import MEASUREMENTS, shown
 from qlax.util.files import check_is_new, free_name, write_result
@@ -34,6 +33,7 @@ KINDS = ("curve", "profile", "improvement")
 AXES = ("steps", "seconds")
 SUFFIXES = (".png", ".svg", ".pdf")
 ONE_COLUMN, TWO_COLUMNS = 3.4, 6.8  # inches, of a page
+LINES = ("-", ":", "--", "-.")  # styles of several metrics
 MOST_POINTS = 200  # of a curve
 MOST_PAIRS = 15  # of groups in a figure
 RESAMPLES = 2_000  # percentiles of 95 % then have a standard error of 0.3 %
@@ -52,7 +52,7 @@ def plot(
     *,
     kind: str = "curve",
     x: str = "steps",
-    y: str = "eval_return",
+    y: str | Sequence[str] = "eval_return",
     by: str | Sequence[str] | None = None,
     title: str | None = None,
 ) -> Drawn:
@@ -72,7 +72,8 @@ def plot(
         0, the lowest run of the environment, to 1, the highest. "improvement": how likely a run of one group has
         a higher final score than one of another.
       x: of curves, "steps" (of a run) or "seconds" (of training, for all runs that were trained side by side).
-      y: what was measured of every run, a name in `metrics.jsonl`.
+      y: what was measured of every run, a name in `metrics.jsonl`. Curves may be of several, as
+        "eval_return,episode_return" or a list: each in a line style of its own, the first solid and shaded.
       by: fields of `Config` whose values make a group, as "lam,norm" or a list, or "directory"; None: those in which
         the runs of an environment differ, if they may matter, or the directory where these are more than three. The
         members of a population are one group.
@@ -89,18 +90,19 @@ def plot(
             raise UserError(f"{name}={value}: expected one of {', '.join(choices)}{nearest(value, choices)}")
     path = _free(out)
     histories = read_all(runs)
-    check_metric(histories, y)
+    metrics = checked_metrics(histories, y)
+    if len(metrics) > (len(LINES) if kind == "curve" else 1):
+        raise UserError(f"y has {len(metrics)} metrics; expected one, or for curves up to {len(LINES)}")
     named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
     for history in histories:
-        if history.directory in named and not undamaged(history, is_measured, y):
-            raise UserError(f"{history.directory} has no value of {y} yet; leave it out, or wait for the first")
+        if history.directory in named and not undamaged(history, is_measured, metrics[0]):
+            raise UserError(
+                f"{history.directory} has no value of {metrics[0]} yet; leave it out, or wait for the first"
+            )
     selection = select(histories, x, y, by)
     with rc_context(STYLE):
         figure = {"curve": _curves, "profile": _profile, "improvement": _improvement}[kind](selection, title)
-        content = io.BytesIO()
-        dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same runs, the same file
-        plain(figure).savefig(content, format=path.suffix[1:], metadata=dates[path.suffix])
-    write_result(path, content.getvalue())
+    write_result(path, as_file(figure, path.suffix))
     return Drawn(path, f"{_table(selection, kind)}\n{_caption(selection, kind)}")
 
 
@@ -108,19 +110,17 @@ def curve_figure(
     histories: Sequence[History],
     *,
     x: str = "steps",
-    y: str = "eval_return",
+    y: str | Sequence[str] = "eval_return",
     by: str | Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The figure of learning curves that `plot` writes; see there for the arguments.
-
-    Save it within `matplotlib.rc_context(qlax.reports.style.STYLE)`, so that text stays text in SVG and PDF.
+    """Draw the learning curves that `plot` writes; see there for the arguments. `style.save` writes them.
 
     Raises:
       UserError: unknown fields or metric, or no run has a value of it yet.
     """
     with rc_context(STYLE):
-        return plain(_curves(select(histories, x, y, by), title))
+        return _curves(select(histories, x, y, by), title)
 
 
 def _free(out: Path | str | None) -> Path:
@@ -148,11 +148,16 @@ def _curves(selection: Selection, title: str | None) -> Figure:
     for axes, env in zip(panels, envs, strict=False):
         for group in selection.others:
             if env in group.tasks:
-                grid, values = _on_grid(group.tasks[env])
-                axes.plot(grid / scale, interquartile_mean([values]), color="0.8", lw=0.6, zorder=1)
+                _curve(axes, *_on_grid(group.tasks[env], selection.metric), scale, color="0.8", lw=0.6, zorder=1)
         for index, group in enumerate(selection.shown):
-            if env in group.tasks:
-                _curve(axes, *_on_grid(group.tasks[env]), f"C{index}", scale)
+            for metric, line in zip(selection.metrics, LINES, strict=False):
+                runs = group.tasks.get(env, [])
+                if runs and metric in runs[0].curves:
+                    curve = _on_grid(runs, metric)
+                    is_first = line == LINES[0]
+                    _curve(axes, *curve, scale, color=f"C{index}", ls=line, lw=1.2 if is_first else 0.8)
+                    if is_first:
+                        _shade(axes, *curve, scale, f"C{index}")
         axes.set_title(title if title and len(envs) == 1 else _name_of(env, envs))
         axes.margins(x=0.02)
         axes.set_xlim(left=0)
@@ -162,9 +167,12 @@ def _curves(selection: Selection, title: str | None) -> Figure:
     for axes in panels[len(envs) :]:
         axes.remove()
     summary = _summary(_most(groups))
-    unit_of_y = MEASUREMENTS[selection.y].unit if selection.y in MEASUREMENTS else ""
-    more = ", ".join(filter(None, (unit_of_y, summary)))
-    what = shown(selection.y) + (f" ({more})" if more else "")
+    names = [shown(metric) for metric in selection.metrics]
+    last = {name.rpartition(" ")[2] for name in names}  # of greedy and exploring return it is "return"
+    what = ", ".join(names) if len(last) > 1 or len(names) == 1 else last.pop()
+    units = {MEASUREMENTS[metric].unit if metric in MEASUREMENTS else "" for metric in selection.metrics}
+    more = ", ".join(filter(None, (units.pop() if len(units) == 1 else "", summary)))
+    what += f" ({more})" if more else ""
     steps = "environment steps" if across <= 4 else "steps"
     for axes in panels[max(len(envs) - across, 0) : len(envs)]:
         axes.set_xlabel(steps if selection.x == "steps" else f"training time ({unit})")
@@ -178,33 +186,38 @@ def _curves(selection: Selection, title: str | None) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, grid: np.ndarray, values: np.ndarray, color: str, scale: float) -> None:
-    """A line, shaded where one run is not all there is."""
+def _curve(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, **how: Any) -> None:
+    """Draw a line, or a point where there is no more."""
     marker = "o" if len(grid) == 1 else None
-    axes.plot(grid / scale, interquartile_mean([values]), color=color, marker=marker, ms=3)
+    axes.plot(grid / scale, interquartile_mean([values]), marker=marker, ms=3, **how)
+
+
+def _shade(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, color: str) -> None:
+    """Shade the interval of a line where one run is not all there is."""
     if interval := stratified_interval(interquartile_mean, [values], RESAMPLES):
-        if marker:
+        if len(grid) == 1:
             middle = interquartile_mean([values])
             axes.errorbar(grid / scale, middle, np.abs(np.stack(interval) - middle), color=color, lw=1)
         else:
             axes.fill_between(grid / scale, *interval, color=color, alpha=0.2, lw=0)
 
 
-def _on_grid(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Where all runs of a group have values `[points]`, and these `[points, runs]`."""
+def _on_grid(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return where all runs of a group have values of a metric `[points]`, and these `[points, runs]`."""
+    curves = [run.curves[metric] for run in runs]
     end = min(run.end for run in runs)
-    begin = min(max(run.x[0] for run in runs), end)
-    grid = np.unique(np.concatenate([[begin, end], *(run.x for run in runs)]))
+    begin = min(max(curve.x[0] for curve in curves), end)
+    grid = np.unique(np.concatenate([[begin, end], *(curve.x for curve in curves)]))
     grid = grid[(begin <= grid) & (grid <= end)]
     if len(grid) > MOST_POINTS:
         grid = np.linspace(begin, end, MOST_POINTS)
-    return grid, np.stack([np.interp(grid, run.x, run.y) for run in runs], axis=1)
+    return grid, np.stack([np.interp(grid, curve.x, curve.y) for curve in curves], axis=1)
 
 
 def _profile(selection: Selection, title: str | None) -> Figure:
     """The share of runs above each score."""
     envs, groups = _in_common(selection)
-    name = shown(selection.y)
+    name = shown(selection.metric)
     if len(envs) == 1:
         label = f"final {name}"
         final = [[np.array([run.final for run in group.tasks[envs[0]]])] for group in groups]
@@ -267,7 +280,7 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
     axes.axvline(0.5, color="0.4", lw=0.8, ls=":")
     axes.set_yticks(range(len(pairs)), [short(first.label, 0.3 * width) for first, _ in pairs], parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
-    axes.set_xlabel(f"probability that a run of X has a higher\n{shown(selection.y)} than one of Y")
+    axes.set_xlabel(f"probability that a run of X has a higher\n{shown(selection.metric)} than one of Y")
     axes.set_ylabel("X", rotation=0, ha="right", va="center")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -294,18 +307,24 @@ def _in_common(selection: Selection) -> tuple[list[str], list[Group]]:
 
 
 def _legend_height(selection: Selection, width: float) -> float:
-    labels = [*(group.label for group in selection.shown), "others"]
-    return 0.16 * math.ceil(len(labels) / ncols(labels, width)) if len(selection.groups) > 1 else 0.0
+    labels = [*map(shown, selection.metrics), *(group.label for group in selection.shown), "others"]
+    is_needed = max(len(selection.groups), len(selection.metrics)) > 1
+    return 0.16 * math.ceil(len(labels) / ncols(labels, width)) if is_needed else 0.0
 
 
 def _legend(figure: Figure, selection: Selection) -> None:
-    """Below what it explains, where there is more than one group."""
-    if len(selection.groups) < 2:
-        return
-    handles = [Line2D([], [], color=f"C{index}", label=group.label) for index, group in enumerate(selection.shown)]
+    """Say below the figure what line styles and colours are, where there are several."""
+    handles = []
+    if len(selection.metrics) > 1:
+        lines = zip(selection.metrics, LINES, strict=False)
+        handles += [Line2D([], [], color="0.4", ls=line, label=shown(metric)) for metric, line in lines]
+    if len(selection.groups) > 1:
+        groups = enumerate(selection.shown)
+        handles += [Line2D([], [], color=f"C{index}", label=group.label) for index, group in groups]
     if selection.others:
         handles.append(Line2D([], [], color="0.8", lw=0.6, label=f"{len(selection.others):,} others"))
-    legend_below(figure, handles)
+    if handles:
+        legend_below(figure, handles)
 
 
 def _name_of(env: str, envs: Sequence[str]) -> str:
@@ -340,7 +359,7 @@ def _table(selection: Selection, kind: str) -> str:
                 which = [_name_of(of[0], envs)] if len(envs) > over else []
                 ends = [_least_to_most([run.steps for run in runs]), _least_to_most([run.seconds for run in runs])]
                 rows.append([*which, group.label or "all", *_estimate([group.tasks[env] for env in of]), *ends])
-    what = f"final {shown(selection.y)}" if over == 1 else _score(selection)
+    what = f"final {shown(selection.metric)}" if over == 1 else _score(selection)
     summary = _summary(_most(selection.groups) * over)
     header = ["group", "runs", what + (f", {summary}" if summary else ""), "95 % interval", "steps a run", "seconds"]
     return markdown([*(["environment"] if len(envs) > over else []), *header], rows)
@@ -356,7 +375,7 @@ def _estimate(tasks: Sequence[Sequence[Run]]) -> list[str]:
 
 def _score(selection: Selection) -> str:
     """What makes final values of several environments comparable."""
-    return "final score" if selection.has_scores else f"final {shown(selection.y)} from 0 to 1"
+    return "final score" if selection.has_scores else f"final {shown(selection.metric)} from 0 to 1"
 
 
 def _least_to_most(values: Sequence[float]) -> str:
@@ -370,7 +389,7 @@ def _caption(selection: Selection, kind: str) -> str:
     counts = [len(runs) for group in groups for runs in group.tasks.values()]
     runs = f"{_least_to_most(counts)} run{'s' if max(counts) > 1 else ''} each"
     intervals = "95 % intervals, between the percentiles of a stratified bootstrap over the runs"
-    name = shown(selection.y)
+    name = ", ".join(map(shown, selection.metrics))
     parts = {
         "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {runs}; shaded: {intervals}" if what else "")],
         "profile": [f"Share of runs with a higher final value, {runs}; shaded: {intervals}"],

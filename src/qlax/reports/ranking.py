@@ -7,12 +7,15 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qlax.config.kinds import distribution
 from qlax.config.settings import SWEEPABLE, Config, as_words, written
 from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BEST = 5  # settings that are printed
 Row = dict[str, Any]
@@ -90,12 +93,14 @@ def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) 
     writer.writeheader()
     writer.writerows({name: "" if value is None else written(value) for name, value in row.items()} for row in of)
     write_whole(path / "sweep.csv", text.getvalue().encode())
-    draw(path / "sweep.png", config, of, fields, config.preset or config.env)
+    from qlax.reports.style import save  # matplotlib takes its time to import
+
+    save(compared(config, of, fields, config.preset or config.env), path / "sweep.png")
 
 
-def draw(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> None:
+def compared(config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> "Figure":
     """Draw what every run came to, a panel a field; see `write` for the arguments."""
-    from qlax.reports.pictures import comparison  # matplotlib takes its time to import
+    from qlax.reports.pictures import comparison
 
     columns = {name: _numbers([row[name] for row in of]) for name in fields}
     asked = {name: getattr(config, name) for name in fields}
@@ -104,7 +109,7 @@ def draw(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str], t
     returns = [math.nan if row["eval_return"] is None else row["eval_return"] for row in of]
     best = ranking(of, fields)[0].row
     is_best = [all(row[name] == best[name] for name in fields) for row in of]
-    comparison(path, columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
+    return comparison(columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
 
 
 def report(path: Path, config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:

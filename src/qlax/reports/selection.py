@@ -24,13 +24,19 @@ NOT_COMPARED = (
 )
 
 
+class Curve(NamedTuple):
+    """Values of a metric, where there are any."""
+
+    x: np.ndarray  # `[points]` steps or seconds
+    y: np.ndarray  # `[points]`
+
+
 class Run(NamedTuple):
     """A run as it is drawn."""
 
     env: str
     settings: dict[str, Any]
-    x: np.ndarray  # `[points]` where it has a value
-    y: np.ndarray  # `[points]`
+    curves: dict[str, Curve]  # by metric; the first one is that of final values
     end: float  # of x: how far it came
     steps: int
     seconds: float
@@ -41,8 +47,8 @@ class Run(NamedTuple):
 
     @property
     def final(self) -> float:
-        """Its last value."""
-        return float(self.y[-1])
+        """Last value of the first metric."""
+        return float(next(iter(self.curves.values())).y[-1])
 
 
 class Group(NamedTuple):
@@ -69,7 +75,7 @@ class Selection(NamedTuple):
     others: list[Group]
     envs: list[str]
     x: str
-    y: str
+    metrics: list[str]
     has_scores: bool  # of the environments; else from 0, the lowest run of an environment, to 1, the highest
 
     @property
@@ -77,22 +83,34 @@ class Selection(NamedTuple):
         """All."""
         return [*self.shown, *self.others]
 
+    @property
+    def metric(self) -> str:
+        """The one that final values are of, and by which groups are ranked."""
+        return self.metrics[0]
 
-def check_metric(histories: Sequence[History], y: str) -> None:
-    """Check that `y` is measured of every agent.
+
+def checked_metrics(histories: Sequence[History], y: str | Sequence[str]) -> list[str]:
+    """Return the metrics asked for, from text or a list.
 
     Raises:
-      UserError: no run knows it.
+      UserError: there is none, or no run knows one.
     """
+    metrics = _listed(y)
     known = {name for history in histories for name, values in history.curves.items() if values.ndim == 2}
     known.discard("parent")  # of a population: no measurement
-    if known and y not in known:
-        raise UserError(f"unknown metric {y!r}{nearest(y, known)}; metrics of runs: {', '.join(sorted(known))}")
+    for name in metrics:
+        if known and name not in known:
+            raise UserError(
+                f"unknown metric {name!r}{nearest(name, known)}; metrics of runs: {', '.join(sorted(known))}"
+            )
+    if not metrics:
+        raise UserError("there is no metric to draw; name one, as eval_return")
+    return metrics
 
 
-def is_measured(history: History, y: str) -> bool:
-    """Tell whether a run has something to draw: a value of `y`, or agents that all diverged."""
-    values = history.curves.get(y)
+def is_measured(history: History, metric: str) -> bool:
+    """Tell whether a run has something to draw: a value of the metric, or agents that all diverged."""
+    values = history.curves.get(metric)
     return values is not None and values.ndim == 2 and bool(np.isfinite(values).any() or _diverged(history).all())
 
 
@@ -102,22 +120,23 @@ def _diverged(history: History) -> np.ndarray:
     return ~np.isfinite(loss[-1])
 
 
-def select(histories: Sequence[History], x: str, y: str, by: str | Sequence[str] | None) -> Selection:
-    """The runs that have something to draw, in groups."""
-    check_metric(histories, y)
-    measured = [history for history in histories if undamaged(history, is_measured, y)]
+def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str | Sequence[str] | None) -> Selection:
+    """Select the runs that have a value of the first metric, and group them; see `plot` for the arguments.
+
+    Raises:
+      UserError: unknown fields or metrics, or no run has a value of the first one yet.
+    """
+    metrics = checked_metrics(histories, y)
+    measured = [history for history in histories if undamaged(history, is_measured, metrics[0])]
     if not measured:
-        raise UserError(f"no run has a value of {y} yet; wait for the first")
+        raise UserError(f"no run has a value of {metrics[0]} yet; wait for the first")
     names = _directory_names(measured)
     found: list[Run] = []
     for history, name in zip(measured, names, strict=True):
-        found += undamaged(history, _runs, name, x, y)
-    envs = list(dict.fromkeys(run.env for run in found))
-    lowest: dict[str, float] = {}
-    for run in found:
-        lowest[run.env] = min([lowest.get(run.env, math.inf), *run.y])
-    runs = [run if len(run.y) else _without_value(run, lowest[run.env]) for run in found]
-    has_scores = y == "eval_return" and all(run.score is not None for run in runs)
+        found += undamaged(history, _runs, name, x, metrics)
+    runs = _completed(found)
+    envs = list(dict.fromkeys(run.env for run in runs))
+    has_scores = metrics[0] == "eval_return" and all(run.score is not None for run in runs)
     runs = _normalised(runs, has_scores)
     fields = _differing(measured, runs) if by is None else _checked(by)
     fields = [name for name in fields if name != "env"]  # which is the panel
@@ -129,7 +148,8 @@ def select(histories: Sequence[History], x: str, y: str, by: str | Sequence[str]
     ranked = sorted(groups.values(), key=Group.standing, reverse=True) if len(groups) > MOST_LABELS else []
     grey = {id(group) for group in ranked[MOST_LABELS:]}
     shown = [group for group in groups.values() if id(group) not in grey]
-    return Selection(shown, ranked[MOST_LABELS:], envs, x, y, has_scores)
+    metrics = [name for name in metrics if any(name in run.curves for run in runs)]
+    return Selection(shown, ranked[MOST_LABELS:], envs, x, metrics, has_scores)
 
 
 def _normalised(runs: Sequence[Run], has_scores: bool) -> list[Run]:
@@ -147,14 +167,29 @@ def _normalised(runs: Sequence[Run], has_scores: bool) -> list[Run]:
     return [run._replace(normalised=normalised(run)) for run in runs]
 
 
-def _without_value(run: Run, lowest: float) -> Run:
-    """It diverged before it had any."""
-    if math.isinf(lowest):
-        raise UserError(f"all runs of {run.env} diverged before they had a value; there is nothing to draw")
-    return run._replace(x=np.array([run.end]), y=np.array([lowest]))
+def _completed(runs: Sequence[Run]) -> list[Run]:
+    """Give runs without any value, as they diverged before, the lowest one of their environment, from its first on."""
+    ends: dict[tuple[str, str], tuple[float, float]] = {}  # of a metric in an environment: first x, lowest y
+    for run in runs:
+        for metric, (x, y) in run.curves.items():
+            first, lowest = ends.get((run.env, metric), (math.inf, math.inf))
+            ends[run.env, metric] = min([first, *x[:1]]), float(y.min(initial=lowest))
+    for (env, metric), (first, _) in ends.items():
+        if metric == next(iter(runs[0].curves)) and math.isinf(first):
+            raise UserError(f"all runs of {env} diverged before they had a value; there is nothing to draw")
+
+    def completed(run: Run) -> dict[str, Curve]:
+        curves = {}
+        for metric, curve in run.curves.items():
+            first, lowest = ends[run.env, metric]
+            if math.isfinite(first):
+                curves[metric] = curve if len(curve.y) else Curve(np.array([first]), np.array([lowest]))
+        return curves
+
+    return [run._replace(curves=completed(run)) for run in runs]
 
 
-def _runs(history: History, name: str, x: str, y: str) -> list[Run]:
+def _runs(history: History, name: str, x: str, metrics: Sequence[str]) -> list[Run]:
     """Those of a directory."""
     config, curves = history.config, history.curves
     own = config.all_runs()
@@ -165,16 +200,18 @@ def _runs(history: History, name: str, x: str, y: str) -> list[Run]:
     told = [field for field in FIELDS if field not in NOT_COMPARED]
     runs = []
     for index, (settings, diverged) in enumerate(zip(own, _diverged(history), strict=True)):
-        values = curves[y][:, index]
-        known = np.isfinite(values) & np.isfinite(curves[x])
+        drawn = {}
+        for metric in metrics:
+            values = curves[metric][:, index] if metric in curves else np.full(len(curves[x]), math.nan)
+            known = np.isfinite(values) & np.isfinite(curves[x])
+            drawn[metric] = Curve(curves[x][known], values[known])
         settings = shared | settings
         member = index if config.population != "none" else None
         runs.append(
             Run(
                 env=config.env,
                 settings=settings,
-                x=curves[x][known],
-                y=values[known],
+                curves=drawn,
                 end=float(np.nanmax(curves[x])),
                 steps=int(np.nanmax(curves["steps"])),
                 seconds=float(np.nanmax(curves["seconds"])),
@@ -209,17 +246,24 @@ def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
     differing = [name for name in asked if any(len(v) > 1 for (_, field), v in values.items() if field == name)]
     if len(differing) <= MOST_FIELDS:
         return differing
-    return [DIRECTORY, *(name for name in differing if any(name in config.compared for config in configs))]
+    several = [DIRECTORY] if len(histories) > 1 else []
+    return [*several, *(name for name in differing if any(name in config.compared for config in configs))]
 
 
 def _checked(by: str | Sequence[str]) -> list[str]:
     """Fields, from text or a list."""
-    fields = [name.strip() for name in by.split(",") if name.strip()] if isinstance(by, str) else list(by)
+    fields = _listed(by)
     known = [*FIELDS, DIRECTORY]
     for name in fields:
         if name not in known:
             raise UserError(f"by={name}: unknown setting{nearest(name.replace('-', '_'), known)}")
-    return list(dict.fromkeys(fields))
+    return fields
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    """Names, each once, from text with commas or a list."""
+    listed = (name.strip() for name in names.split(",")) if isinstance(names, str) else names
+    return list(dict.fromkeys(name for name in listed if name))
 
 
 def _label(settings: dict[str, Any], fields: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ _ALL = (
         evaluated_as="episode_return",
         is_result=True,
     ),
-    Measurement("episode_return", "return, exploring", "", "return of an episode, exploring", "return"),
+    Measurement("episode_return", "exploring return", "", "return of an episode, exploring", "return"),
     Measurement("best_eval_return", "best greedy return", "", "best of all evaluations", "end", is_result=True),
     Measurement("eval_score", "score", "", "score that the environment gives the greedy return", "end", is_result=True),
     Measurement(

@@ -25,6 +25,7 @@ from qlax.pqn import TrainState
 from qlax.reports import ranking
 from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
+from qlax.storage.history import History
 from qlax.storage.metrics import curves
 from qlax.trackers import tracking
 from qlax.training import memory, processes, summary
@@ -435,16 +436,18 @@ class Session:
 
     def _draw(self, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
         """The learning curve, and what compares settings."""
-        from qlax.reports import pictures
+        from qlax.reports import pictures, plot, style  # matplotlib takes its time to import
 
         config, path = self.config, self.directory.path
         title = config.preset or config.env
-        pictures.learning_curve(path / "curve.png", arrays, self.program.labels, title)
+        history = History(path, config, arrays, found)
+        curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=title)
+        style.save(curve, path / "curve.png")
         if fields := config.compared:
             ranking.write(path, config, ranking.rows(config, found), fields)
         if "parent" in arrays:
             seeds = list(range(config.seed, config.seed + config.seeds))
-            pictures.lineage(path / "population.png", arrays, config.swept, seeds, title)
+            style.save(pictures.lineage(arrays, config.swept, seeds, title), path / "population.png")
 
 
 def _named(run: dict[str, Any], config: Config) -> str:

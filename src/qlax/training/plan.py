@@ -124,9 +124,6 @@ class Program:
             "obs": [[str(leaf.dtype), list(leaf.shape)] for leaf in jax.tree.leaves(observation)],
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(observation)],
         }
-        # Those of a population change.
-        compared = config.swept if config.population == "none" else []
-        self.labels = [", ".join(f"{name} {run[name]:g}" for name in compared) for run in runs]
         self.seeds = np.array([run["seed"] for run in runs], np.uint32)
         self.hyper = pqn.Hyper(**{name: _floats(run[name] for run in runs) for name in pqn.Hyper._fields})
         with self._contract():
