@@ -22,6 +22,7 @@ from qlax.errors import RunError, Stopped, UserError
 from qlax.play import film as video
 from qlax.storage.metrics import MetricsFile
 from qlax.trackers import tracking as trackers
+from qlax.trackers.base import Tracked, best_run
 from qlax.training.display import ProgressDisplay
 
 SETTINGS = {**SMALL, "seed": 3, "seeds": 2}
@@ -162,7 +163,7 @@ def test_tensorboard_shows_settings_and_film(gone_on):
     assert "| hidden | 8 |" in text.decode()
     assert "_hparams_/session_start_info" in shown[NAMES[1]]
     filmed = [name for name in NAMES if "video" in shown[name]]
-    assert filmed == [NAMES[trackers.best_run(gone_on.result.summary)]]
+    assert filmed == [NAMES[best_run(gone_on.result.summary)]]
     image = shown[filmed[0]]["video"].image
     assert (image.width, image.height) == (6, 4)
     assert image.encoded_image_string == gone_on.film.read_bytes()
@@ -207,7 +208,7 @@ def told(tmp_path, makers, lines=3, earlier=(), **options):
     said = []
     config = configure(CARTPOLE, **SETTINGS)
     runs = [{"seed": 3, "lam": 0.0}, {"seed": 3, "lam": 0.65}]
-    tracking = trackers.Tracking(makers, trackers.Tracked(tmp_path, config, runs, 0.0, said.append), list(earlier))
+    tracking = trackers.Tracking(makers, Tracked(tmp_path, config, runs, 0.0, said.append), list(earlier))
     with tracking:
         for number in range(lines):
             tracking.log({"updates": number, "steps": number, "seconds": 0.1})
@@ -267,9 +268,42 @@ def test_a_tracker_that_is_slow_misses_lines_and_is_named(tmp_path, monkeypatch)
 
 def test_a_call_that_takes_too_long_is_named_while_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "HANGING_SECONDS", 0.0)
-    hanging = type("Hanging", (Remembering,), {"log": lambda self, line: time.sleep(0.05)})
-    said = told(tmp_path, {"hanging": hanging})
+    is_called, let_go, said = threading.Event(), threading.Event(), []
+
+    def hang(*_):
+        is_called.set()
+        let_go.wait(60)
+
+    tracked = Tracked(tmp_path, configure(CARTPOLE, **SETTINGS), [{"seed": 3}], 0.0, said.append)
+    with trackers.Tracking({"hanging": type("Hanging", (Remembering,), {"log": hang})}, tracked, []) as tracking:
+        tracking.log({"updates": 1})
+        assert is_called.wait(60)
+        for updates in (2, 3):
+            tracking.log({"updates": updates})
+        let_go.set()
     assert said == ["qlax: the tracker hanging hangs or is slow, and may miss lines; metrics.jsonl has them"]
+
+
+def test_a_tracker_that_is_told_many_earlier_lines_does_not_hang(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(trackers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(Remembering):
+        def log(self, line):
+            super().log(line)
+            now[0] += trackers.HANGING_SECONDS / 2
+            if len(self.lines) == 3:  # a new line comes while the earlier ones are told
+                tracking.log(line)
+
+    said, lines = [], [{"updates": number} for number in range(5)]
+    tracked = Tracked(tmp_path, configure(CARTPOLE, **SETTINGS), [{"seed": 3}], 0.0, said.append)
+    tracking = trackers.Tracking({"slow": Slow}, tracked, lines)
+    with tracking:
+        begun = time.monotonic()
+        while now[0] < 6 * trackers.HANGING_SECONDS / 2 and time.monotonic() < begun + 60:
+            time.sleep(0.01)
+    assert said == []
+    assert [line["updates"] for line in Remembering.last.lines] == [0, 1, 2, 3, 4, 2]
 
 
 @pytest.mark.parametrize(
@@ -301,6 +335,7 @@ def test_without_a_film_there_is_none(failure, expected, tmp_path, monkeypatch):
 def test_what_cannot_be_tracked_is_refused_before_anything_is_written(names, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.delitem(sys.modules, "qlax.trackers.tensorboard", raising=False)
     is_refused_in_one_line(["train", "cartpole", "--trackers", names], message, capsys, tmp_path)
 
 

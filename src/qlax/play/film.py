@@ -21,7 +21,7 @@ from qlax.errors import UserError, described
 from qlax.play.evaluate import Stage, checked, prepared
 from qlax.play.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
-from qlax.trackers.tracking import best_run
+from qlax.trackers.base import best_run
 from qlax.types import Array, PyTree, Step, is_key
 from qlax.util.files import check_is_new, free_name, write_result
 from qlax.util.text import shown

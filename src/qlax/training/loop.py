@@ -28,6 +28,7 @@ from qlax.storage.directory import RunDirectory
 from qlax.storage.history import History
 from qlax.storage.metrics import curves
 from qlax.trackers import tracking
+from qlax.trackers.base import Tracked
 from qlax.training import memory, processes, summary
 from qlax.training.device_runs import DeviceRuns, Evaluation, HostRuns
 from qlax.training.display import ProgressDisplay
@@ -162,7 +163,7 @@ class Session:
         lines = run.metrics.read()
         if self.done == self.line and (lines[-1]["updates"] if lines else 0) < self.line:
             self.line = 0  # what it says is still in the record
-        tracked = tracking.Tracked(
+        tracked = Tracked(
             run.path,
             self.config,
             [{name: own[name] for name in ("seed", *self.config.swept)} for own in self.config.all_runs()],

@@ -1,0 +1,75 @@
+"""The contract of trackers, and what all of them read from a line of metrics and a summary."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from qlax.config.settings import Config
+from qlax.storage.measurements import in_group
+
+FINISH_SECONDS = 30.0  # that training waits in the end for what trackers still have to do
+NO_SETTINGS = ("seeds", "runs", "derived", "trackers")  # of a single run
+
+
+class Tracked(NamedTuple):
+    """The runs that are tracked: R of them train side by side."""
+
+    directory: Path
+    config: Config
+    runs: list[dict[str, Any]]  # what each has of its own: the seed and the settings that differ
+    seconds: float  # of training before it went on; 0 where it begins
+    say: Callable[[str], None]  # prints a line above the progress display
+
+    @property
+    def names(self) -> list[str]:
+        """Of each run, as `seed=0,lam=0.65`."""
+        return [",".join(f"{name}={value}" for name, value in run.items()) for run in self.runs]
+
+    def settings(self, index: int) -> dict[str, Any]:
+        """Every choice of one run."""
+        shared = dataclasses.asdict(self.config)
+        return {name: value for name, value in shared.items() if name not in NO_SETTINGS} | self.runs[index]
+
+
+class Tracker(Protocol):
+    """What is told of a training, in a thread of its own: whatever it raises, and however long it takes.
+
+    Args:
+      tracked: the runs.
+    """
+
+    def __init__(self, tracked: Tracked): ...
+
+    def log(self, line: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl`, where each value is one number, or one a run: a list or an array `[R]`.
+
+        What has no value is nan or None. Lines come in order, `steps` says how many each run has done.
+        """
+
+    def finish(self, summary: dict[str, Any] | None, video: bytes | None) -> None:
+        """No more lines.
+
+        Args:
+          summary: what `summary.json` holds; None where training was interrupted, or all runs diverged.
+          video: a GIF of the best run; None where there is no picture.
+        """
+
+
+MakeTracker = Callable[[Tracked], Tracker]
+
+
+def best_run(summary: dict[str, Any]) -> int:
+    """The run of the best evaluation."""
+    found = [-math.inf if x is None else x for x in summary["best_eval_return"]["per_run"]]
+    return int(np.argmax(found))
+
+
+def own_values(line: dict[str, Any], index: int) -> dict[str, float]:
+    """What a line says of one run."""
+    axis = {measurement.key for measurement in in_group("axis")}
+    values = {name: x[index] if isinstance(x, list | np.ndarray) else x for name, x in line.items()}
+    return {name: float(x) for name, x in values.items() if name not in axis and x is not None and math.isfinite(x)}

@@ -1,0 +1,76 @@
+"""TensorBoard: event files in the run's directory."""
+
+import json
+import math
+import struct
+import time
+from typing import Any
+
+from tensorboardX import summary as summaries
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from qlax.config.settings import written
+from qlax.storage.measurements import in_group
+from qlax.trackers.base import Tracked, best_run, own_values
+
+FLUSH_SECONDS = 5.0  # between event files' being synchronised with the disk, a file a run
+
+
+class TensorBoard:
+    """Event files under `tensorboard/` in the run's directory, a folder a run."""
+
+    def __init__(self, tracked: Tracked):
+        # Written here and not by tensorboardX's SummaryWriter: that has a thread a run, which a full disk ends with a
+        # traceback, and whoever writes to it then waits for ever.
+        self._seconds, self._flushed = tracked.seconds, -math.inf
+        self._writers = []
+        for index, name in enumerate(tracked.names):
+            folder = tracked.directory.resolve() / "tensorboard" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for earlier in folder.glob("events.out.tfevents.*"):
+                earlier.unlink()
+            self._writers.append(EventsWriter(str(folder / "events")))
+            settings = {key: _word(value) for key, value in tracked.settings(index).items() if value is not None}
+            rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+            text = summaries.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
+            compared = {measurement.key: None for measurement in in_group("return")}
+            for part in (text, *summaries.hparams(settings, compared)):
+                self._write(index, part, step=0, wall_time=time.time())
+        self._flush()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Every value as a scalar of its name."""
+        # A line of before is as much older as it was trained on since.
+        wall_time = time.time() - max(0.0, self._seconds - line["seconds"])
+        for index in range(len(self._writers)):
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in own_values(line, index).items()]
+            self._write(index, Summary(value=values), line["steps"], wall_time)
+        self._flush()
+
+    def finish(self, summary: dict[str, Any] | None, video: bytes | None) -> None:
+        """The film as an image, which moves in TensorBoard."""
+        if summary and video:
+            width, height = struct.unpack_from("<HH", video, 6)  # where a GIF has them
+            image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=video)
+            value = Summary.Value(tag="video", image=image)
+            self._write(best_run(summary), Summary(value=[value]), summary["total_steps"], time.time())
+        for writer in self._writers:
+            writer.close()
+
+    def _write(self, index: int, summary: Any, step: int, wall_time: float) -> None:
+        self._writers[index].write_event(Event(wall_time=wall_time, step=step, summary=summary))
+
+    def _flush(self) -> None:
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            for writer in self._writers:
+                writer.flush()
+            self._flushed = time.monotonic()
+
+
+def _word(value: Any) -> Any:
+    """A setting as TensorBoard takes it."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return value if isinstance(value, bool | int | float) else written(value)
