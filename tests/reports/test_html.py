@@ -115,8 +115,8 @@ def drawn(tmp_path_factory):
 @pytest.fixture
 def without_pictures(monkeypatch):
     """They take most of the time."""
-    monkeypatch.setattr("qlax.reports.html._curve", lambda *_: None)
-    monkeypatch.setattr("qlax.reports.html._comparison", lambda *_: None)
+    for module, name in itertools.product(("html", "sections"), ("curve", "comparison")):
+        monkeypatch.setattr(f"qlax.reports.{module}.{name}", lambda *_: None)
 
 
 def rows(found, caption):
@@ -132,7 +132,7 @@ def test_the_numbers_are_those_of_the_summary(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     expected = [x for name in ("train_return", "eval_return", "best_eval_return") for x in summary[name]["per_run"]]
     assert set(expected) | {summary["eval_return"]["mean"]} <= set(found.values())
-    assert rows(found, "Every run")[2] == ["1", "1", "10", "20", "20"]
+    assert rows(found, "Every agent")[2] == ["1", "1", "10", "20", "20"]
     assert "7.25 s" in found.text
     assert "54,321 environment steps a second" in found.text
     mean, iqm, interval, runs = rows(found, "Greedy return of every setting")[1]
@@ -191,10 +191,11 @@ def test_runs_that_are_trained_still(tmp_path):
     found = page(tmp_path, written(tmp_path / "run", finished=False, lines=3))
     steps = configure("cartpole").steps_per_update
     assert (
-        f"Not finished: {12 * steps:,} of 40,960 steps a run were measured ({1200 * steps // 40_960} %)" in found.text
+        f"Not finished: {12 * steps:,} of 40,960 steps an agent were measured ({1200 * steps // 40_960} %)"
+        in found.text
     )
     assert f"qlax resume {tmp_path / 'run'}" in found.text
-    assert rows(found, "Every run, so far")[4] == ["3", "3", "400", "400", "400"]
+    assert rows(found, "Every agent, so far")[4] == ["3", "3", "400", "400", "400"]
     nothing = written(tmp_path / "new", finished=False, lines=0)
     assert "Nothing was measured yet" in Page(qlax.report(nothing, tmp_path / "new.html", video=False)).text
 
@@ -203,10 +204,10 @@ def test_runs_that_are_trained_still(tmp_path):
 def test_runs_that_diverged(tmp_path):
     where = [None, {"steps": 512, "what": "loss"}]
     found = page(tmp_path, written(tmp_path / "run", returns=[5.0, None], diverged=where))
-    assert "2 runs of 40,960 steps, of which 1 diverged" in found.text
-    assert "Run 1 (seed 1) diverged after 512 steps: loss was not finite; values have grown too large" in found.text
+    assert "2 agents of 40,960 steps, of which 1 diverged" in found.text
+    assert "Agent 1 (seed 1) diverged after 512 steps: loss was not finite; values have grown too large" in found.text
     assert rows(found, "Greedy return of every setting")[1] == ["1 of 2 diverged", "2"]
-    assert rows(found, "Every run")[2][3] == "diverged"
+    assert rows(found, "Every agent")[2][3] == "diverged"
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -218,8 +219,8 @@ def test_runs_that_are_trained_beside_one_that_diverged(tmp_path):
         frozen = {"loss": [1.0, None], "eval_return": [5.0, None]} if line["updates"] > 4 else {}
         MetricsFile(directory / "metrics.jsonl").append(line | frozen)
     found = page(tmp_path, directory)
-    assert f"Run 1 (seed 1) diverged after {lines[0]['steps']:,} steps" in found.text
-    assert "Run 0" in found.text.partition("Best agent")[2]
+    assert f"Agent 1 (seed 1) diverged after {lines[0]['steps']:,} steps" in found.text
+    assert "Agent 0" in found.text.partition("Best agent")[2]
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -121,15 +121,16 @@ def _diverged(history: History) -> np.ndarray:
 
 
 def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str | Sequence[str] | None) -> Selection:
-    """Select the runs that have a value of the first metric, and group them; see `plot` for the arguments.
+    """Select the runs that have a value of the first metric that has any, and group them; see `plot` for the arguments.
 
     Raises:
-      UserError: unknown fields or metrics, or no run has a value of the first one yet.
+      UserError: unknown fields or metrics, or no run has a value of one yet.
     """
-    metrics = checked_metrics(histories, y)
+    asked = checked_metrics(histories, y)
+    metrics = [name for name in asked if any(undamaged(history, is_measured, name) for history in histories)]
+    if not metrics:
+        raise UserError(f"no run has a value of {' or '.join(asked)} yet; wait for the first")
     measured = [history for history in histories if undamaged(history, is_measured, metrics[0])]
-    if not measured:
-        raise UserError(f"no run has a value of {metrics[0]} yet; wait for the first")
     names = _directory_names(measured)
     found: list[Run] = []
     for history, name in zip(measured, names, strict=True):
@@ -235,10 +236,15 @@ def _directory_names(histories: Sequence[History]) -> list[str]:
     return [path.name if are_enough else str(path) for path in paths]
 
 
+def compared_fields(configs: Sequence[Config]) -> list[str]:
+    """Return the fields that may tell settings apart: not those that do not matter, or follow from others in all."""
+    return [name for name in FIELDS if name not in NOT_COMPARED and not all(name in each.derived for each in configs)]
+
+
 def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
-    """The fields in which runs of an environment differ, but for what follows from others or does not matter."""
-    configs: list[Config] = [history.config for history in histories]
-    asked = [name for name in FIELDS if name not in NOT_COMPARED and not all(name in each.derived for each in configs)]
+    """Return the fields in which runs of an environment differ, or of many those that were asked for."""
+    configs = [history.config for history in histories]
+    asked = compared_fields(configs)
     values: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for name in asked:
