@@ -80,7 +80,7 @@ def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
     returns[:, 1] = math.nan  # never had one: as low as any of the environment
     run(tmp_path / "run", returns, seeds=3)
     _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg")
-    assert "2 of 3 runs diverged, and count with the last value that they had" in said
+    assert "2 of 3 agents diverged, and count with the last value that they had" in said
     last = lines_of(plot.curve_figure(read_all([tmp_path / "run"])))["C0"][-1]
     np.testing.assert_allclose(last, [1000, (5 + 1 + 30) / 3])
 
@@ -104,7 +104,7 @@ def test_metrics_share_a_figure_in_line_styles_of_their_own(tmp_path):
     assert lines == [("C0", "-", 5), ("C0", ":", 10), ("C1", "-", 5), ("C1", ":", 10)]
     assert len(figure.axes[0].collections) == 2  # shades, of greedy returns alone
     _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg", y=both)
-    assert said.splitlines()[-1].startswith("Greedy return, exploring return, mean of 2 runs each")
+    assert said.splitlines()[-1].startswith("Greedy return, exploring return, mean of 2 agents each")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     line = {"updates": 1, "steps": 100, "seconds": 1.0, "loss": np.ones(4), "episode_return": np.full(4, math.nan)}
     MetricsFile(tmp_path / "run" / "metrics.jsonl").append(line | {"eval_return": np.array([1.0, math.nan, 3.0, 3.0])})
@@ -117,7 +117,7 @@ def test_a_run_that_was_trained_twice_is_counted_and_told(tmp_path):
     for name, seed, told in (("a", 0, ()), ("b", 1, ("tensorboard",))):
         run(tmp_path / name, ramps(1.0, 2.0), seed=seed, seeds=2, trackers=told)
     _, said = plot.plot([tmp_path / name for name in "ab"], tmp_path / "first.svg")
-    assert "1 of 4 runs have the settings and the seed of another: they tell nothing new" in said  # seed 1
+    assert "1 of 4 agents have the settings and the seed of another: they tell nothing new" in said  # seed 1
     _, said = plot.plot([tmp_path / name for name in "ab"], tmp_path / "other.svg", by="directory")
     assert "of another" not in said
 
@@ -195,9 +195,9 @@ def test_profiles_and_improvements_are_over_all_environments(tmp_path):
     run(tmp_path / "a" / "freeway", ramps(9.0, 9.0), preset="minatar/freeway", seeds=2)
     path, said = plot.plot(runs, tmp_path / "profile.svg", kind="profile")
     drawn = path.read_text()
-    assert "(0: lowest run of the environment, 1: highest)</text>" in drawn
+    assert "(0: lowest agent of the environment, 1: highest)</text>" in drawn
     assert ">2 environments</text>" in drawn
-    assert "Left out, as not all groups have runs of them: gymnax/Freeway-MinAtar" in said
+    assert "Left out, as not all groups have agents of them: gymnax/Freeway-MinAtar" in said
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in said.splitlines()[2:4]]
     assert [row[:3] for row in rows] == [["norm layer", "6", "0.2"], ["norm none", "6", "0.6"]]  # (2-1)/5, (4-1)/5
     path, _ = plot.plot(runs, tmp_path / "improvement.svg", kind="improvement")
@@ -210,7 +210,7 @@ def test_profiles_and_improvements_are_over_all_environments(tmp_path):
 def test_scores_of_the_environments_come_before_our_own(tmp_path):
     path, said = plot.plot(suites(tmp_path, scores=True), tmp_path / "profile.svg", kind="profile")
     assert ">final score</text>" in path.read_text()
-    assert "| norm none  |    6 |                4 |" in said
+    assert "| norm none  |      6 |                4 |" in said
 
 
 def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
@@ -220,7 +220,7 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
     assert capsys.readouterr().out.splitlines()[-1] == "figure-2.png"  # of a name nobody asked for, another is taken
     assert main(["plot", "sweep", "--kind", "improvement", "--by", "lam", "--out", "figure.pdf", "--title", "T"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[2].split("|")[1:5] == [" lam 0   ", "    4 ", "                       13 ", "      10 to 40 "]
+    assert said[2].split("|")[1:5] == [" lam 0   ", "      4 ", "                       13 ", "      10 to 40 "]
     content = (tmp_path / "figure.pdf").read_bytes()
     assert content.startswith(b"%PDF")
     assert b"/Type3" not in content  # letters stay letters
@@ -247,10 +247,13 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
         ("nothing", "nothing holds no run: there is no config.json"),
         ("begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
         ("sweep begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
-        ("sweep --kind improvement --by norm", "an improvement is of one group over another, and all runs are of one"),
+        (
+            "sweep --kind improvement --by norm",
+            "an improvement is of one group over another, and all agents are of one",
+        ),
         (
             "sweep other --kind profile --by norm",
-            "no environment has runs of all 2 groups, as 'norm layer' and 'norm none'",
+            "no environment has agents of all 2 groups, as 'norm layer' and 'norm none'",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qlax.errors import UserError, nearest
-from qlax.reports.selection import Group, Run, Selection, checked_metrics, is_measured, select
+from qlax.reports.selection import AgentCurves, Group, Selection, checked_metrics, is_measured, select
 from qlax.reports.style import MOST_LABELS, STYLE, as_file, few_ticks, in_steps, legend_below, ncols, short
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.storage.measurements import MEASUREMENTS, shown
@@ -58,24 +58,25 @@ def plot(
 ) -> Drawn:
     """Draw runs as a figure for a paper; they may be trained still.
 
-    Runs of a group are summed up by their interquartile mean (IQM; of fewer than four it is the mean) with a 95 %
-    interval between the percentiles of a bootstrap over them: one run has none. Between the lines of `metrics.jsonl`
-    values are interpolated, before the first there is none, and a curve goes as far as all runs of its group. Where
-    a run has no value any more, as it diverged, its last one stays: it keeps the weights that had it. One without any
-    counts as the lowest value of its environment. Of more than ten groups the best ten by final value are in colour.
+    Agents of a group are summed up by their interquartile mean (IQM; of fewer than four it is the mean) with a 95 %
+    interval between the percentiles of a bootstrap over them: one agent has none. Between the lines of `metrics.jsonl`
+    values are interpolated, before the first there is none, and a curve goes as far as all agents of its group. Where
+    an agent has no value any more, as it diverged, its last one stays: it keeps the weights that had it. An agent
+    without any counts as the lowest value of its environment. Of more than ten groups the best ten by final value are
+    in colour.
 
     Args:
       runs: directory of a run, a sweep or a suite, or several.
       out: the file, a .png, .svg or .pdf; None: figure.png, with a number where there is one.
-      kind: "curve": against steps or time, a panel an environment. "profile": the share of runs with more than a final
-        score, over the environments that all groups have; the scores are the suite's where it has them, or else from
-        0, the lowest run of the environment, to 1, the highest. "improvement": how likely a run of one group has
-        a higher final score than one of another.
-      x: of curves, "steps" (of a run) or "seconds" (of training, for all runs that were trained side by side).
-      y: what was measured of every run, a name in `metrics.jsonl`. Curves may be of several, as
+      kind: "curve": against steps or time, a panel an environment. "profile": the share of agents with more than a
+        final score, over the environments that all groups have; the scores are the suite's where it has them, or else
+        from 0, the lowest agent of the environment, to 1, the highest. "improvement": how likely an agent of one
+        group has a higher final score than one of another.
+      x: of curves, "steps" (of an agent) or "seconds" (of training, for all agents that were trained side by side).
+      y: what was measured of every agent, a name in `metrics.jsonl`. Curves may be of several, as
         "eval_return,episode_return" or a list: each in a line style of its own, the first solid and shaded.
       by: fields of `Config` whose values make a group, as "lam,norm" or a list, or "directory"; None: those in which
-        the runs of an environment differ, if they may matter, or the directory where these are more than three. The
+        the agents of an environment differ, if they may matter, or the directory where these are more than three. The
         members of a population are one group.
       title: above the figure.
 
@@ -142,7 +143,7 @@ def _curves(selection: Selection, title: str | None) -> Figure:
     height = down * max(1.3, (0.7 if across == 1 else 0.8) * width / across)
     figure = Figure(figsize=(width, height + _legend_height(selection, width)), layout="constrained")
     panels: list[Axes] = list(figure.subplots(down, across, squeeze=False).flat)
-    latest = max(run.end for group in groups for run in group.runs)
+    latest = max(agent.end for group in groups for agent in group.agents)
     unit, seconds = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if latest >= 3 * s or s == 1)
     scale = seconds if selection.x == "seconds" else 1
     for axes, env in zip(panels, envs, strict=False):
@@ -151,9 +152,9 @@ def _curves(selection: Selection, title: str | None) -> Figure:
                 _curve(axes, *_on_grid(group.tasks[env], selection.metric), scale, color="0.8", lw=0.6, zorder=1)
         for index, group in enumerate(selection.shown):
             for metric, line in zip(selection.metrics, LINES, strict=False):
-                runs = group.tasks.get(env, [])
-                if runs and metric in runs[0].curves:
-                    curve = _on_grid(runs, metric)
+                agents = group.tasks.get(env, [])
+                if agents and metric in agents[0].curves:
+                    curve = _on_grid(agents, metric)
                     is_first = line == LINES[0]
                     _curve(axes, *curve, scale, color=f"C{index}", ls=line, lw=1.2 if is_first else 0.8)
                     if is_first:
@@ -193,7 +194,7 @@ def _curve(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, **how
 
 
 def _shade(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, color: str) -> None:
-    """Shade the interval of a line where one run is not all there is."""
+    """Shade the interval of a line where one agent is not all there is."""
     if interval := stratified_interval(interquartile_mean, [values], RESAMPLES):
         if len(grid) == 1:
             middle = interquartile_mean([values])
@@ -202,10 +203,10 @@ def _shade(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, color
             axes.fill_between(grid / scale, *interval, color=color, alpha=0.2, lw=0)
 
 
-def _on_grid(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return where all runs of a group have values of a metric `[points]`, and these `[points, runs]`."""
-    curves = [run.curves[metric] for run in runs]
-    end = min(run.end for run in runs)
+def _on_grid(agents: Sequence[AgentCurves], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return where all agents of a group have values of a metric `[points]`, and these `[points, agents]`."""
+    curves = [agent.curves[metric] for agent in agents]
+    end = min(agent.end for agent in agents)
     begin = min(max(curve.x[0] for curve in curves), end)
     grid = np.unique(np.concatenate([[begin, end], *(curve.x for curve in curves)]))
     grid = grid[(begin <= grid) & (grid <= end)]
@@ -215,16 +216,16 @@ def _on_grid(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _profile(selection: Selection, title: str | None) -> Figure:
-    """The share of runs above each score."""
+    """The share of agents above each score."""
     envs, groups = _in_common(selection)
     name = shown(selection.metric)
     if len(envs) == 1:
         label = f"final {name}"
-        final = [[np.array([run.final for run in group.tasks[envs[0]]])] for group in groups]
+        final = [[np.array([agent.final for agent in group.tasks[envs[0]]])] for group in groups]
     else:
-        ends = "" if selection.has_scores else "\n(0: lowest run of the environment, 1: highest)"
+        ends = "" if selection.has_scores else "\n(0: lowest agent of the environment, 1: highest)"
         label = _score(selection) + ends
-        final = [[np.array([run.normalised for run in group.tasks[env]]) for env in envs] for group in groups]
+        final = [[np.array([agent.normalised for agent in group.tasks[env]]) for env in envs] for group in groups]
     every = np.unique(np.concatenate([scores for tasks in final for scores in tasks]))
     low, high = every[0], every[-1]
     inside = every if len(every) <= MOST_POINTS else np.linspace(low, high, MOST_POINTS)
@@ -243,7 +244,7 @@ def _profile(selection: Selection, title: str | None) -> Figure:
         axes.step(thresholds, profile(tasks), where="post", color=f"C{index}")
         if interval := stratified_interval(profile, tasks, RESAMPLES):
             axes.fill_between(thresholds, *interval, step="post", color=f"C{index}", alpha=0.2, lw=0)
-    axes.set(xlabel=label, ylabel="share of runs above it", title=title or _title_of(envs))
+    axes.set(xlabel=label, ylabel="share of agents above it", title=title or _title_of(envs))
     axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.02, 1.02))
     few_ticks(axes.xaxis)
     _legend(figure, selection)
@@ -258,7 +259,7 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
     """A row a pair of groups."""
     envs, groups = _in_common(selection)
     if len(groups) < 2:
-        raise UserError("an improvement is of one group over another, and all runs are of one; see --by")
+        raise UserError("an improvement is of one group over another, and all agents are of one; see --by")
     pairs = list(itertools.combinations(groups, 2))
     if len(pairs) > MOST_PAIRS:
         best, *others = sorted(selection.shown, key=Group.standing, reverse=True)
@@ -268,7 +269,7 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
     figure = Figure(figsize=(width, 0.7 + 0.24 * len(pairs)), layout="constrained")
     axes = figure.subplots()
     for row, pair in enumerate(pairs):
-        tasks = [np.array([run.final for run in group.tasks[env]]) for group in pair for env in envs]
+        tasks = [np.array([agent.final for agent in group.tasks[env]]) for group in pair for env in envs]
 
         def probability(samples: Sequence[np.ndarray]) -> np.ndarray:
             return probability_of_improvement(samples[: len(envs)], samples[len(envs) :])
@@ -280,7 +281,7 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
     axes.axvline(0.5, color="0.4", lw=0.8, ls=":")
     axes.set_yticks(range(len(pairs)), [short(first.label, 0.3 * width) for first, _ in pairs], parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
-    axes.set_xlabel(f"probability that a run of X has a higher\n{shown(selection.metric)} than one of Y")
+    axes.set_xlabel(f"probability that an agent of X has a higher\n{shown(selection.metric)} than one of Y")
     axes.set_ylabel("X", rotation=0, ha="right", va="center")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -300,7 +301,7 @@ def _in_common(selection: Selection) -> tuple[list[str], list[Group]]:
     if not envs:
         first, other = selection.groups[0], selection.groups[1]
         raise UserError(
-            f"no environment has runs of all {len(selection.groups)} groups, as '{first.label}' and '{other.label}'; "
+            f"no environment has agents of all {len(selection.groups)} groups, as '{first.label}' and '{other.label}'; "
             "name directories of the same environments, or other fields with --by"
         )
     return envs, selection.groups
@@ -336,12 +337,12 @@ def _name_of(env: str, envs: Sequence[str]) -> str:
 
 def _most(groups: Sequence[Group]) -> int:
     """Runs of a line."""
-    return max(len(runs) for group in groups for runs in group.tasks.values())
+    return max(len(agents) for group in groups for agents in group.tasks.values())
 
 
-def _summary(runs: int) -> str:
-    """What so many runs are summed up by."""
-    return "IQM" if runs > 3 else "mean" if runs > 1 else ""
+def _summary(agents: int) -> str:
+    """What so many agents are summed up by."""
+    return "IQM" if agents > 3 else "mean" if agents > 1 else ""
 
 
 def _table(selection: Selection, kind: str) -> str:
@@ -355,19 +356,19 @@ def _table(selection: Selection, kind: str) -> str:
         of = envs[place : place + over]
         for group in selection.shown:
             if of[0] in group.tasks:
-                runs = [run for env in of for run in group.tasks[env]]
+                agents = [agent for env in of for agent in group.tasks[env]]
                 which = [_name_of(of[0], envs)] if len(envs) > over else []
-                ends = [_least_to_most([run.steps for run in runs]), _least_to_most([run.seconds for run in runs])]
+                ends = [_least_to_most([getattr(agent, axis) for agent in agents]) for axis in AXES]
                 rows.append([*which, group.label or "all", *_estimate([group.tasks[env] for env in of]), *ends])
     what = f"final {shown(selection.metric)}" if over == 1 else _score(selection)
     summary = _summary(_most(selection.groups) * over)
-    header = ["group", "runs", what + (f", {summary}" if summary else ""), "95 % interval", "steps a run", "seconds"]
+    header = ["group", "agents", what + (f", {summary}" if summary else ""), "95 % interval", "steps", "seconds"]
     return markdown([*(["environment"] if len(envs) > over else []), *header], rows)
 
 
-def _estimate(tasks: Sequence[Sequence[Run]]) -> list[str]:
-    """Number of runs, their final value and its interval."""
-    scores = [np.array([run.final if len(tasks) == 1 else run.normalised for run in runs]) for runs in tasks]
+def _estimate(tasks: Sequence[Sequence[AgentCurves]]) -> list[str]:
+    """Number of agents, their final value and its interval."""
+    scores = [np.array([agent.final if len(tasks) == 1 else agent.normalised for agent in agents]) for agents in tasks]
     interval = stratified_interval(interquartile_mean, scores)
     ends = " to ".join(four_digits(float(end)) for end in interval) if interval else "-"
     return [str(sum(map(len, tasks))), four_digits(float(interquartile_mean(scores))), ends]
@@ -386,27 +387,27 @@ def _least_to_most(values: Sequence[float]) -> str:
 def _caption(selection: Selection, kind: str) -> str:
     """What to write below the figure."""
     groups, what = selection.groups, _summary(_most(selection.groups))
-    counts = [len(runs) for group in groups for runs in group.tasks.values()]
-    runs = f"{_least_to_most(counts)} run{'s' if max(counts) > 1 else ''} each"
-    intervals = "95 % intervals, between the percentiles of a stratified bootstrap over the runs"
+    counts = [len(agents) for group in groups for agents in group.tasks.values()]
+    agents = f"{_least_to_most(counts)} agent{'s' if max(counts) > 1 else ''} each"
+    intervals = "95 % intervals, between the percentiles of a stratified bootstrap over the agents"
     name = ", ".join(map(shown, selection.metrics))
     parts = {
-        "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {runs}; shaded: {intervals}" if what else "")],
-        "profile": [f"Share of runs with a higher final value, {runs}; shaded: {intervals}"],
+        "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {agents}; shaded: {intervals}" if what else "")],
+        "profile": [f"Share of agents with a higher final value, {agents}; shaded: {intervals}"],
         "improvement": [
-            f"How likely a run has a higher final value than one of another group, {runs}; bars: {intervals}"
+            f"How likely an agent has a higher final value than one of another group, {agents}; bars: {intervals}"
         ],
     }[kind]
     if kind != "curve" and len(selection.envs) > 1 and not selection.has_scores:
-        parts.append("From 0, the lowest run of an environment, to 1, the highest")
+        parts.append("From 0, the lowest agent of an environment, to 1, the highest")
     if selection.others:
         parts.append(f"In colour, and in the table, the best {MOST_LABELS} of {len(groups):,} groups by final value")
     if kind != "curve" and (lacking := [env for env in selection.envs if env not in _in_common(selection)[0]]):
-        parts.append(f"Left out, as not all groups have runs of them: {', '.join(lacking)}")
-    if diverged := sum(run.has_diverged for group in groups for run in group.runs):
-        parts.append(f"{diverged} of {sum(counts):,} runs diverged, and count with the last value that they had")
-    if again := sum(len(group.runs) - len({run.identity for run in group.runs}) for group in groups):
+        parts.append(f"Left out, as not all groups have agents of them: {', '.join(lacking)}")
+    if diverged := sum(agent.has_diverged for group in groups for agent in group.agents):
+        parts.append(f"{diverged} of {sum(counts):,} agents diverged, and count with the last value that they had")
+    if again := sum(len(group.agents) - len({agent.identity for agent in group.agents}) for group in groups):
         parts.append(
-            f"{again} of {sum(counts):,} runs have the settings and the seed of another: they tell nothing new"
+            f"{again} of {sum(counts):,} agents have the settings and the seed of another: they tell nothing new"
         )
     return ". ".join(parts) + "."

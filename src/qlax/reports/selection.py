@@ -1,4 +1,4 @@
-"""Selection: which runs a figure draws, and in which groups."""
+"""Selection: which agents of which runs a figure draws, and in which groups."""
 
 import itertools
 import math
@@ -31,8 +31,8 @@ class Curve(NamedTuple):
     y: np.ndarray  # `[points]`
 
 
-class Run(NamedTuple):
-    """A run as it is drawn."""
+class AgentCurves(NamedTuple):
+    """Curves of an agent, and what tells it from others."""
 
     env: str
     settings: dict[str, Any]
@@ -41,7 +41,7 @@ class Run(NamedTuple):
     steps: int
     seconds: float
     has_diverged: bool
-    identity: tuple[Any, ...]  # what another run has as well if it is the same training, done again
+    identity: tuple[Any, ...]  # what another agent has as well if it is the same training, done again
     score: float | None  # of the environment, for its final return
     normalised: float = math.nan  # its final value, to be compared with those of other environments
 
@@ -55,16 +55,16 @@ class Group(NamedTuple):
     """Runs that are one line."""
 
     label: str
-    tasks: dict[str, list[Run]]  # by environment
+    tasks: dict[str, list[AgentCurves]]  # by environment
 
     @property
-    def runs(self) -> list[Run]:
+    def agents(self) -> list[AgentCurves]:
         """Of all environments."""
-        return [run for runs in self.tasks.values() for run in runs]
+        return [agent for agents in self.tasks.values() for agent in agents]
 
     def standing(self) -> float:
         """What ranks it: its final values, a mean over environments."""
-        tasks = (np.array([run.normalised for run in runs]) for runs in self.tasks.values())
+        tasks = (np.array([agent.normalised for agent in agents]) for agents in self.tasks.values())
         return float(np.mean([interquartile_mean([scores]) for scores in tasks]))
 
 
@@ -76,7 +76,7 @@ class Selection(NamedTuple):
     envs: list[str]
     x: str
     metrics: list[str]
-    has_scores: bool  # of the environments; else from 0, the lowest run of an environment, to 1, the highest
+    has_scores: bool  # of the environments; else from 0, the lowest agent of an environment, to 1, the highest
 
     @property
     def groups(self) -> list[Group]:
@@ -115,7 +115,7 @@ def is_measured(history: History, metric: str) -> bool:
 
 
 def _diverged(history: History) -> np.ndarray:
-    """Which runs are frozen: every update of another has a loss."""
+    """Tell which agents are frozen: every update of another has a loss."""
     loss = history.curves.get("loss", np.zeros((1, history.config.num_runs)))
     return ~np.isfinite(loss[-1])
 
@@ -132,74 +132,74 @@ def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str
         raise UserError(f"no run has a value of {' or '.join(asked)} yet; wait for the first")
     measured = [history for history in histories if undamaged(history, is_measured, metrics[0])]
     names = _directory_names(measured)
-    found: list[Run] = []
+    found: list[AgentCurves] = []
     for history, name in zip(measured, names, strict=True):
-        found += undamaged(history, _runs, name, x, metrics)
-    runs = _completed(found)
-    envs = list(dict.fromkeys(run.env for run in runs))
-    has_scores = metrics[0] == "eval_return" and all(run.score is not None for run in runs)
-    runs = _normalised(runs, has_scores)
-    fields = _differing(measured, runs) if by is None else _checked(by)
+        found += undamaged(history, _agents, name, x, metrics)
+    agents = _completed(found)
+    envs = list(dict.fromkeys(agent.env for agent in agents))
+    has_scores = metrics[0] == "eval_return" and all(agent.score is not None for agent in agents)
+    agents = _normalised(agents, has_scores)
+    fields = _differing(measured, agents) if by is None else _checked(by)
     fields = [name for name in fields if name != "env"]  # which is the panel
     groups: dict[tuple[str, ...], Group] = {}
-    for run in sorted(runs, key=_order(runs, fields)):
-        values = tuple(_shown(run.settings[name]) for name in fields)
-        group = groups.setdefault(values, Group(_label(run.settings, fields), {}))
-        group.tasks.setdefault(run.env, []).append(run)
+    for agent in sorted(agents, key=_order(agents, fields)):
+        values = tuple(_shown(agent.settings[name]) for name in fields)
+        group = groups.setdefault(values, Group(_label(agent.settings, fields), {}))
+        group.tasks.setdefault(agent.env, []).append(agent)
     ranked = sorted(groups.values(), key=Group.standing, reverse=True) if len(groups) > MOST_LABELS else []
     grey = {id(group) for group in ranked[MOST_LABELS:]}
     shown = [group for group in groups.values() if id(group) not in grey]
-    metrics = [name for name in metrics if any(name in run.curves for run in runs)]
+    metrics = [name for name in metrics if any(name in agent.curves for agent in agents)]
     return Selection(shown, ranked[MOST_LABELS:], envs, x, metrics, has_scores)
 
 
-def _normalised(runs: Sequence[Run], has_scores: bool) -> list[Run]:
+def _normalised(agents: Sequence[AgentCurves], has_scores: bool) -> list[AgentCurves]:
     if has_scores:
-        return [run._replace(normalised=float(run.score)) for run in runs if run.score is not None]
+        return [agent._replace(normalised=float(agent.score)) for agent in agents if agent.score is not None]
     final: dict[str, list[float]] = {}
-    for run in runs:
-        final.setdefault(run.env, []).append(run.final)
+    for agent in agents:
+        final.setdefault(agent.env, []).append(agent.final)
     ends = {env: (min(values), max(values)) for env, values in final.items()}
 
-    def normalised(run: Run) -> float:
-        low, high = ends[run.env]
-        return (run.final - low) / (high - low) if high > low else 0.5
+    def normalised(agent: AgentCurves) -> float:
+        low, high = ends[agent.env]
+        return (agent.final - low) / (high - low) if high > low else 0.5
 
-    return [run._replace(normalised=normalised(run)) for run in runs]
+    return [agent._replace(normalised=normalised(agent)) for agent in agents]
 
 
-def _completed(runs: Sequence[Run]) -> list[Run]:
-    """Give runs without any value, as they diverged before, the lowest one of their environment, from its first on."""
+def _completed(agents: Sequence[AgentCurves]) -> list[AgentCurves]:
+    """Give agents that diverged before they had a value the lowest one of their environment, from its first on."""
     ends: dict[tuple[str, str], tuple[float, float]] = {}  # of a metric in an environment: first x, lowest y
-    for run in runs:
-        for metric, (x, y) in run.curves.items():
-            first, lowest = ends.get((run.env, metric), (math.inf, math.inf))
-            ends[run.env, metric] = min([first, *x[:1]]), float(y.min(initial=lowest))
+    for agent in agents:
+        for metric, (x, y) in agent.curves.items():
+            first, lowest = ends.get((agent.env, metric), (math.inf, math.inf))
+            ends[agent.env, metric] = min([first, *x[:1]]), float(y.min(initial=lowest))
     for (env, metric), (first, _) in ends.items():
-        if metric == next(iter(runs[0].curves)) and math.isinf(first):
-            raise UserError(f"all runs of {env} diverged before they had a value; there is nothing to draw")
+        if metric == next(iter(agents[0].curves)) and math.isinf(first):
+            raise UserError(f"all agents of {env} diverged before they had a value; there is nothing to draw")
 
-    def completed(run: Run) -> dict[str, Curve]:
+    def completed(agent: AgentCurves) -> dict[str, Curve]:
         curves = {}
-        for metric, curve in run.curves.items():
-            first, lowest = ends[run.env, metric]
+        for metric, curve in agent.curves.items():
+            first, lowest = ends[agent.env, metric]
             if math.isfinite(first):
                 curves[metric] = curve if len(curve.y) else Curve(np.array([first]), np.array([lowest]))
         return curves
 
-    return [run._replace(curves=completed(run)) for run in runs]
+    return [agent._replace(curves=completed(agent)) for agent in agents]
 
 
-def _runs(history: History, name: str, x: str, metrics: Sequence[str]) -> list[Run]:
+def _agents(history: History, name: str, x: str, metrics: Sequence[str]) -> list[AgentCurves]:
     """Those of a directory."""
     config, curves = history.config, history.curves
     own = config.all_runs()
     if config.population != "none":  # settings change while it is trained
-        own = [{"seed": run["seed"]} for run in own]
+        own = [{"seed": agent["seed"]} for agent in own]
     shared = {field: getattr(config, field) for field in FIELDS} | {DIRECTORY: name}
     scores = (history.summary or {}).get("eval_score", {}).get("per_run", [None] * len(own))
     told = [field for field in FIELDS if field not in NOT_COMPARED]
-    runs = []
+    agents = []
     for index, (settings, diverged) in enumerate(zip(own, _diverged(history), strict=True)):
         drawn = {}
         for metric in metrics:
@@ -208,8 +208,8 @@ def _runs(history: History, name: str, x: str, metrics: Sequence[str]) -> list[R
             drawn[metric] = Curve(curves[x][known], values[known])
         settings = shared | settings
         member = index if config.population != "none" else None
-        runs.append(
-            Run(
+        agents.append(
+            AgentCurves(
                 env=config.env,
                 settings=settings,
                 curves=drawn,
@@ -221,7 +221,7 @@ def _runs(history: History, name: str, x: str, metrics: Sequence[str]) -> list[R
                 score=scores[index],
             )
         )
-    return runs
+    return agents
 
 
 def _directory_names(histories: Sequence[History]) -> list[str]:
@@ -241,14 +241,14 @@ def compared_fields(configs: Sequence[Config]) -> list[str]:
     return [name for name in FIELDS if name not in NOT_COMPARED and not all(name in each.derived for each in configs)]
 
 
-def _differing(histories: Sequence[History], runs: Sequence[Run]) -> list[str]:
-    """Return the fields in which runs of an environment differ, or of many those that were asked for."""
+def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> list[str]:
+    """Return the fields in which agents in an environment differ, or of many those that were asked for."""
     configs = [history.config for history in histories]
     asked = compared_fields(configs)
     values: dict[tuple[str, str], set[str]] = {}
-    for run in runs:
+    for agent in agents:
         for name in asked:
-            values.setdefault((run.env, name), set()).add(_shown(run.settings[name]))
+            values.setdefault((agent.env, name), set()).add(_shown(agent.settings[name]))
     differing = [name for name in asked if any(len(v) > 1 for (_, field), v in values.items() if field == name)]
     if len(differing) <= MOST_FIELDS:
         return differing
@@ -289,15 +289,15 @@ def _shown(value: Any) -> str:
     return written(value) or "none"
 
 
-def _order(runs: Sequence[Run], fields: Sequence[str]) -> Any:
+def _order(agents: Sequence[AgentCurves], fields: Sequence[str]) -> Any:
     """Groups by their numbers; what is no number, as it was given."""
     places: dict[str, dict[str, int]] = {name: {} for name in fields}
-    for name, run in itertools.product(fields, runs):
-        places[name].setdefault(_shown(run.settings[name]), len(places[name]))
-    are_numbers = {name: all(type(run.settings[name]) in (int, float) for run in runs) for name in fields}
+    for name, agent in itertools.product(fields, agents):
+        places[name].setdefault(_shown(agent.settings[name]), len(places[name]))
+    are_numbers = {name: all(type(agent.settings[name]) in (int, float) for agent in agents) for name in fields}
 
-    def key(run: Run) -> list[float]:
-        values = ((name, run.settings[name]) for name in fields)
+    def key(agent: AgentCurves) -> list[float]:
+        values = ((name, agent.settings[name]) for name in fields)
         return [value if are_numbers[name] else places[name][_shown(value)] for name, value in values]
 
     return key
