@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qlax.training import extend as extend
     from qlax.training import resume as resume
     from qlax.training import train as train
-    from qlax.training.loop import Result as Result
+    from qlax.training.result import Result as Result
     from qlax.types import Env as Env
     from qlax.types import HostEnv as HostEnv
     from qlax.types import Network as Network
@@ -47,7 +47,7 @@ _HOME = {
     "HostError": "errors",
     "Network": "types",
     "QNetwork": "networks.qnetwork",
-    "Result": "training.loop",
+    "Result": "training.result",
     "RunError": "errors",
     "Step": "types",
     "Stopped": "errors",

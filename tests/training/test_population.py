@@ -13,7 +13,9 @@ import qlax
 from qlax.cli.main import main
 from qlax.config.settings import configure
 from qlax.errors import Stopped, UserError
+from qlax.networks.qnetwork import QNetwork
 from qlax.storage.checkpoint import as_numbers
+from qlax.training import population
 from qlax.training.plan import Program
 from qlax.training.population import FACTORS
 
@@ -23,6 +25,11 @@ SETTINGS = SMALL | {"learning_rate": "log-uniform:1e-5:1e-1", "lam": "uniform:0.
 @functools.cache
 def program(seeds=2, runs=20, **settings):
     return Program(configure(CARTPOLE, **(SETTINGS | {"seeds": seeds, "runs": runs} | settings)), {})
+
+
+@functools.cache
+def exchange_of(of):
+    return jax.jit(population.make(of.config, of.network))
 
 
 def begun(of, updates=4):
@@ -53,8 +60,8 @@ def test_the_worst_fifth_of_every_population_goes_on_as_one_of_its_best_fifth():
     state, record = begun(of)
     scores = np.random.default_rng(0).permutation(20).astype(np.float32)
     returns = jnp.asarray(np.stack([scores - 1, scores + 1], axis=1))  # means over episodes count
-    after, after_record, exchange = jax.jit(of.exchange)(state, record, returns, False)
-    parent = np.asarray(exchange.parent)
+    after, after_record, exchange = exchange_of(of)(state, record, returns, False)
+    parent = np.asarray(exchange["parent"])
     for seed in range(2):  # runs are ordered by setting, then seed
         members = np.arange(seed, 20, 2)
         ranked = members[np.argsort(scores[members])]
@@ -68,7 +75,7 @@ def test_the_worst_fifth_of_every_population_goes_on_as_one_of_its_best_fifth():
     new = parent != np.arange(20)
     for name in ("learning_rate", "lam"):
         before, now = np.asarray(getattr(state.hyper, name)), np.asarray(getattr(after.hyper, name))
-        np.testing.assert_array_equal(exchange.settings[name], before)
+        np.testing.assert_array_equal(exchange[name], before)
         np.testing.assert_array_equal(now[~new], before[~new])
         from_one = name == "lam"
         factor = (1 - now[new]) / (1 - before[parent[new]]) if from_one else now[new] / before[parent[new]]
@@ -82,7 +89,7 @@ def test_settings_stay_within_what_their_fields_allow():
     state, record = begun(of)
     returns = jnp.arange(8.0)[:, None]
     for updates in range(40):
-        state, record, _ = jax.jit(of.exchange)(state._replace(updates=state.updates + updates), record, returns, False)
+        state, record, _ = exchange_of(of)(state._replace(updates=state.updates + updates), record, returns, False)
         assert (state.hyper.lam >= 0).all()
         assert (state.hyper.lam <= 1).all()
         assert jnp.isfinite(state.hyper.learning_rate).all()
@@ -92,11 +99,11 @@ def test_both_factors_are_tried_and_every_donor_has_its_turn():
     of = program(seeds=1)
     state, record = begun(of)
     returns = jnp.arange(20.0)[:, None]
-    exchange = jax.jit(of.exchange)
+    exchange = exchange_of(of)
     seen = [exchange(state._replace(updates=jnp.full(20, n, jnp.int32)), record, returns, False) for n in range(30)]
-    donors = {int(each) for _, _, found in seen for each in np.asarray(found.parent)[:4]}
+    donors = {int(each) for _, _, found in seen for each in np.asarray(found["parent"])[:4]}
     assert donors == {16, 17, 18, 19}
-    parents = np.array([found.parent[0] for *_, found in seen])
+    parents = np.array([found["parent"][0] for *_, found in seen])
     before = np.asarray(state.hyper.learning_rate)[parents]
     factors = np.array([after.hyper.learning_rate[0] for after, *_ in seen]) / before
     assert {round(float(factor), 3) for factor in factors} == set(FACTORS)
@@ -105,8 +112,8 @@ def test_both_factors_are_tried_and_every_donor_has_its_turn():
 def test_after_the_last_evaluation_nobody_is_replaced():
     of = program()
     state, record = begun(of)
-    after, _, exchange = jax.jit(of.exchange)(state, record, jnp.arange(20.0)[:, None], True)
-    np.testing.assert_array_equal(exchange.parent, np.arange(20))
+    after, _, exchange = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], True)
+    np.testing.assert_array_equal(exchange["parent"], np.arange(20))
     jax.tree.map(np.testing.assert_array_equal, after.hyper, state.hyper)
     np.testing.assert_array_equal(numbers(after.params), np.arange(20))
 
@@ -115,26 +122,26 @@ def test_a_member_that_diverged_counts_as_the_worst_and_is_revived():
     of = program(seeds=1)
     state, record = begun(of)
     record = record._replace(diverged=record.diverged.at[19].set(3))
-    after, record, exchange = jax.jit(of.exchange)(state, record, jnp.arange(20.0)[:, None], False)
-    assert exchange.parent[19] in (15, 16, 17, 18)
+    after, record, exchange = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], False)
+    assert exchange["parent"][19] in (15, 16, 17, 18)
     assert (record.diverged == -1).all()
-    assert numbers(after.params)[19] == exchange.parent[19]
+    assert numbers(after.params)[19] == exchange["parent"][19]
 
 
 def test_a_return_that_is_no_number_is_not_the_best():
     of = program(seeds=1)
     state, record = begun(of)
     returns = jnp.arange(20.0).at[7].set(jnp.nan)[:, None]
-    _, _, exchange = jax.jit(of.exchange)(state, record, returns, False)
-    assert exchange.parent[7] in (16, 17, 18, 19)
-    assert 7 not in np.delete(np.asarray(exchange.parent), 7)
+    _, _, exchange = exchange_of(of)(state, record, returns, False)
+    assert exchange["parent"][7] in (16, 17, 18, 19)
+    assert 7 not in np.delete(np.asarray(exchange["parent"]), 7)
 
 
 def test_those_that_are_equally_good_stay():
     of = program(seeds=1)
     state, record = begun(of)
-    after, _, exchange = jax.jit(of.exchange)(state, record, jnp.full((20, 1), 500.0), False)
-    np.testing.assert_array_equal(exchange.parent, np.arange(20))
+    after, _, exchange = exchange_of(of)(state, record, jnp.full((20, 1), 500.0), False)
+    np.testing.assert_array_equal(exchange["parent"], np.arange(20))
     jax.tree.map(np.testing.assert_array_equal, after.hyper, state.hyper)
 
 
@@ -151,12 +158,33 @@ def test_what_was_remembered_by_another_network_is_forgotten():
     of = program(seeds=1, memory="gru")
     state, record = begun(of)
     state = state._replace(memory=jax.tree.map(jnp.ones_like, state.memory))
-    after, _, exchange = jax.jit(of.exchange)(state, record, jnp.arange(20.0)[:, None], False)
-    new = np.asarray(exchange.parent) != np.arange(20)
+    after, _, exchange = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], False)
+    new = np.asarray(exchange["parent"]) != np.arange(20)
     assert new.sum() == 4
     for leaf in map(np.asarray, jax.tree.leaves(after.memory)):
         assert (leaf[new] == 0).all()
         assert (leaf[~new] == 1).all()
+
+
+class Expectant(QNetwork):
+    """What it remembers at the beginning is no zero."""
+
+    def initial_memory(self, batch):
+        return jax.tree.map(lambda x: x + 0.5, super().initial_memory(batch))
+
+
+def expectant(num_actions):
+    return Expectant(num_actions, memory="gru", hidden=(8,))
+
+
+def test_a_member_that_is_replaced_remembers_what_its_network_begins_with():
+    of = program(seeds=1, network="test_population:expectant", hidden=None)
+    state, record = begun(of)
+    after, _, columns = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], False)
+    new = np.asarray(columns["parent"]) != np.arange(20)
+    for before, leaf in zip(*(map(np.asarray, jax.tree.leaves(each.memory)) for each in (state, after)), strict=True):
+        assert (leaf[new] == 0.5).all()
+        np.testing.assert_array_equal(leaf[~new], before[~new])
 
 
 def test_a_population_is_trained_resumed_bit_for_bit_and_drawn(monkeypatch, tmp_path):

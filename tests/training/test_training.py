@@ -24,7 +24,7 @@ from qlax.pqn import epsilon_greedy
 from qlax.storage.directory import claim
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
-from qlax.training.loop import Session
+from qlax.training.loop import Loop
 from qlax.training.plan import Program
 from qlax.util.files import write_whole
 
@@ -135,16 +135,16 @@ def test_an_interruption_within_a_line_changes_no_bit(whole, monkeypatch, tmp_pa
     """Work is handed out in pieces, whose number depends on the clock; what was measured of a line is saved."""
     settings = SMALL | {"log_interval": 12, "eval_interval": 12, "checkpoint_interval": 12}
     undisturbed = qlax.train(CARTPOLE, out=tmp_path / "undisturbed", **settings)
-    settle = Session._settle
+    settle = Loop._settle
 
-    def settle_and_stop(session, boundary):
-        settle(session, boundary)
-        session.piece = 2
+    def settle_and_stop(loop, boundary):
+        settle(loop, boundary)
+        loop.piece = 2
         if boundary.updates == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "_settle", settle_and_stop)
+        patch.setattr(Loop, "_settle", settle_and_stop)
         with pytest.raises(Stopped):
             qlax.train(CARTPOLE, out=tmp_path / "run", **settings)
     (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
@@ -177,7 +177,7 @@ def test_what_is_not_as_it_was_is_said(monkeypatch, tmp_path, capfd):
         interrupt_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Stopped):
             qlax.train(CARTPOLE, out=tmp_path, **SMALL)
-    monkeypatch.setattr("qlax.training.loop.__version__", "99.0")
+    monkeypatch.setattr("qlax.training.compare.__version__", "99.0")
     resumed = qlax.resume(tmp_path)
     assert "qlax 99.0 instead of 0.1.0" in resumed.summary["inexact"][0]
     assert "not bit for bit" in capfd.readouterr().err
@@ -333,7 +333,7 @@ class Exploding(Blank):
 
 def test_divergence_stops_the_run_and_says_where(tmp_path):
     run = tmp_path / "run"
-    where = r"reward not finite in run 0 of 2 \(seed=3\) in update 8, between 224 and 256 steps: the environment"
+    where = r"reward not finite in agent 0 of 2 \(seed=3\) in update 8, between 224 and 256 steps: the environment"
     with pytest.raises(DivergedError, match=rf"{where}.*last good weights are in .*agents"):
         qlax.train("test_training:Exploding", out=run, seed=3, seeds=2, **SMALL)
     assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8]
@@ -359,7 +359,7 @@ def test_a_run_that_diverges_is_frozen_and_the_others_are_as_without_it(tmp_path
     frozen = both.summary["diverged"]
     assert frozen[0] is None
     assert frozen[1]["what"] in ("value", "loss", "grad_norm", "parameters")
-    assert "run 1 of 2 (seed=0, reward_scale=1e+38)" in capfd.readouterr().err
+    assert "agent 1 of 2 (seed=0, reward_scale=1e+38)" in capfd.readouterr().err
     np.testing.assert_allclose(both.curves["loss"][:, 0], alone.curves["loss"][:, 0], rtol=1e-5)
     assert np.isnan(both.curves["loss"][-1, 1])
     assert np.isnan(both.curves["eval_return"][-1, 1])
@@ -386,6 +386,35 @@ def test_a_directory_in_use_is_left_alone(whole, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(qlax.UserError, match="not empty"):
         qlax.train(CARTPOLE, out=tmp_path, **SMALL)
+
+
+def refuse(*_):
+    raise UserError("does not fit into memory")
+
+
+def test_a_directory_is_claimed_when_nothing_can_be_refused_any_more(whole, monkeypatch, tmp_path):
+    compiled, run = [], tmp_path / "run"
+    monkeypatch.setattr(DeviceRuns, "compile", lambda _: compiled.append("compiled"))
+    monkeypatch.setattr("qlax.training.memory.check", refuse)
+    with pytest.raises(UserError, match="already holds a run"):  # before it is compiled
+        qlax.train(CARTPOLE, out=whole.directory, **SMALL)
+    assert not compiled
+    with pytest.raises(UserError, match="memory"):
+        qlax.train(CARTPOLE, out=run, **SMALL)
+    assert compiled
+    assert not run.exists()
+    shutil.copytree(whole.directory, run)
+    with pytest.raises(UserError, match="memory"):
+        qlax.extend(run, 16 * 32)
+    assert json.loads((run / "summary.json").read_text()) == whole.summary
+    assert (run / "config.json").read_text() == (whole.directory / "config.json").read_text()
+
+
+def test_who_stops_while_it_is_compiled_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(DeviceRuns, "compile", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Stopped, match="before training began; nothing was written"):
+        qlax.train(CARTPOLE, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_runs_get_directories_of_their_own(monkeypatch, tmp_path):

@@ -318,6 +318,19 @@ def _checkpoint_name(updates: int) -> str:
     return f"{updates:010d}{checkpoint.SUFFIX}"
 
 
+def look(out: Path | str | None) -> None:
+    """Refuse a directory that a new run cannot have; write nothing.
+
+    Args:
+      out: as in `claim`.
+
+    Raises:
+      UserError: it holds something.
+    """
+    if out is not None and Path(out).exists() and not is_free(Path(out)):
+        raise _taken(Path(out))
+
+
 def claim(out: Path | str | None, config: Config) -> RunDirectory:
     """A new directory, with the configuration in it.
 
@@ -389,8 +402,7 @@ def _made(out: Path | str | None, config: Config) -> Path:
     """A directory that was not there before, or is free."""
     if out is not None:
         path = Path(out)
-        if path.exists() and not is_free(path):
-            raise _taken(path)
+        look(path)
         path.mkdir(parents=True, exist_ok=True)
         return path
     return fresh(config.preset or config.env)

@@ -2,23 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import platformdirs
 
 from qlax.config.settings import Config, configure
 from qlax.errors import UserError
-from qlax.storage import checkpoint, directory
+from qlax.storage import directory
 from qlax.storage.directory import RunDirectory
 from qlax.training import processes
-from qlax.training.loop import Result, Saved, Session
+from qlax.training.launch import launch
 from qlax.training.placement import use_cores
 from qlax.training.plan import Program
-from qlax.types import PyTree
+from qlax.training.result import Result
 
 
 def train(
@@ -30,9 +29,9 @@ def train(
     plugins: dict[str, Any] | None = None,
     **overrides: Any,
 ) -> Result:
-    """Train runs in one program, and write all about them to a directory.
+    """Train agents in one program, and write all about them to a directory.
 
-    Several runs on a CPU get a core each, or take turns on it, if this is the first use of JAX in the process: JAX
+    Several agents on a CPU get a core each, or take turns on it, if this is the first use of JAX in the process: JAX
     then counts every core as a device.
 
     Args:
@@ -45,26 +44,21 @@ def train(
 
     Raises:
       UserError: something asked for cannot be, or does not fit into memory; nothing was written.
-      Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint.
-      DivergedError: in every run a number was not finite. Where others are left, a run that diverges is frozen with its
-        last good weights, and named in the summary.
+      Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint, or before anything was written.
+      DivergedError: in every agent a number was not finite. Where others are left, an agent that diverges is frozen
+        with its last good weights, and named in the summary.
       HostError: environments on the host crashed or hang; after a checkpoint, if training had begun.
       RunError: the disk is full, or memory ran out; what was saved before is still there.
     """
-    if compilation_cache:
-        enable_compilation_cache()
     if isinstance(overrides.get("init"), Path):
         overrides["init"] = str(overrides["init"])
     config = configure(target, **overrides)
-    with _together():
+    if config.init is not None:
+        config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
+    with _together(compilation_cache):
         program = _program(config, plugins)
-        initial = _initial(program)
-        if config.init is not None:
-            program.config = dataclasses.replace(program.config, init=str(Path(config.init).resolve()))
-        session = Session(program, initial, progress)
-        with _opened(lambda: directory.claim(out, program.config)) as run:
-            session.open(run, None)
-            return session.train()
+        processes.from_first(lambda: directory.look(out))
+        return launch(program, progress, lambda: _opened(lambda: directory.claim(out, program.config)))
 
 
 def resume(
@@ -88,15 +82,13 @@ def resume(
       UserError: there is no such run, it is finished, in use, or was begun otherwise.
       Stopped, DivergedError, HostError, RunError: as in `train`.
     """
-    if compilation_cache:
-        enable_compilation_cache()
-    with _together(), _opened(lambda: directory.existing(path)) as run:
+    with _together(compilation_cache), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         if processes.from_first(lambda: run.is_finished(config)):
             raise UserError(
                 f"{path} holds a finished run; train it longer with: qlax extend {path} --total-steps STEPS"
             )
-        return _taken_up(run, config, progress, plugins).train()
+        return launch(_program(config, plugins), progress, lambda: nullcontext(run), run)
 
 
 def extend(
@@ -115,7 +107,7 @@ def extend(
 
     Args:
       path: the directory of the run, finished or not.
-      total_steps: environment steps a run, the ones already done included.
+      total_steps: environment steps of each agent, the ones already done included.
       progress: as in `train`.
       compilation_cache: as in `train`.
       plugins: the same as the run was begun with.
@@ -124,35 +116,29 @@ def extend(
       UserError: as in `resume`, or the run is as long already.
       Stopped, DivergedError, HostError, RunError: as in `train`.
     """
-    if compilation_cache:
-        enable_compilation_cache()
-    with _together(), _opened(lambda: directory.existing(path)) as run:
+    with _together(compilation_cache), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         longer = dataclasses.replace(config, total_steps=total_steps)
         if longer.num_updates <= config.num_updates:
             steps = config.num_updates * config.steps_per_update
             raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
-        session = _taken_up(run, longer, progress, plugins)  # first: what is refused is left as it is
 
         def lengthen() -> None:
             run.set_earlier_end_aside()
             run.write("config.json", dataclasses.asdict(longer))
 
-        processes.from_first(lengthen)
-        return session.train()
+        def lengthened() -> AbstractContextManager[RunDirectory]:
+            processes.from_first(lengthen)
+            return nullcontext(run)
 
-
-def _taken_up(run: RunDirectory, config: Config, progress: bool | None, plugins: dict[str, Any] | None) -> "Session":
-    program = _program(config, plugins)
-    newest = _newest(run, program)
-    session = Session(program, _initial(program) if newest is None else (), progress)
-    session.open(run, newest)
-    return session
+        return launch(_program(longer, plugins), progress, lengthened, run)
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Within it, this process is one of those that there are."""
+def _together(compilation_cache: bool) -> Iterator[None]:
+    """Make this process one of those that there are, within."""
+    if compilation_cache:
+        enable_compilation_cache()
     use_cores()
     processes.join()
     with processes.losing():
@@ -188,28 +174,6 @@ def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:
 
     found = processes.from_first(path)
     return opened[0] if opened else directory.Onlooker(found)
-
-
-def _initial(program: Program) -> PyTree:
-    """Weights to begin with, `[R, ...]`; () for new ones."""
-    init = program.config.init
-    return () if init is None else processes.from_first(lambda: directory.variables_of(init, program.variables))
-
-
-def _newest(run: RunDirectory, program: Program) -> tuple[dict[str, Any], Saved] | None:
-    """The newest checkpoint, as the first process finds it."""
-    like = Saved(program.shapes, program.new_record())
-
-    def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
-        newest = run.newest(like)
-        return newest and (newest[0], [checkpoint.as_numbers(leaf) for leaf in jax.tree.leaves(newest[1])])
-
-    newest = processes.from_first(found)
-    if newest is None:
-        return None
-    leaves, structure = jax.tree.flatten(like)
-    arrays = [checkpoint.from_numbers(array, leaf) for array, leaf in zip(newest[1], leaves, strict=True)]
-    return newest[0], jax.tree.unflatten(structure, arrays)
 
 
 def enable_compilation_cache() -> None:

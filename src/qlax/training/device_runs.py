@@ -20,7 +20,6 @@ from qlax.training import processes
 from qlax.training.guard import Record, begun
 from qlax.training.placement import compiler_options
 from qlax.training.plan import Program
-from qlax.training.population import Exchange
 from qlax.types import PyTree
 
 
@@ -103,12 +102,6 @@ class DeviceRuns:
             lambda: jax.tree.map(lambda x: x[:, :episodes], jax.device_get(dispatched)), evaluation["episode_return"]
         )
 
-    def exchange(
-        self, state: TrainState, record: Record, evaluation: Evaluation, is_last: bool
-    ) -> tuple[TrainState, Record, Exchange]:
-        """Within a population, after an evaluation; takes the memory of `state`."""
-        return self._exchange(state, record, evaluation.returns, is_last)
-
     def variables(self, state: TrainState) -> PyTree:
         """The network's, in memory that no chunk takes."""
         return self.gathered(self._variables(state))
@@ -139,8 +132,6 @@ class DeviceRuns:
             copy = compiled(lambda state: jax.tree.map(jnp.copy, state), program.shapes, **of_state, result=state)
             variables = compiled(lambda state: jax.tree.map(jnp.copy, variables_of(state)), program.shapes, **of_state)
             futures = (start, chunk, evaluate, copy, variables)
-            if program.exchange is not None:
-                self._exchange = pool.submit(placement.compile, self._lowered_exchange(program.exchange)).result()
             self._start, self._chunk, self._evaluate, self._copy, self._variables = (f.result() for f in futures)
 
     def lowered_chunk(self) -> Any:
@@ -155,16 +146,6 @@ class DeviceRuns:
             shared=(0, False),
             donate=True,
         )
-
-    def _lowered_exchange(self, exchange: Callable[..., Any]) -> Any:
-        """Not spread: it goes across the runs of all devices."""
-        program, placement = self._program, self._placement
-        episodes = -(-program.config.eval_episodes // placement.parts) * placement.parts
-        returns = jax.ShapeDtypeStruct((len(program.seeds), episodes), jnp.float32)
-        where = (program.where, placement.runs, placement.split)
-        shapes = placement.placed((program.shapes, program.new_record(), returns), where)
-        result = (program.where, placement.runs, placement.whole)
-        return jax.jit(exchange, out_shardings=result, donate_argnums=0).lower(*shapes, False)
 
 
 class HostRuns:

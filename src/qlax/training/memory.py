@@ -133,7 +133,7 @@ def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
     steps = Part("rollouts", rollouts, ("num_envs", "num_steps"))
     hidden = ("hidden",) if config.network is None else ()
     # An exchange takes the weights of all runs to every device.
-    exchanged = 0 if program.exchange is None else len(program.seeds) * weights
+    exchanged = 0 if config.population == "none" else len(program.seeds) * weights
     return Needs(
         always=(
             Part("weights and the optimiser's state", held * weights + whole * weights // parts, ("seeds", *hidden)),

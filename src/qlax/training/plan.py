@@ -17,7 +17,7 @@ from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
 from qlax.play import evaluation, host
-from qlax.training import guard, population
+from qlax.training import guard
 from qlax.training.placement import DATA, Placement, everywhere
 from qlax.types import PyTree, Step
 
@@ -44,7 +44,7 @@ class Program:
       shapes: of the state of all runs, `[R, ...]`.
       part: shapes of the state of one run as one device has it, with its part of the environments.
       variables: shapes of those of the network, of all runs.
-      exchange: within a population, see `qlax.training.population`; None without one.
+      network: that of all runs.
     """
 
     def __init__(self, config: Config, plugins: dict[str, Any]):
@@ -96,6 +96,7 @@ class Program:
             raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
         mixing = {"mixing": MIXINGS[config.mixing]}
         self.algorithm = pqn.make(self.vec, network, pqn.Shape(**sizes), axis_name=axis_name, **(mixing | plugins))
+        self.network = network
         self._share = build.shared_at(env, config.num_updates)
         self._learn, self._measure = guard.make(self.algorithm, network, axis_name)
         self.host_functions = host.DeviceFunctions(self.algorithm, self._learn, config.num_envs, config.num_steps)
@@ -106,7 +107,6 @@ class Program:
         of_env = () if self.on_host else VecState(copies=split, shared=dealt)
         self.where = pqn.TrainState(dealt, dealt, dealt, of_env, split, split, dealt, dealt, dealt)
         self.update = jax.vmap(self._update)
-        self.exchange = None if config.population == "none" else population.make(config)
         self.score: Callable[[float], float] | None = getattr(env, "score", None)
         self.intervals = Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval)  # type: ignore[arg-type]
         if not self.on_host:

@@ -1,21 +1,28 @@
-"""Population-based training: after every evaluation the worst runs go on as copies of the best, with other settings.
+"""Population-based training: after every evaluation the worst members go on as copies of the best, with other settings.
 
-The members of a population are the settings of one seed; every seed has a population of its own. What is explored are
+The members of a population are the agents of one seed; every seed has a population of its own. What is explored are
 the hyper-parameters that were given several values or a distribution: those values are where the members begin.
+
+The loop knows of populations as a function that it calls after an evaluation; all else about them is here.
 
 Source: Jaderberg et al., "Population based training of neural networks", 2017, arXiv:1711.09846: truncation selection
 and perturbation, section 4.1.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qlax.config.settings import FIELDS, Config
 from qlax.pqn import TrainState
 from qlax.training.guard import Record
+from qlax.training.plan import Program
+from qlax.types import Network
+from qlax.util.text import six_digits
 
 SHARE = 0.2  # of a population, that are replaced, and of the best that replace them
 FACTORS = (0.5, 2.0)  # by which a setting is multiplied: the paper's for GANs; its 0.8 and 1.2 take many more steps
@@ -23,26 +30,26 @@ OWN = 2**31  # folded into the seed's key, of which a run's are split
 DISCOUNTS = ("gamma", "lam")  # what matters of them is how much they differ from 1
 
 
-class Exchange(NamedTuple):
-    """What happened after an evaluation."""
-
-    parent: jax.Array  # [R] int32: whose weights and settings each run goes on with
-    settings: dict[str, jax.Array]  # [R] each: what was explored, as it was until then
+Exchange = Callable[[TrainState, Record, jax.Array, jax.Array | bool], tuple[TrainState, Record, dict[str, jax.Array]]]
 
 
-def make(config: Config) -> Callable[[TrainState, Record, jax.Array, jax.Array], tuple[TrainState, Record, Exchange]]:
+def make(config: Config, network: Network) -> Exchange:
     """The exchange of weights and settings within the populations of all runs.
 
-    A run that is replaced keeps its worlds and its random key. It takes over the weights, the statistics, the state of
-    the optimiser and the settings of one of the best, each setting then multiplied by one of `FACTORS`; what it
-    remembered was another network's, and is forgotten. Those that diverged count as the worst, and are so revived.
+    A member that is replaced keeps its worlds and its random key. It takes over the weights, the statistics, the state
+    of the optimiser and the settings of one of the best, each setting then multiplied by one of `FACTORS`; what it
+    remembered was another network's, so it begins with the network's initial memory. Those that diverged count as the
+    worst, and are so revived.
 
     Args:
       config: whose `swept` fields are explored.
+      network: that of the members.
 
     Returns:
-      `(state, record, returns, is_last) -> state, record, exchange`, with returns `[R, E]` of an evaluation; after the
-      last one nothing is exchanged. The same seed gives the same exchange at the same update.
+      `(state, record, returns, is_last) -> state, record, columns`, with returns `[R, E]` of an evaluation; after the
+      last one nothing is exchanged. The columns, each `[R]`, are for the line of metrics: `parent`, int32, the member
+      whose weights and settings each goes on with; and the settings that were explored, as they were until then. The
+      same seed gives the same exchange at the same update.
     """
     num_runs, populations = config.num_runs, config.seeds
     members = num_runs // populations
@@ -55,8 +62,8 @@ def make(config: Config) -> Callable[[TrainState, Record, jax.Array, jax.Array],
         return jnp.arange(members).at[order[:replaced]].set(chosen)
 
     def exchange(
-        state: TrainState, record: Record, returns: jax.Array, is_last: jax.Array
-    ) -> tuple[TrainState, Record, Exchange]:
+        state: TrainState, record: Record, returns: jax.Array, is_last: jax.Array | bool
+    ) -> tuple[TrainState, Record, dict[str, jax.Array]]:
         mean = returns[:, : config.eval_episodes].mean(-1)
         score = jnp.where((record.diverged < 0) & jnp.isfinite(mean), mean, -jnp.inf)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), OWN), state.updates[0])
@@ -79,14 +86,17 @@ def make(config: Config) -> Callable[[TrainState, Record, jax.Array, jax.Array],
             for one, (name, x) in zip(keys, settings.items(), strict=True)
         }
         params, stats, opt_state = jax.tree.map(inherited, (state.params, state.stats, state.opt_state))
-        memory = jax.tree.map(
-            lambda x: jnp.where(is_new.reshape(-1, *(1,) * (x.ndim - 1)), jnp.zeros_like(x), x), state.memory
-        )
+        n, m = jax.tree.leaves(state.step.obs)[0].shape[1:3]
+
+        def forgotten(x, initial):  # [R, N, M, ...], [N * M, ...]
+            return jnp.where(is_new.reshape(-1, *(1,) * (x.ndim - 1)), initial.reshape(x.shape[1:]), x)
+
+        memory = jax.tree.map(forgotten, state.memory, network.initial_memory(n * m))
         state = state._replace(
             params=params, stats=stats, opt_state=opt_state, memory=memory, hyper=state.hyper._replace(**explored)
         )
         record = record._replace(diverged=inherited(record.diverged), cause=inherited(record.cause))
-        return state, record, Exchange(parent, settings)
+        return state, record, {"parent": parent, **settings}
 
     return exchange
 
@@ -97,3 +107,42 @@ def _explored(key: jax.Array, name: str, x: jax.Array) -> jax.Array:
     factor = jnp.where(jax.random.bernoulli(key, shape=x.shape), *FACTORS)
     near = 1 - factor * (1 - x) if name in DISCOUNTS else factor * x
     return jnp.clip(near, kind.low, kind.high)
+
+
+def compile(program: Program) -> Exchange | None:
+    """Compile the exchange, which takes the memory of the state; None where there are no populations.
+
+    It is not spread like what else is computed, as it goes across the runs of all devices.
+    """
+    if program.config.population == "none":
+        return None
+    placement = program.placement
+    episodes = -(-program.config.eval_episodes // placement.parts) * placement.parts
+    returns = jax.ShapeDtypeStruct((len(program.seeds), episodes), jnp.float32)
+    where = (program.where, placement.runs, placement.split)
+    shapes = placement.placed((program.shapes, program.new_record(), returns), where)
+    result = (program.where, placement.runs, placement.whole)
+    jitted = jax.jit(make(program.config, program.network), out_shardings=result, donate_argnums=0)
+    return placement.compile(jitted.lower(*shapes, False))
+
+
+def outcome(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the summary says of populations: their final settings, and how often a member was replaced."""
+    if config.population == "none":
+        return {}
+    found = curves.get("parent", np.empty((0, config.num_runs)))  # lines may be lost
+    known = found[np.isfinite(found).all(axis=1)]
+    return {
+        "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
+        "replaced": int((known != np.arange(config.num_runs)).sum()),
+    }
+
+
+def draw(path: Path, config: Config, curves: dict[str, np.ndarray]) -> None:
+    """Draw how the members of populations descend from each other, if there are any; see `pictures.lineage`."""
+    if "parent" in curves:
+        from qlax.reports import pictures, style  # matplotlib takes its time to import
+
+        seeds = list(range(config.seed, config.seed + config.seeds))
+        figure = pictures.lineage(curves, config.swept, seeds, config.preset or config.env)
+        style.save(figure, path / "population.png")

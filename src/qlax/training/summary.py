@@ -7,11 +7,10 @@ import jax
 import numpy as np
 
 from qlax._version import __version__
-from qlax.config.settings import Config
 from qlax.pqn import Mean
 from qlax.storage import measurements
+from qlax.training import population
 from qlax.training.plan import Program
-from qlax.util.text import six_digits
 
 
 def means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
@@ -73,7 +72,7 @@ def summarise(
         "preset": config.preset,
         "seeds": [run["seed"] for run in runs],
         "settings": {name: [run[name] for run in runs] for name in config.swept},
-        **(_population(config, curves) if config.population != "none" else {}),
+        **population.outcome(config, curves),
         "network": program.description,
         "total_steps": steps,
         "updates": updates,
@@ -88,16 +87,6 @@ def summarise(
         **{name: _mean_and_runs(values) for name, values in returns.items()},
         "eval_episodes": config.eval_episodes,
         "eval_cut": [cut if math.isfinite(cut) else None for cut in curves["eval_cut"][-1].tolist()],
-    }
-
-
-def _population(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the settings of a population came to, and how often a member was replaced."""
-    found = curves.get("parent", np.empty((0, config.num_runs)))  # lines may be lost
-    known = found[np.isfinite(found).all(axis=1)]
-    return {
-        "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
-        "replaced": int((known != np.arange(config.num_runs)).sum()),
     }
 
 

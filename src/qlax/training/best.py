@@ -1,0 +1,73 @@
+"""Weights of agents in files: those of the best evaluations and the last ones."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from qlax.agents.agent import Agent
+from qlax.storage.directory import RunDirectory
+from qlax.training.plan import Program
+from qlax.types import PyTree
+from qlax.util.text import six_digits
+
+
+class Best:
+    """The best evaluation of every agent, whose weights are kept in `best/`.
+
+    Args:
+      program: what is trained.
+      directory: of the run.
+      info: of the checkpoint that training goes on from; empty where it begins.
+
+    Attributes:
+      returns: of the best evaluations; -inf before the first.
+    """
+
+    def __init__(self, program: Program, directory: RunDirectory, info: dict[str, Any]):
+        self._program, self._directory = program, directory
+        agents, names = program.config.all_runs(), ("seed", *program.config.compared)
+        before = info.get("best", [])  # none where training begins
+        self.returns = (
+            [-np.inf] * len(agents)
+            if not info
+            else [
+                directory.best(index, {name: agent[name] for name in names}, best)
+                for index, (agent, best) in enumerate(zip(agents, before, strict=True))
+            ]
+        )
+
+    def keep(self, variables: PyTree, line: dict[str, Any]) -> None:
+        """Keep the weights of the agents that are better than before.
+
+        Args:
+          variables: of the network that was evaluated, `[R, ...]`.
+          line: of metrics, about the evaluation.
+        """
+        variables = jax.device_get(variables)
+        for index, found in enumerate(line["eval_return"].tolist()):
+            if found > self.returns[index]:
+                self.returns[index] = found
+                # Settings are in the line if they change while agents are trained.
+                own = {name: six_digits(line[name][index]) for name in self._program.config.swept if name in line}
+                more = own | {"updates": line["updates"], "eval_return": found}
+                save(self._program, self._directory, "best", index, variables, more)
+
+
+def save(
+    program: Program, directory: RunDirectory, folder: str, index: int, variables: PyTree, more: dict[str, Any]
+) -> Agent:
+    """Write one agent to a folder of the run's directory.
+
+    Args:
+      program: what is trained.
+      directory: of the run.
+      folder: `best` or `agents`.
+      index: of the agent.
+      variables: of the network, `[R, ...]`.
+      more: what describes the agent beside its own settings.
+    """
+    own = jax.tree.map(lambda x: np.asarray(x[index]), variables)
+    agent = Agent(own, {**program.agent_info, **program.config.all_runs()[index], **more})
+    directory.save_agent(folder, index, own, agent.info)
+    return agent
