@@ -70,7 +70,7 @@ def launch(
             stop.listening(display.say),
         ):
             if str(runs):
-                is_short = runs.num_devices < (config.devices or 0)
+                is_short = program.placement.num_devices < (config.devices or 0)
                 display.say(f"{config.num_runs} agents: {runs}", always=is_short)
             notify(notices + damage)
             runs.compile()

@@ -56,9 +56,7 @@ def finish(loop: Loop, variables: PyTree) -> Result:
         more = {name: six_digits(arrays[name][-1, index]) for name in final}
         agents.append(best.save(program, run, "agents", index, variables, more))
     run.wait()
-    found = summary.summarise(
-        program, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done, loop.runs.num_devices
-    )
+    found = summary.summarise(program, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
     if divergence.of_all:
         run.write("summary.json", found)
         again = f"begin from them, with other settings: qlax train ... --init {run.path}"

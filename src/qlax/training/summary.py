@@ -1,4 +1,4 @@
-"""What is written of measurements: a line of metrics, and the summary of a run."""
+"""Measurements as they are written: a line of metrics, and the summary of a run."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ def means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
 
 
 def evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> dict[str, np.ndarray]:
-    """Means over the episodes of an evaluation `[R]`; nan without one, and for runs that are frozen."""
+    """Means over the episodes of an evaluation `[R]`; nan without one, and for agents that are frozen."""
     keys = measurements.evaluated()
     if evaluation is None:
         return {key: np.full(len(frozen), np.nan) for key in keys.values()}
@@ -37,7 +37,6 @@ def summarise(
     diverged: list[dict[str, Any] | None],
     inexact: list[str],
     updates: int,
-    num_devices: int,
 ) -> dict[str, Any]:
     """What `summary.json` holds.
 
@@ -45,10 +44,9 @@ def summarise(
       program: what was trained.
       curves: the lines of the metrics, `[lines]` or `[lines, R]`.
       seconds: spent and waited.
-      diverged: of every run where and why, if it did.
+      diverged: of every agent when and where, if it did.
       inexact: in what the run is not what an undisturbed one would have been.
-      updates: that were done: all, unless every run diverged before.
-      num_devices: used.
+      updates: that were done: all, unless every agent diverged before.
     """
     config, runs = program.config, program.config.all_runs()
     if not curves:  # they diverged before the first line
@@ -77,7 +75,7 @@ def summarise(
         "total_steps": steps,
         "updates": updates,
         "device": f"{device.platform}: {device.device_kind}",
-        "num_devices": num_devices,
+        "num_devices": program.placement.num_devices,
         "jax_version": jax.__version__,
         "qlax_version": __version__,
         "inexact": inexact,
