@@ -14,7 +14,7 @@ from pages import ROOT, blocks, shortened
 import qlax
 from qlax.cli import main
 from qlax.config.settings import configure
-from qlax.envs.check.env import MENDS
+from qlax.envs.check.env import FIXES
 from qlax.training.plan import Program
 
 PAGE = "docs/own-environment.md"
@@ -86,7 +86,7 @@ def test_mistakes_are_named_as_the_page_has_them():
     modules = [ROOT / f"src/qlax/envs/check/{name}.py" for name in ("common", "env", "host")]
     said = {message for module in modules for message in messages(ast.parse(module.read_text()))}
     assert "... cannot be traced by JAX: ..." in said
-    said |= {f"... cannot be traced by JAX: ...; {mend}" for _, mend in MENDS}
+    said |= {f"... cannot be traced by JAX: ...; {fix}" for _, fix in FIXES}
     section = (ROOT / PAGE).read_text().partition("## The usual mistakes")[2].partition("\n## ")[0]
     quoted = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
     assert len(quoted) > 25

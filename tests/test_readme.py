@@ -30,6 +30,7 @@ def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
         for words in block.commands:
             if "--network" in words:
                 Program(settings(words), {})
+    assert "qlax" in names
 
 
 def test_what_stands_there_in_python_has_the_right_types(tmp_path):

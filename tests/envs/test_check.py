@@ -244,7 +244,7 @@ BREAKS_THE_CONTRACT = {
         "shared_at gives float32[], but shared is int32[]",
     ),
     "if on a tracer": ({"step": if_on_a_tracer}, "step(key, state, action) cannot be traced by JAX: Attempted boolean"),
-    "how to mend an if": ({"step": if_on_a_tracer}, "; use jnp.where or jax.lax.cond instead of if"),
+    "how to fix an if": ({"step": if_on_a_tracer}, "; use jnp.where or jax.lax.cond instead of if"),
     "NumPy on a tracer": ({"step": numpy_on_a_tracer}, "; use jax.numpy instead of NumPy"),
     "int of a tracer": ({"step": int_of_a_tracer}, "; use .astype(...) instead of int(...)"),
     "state on the environment": ({"env": HoldsState()}, "reset(key) changes self.inner, but JAX runs Python only once"),
@@ -507,7 +507,7 @@ ADVICE = {
     ),
     "a weak type": (
         {"reset": with_state(lambda state: state | {"count": 0}), "step": with_state(with_strong_types)},
-        "the type of state['count'] is weak after reset or after step, but not after both: qlax mends it, but a loop "
+        "the type of state['count'] is weak after reset or after step, but not after both: qlax fixes it, but a loop "
         "of your own would compile twice; give numbers a dtype, as jnp.float32(0) or .astype(jnp.float32)",
     ),
     "both at the limit": (

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.envs.check.common import team_of
+from qlax.envs.check.common import ACCOUNTS, team_of
 from qlax.errors import UserError, nearest
 from qlax.networks.qnetwork import is_image, is_screen
 from qlax.types import Env, PyTree, Step
@@ -64,7 +64,7 @@ class TimeLimit(_WithState):
         super().__init__(env)
         self._steps = _whole("TimeLimit", "steps", steps)
         self.time_limit = min(steps, getattr(env, "time_limit", None) or steps)
-        for metric in ("episode_return", "episode_length"):
+        for metric in ACCOUNTS:
             if metric in _first(env).metrics:
                 raise UserError(f"TimeLimit: the environment reports {metric} itself, but not where this limit falls")
 

@@ -94,7 +94,7 @@ def is_real(dtype: Any) -> bool:
 
 def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
     """Whether both have the same structure, shapes and dtypes; and what to say if not, of the first that differs."""
-    mend = "show the same names after both" if part == "metrics" else "show the same arrays after both"
+    fix = "show the same names after both" if part == "metrics" else "show the same arrays after both"
     structure: Any = jax.tree.structure(before)
     if structure == jax.tree.structure(after):
         pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
@@ -103,9 +103,9 @@ def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
             return True, ""
         path, before, after = differing[0]
         part += jax.tree_util.keystr(path)
-        mend = "make both alike, as with .astype(...)"
+        fix = "make both alike, as with .astype(...)"
     found = f"{part} differs between reset and step: {_specified(before)} against {_specified(after)}"
-    return False, f"{found}; {mend}"
+    return False, f"{found}; {fix}"
 
 
 def _specified(tree: Any) -> str:
@@ -122,13 +122,13 @@ def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
                 continue
             found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax takes"
             wanted = "expected bool, float, or uint8 with three axes (an image)"
-            mend = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
-            advice.append(f"{found}; {wanted}: {mend}")
+            fix = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
+            advice.append(f"{found}; {wanted}: {fix}")
     return advice
 
 
 class Ends:
-    """Ends of episodes: whether terminations and cuts are told apart, and fall where `time_limit` says."""
+    """Check of the ends of episodes: terminations and cuts are told apart, and fall where `time_limit` says."""
 
     def __init__(self, env: Any, expect: Expect):
         self._limit: int | None = getattr(env, "time_limit", None)
@@ -136,7 +136,7 @@ class Ends:
         self._seen: list[tuple[int, bool, bool]] = []  # length, terminated, truncated
 
     def see(self, length: int, terminated: bool, truncated: bool) -> None:
-        """A step, so many after a reset."""
+        """Record the step taken `length` steps after a reset, and whether the episode ended there."""
         if self._limit is not None and not (terminated or truncated):
             goes_on = f"an episode goes on after {length} steps, but time_limit is {self._limit}"
             self._expect(length < self._limit, f"{goes_on}; expected truncated there, or the right time_limit")
@@ -144,14 +144,14 @@ class Ends:
             self._seen.append((length, terminated, truncated))
 
     def steps_to_be_sure(self) -> int:
-        """An end may fall on the time limit by chance, so one of them is not enough."""
+        """Return how many more steps to take: one end may fall on the time limit by chance."""
         return 4 * (self._limit or 0) if [terminated for terminated, _ in self._at_limit()] == [True] else 0
 
     def check(self) -> list[str]:
-        """At last; what is no mistake.
+        """Return the warnings, once all steps are recorded.
 
         Raises:
-          UserError: what is.
+          UserError: the ends are wrong.
         """
         at_limit = self._at_limit()
         over = f"or leave time_limit out if the task itself is over after {self._limit} steps"
@@ -159,9 +159,9 @@ class Ends:
         at = f"where the time limit of {self._limit} falls"
         self._expect(not alone, f"terminated is set {at}; expected truncated: set only that there, {over}")
         both = len(self._seen) > 1 and all(terminated and truncated for _, terminated, truncated in self._seen)
-        mend = "expected terminated where the task ended, truncated where only time did"
+        fix = "expected terminated where the task ended, truncated where only time did"
         elsewhere = len(at_limit) < len(self._seen)
-        self._expect(not (both and elsewhere), f"terminated and truncated are both set at every end; {mend}")
+        self._expect(not (both and elsewhere), f"terminated and truncated are both set at every end; {fix}")
         advice = []
         if len(at_limit) > 1 and all(terminated for terminated, _ in at_limit):
             advice.append(f"terminated is set beside truncated {at}, and counts: set only truncated there, {over}")

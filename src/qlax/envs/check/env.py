@@ -34,7 +34,7 @@ KEEP_IT = "keep it in the state that reset and step return"
 
 
 # What Python cannot do with values that are not known while JAX traces.
-MENDS: tuple[tuple[type[Exception], str], ...] = (
+FIXES: tuple[tuple[type[Exception], str], ...] = (
     (jax.errors.TracerBoolConversionError, "use jnp.where or jax.lax.cond instead of if, and, or, not"),
     (jax.errors.TracerArrayConversionError, "use jax.numpy instead of NumPy"),
     (jax.errors.TracerIntegerConversionError, "make what it is an index of a JAX array"),
@@ -46,7 +46,7 @@ def check_contract(env: Any) -> None:
     """Whether shapes and dtypes of an `Env` are those its contract promises; nothing is compiled.
 
     Raises:
-      UserError: what is wrong, what was expected, and how to mend it.
+      UserError: what is wrong, what was expected, and how to fix it.
     """
     _traced(env)
 
@@ -125,8 +125,8 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         first_line = shown(lines[0], LONGEST_SHOWN)
-        mends = [mend for kind, mend in MENDS if isinstance(error, kind)]
-        first_line = f"{first_line.rstrip('.')}; {mends[0]}" if mends else first_line
+        fixes = [fix for kind, fix in FIXES if isinstance(error, kind)]
+        first_line = f"{first_line.rstrip('.')}; {fixes[0]}" if fixes else first_line
         raise UserError(f"environment {type(env).__name__}: {what} cannot be traced by JAX: {first_line}") from error
     left = f"{what} uses what another call left behind, as in a global variable; expected a pure function: {KEEP_IT}"
     expect(not _holds_tracer(tuple(traced.consts)), left)
@@ -183,7 +183,7 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
       seed: of the actions and of the environment.
 
     Raises:
-      UserError: what is wrong, what was expected, and how to mend it.
+      UserError: what is wrong, what was expected, and how to fix it.
     """
     advice = host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
     for line in advice:
@@ -284,8 +284,8 @@ def _weak_advice(env: Any, shapes: _Shapes) -> list[str]:
         names = [part + jax.tree_util.keystr(path) for (path, x), y in pairs if _is_weak(x) != _is_weak(y)]
         if names:
             found = f"the type of {', '.join(names)} is weak after reset or after step, but not after both"
-            mend = "give numbers a dtype, as jnp.float32(0) or .astype(jnp.float32)"
-            advice.append(f"{found}: qlax mends it, but a loop of your own would compile twice; {mend}")
+            fix = "give numbers a dtype, as jnp.float32(0) or .astype(jnp.float32)"
+            advice.append(f"{found}: qlax fixes it, but a loop of your own would compile twice; {fix}")
     return advice
 
 
@@ -342,14 +342,14 @@ class _Beginnings:
         return bool((vector == self._new)[self._constant].all())
 
     def check(self, expect: Expect) -> None:
-        """At last."""
+        """Refuse an environment that resets itself, once all steps are recorded."""
         resets_itself = self._counted_anew and self._counts.any() and self._longest >= 3
         wanted = "expected the last state and observation of the one that ended"
-        mend = "never reset in step, qlax does it"
-        expect(not resets_itself, f"where an episode ended, step shows a new one; {wanted}: {mend}")
+        fix = "never reset in step, qlax does it"
+        expect(not resets_itself, f"where an episode ended, step shows a new one; {wanted}: {fix}")
 
     def advice(self) -> list[str]:
-        """What may be a mistake."""
+        """Return the warning that it may reset itself."""
         if self._ends < 2 or self._ends_in_new < self._ends:
             return []
         return ["the state at the end of an episode is one that episodes begin with: never reset in step, qlax does it"]

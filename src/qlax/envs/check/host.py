@@ -38,7 +38,7 @@ def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
       The first steps, of the reset.
 
     Raises:
-      UserError: what is wrong, what was expected, and how to mend it.
+      UserError: what is wrong, what was expected, and how to fix it.
     """
     return _play_on_host(env, num_steps, seed)[0]
 
@@ -182,7 +182,7 @@ class _Accounts:
         self._rewards, self._scale = np.where(where, 0.0, self._rewards), np.where(where, 1.0, self._scale)
 
     def check(self) -> None:
-        """At last."""
+        """Refuse what is wrong with the accounts as a whole, once all steps are recorded."""
         silent = self._truncated and not self._reported
         self._expect(not silent, "episodes ended, but metrics['episode_return'] was nan all the time")
         unexplained = "truncated is set where no episode ended, by metrics['episode_return'], nor in the step before"
