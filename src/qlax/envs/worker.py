@@ -126,7 +126,7 @@ class Worker:
         getattr(env, "kill", lambda: None)()
 
     def _delivered(self, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
-        step, metrics = with_axes(self.env, step)
+        step, metrics = _with_axes(self.env, step)
         if self._time_limit_is_terminal:
             step = step._replace(terminated=step.terminated | ~np.isnan(metrics["episode_return"]))
         specification = [(x.dtype, x.shape) for x in jax.tree.leaves(step)]
@@ -139,7 +139,7 @@ class Worker:
         return jax.block_until_ready(jax.device_put(step, self._device)), metrics
 
 
-def with_axes(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+def _with_axes(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
     """The step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` among them."""
     obs, legal = jax.tree.map(np.asarray, (step.obs, step.legal))
     if not hasattr(env, "num_agents"):
