@@ -90,7 +90,7 @@ def maker(env_id: str) -> Maker:
 
 
 def make(env_id: str, /, **options: Any) -> Any:
-    """The environment called `suite/name`, or your own by import path, `module:Name`.
+    """Make the environment called `suite/name`, or your own by import path, `module:Name`.
 
     Args:
       env_id: such as "gymnax/CartPole-v1" or "my_package.my_module:MyEnv"; the working directory is on the import path.
@@ -109,12 +109,12 @@ def make(env_id: str, /, **options: Any) -> Any:
 
 
 def options_to_draw(env_id: str) -> dict[str, Any]:
-    """What `make` is to be given besides where pictures will be asked for: some on the host draw only if told so."""
+    """Return the options that `make` needs where pictures will be asked for: some on the host draw only if told so."""
     return getattr(suite(env_id.partition("/")[0]), "TO_DRAW", {}) if not _is_own(env_id) else {}
 
 
 def wrap(env: Env, wrappers: Iterable[str]) -> Env:
-    """The environment with these around it, the first one innermost.
+    """Put wrappers around an environment, the first one innermost.
 
     Args:
       env: the environment.

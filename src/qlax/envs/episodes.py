@@ -6,7 +6,7 @@ from qlax.types import PyTree, Step
 
 
 class Episodes:
-    """What N environments show the learner, and the metrics of their episodes.
+    """Steps of N environments as the learner needs them, with the metrics of their episodes.
 
     Most back ends take a step for a reset: the step after an end ignores its action and shows the first observation
     of a new episode. So the last observation of an episode cut by a time limit is there to be learned from, and that
@@ -24,14 +24,14 @@ class Episodes:
         self._zeros, self._falses = np.zeros(num_envs, np.float32), np.zeros(num_envs, bool)
 
     def begin(self, obs: PyTree) -> Step:
-        """First steps of N new episodes."""
+        """Return the first steps of N new episodes."""
         self._ended = self._falses
         self._return, self._length = self._zeros, self._zeros
         metrics = {"episode_return": self._nothing, "episode_length": self._nothing}
         return Step(obs, None, self._zeros, self._falses, self._falses, metrics)
 
     def step(self, obs: PyTree, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> Step:
-        """The back end's step as the learner's.
+        """Turn the back end's step into the learner's.
 
         Args:
           obs: each `[N, ...]`.

@@ -1,4 +1,4 @@
-"""What there is to train on: sizes of an environment, whether it keeps its contract, how fast it steps."""
+"""Survey of environments: their sizes, whether they keep their contract, and how fast they step."""
 
 import time
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ CHECKED_STEPS = 100
 
 
 class Sizes(NamedTuple):
-    """What a network has to fit."""
+    """Sizes that a network has to fit."""
 
     num_actions: int
     num_agents: int | None  # None: a single agent
@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
 
 def sizes(env_id: str) -> Sizes:
-    """Sizes of an environment; one in JAX is only traced, one on the host is reset.
+    """Find the sizes of an environment; one in JAX is only traced, one on the host is reset.
 
     Raises:
       UserError: see `qlax.make`.
@@ -48,7 +48,7 @@ def sizes(env_id: str) -> Sizes:
 
 
 def check(env_id: str, seconds: float = 1.0) -> float:
-    """Whether an environment keeps its contract, see `qlax.check_env`; and its speed.
+    """Check that an environment keeps its contract, see `qlax.check_env`, and measure its speed.
 
     Args:
       env_id: suite/name, or your own.

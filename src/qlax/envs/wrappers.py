@@ -1,4 +1,4 @@
-"""What can be put around an `Env`: pure functions of its steps. Everything else is the environment's own.
+"""Wrappers around an `Env`: pure functions of its steps. Everything else is the environment's own.
 
 In Python a class, `TimeLimit(env, 500)`; by name `qlax.wrap(env, ["time_limit=500"])` or `--wrappers time_limit=500`.
 A factor of rewards is none of them but the hyper-parameter `reward_scale`, which can be swept.
@@ -22,7 +22,7 @@ from qlax.types import Env, PyTree, Step
 
 
 class Wrapper:
-    """An environment like the one inside; what it does not define is the other's, optional attributes included."""
+    """Environment around another one, which provides all that is not defined here, optional attributes included."""
 
     def __init__(self, env: Env):
         self._env = env
@@ -34,7 +34,7 @@ class Wrapper:
 
 
 class _WithState(Wrapper):
-    """Its state holds the environment's, as `env`."""
+    """Wrapper whose state holds that of the environment, as `env`."""
 
     def __init__(self, env: Env):
         super().__init__(env)
@@ -50,7 +50,7 @@ class Limited(NamedTuple):
 
 
 class TimeLimit(_WithState):
-    """Episodes are cut after so many steps, unless they end before.
+    """Time limit: episodes are cut after so many steps, unless they end before.
 
     Args:
       env: the environment; a limit of its own stays, where that comes first.
@@ -88,7 +88,7 @@ class Stacked(NamedTuple):
 
 
 class FrameStack(_WithState):
-    """The last observations together, oldest first; the first one of an episode is repeated.
+    """Stack of the last observations, oldest first; the first one of an episode is repeated.
 
     Those of a vector `[k]` are one vector `[frames * k]`, those of a grid with channels `[H, W, C]` one grid
     `[H, W, frames * C]`. A number becomes a vector and a grid without channels `[H, W]` gets them: `[H, W, frames]`.
@@ -128,7 +128,7 @@ class FrameStack(_WithState):
 
 
 class TransformReward(Wrapper):
-    """The reward is a function of the environment's; episode returns stay those of the raw rewards.
+    """Function of the environment's reward; episode returns stay those of the raw rewards.
 
     Args:
       env: the environment.
@@ -152,7 +152,7 @@ class TransformReward(Wrapper):
 
 
 class ClipReward(TransformReward):
-    """Rewards beyond a bound count as the bound: within `[-bound, bound]`.
+    """Rewards clipped to `[-bound, bound]`.
 
     Args:
       env: the environment.
@@ -169,7 +169,7 @@ class ClipReward(TransformReward):
 
 
 class SymlogReward(TransformReward):
-    """Large rewards count less: `sign(r) log(1 + |r|)`.
+    """Rewards squashed so that large ones count less: `sign(r) log(1 + |r|)`.
 
     Source: Hafner et al., "Mastering diverse domains through world models", 2023, arXiv:2301.04104.
 
@@ -182,7 +182,7 @@ class SymlogReward(TransformReward):
 
 
 class _ObservationWrapper(Wrapper):
-    """Every observation is shown as `_shown` has it."""
+    """Wrapper that changes every observation by `_shown`."""
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -199,7 +199,7 @@ class _ObservationWrapper(Wrapper):
 
 
 class OneHot(_ObservationWrapper):
-    """Whole numbers from 0 become one-hot bool: a number that is none of the categories is False in all of them.
+    """One-hot bool in place of whole numbers from 0: one that is none of the categories is False in all of them.
 
     A number becomes a vector `[categories]`, a vector `[k]` one vector `[k * categories]`, and a grid gets them as
     channels: `[H, W]` becomes `[H, W, categories]` and `[H, W, C]` becomes `[H, W, C * categories]`. Of a tree each
@@ -236,7 +236,7 @@ class OneHot(_ObservationWrapper):
 
 
 class Flatten(_ObservationWrapper):
-    """Every observation, an array or a tree of them, is one float32 vector a member.
+    """One float32 vector a member in place of every observation, an array or a tree of them.
 
     The numbers are those that a network is given: images, uint8 with three axes, are divided by 255.
 
@@ -258,7 +258,7 @@ class Flatten(_ObservationWrapper):
 
 
 class _Appended(Wrapper):
-    """Each member's observation with something of the last step: behind it, if it is a vector; else in a dict."""
+    """Something of the last step with each member's observation: behind it, if it is a vector; else in a dict."""
 
     _name: str  # in the dict
 
@@ -292,7 +292,7 @@ class _Appended(Wrapper):
 
 
 class LastAction(_Appended):
-    """The action that led to an observation is one-hot behind it; zeros after a reset.
+    """Last action, one-hot behind the observation that it led to; zeros after a reset.
 
     An observation that is no vector becomes a dict, `{"obs": observation, "last_action": float32 [A]}`. For networks
     with memory, which otherwise cannot know what was explored.
@@ -308,7 +308,7 @@ class LastAction(_Appended):
 
 
 class LastReward(_Appended):
-    """The reward that came with an observation is behind it; 0 after a reset.
+    """Last reward, behind the observation that it came with; 0 after a reset.
 
     An observation that is no vector becomes a dict, `{"obs": observation, "last_reward": float32 [1]}`; with
     `LastAction` around it or within, one dict of three.
@@ -347,7 +347,7 @@ WRAPPERS: dict[str, Callable[..., Env]] = {
 
 
 def by_name(name: str, env: Env) -> Env:
-    """The environment with one of `WRAPPERS` around it, as "last_action" or, with its number, "frame_stack=4".
+    """Put one of `WRAPPERS` around an environment, as "last_action" or, with its number, "frame_stack=4".
 
     Raises:
       UserError: unknown, without the number it needs or with one it has no use for, or not for this environment.
@@ -368,12 +368,12 @@ def by_name(name: str, env: Env) -> Env:
 
 
 def is_named(name: str) -> bool:
-    """Whether `by_name` knows this wrapper, with or without its number."""
+    """Tell whether `by_name` knows this wrapper, with or without its number."""
     return name.partition("=")[0] in WRAPPERS
 
 
 def _usage(name: str) -> str:
-    """How a wrapper is written, as "flatten" or "frame_stack=<frames>"."""
+    """Return how a wrapper is written, as "flatten" or "frame_stack=<frames>"."""
     return "=".join([name, *(f"<{number}>" for number in list(inspect.signature(WRAPPERS[name]).parameters)[1:])])
 
 

@@ -55,7 +55,7 @@ class Stage(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean, and between what it lies with a confidence of 95 %; None where a single episode does not tell."""
+    """Mean and its 95 % confidence interval; no interval where a single episode does not tell."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -116,7 +116,7 @@ class Played(NamedTuple):
         return "\n\n".join([title, markdown(header, rows), *filter(None, ["\n".join(notes)])])
 
     def to_json(self) -> str:
-        """All of it; what is nan as null."""
+        """Write everything as JSON; nan becomes null."""
         estimates = [estimate._asdict() for estimate in self.each]
         if self.scores is not None:
             estimates = [old | {"score": new._asdict()} for old, new in zip(estimates, self.scores[0], strict=True)]
@@ -199,10 +199,10 @@ def evaluate(
 
 
 def checked(name: str, value: Any) -> Any:
-    """An argument of what plays, or the word that says it on a command line.
+    """Convert an argument of `evaluate` or `render`, or the word that gives it on a command line.
 
     Raises:
-      UserError: it cannot be.
+      UserError: it has a wrong type, or is out of its range.
     """
     field = ARGUMENTS[name]
     if value is None and field.default is None:
@@ -225,7 +225,7 @@ def prepared(
     max_steps: int | None,
     to_draw: bool = False,
 ) -> Stage:
-    """Agents of a run, and where they play; see `evaluate` for the arguments.
+    """Load agents of a run and make the environment they play in; see `evaluate` for the arguments.
 
     With `to_draw` the environment is made so that it has pictures, see `qlax.envs.options_to_draw`.
 
@@ -255,7 +255,7 @@ def prepared(
 
 
 def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[list[int], list[Agent]]:
-    """Agents with their numbers."""
+    """Load the agents, with their numbers."""
     if not path.exists():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         expected = "expected the directory of a run, or a file of its agents/ or best/"
@@ -282,7 +282,7 @@ def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[
 
 
 def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree) -> None:
-    """Whether agents of this description can play there, where `obs [N, M, ...]` are seen."""
+    """Refuse an environment that shows `obs [N, M, ...]` if agents of this description cannot play in it."""
     leaves = jax.tree_util.tree_leaves_with_path(obs)
     paths = [jax.tree_util.keystr(path) for path, _ in leaves]
     found = [[str(leaf.dtype), list(leaf.shape[2:])] for _, leaf in leaves]
@@ -307,7 +307,7 @@ def _config_of(path: Path, env: str) -> Config:
 
 
 def _described(stage: Stage) -> list[dict[str, Any]]:
-    """What each agent has of its own."""
+    """Describe what tells the agents apart: number, seed, and the settings that differ."""
     told = [name for name in SWEEPABLE if len({agent.info.get(name) for agent in stage.agents}) > 1]
     shown = ["seed", *told]
     return [
@@ -321,7 +321,7 @@ def _algorithm(stage: Stage, episodes: int) -> pqn.PQN:
 
 
 def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """Metrics `[R, N]` of `qlax.play.evaluation.make`."""
+    """Play in JAX: metrics `[R, N]` of `qlax.play.evaluation.make`."""
     algorithm = _algorithm(stage, episodes)
     # One fresh episode a step has to do: nobody looks at what follows the first.
     vec = Vec(stage.env, episodes, reset_ratio=episodes)
@@ -342,7 +342,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
 
 
 def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """The same of environments on the host, where the agents take turns."""
+    """Play on the host, where the agents take turns: the same metrics."""
     algorithm = _algorithm(stage, episodes)
     act = jax.jit(host.DeviceFunctions(algorithm, algorithm.learn, episodes, num_steps=1).act)
     init = jax.jit(algorithm.init)

@@ -152,7 +152,7 @@ def _action_names(stage: Stage) -> list[str]:
 
 
 def _file(run: Path, out: Path | str | None) -> Path:
-    """Where to write, if that can be.
+    """Choose the file to write, and refuse one that cannot be.
 
     Raises:
       UserError: it is there already, or of another format; or PyAV is not installed.
@@ -177,14 +177,14 @@ def _can_write_mp4() -> bool:
 
 
 class _Mind:
-    """An agent that decides for N environments, and shows what it thought."""
+    """Agent that decides for N environments, and tells its Q-values."""
 
     def __init__(self, agent: Agent, epsilon: float, seed: int):
         self._agent, self._epsilon, self._key = agent, epsilon, jax.random.key(seed)
         self._choose = jax.jit(epsilon_greedy)
 
     def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Q `[N, M, A]` and actions `[N, M]`; the axis M is left out where `obs` and `legal` have none."""
+        """Return Q `[N, M, A]` and actions `[N, M]`, without the axis M where `obs` and `legal` have none."""
         q = self._agent.q_values(obs, first.reshape(-1, *(1,) * (self._axes(obs) - 1)))
         self._key, key = jax.random.split(self._key)
         return q, np.asarray(self._choose(key, q, legal, self._epsilon))
@@ -194,7 +194,7 @@ class _Mind:
 
 
 def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
-    """Episodes without `Vec`, which would show the next one in place of an end."""
+    """Play in JAX without `Vec`, which would show the next episode in place of an end."""
     env, agent, end_of_training = stage.env, stage.agents[0], jnp.float32(1)
     shared = build.shared_by(env, shared_of(env), end_of_training, agent.variables)
     mind = _Mind(agent, epsilon, seed)
@@ -259,7 +259,7 @@ def _moments(
     pictures: Callable[[np.ndarray], Any],
     further: Callable[[int, np.ndarray], tuple[Step, np.ndarray, np.ndarray]],
 ) -> Iterator[Moment]:
-    """From the first step on, until all episodes have ended or are cut.
+    """Play from the first step until all episodes have ended or are cut.
 
     Args:
       stage: where they are played.
@@ -300,7 +300,7 @@ def _checked_picture(env_id: str, picture: Any) -> np.ndarray:
 
 
 def _mp4(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[int, int]]:
-    """H.264, its number of pictures and their size."""
+    """Encode as H.264; return the file, its number of pictures and their size."""
     import av
 
     file, frames = io.BytesIO(), 0
@@ -317,7 +317,7 @@ def _mp4(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[i
 
 
 def _gif(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[int, int]]:
-    """A GIF that begins again; it counts hundredths of a second."""
+    """Encode as a GIF that repeats and counts time in hundredths of a second; return the same."""
     file, frames = io.BytesIO(), 1
     first = next(images)
 

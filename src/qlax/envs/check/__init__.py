@@ -1,1 +1,1 @@
-"""What is wrong with an environment."""
+"""Checks of environments against their contracts."""

@@ -1,4 +1,4 @@
-"""What the contracts of environments in JAX and on the host have in common, and what to say where they are broken."""
+"""Checks that environments in JAX and on the host have in common."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ LONGEST_SHOWN = 200  # characters of what belongs to the user in a message
 def check_attributes(
     env: Any, methods: tuple[str, ...], needed: tuple[str, ...], contract: str, expect: Expect
 ) -> None:
-    """Whether these methods are there, and numbers are what they have to be; those `needed` may not be left out."""
+    """Check that methods exist and numbers are in their range; those `needed` may not be left out."""
     for method in methods:
         expect(callable(_attribute(env, method, expect)), f"it has no method {method!r}; see qlax.{contract}")
     choices = 1
@@ -55,7 +55,7 @@ def check_attributes(
 
 
 def _attribute(env: Any, name: str, expect: Expect) -> Any:
-    """An attribute, which a property may compute; None where there is none."""
+    """Read an attribute, which a property may compute; None where there is none."""
     try:
         return getattr(env, name, None)
     except Exception as error:
@@ -63,7 +63,7 @@ def _attribute(env: Any, name: str, expect: Expect) -> Any:
 
 
 def check_holds_numbers(obs: PyTree, what: str, expect: Expect) -> None:
-    """Whether there is anything in an observation."""
+    """Check that an observation holds any number."""
     leaves = jax.tree.leaves(obs)
     wanted = "expected an array or a tree of them"
     expect(leaves, f"obs of {what} holds no array: {shown(repr(obs))}; {wanted}")
@@ -72,7 +72,7 @@ def check_holds_numbers(obs: PyTree, what: str, expect: Expect) -> None:
 
 
 def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:
-    """Whether metrics are arrays of numbers of this shape, by names that the log does not use itself."""
+    """Check that metrics are arrays of numbers of this shape, by names that the log does not use itself."""
     wanted = f"a dict of arrays of shape {shape}" if shape else "a dict of scalars"
     expect(isinstance(metrics, dict), f"metrics of {what} are {shown(repr(metrics))}; expected {wanted}")
     for name, value in metrics.items():
@@ -88,12 +88,12 @@ def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expec
 
 
 def is_real(dtype: Any) -> bool:
-    """Whether arrays of it hold numbers, and no complex ones."""
+    """Tell whether arrays of this dtype hold real numbers."""
     return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
 
 
 def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
-    """Whether both have the same structure, shapes and dtypes; and what to say if not, of the first that differs."""
+    """Compare structure, shapes and dtypes; return whether they agree, and a message about the first that differs."""
     fix = "show the same names after both" if part == "metrics" else "show the same arrays after both"
     structure: Any = jax.tree.structure(before)
     if structure == jax.tree.structure(after):
@@ -113,7 +113,7 @@ def _specified(tree: Any) -> str:
 
 
 def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
-    """Which arrays of an observation none of qlax's networks takes."""
+    """Return a warning for each array of an observation that none of qlax's networks takes."""
     advice = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
         shape = leaf.shape[len(leading) :]
@@ -173,12 +173,12 @@ class Ends:
         return advice
 
     def _at_limit(self) -> list[tuple[bool, bool]]:
-        """Of the episodes that reached the limit, whether they were terminated, and truncated."""
+        """Return whether each episode that reached the limit was terminated, and truncated."""
         return [(terminated, truncated) for length, terminated, truncated in self._seen if length == self._limit]
 
 
 def expecting(env: Any) -> Expect:
-    """What says that something is wrong with the environment, unless a condition holds."""
+    """Return the function that refuses the environment with a message unless a condition holds."""
 
     def expect(condition: Any, problem: str) -> None:
         if not condition:
@@ -188,10 +188,10 @@ def expecting(env: Any) -> Expect:
 
 
 def team_of(env: Any) -> tuple[int, ...]:
-    """`(M,)`, or nothing for a single agent."""
+    """Return `(M,)`, or `()` for a single agent."""
     return (int(env.num_agents),) if hasattr(env, "num_agents") else ()
 
 
 def shared_of(env: Any) -> tuple[PyTree, ...]:
-    """The last arguments of `step`: what all copies share, if there is anything."""
+    """Return the last arguments of `step`: what all copies share, if there is anything."""
     return (env.shared,) if hasattr(env, "shared") else ()

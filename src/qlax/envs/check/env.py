@@ -1,4 +1,4 @@
-"""What is wrong with an environment: its shapes and dtypes, or what it does."""
+"""Checks of an environment in JAX: its shapes and dtypes, and its behaviour."""
 
 import pickle
 import random
@@ -43,7 +43,7 @@ FIXES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def check_contract(env: Any) -> None:
-    """Whether shapes and dtypes of an `Env` are those its contract promises; nothing is compiled.
+    """Check that shapes and dtypes of an `Env` are those its contract promises; nothing is compiled.
 
     Raises:
       UserError: what is wrong, what was expected, and how to fix it.
@@ -52,7 +52,7 @@ def check_contract(env: Any) -> None:
 
 
 class _Shapes(NamedTuple):
-    """What reset and step return, as `jax.ShapeDtypeStruct`, weak types included."""
+    """Results of reset and step, as `jax.ShapeDtypeStruct`, weak types included."""
 
     reset: tuple[PyTree, Step]
     step: tuple[PyTree, Step]
@@ -118,7 +118,7 @@ def _check_step(step: Step, what: str, team: tuple[int, ...], actions: int, expe
 
 
 def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
-    """Shapes of what a function of an environment returns, if JAX can trace it and it leaves nothing behind."""
+    """Return the shapes of a function's results, if JAX can trace it and it leaves nothing behind."""
     before = _surroundings(env)
     try:
         traced, result = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arguments)
@@ -144,7 +144,7 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
 
 
 def _surroundings(env: Any) -> dict[str, Any]:
-    """What a pure function leaves as it is: attributes of the environment, and random numbers that have no key."""
+    """Record what a pure function leaves as it is: attributes of the environment, and random numbers without a key."""
     generators = {"NumPy's random numbers": np.random.get_state(), "Python's random numbers": random.getstate()}
     attributes = {f"self.{name}": value for name, value in getattr(env, "__dict__", {}).items()}
     for name, value in attributes.items():
@@ -155,7 +155,7 @@ def _surroundings(env: Any) -> dict[str, Any]:
 
 
 def _comparable(value: Any, depth: int = 20) -> Any:
-    """What equals that of another time if and only if nothing was changed or put in its place, so deep in a tree."""
+    """Return a value that equals a later one if and only if nothing was changed or replaced, so deep in a tree."""
     if isinstance(value, dict) and depth:
         return tuple((key, _comparable(item, depth - 1)) for key, item in value.items())
     if isinstance(value, list | tuple) and depth:
@@ -191,7 +191,7 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
 
 
 def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
-    """Play an `Env`; what is no mistake."""
+    """Play an `Env`, and return warnings."""
     shapes, expect = _traced(env), expecting(env)
     team, shared = team_of(env), shared_of(env)
 
@@ -244,7 +244,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
 
 
 def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
-    """A function traced twice, so that what is not in its arguments, such as the time, would differ; with strong types.
+    """Trace a function twice, so that what is not in its arguments, such as the time, differs; with strong types.
 
     Both are one if they are the same program: compiling takes long.
     """
@@ -258,7 +258,7 @@ def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
 
 
 def _check_numbers(step: Step, count: int, expect: Expect) -> None:
-    """Whether a step of an `Env` is finite and leaves an action to choose."""
+    """Check that a step of an `Env` is finite and leaves an action to choose."""
     shown = {"reward": step.reward, "obs": step.obs}
     shown |= {name: value for name, value in step.metrics.items() if name == "raw_reward"}
     for field, tree in shown.items():
@@ -272,7 +272,7 @@ def _check_numbers(step: Step, count: int, expect: Expect) -> None:
 
 
 def _weak_advice(env: Any, shapes: _Shapes) -> list[str]:
-    """What would make a loop that calls `step` itself compile twice."""
+    """Return warnings of weak types, which make a loop that calls `step` itself compile twice."""
     (state, first), (next_state, step) = shapes
     if any(map(_is_weak, jax.tree.leaves(state))):
         action = jax.ShapeDtypeStruct(team_of(env), jnp.int32)
@@ -294,7 +294,7 @@ def _is_weak(x: Any) -> bool:
 
 
 class _Beginnings:
-    """Whether what is shown at the end of an episode is the beginning of another one.
+    """Check that the end of an episode is not shown as the beginning of another one.
 
     States are vectors. That a terminated one equals a new one may be by chance; that one which counted every step
     begins to count anew is not.
@@ -317,11 +317,11 @@ class _Beginnings:
         self._ends = self._ends_in_new = 0
 
     def add(self, vector: np.ndarray) -> None:
-        """Another state after a reset."""
+        """Record another state after a reset."""
         self._known.add(vector.tobytes())
 
     def go_on(self, length: int, vector: np.ndarray) -> None:
-        """A state after so many steps, not an episode's last."""
+        """Record a state after `length` steps, not an episode's last."""
         if length == 1 and self._slope is None:
             self._slope = vector - self._new
             self._counts = self._counts & (self._slope != 0)
@@ -330,7 +330,7 @@ class _Beginnings:
             self._longest = max(self._longest, length)
 
     def end(self, before: np.ndarray, after: np.ndarray, key: jax.Array) -> None:
-        """The last two states of an episode, and the key that led from one to the other."""
+        """Record the last two states of an episode, and the key that led from one to the other."""
         if self._counts.any() and self._is_new(after) and not self._is_new(before):
             self._counted_anew = True
         if self._ends < 5 and before.tobytes() not in self._known:

@@ -1,4 +1,4 @@
-"""What is wrong with an environment on the host."""
+"""Checks of environments on the host."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
 
 
 def host_advice(env: Any, num_steps: int, seed: int) -> list[str]:
-    """As `check_host_env`, but tells what may be a mistake."""
+    """Check a `HostEnv` in the same way, and return warnings of what may be a mistake."""
     first, ends = _play_on_host(env, num_steps, seed)
     return [*ends.check(), *observation_advice(first.obs, (env.num_envs, *team_of(env)))]
 
@@ -84,7 +84,7 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
 
 
 def _check_host_step(step: Any, what: str, legal_shape: tuple[int, ...], expect: Expect) -> None:
-    """Whether one step has the shapes, dtypes and finite numbers that a `HostEnv` promises; `[N, M, A]` is legal's."""
+    """Check that a step has the shapes, dtypes and finite numbers of its contract; `legal_shape` is `[N, M, A]`."""
     rows, members = legal_shape[:1], legal_shape[:-1]
     expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
     arrays = {"reward": step.reward, "terminated": step.terminated, "truncated": step.truncated, "obs": step.obs}
@@ -124,7 +124,7 @@ def _check_host_step(step: Any, what: str, legal_shape: tuple[int, ...], expect:
 
 
 class _Accounts:
-    """Whether the ends, returns and lengths that a `HostEnv` shows fit its rewards and each other."""
+    """Check that the ends, returns and lengths of a `HostEnv` fit its rewards and each other."""
 
     def __init__(self, first: Step, ends: Ends, expect: Expect):
         self._ends, self._expect = ends, expect
@@ -139,7 +139,7 @@ class _Accounts:
         self._all_paid, self._never_paid = True, True
 
     def see(self, step: Step) -> None:
-        """What every environment shows after a step."""
+        """Record what every environment shows after a step."""
         expect, truncated = self._expect, step.truncated
         reward = np.asarray(step.metrics.get("raw_reward", step.reward), np.float64)
         returns, lengths = (np.asarray(step.metrics[metric], np.float64) for metric in ACCOUNTS)
@@ -192,7 +192,7 @@ class _Accounts:
         self._expect(not (self._restarts > 1 or unpaid), f"{first}{BY_EPISODES}")
 
     def _look_for_resets(self, step: Step, reward: np.ndarray, is_reset: np.ndarray) -> None:
-        """Signs of resets that take a step and are not shown as such: where episodes begin alike, or all steps pay."""
+        """Count signs of resets that take a step and are not shown as such: episodes begin alike, or all steps pay."""
         shows_start = self._at_start(step.obs)
         after_end = self._ended & ~step.truncated
         self._restarts += int((after_end & shows_start & ~self._shows_start).sum()) if self._starts_alike else 0
@@ -202,6 +202,6 @@ class _Accounts:
         self._shows_start = shows_start
 
     def _at_start(self, obs: PyTree) -> np.ndarray:
-        """`[N]`, whether an observation is the first one of the first environment."""
+        """Return `[N]`, whether an observation is the first one of the first environment."""
         rows = jax.tree.map(lambda x, y: (x == y).reshape(len(x), -1).all(-1), obs, self._start)
         return np.logical_and.reduce(jax.tree.leaves(rows))
