@@ -55,7 +55,7 @@ def commands() -> str:
         ]
     parts += [
         "## Settings",
-        "Of `train`, `sweep` and `suite`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
+        "Of `train` and `sweep`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
     ]
     train = subparsers.choices["train"]
     parts.append(_table([action for action in train._actions if action.dest in FIELDS]))

@@ -68,6 +68,16 @@ def test_parallel_environments_are_drawn(tmp_path):
         is_drawn(tmp_path / f"parallel-{name}.png")
 
 
+@pytest.mark.slow  # CI lacks Optuna
+def test_a_trial_of_optuna_is_a_run(monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    monkeypatch.setattr(qlax, "train", train)
+    names = runpy.run_path(str(ROOT / "examples" / "optuna_search.py"))
+    names["objective"].__globals__["STEPS"] = 5000
+    trial = optuna.trial.FixedTrial({"num_envs": 16, "learning_rate": 1e-3, "lam": 0.5})
+    assert names["objective"](trial) > 0
+
+
 def is_drawn(path):
     with Image.open(path) as image:
         assert len(image.convert("RGB").getcolors(2**24)) > 3

@@ -14,7 +14,8 @@ from runs import CARTPOLE, SMALL, flags
 
 from qlax.config.settings import configure
 from qlax.errors import UserError
-from qlax.jobs.runner import Job, Place
+from qlax.jobs.place import Place
+from qlax.jobs.runner import Job
 
 LONGER = SMALL | {"total_steps": 32 * 4000, "log_interval": 20, "eval_interval": 200, "checkpoint_interval": 20}
 SIX = {"num_envs": [2, 4, 8], "norm": ["layer", "none"]}

@@ -1,4 +1,4 @@
-"""What runs jobs, shown by suites: their games are the simplest jobs."""
+"""What runs jobs, shown by sweeps over the games of MinAtar: the simplest jobs."""
 
 import fcntl
 import json
@@ -10,15 +10,15 @@ from runs import begun, stand_in_for_training
 from qlax.cli.main import main
 from qlax.config.settings import configure
 from qlax.errors import UserError
-from qlax.jobs.runner import Job, here, run_jobs, share_of_gpu
-from qlax.jobs.suite import plan
+from qlax.jobs import sweep
+from qlax.jobs.runner import Job, Outcome, here, run_jobs, share_of_gpu
 
 # What stands in for training: it leaves what a run leaves, and does as the game's name says.
 JOB = """
 import json, os, pathlib, signal, sys, time
 
 directory = pathlib.Path(sys.argv[1])
-game = directory.name
+game = directory.name.partition("minatar-")[2]
 directory.mkdir(exist_ok=True)
 (directory / "config.json").write_text(sys.argv[2])
 with open(directory / "attempts", "a") as file:
@@ -39,15 +39,19 @@ if "interrupt" in sys.argv:
     signal.signal(signal.SIGINT, save)
     signal.signal(signal.SIGTERM, save)
     (directory / "ready").touch()
-    if all((directory.parent / name / "ready").exists() for name in ("asterix", "freeway")):
+    if len(list(directory.parent.glob("*/ready"))) == 2:
         os.kill(os.getppid(), int(sys.argv[-1]))
     time.sleep(60)
 summary = {
-    "env": "gymnax/" + game, "seeds": [0, 1], "total_steps": 1000, "steps_per_second": 2345.6, "device": "cpu: cpu",
+    "preset": None, "env": "gymnax/" + game, "seeds": [0, 1],
+    "total_steps": 1000, "steps_per_second": 2345.6, "device": "cpu: cpu",
     "eval_return": {"mean": 1.5, "per_run": [1.0, 2.0]}, "eval_episodes": 64, "eval_cut": [0.0, 0.0],
 }
 (directory / "summary.json").write_text(json.dumps(summary))
 """
+
+
+GAMES = ["asterix", "breakout", "freeway", "seaquest", "space-invaders"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,65 +69,86 @@ def stand_in(monkeypatch):
     return use
 
 
+def directories(games):
+    """Of a sweep over these games, in this order."""
+    return [f"{number}-minatar-{game}" for number, game in enumerate(games)]
+
+
 def test_what_fails_is_tried_again_and_reported_and_the_others_go_on(capsys, stand_in, tmp_path):
     stand_in()
-    assert main(["suite", "minatar", "--jobs", "2", "--out", "all"]) == 1
+    words = ["sweep", "minatar", "--jobs", "2", "--seeds", "2", "--out", "all"]
+    assert main(words) == 1
     said = capsys.readouterr()
-    attempts = {job.parent.name: len(job.read_text()) for job in (tmp_path / "all").glob("*/attempts")}
-    assert attempts == {"asterix": 1, "breakout": 3, "freeway": 2, "seaquest": 1, "space-invaders": 1}
-    assert said.err.count("breakout: failed after 0:0") == 2
+    attempts = [len((tmp_path / "all" / name / "attempts").read_text()) for name in directories(GAMES)]
+    assert attempts == [1, 3, 2, 1, 1]
+    assert said.err.count("1-minatar-breakout: failed after 0:0") == 2
     assert "is tried again: signal 9 (Killed): attempt 1" in said.err
-    assert "breakout: failed: exit code 1: out of luck" in said.err
-    assert "seaquest: failed: exit code 2: no such sea" in said.err
-    assert "qlax: 2 of 5 games failed: breakout, seaquest; the same command tries them again" in said.err
-    assert "- Failed, hence left out: breakout (exit code 1: out of luck)." in said.out
-    assert said.out.startswith("minatar: 3 of 5 games")
-    assert "| asterix        |    1.5 |         1, 2 |        1,000 |              2,346 |" in said.out
-    log = (tmp_path / "all" / "breakout.log").read_text()
+    assert "1-minatar-breakout: failed: exit code 1: out of luck" in said.err
+    assert "3-minatar-seaquest: failed: exit code 2: no such sea" in said.err
+    failed = "qlax: 2 of 5 jobs failed: 1-minatar-breakout, 3-minatar-seaquest"
+    assert f"{failed}; the same command with --out all tries them again" in said.err
+    assert "- Failed, hence left out: minatar/breakout (exit code 1: out of luck)." in said.out
+    assert said.out.startswith("minatar: 3 of 5 targets")
+    assert "| minatar/asterix        |    1.5 |         1, 2 |        1,000 |              2,346 |" in said.out
+    log = (tmp_path / "all" / "1-minatar-breakout.log").read_text()
     assert [log.count(f"attempt {number}\n") for number in (1, 2, 3)] == [1, 1, 1]
-    results = json.loads((tmp_path / "all" / "results.json").read_text())
-    assert list(results["games"]) == ["asterix", "freeway", "space-invaders"]
-    assert results["failed"].keys() == {"breakout", "seaquest"}
-    assert main(["suite", "minatar", "--games", "asterix,freeway", "--out", "all"]) == 0  # nothing is left to do
-    assert (tmp_path / "all" / "freeway" / "attempts").read_text() == "xx"
+    (results,) = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert list(results["targets"]) == ["minatar/asterix", "minatar/freeway", "minatar/space-invaders"]
+    assert results["failed"].keys() == {"minatar/breakout", "minatar/seaquest"}
+    assert said.out == (tmp_path / "all" / "table.md").read_text()
+    assert main(words) == 1  # only what failed is tried again
+    attempts = [len((tmp_path / "all" / name / "attempts").read_text()) for name in directories(GAMES)]
+    assert attempts == [1, 6, 2, 2, 1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, capsys, stand_in, tmp_path):
+def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, capsys, monkeypatch, stand_in, tmp_path):
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
-    stand_in()
-    assert main(["suite", "minatar", "--games", "space-invaders", "--out", "all"]) == 0
-    for game in ("asterix", "freeway"):
-        begun(tmp_path / "all" / game, f"minatar/{game}")
-        (tmp_path / "all" / game / "attempts").write_text("x")
-    capsys.readouterr()
+    games = ["space-invaders", "asterix", "freeway", "seaquest"]
+    words = ["sweep", *[f"minatar/{game}" for game in games], "--jobs", "2", "--out", "all"]
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "run_jobs", lambda jobs, runner: Outcome({}, None))
+        assert main(words) == 0
+    complete, *two, last = directories(games)
+    for name, game in zip((complete, *two), games[:-1], strict=True):
+        begun(tmp_path / "all" / name, f"minatar/{game}")
+        (tmp_path / "all" / name / "attempts").write_text("x")
+    summary = {"preset": None, "env": "", "seeds": [0], "total_steps": 1, "steps_per_second": 1.0, "device": "cpu"}
+    summary |= {"eval_return": {"mean": 1.5, "per_run": [1.5]}, "eval_episodes": 1, "eval_cut": [0.0]}
+    (tmp_path / "all" / complete / "summary.json").write_text(json.dumps(summary))
     stand_in("interrupt", str(int(number)))
-    games = "space-invaders,asterix,freeway,seaquest"
-    assert main(["suite", "minatar", "--games", games, "--jobs", "2", "--out", "all"]) == code
+    assert main(words) == code
     said = capsys.readouterr()
-    for game in ("asterix", "freeway"):
-        assert (tmp_path / "all" / game / "checkpoint").read_text() == str(int(number))
-        assert f"{game}: stopped after" in said.err
-    assert not (tmp_path / "all" / "seaquest").exists()
-    assert "qlax: stopped with 1 of 4 games complete; the same command goes on" in said.err
-    assert "minatar: 1 of 4 games" in said.out
-    assert "Not complete yet, hence left out: asterix, freeway, seaquest." in said.out
+    for name in two:
+        assert (tmp_path / "all" / name / "checkpoint").read_text() == str(int(number))
+        assert f"{name}: stopped after" in said.err
+    assert not (tmp_path / "all" / last).exists()
+    assert "qlax: stopped with 1 of 4 jobs complete; the same command with --out all goes on" in said.err
+    assert "minatar/seaquest: 1 of 4 targets" in said.out
+    assert "Not complete yet, hence left out: minatar/asterix, minatar/freeway, minatar/seaquest." in said.out
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_job_that_another_process_trains_is_left_alone(stand_in, tmp_path):
     stand_in()
-    begun(tmp_path / "asterix", "minatar/asterix")
-    jobs = plan("minatar", "asterix,space-invaders", {}, tmp_path)
+    jobs = [Job(name, configure(f"minatar/{name}"), tmp_path / f"minatar-{name}") for name in ("asterix", "freeway")]
+    begun(jobs[0].directory, "minatar/asterix")
     with jobs[0].log.open("w") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="asterix is being trained by another process"):
-            plan("minatar", None, {}, tmp_path)
+            jobs[0].check()
         failed, _ = run_jobs(jobs, here(1))
     assert failed.keys() == {"asterix"}
-    assert not (tmp_path / "asterix" / "attempts").exists()
+    assert not (jobs[0].directory / "attempts").exists()
     assert jobs[1].complete
     assert run_jobs(jobs, here(1)).failed == {}  # once the other is gone
+
+
+def test_a_run_begun_with_the_same_settings_is_gone_on_with_however_they_came(tmp_path):
+    begun(tmp_path / "breakout", "gymnax/Breakout-MinAtar", total_steps=10_000_000, hidden=(8,))
+    job = Job("breakout", configure("minatar/breakout", hidden=(8,), log_interval=4), tmp_path / "breakout")
+    job.check()
+    assert job.command()[3:6] == ["qlax", "resume", str(tmp_path / "breakout")]
 
 
 def test_jobs_side_by_side_take_a_gpu_once(monkeypatch):

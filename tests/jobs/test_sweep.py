@@ -1,19 +1,19 @@
 import csv
 import json
 import shlex
+import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import CARTPOLE, SMALL, is_refused_in_one_line, stand_in_for_training
+from runs import CARTPOLE, SMALL, flags, is_refused_in_one_line, stand_in_for_training
 
 import qlax
 from qlax.cli import main
 from qlax.config.settings import configure, from_file
 from qlax.jobs import sweep
-from qlax.reports import ranking
+from qlax.jobs.runner import Outcome
 
 # What stands in for training: a greedy return that is the better, the more environments and the larger lam.
 JOB = """
@@ -31,7 +31,9 @@ lams = config["lam"] if isinstance(config["lam"], list) else [config["lam"]]
 returns = [config["num_envs"] + 10 * lam + seed for lam in lams for seed in seeds]
 measured = {"mean": sum(returns) / len(returns), "per_run": returns}
 summary = {name: measured for name in ("train_return", "eval_return", "best_eval_return")}
-summary["diverged"] = [None] * len(returns)
+summary |= {"diverged": [None] * len(returns), "preset": config["preset"], "env": config["env"], "device": "cpu"}
+summary |= {"seeds": [*seeds] * len(lams), "total_steps": 1000, "steps_per_second": 10.0, "eval_episodes": 64}
+summary["eval_cut"] = [0.0] * len(returns)
 (directory / "summary.json").write_text(json.dumps(summary))
 """
 
@@ -104,30 +106,6 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
     assert len(table(longer.directory / "sweep.csv")) == 8
 
 
-def test_the_best_setting_is_best_over_its_seeds_and_did_not_diverge():
-    config = configure("cartpole", lam=(0, 0.5, 0.9), seeds=2)
-    returns = [5.0, 6.0, 9.0, None, 1.0, 9.5]
-    diverged = [None, None, None, {"steps": 640, "what": "loss"}, None, None]
-    summary = {"train_return": {"per_run": [1.0] * 6}, "eval_return": {"per_run": returns}, "diverged": diverged}
-    rows = ranking.rows(config, summary)
-    assert rows[3] == {"run": 3, "seed": 1, "lam": 0.5, "train_return": 1.0, "eval_return": None, "diverged": 640}
-    ranked = ranking.ranking(rows, ["lam"])
-    assert [each.shown(["lam"]) for each in ranked] == [
-        "lam 0: 5.50, mean of 2 seeds",
-        "lam 0.9: 5.25, mean of 2 seeds",
-        "lam 0.5: diverged, mean of 2 seeds",
-    ]
-    assert sweep.again(config, ranked[0].row, ["lam"]) == "qlax train cartpole --seeds 2 --lam 0.0"
-
-
-def test_of_settings_that_are_equally_good_in_the_end_the_one_that_was_so_before_is_best():
-    config = configure("cartpole", lam=(0, 0.5, 0.9))
-    summary = {"train_return": {"per_run": [400.0, 450.0, 480.0]}, "eval_return": {"per_run": [500.0, 500.0, 499.0]}}
-    ranked = ranking.ranking(ranking.rows(config, summary | {"diverged": [None] * 3}), ["lam"])
-    assert [each.row["lam"] for each in ranked] == [0.5, 0, 0.9]
-    assert sweep.again(config, ranked[0].row, ["lam", "num_envs"]) == "qlax train cartpole --num-envs 32 --lam 0.5"
-
-
 def test_a_report_of_many_runs_names_the_best_settings(capsys):
     config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", runs=40)
     per_run = [float(index) for index in range(40)]
@@ -147,37 +125,6 @@ def test_a_report_of_many_runs_names_the_best_settings(capsys):
     assert "run/sweep.csv" in said
     assert [line.split()[-1] for line in said.splitlines()[1:6]] == ["39.00", "38.00", "37.00", "36.00", "35.00"]
     assert asked_for(said_command(said)).settings() == [config.settings()[39]]
-
-
-@pytest.mark.parametrize(
-    ("fields", "rows"),
-    [
-        (["learning_rate"], 1),
-        (["learning_rate", "gamma", "lam"], 60),
-        (["num_envs", "hidden", "norm", "dueling", "total_steps"], 60),
-    ],
-)
-def test_every_sweep_can_be_drawn(fields, rows, tmp_path):
-    random = np.random.default_rng(0)
-    values = {
-        "learning_rate": random.uniform(1e-5, 1e-2, 60).tolist(),
-        "gamma": random.uniform(0.9, 1, 60).tolist(),
-        "lam": [0.0, 0.5] * 30,
-        "num_envs": [8, 16, 128] * 20,
-        "hidden": [(8,), (64, 64), (8,)] * 20,
-        "norm": ["layer", "none"] * 30,
-        "dueling": [True, False] * 30,
-        "total_steps": [100, 1_000_000] * 30,
-        "train_return": [0.0] * 60,
-        "eval_return": [None, *random.normal(size=59).tolist()],
-    }
-    config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", gamma="uniform:0.9:1", lam=(0, 0.5), runs=60)
-    of = [{name: column[index] for name, column in values.items()} for index in range(rows)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        sweep.write(tmp_path, config, of, fields)
-    assert (tmp_path / "sweep.png").exists()
-    assert len(table(tmp_path / "sweep.csv")) == rows
 
 
 def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
@@ -221,9 +168,23 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpol --num-envs 16 32", "did you mean 'cartpole'"),
         (
             "sweep cartpole",
-            "nothing has several values to compare; give some, as in --num-envs 16 32, or use qlax train",
+            "there is nothing to compare: give several values, as in --num-envs 16 32, or several targets",
         ),
-        ("sweep cartpole --num-envs 16 16", "nothing has several values to compare"),
+        ("sweep cartpole --num-envs 16 16", "there is nothing to compare"),
+        ("sweep cartpole cartpole", "there is nothing to compare"),
+        (
+            "suite atari57",
+            "there is no command 'suite' any more; several targets are a sweep, as in: qlax sweep atari57",
+        ),
+        ("sweep cartpole acrobat", "did you mean 'acrobot'"),
+        ("sweep minatar --gamma 1.5", "gamma=1.5: expected a number from 0 to 1"),
+        ("sweep minatar --num-minibatches 30", "does not divide the 128 environments x 32 steps"),
+        ("sweep minatar --num-envs 32 64 --on slurm", "invalid choice: 'slurm'"),
+        ("sweep minatar --gpus-per-job 0.5", "gpus_per_job=0.5 is for jobs on Ray; add --on ray"),
+        ("sweep minatar --on ray --cpus-per-job 0", "cpus_per_job=0: expected more than 0"),
+        ("sweep minatar --jobs two", "invalid int value: 'two'"),
+        ("sweep minatar --out /dev/null/all", "cannot make the directory /dev/null/all: Not a directory"),
+        ("sweep atari57 --keep " + " ".join(map(str, range(1, 74))), "57 targets x keep would be 4,161 jobs"),
         ("sweep cartpole --num-envs 16 0", "num_envs=0: expected a whole number from 1"),
         ("sweep cartpole --num-envs 16 24 --num-minibatches 16 9", "num_minibatches=9 does not divide the 16"),
         ("sweep cartpole --norm layer leyer", "did you mean 'layer'"),
@@ -233,8 +194,7 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpole --lamm 0 1", "unknown flag '--lamm'; did you mean '--lam'"),
         ("sweep cartpole --lam uniform:0:1 --num-envs 16 32", "lam=uniform:0:1 is drawn from: say with runs"),
         ("sweep cartpole --lam 0 1 --jobs 0", "jobs=0: expected a whole number from 1"),
-        ("sweep cartpole --lam 0 1 --trials 2", "trials=2: there is nothing to choose"),
-        ("sweep cartpole --num-envs 16 32 --trials 0", "trials=0: expected a whole number from 1"),
+        ("sweep cartpole acrobot --num-envs 8 16 --out begun", "was begun with env='gymnax/CartPole-v1', "),
         ("sweep cartpole --lam 0 1 --out used", "used is neither empty nor a sweep; name another directory with --out"),
         (
             "sweep cartpole --num-envs 16 32 --out begun",
@@ -242,6 +202,12 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ),
         ("sweep cartpole --num-envs 8 16 --lam 0 1 --out begun", "with lam=0.95, but now lam=[0.0, 1.0] is asked for"),
         ("sweep cartpole --num-envs 8 16 --out damaged", "damaged/sweep.json cannot be read"),
+        (
+            "sweep cartpole --num-envs 8 16 --out other",
+            "other/0-num_envs=8 was begun with num_envs=16, but now num_envs=8",
+        ),
+        ("sweep cartpole --num-envs 8 16 --out used-job", "1-num_envs=16 is neither empty nor a run; name another"),
+        ("sweep cartpole --num-envs 8 16 --out half", "half/1-num_envs=16/summary.json is not JSON"),
         (
             "train cartpole --num-envs 16 32",
             "--num-envs takes one value, not '32' as well; several values are for 'qlax sweep'",
@@ -255,10 +221,14 @@ def test_a_mistake_is_one_line_and_nothing_is_written_or_run(words, message, cap
     assert main.main(["sweep", "cartpole", *begun]) == 0
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine")
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "sweep.json").write_text("{")
+    for name in ("damaged", "other", "used-job", "half"):
+        shutil.copytree("begun", name)
+    Path("damaged/sweep.json").write_text("{")
+    shutil.copy("begun/1-num_envs=16/config.json", "other/0-num_envs=8/config.json")
+    Path("used-job/1-num_envs=16/config.json").unlink()
+    Path("half/1-num_envs=16/summary.json").write_text("{")
     monkeypatch.setattr(sweep, "run_jobs", None)
-    if "begun" in words or "damaged" in words:
+    if "--out begun" in words or "--num-envs 8 16" in words:
         words += " --num-minibatches 8"
     is_refused_in_one_line(words.split(), message, capsys, tmp_path)
 
@@ -276,29 +246,114 @@ def test_switches_and_files_are_swept_as_well(capsys, stand_in, tmp_path):
     assert "dueling True" in capsys.readouterr().out
 
 
-def test_what_is_not_installed_is_named(capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "optuna", None)
+def test_without_ray_it_is_named(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    for words, extra in (("--trials 2", "optuna"), ("--on ray", "ray")):
-        with pytest.raises(SystemExit):
-            main.main(["sweep", "cartpole", "--num-envs", "16", "32", *words.split()])
-        assert f"is not installed (no module '{extra}'): pip install 'qlax[{extra}]'" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    words = ["sweep", "cartpole", "--num-envs", "16", "32", "--on", "ray"]
+    is_refused_in_one_line(words, "Ray is not installed (no module 'ray'): pip install 'qlax[ray]'", capsys, tmp_path)
+
+
+def test_two_targets_are_trained_to_the_table_and_never_twice(capsys, monkeypatch, pytestconfig, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    settings = SMALL | {"total_steps": 64, "encoder": "mlp"}
+    words = ["sweep", "minatar/breakout", "minatar/asterix", "--jobs", "2", *flags(settings), "--dueling"]
+    assert main.main(words) == 0
+    first = capsys.readouterr()
+    assert first.err.count("done after") == 2
+    (out,) = (tmp_path / "runs").iterdir()
+    assert out.name == "minatar-breakout-minatar-asterix-sweep-1"
+    breakout, asterix = out / "0-minatar-breakout", out / "1-minatar-asterix"
+    config = json.loads((asterix / "config.json").read_text())
+    expected = {"env": "gymnax/Asterix-MinAtar", "preset": "minatar/asterix", "dueling": True, "hidden": [8]}
+    assert {name: config[name] for name in expected} == expected
+    assert first.out == (out / "table.md").read_text()
+    rows = [line.split("|")[1].strip() for line in first.out.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["minatar/breakout", "minatar/asterix"]
+    (results,) = json.loads((out / "results.json").read_text())
+    summary = json.loads((breakout / "summary.json").read_text())
+    assert results["targets"]["minatar/breakout"].items() <= summary.items()
+    assert (results["failed"], results["incomplete"], results["aggregates"]) == ({}, [], None)
+
+    (breakout / "summary.json").unlink()  # as if it had been interrupted before its end
+    words += ["--out", str(out.relative_to(tmp_path))]
+    assert main.main(words) == 0
+    again = capsys.readouterr()
+    assert "jobs 2, complete 1, to go on with 1" in again.err
+    assert f"{breakout.name}: goes on" in again.err
+    assert asterix.name not in again.err
+    lines = [
+        line.partition("qlax ")[2].split()[:2] for line in (out / "0-minatar-breakout.log").open() if line[0] == "$"
+    ]
+    assert lines == [["train", "minatar/breakout"], ["resume", str(breakout.relative_to(tmp_path))]]
+
+
+def test_settings_are_compared_on_every_target(capsys, stand_in, tmp_path):
+    stand_in()
+    words = [
+        "sweep",
+        "cartpole",
+        "acrobot",
+        "--num-envs",
+        "8",
+        "16",
+        "--num-minibatches",
+        "8",
+        "--lam",
+        "0",
+        "0.5",
+        "--seeds",
+        "2",
+        "--out",
+        "all",
+    ]
+    assert main.main(words) == 0
+    said = capsys.readouterr().out
+    results = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert [found["title"].partition(", ")[2] for found in results] == [
+        f"num_envs {envs}, lam {lam}" for envs in (8, 16) for lam in ("0", "0.5")
+    ]
+    returns = [row["eval_return"]["per_run"] for row in results[1]["targets"].values()]
+    assert returns == [[13.0, 14.0], [13.0, 14.0]]
+    assert said.startswith("cartpole acrobot, num_envs 8, lam 0: 2 of 2 targets, greedy returns\n")
+    rows = table(tmp_path / "all" / "sweep.csv")
+    assert [row["target"] for row in rows] == ["cartpole"] * 8 + ["acrobot"] * 8
+    for target in ("cartpole", "acrobot"):
+        assert (tmp_path / "all" / f"sweep-{target}.png").exists()
+        assert f"qlax train {target} " in said
+    assert said.count("best of 4 settings: num_envs 16, lam 0.5: 21.50, mean of 2 seeds") == 2
 
 
 @pytest.mark.slow
-def test_optuna_chooses_and_is_gone_on_with(capsys, stand_in, tmp_path):
-    pytest.importorskip("optuna")
-    stand_in()
-    words = "sweep cartpole --num-minibatches 4 --num-envs 4 8 16 32 64 128 --hidden 8 16 32 --lam 0 0.5 --jobs 2"
-    assert main.main([*words.split(), "--trials", "24", "--out", "whole"]) == 0
-    said = capsys.readouterr().out
-    assert "num_envs 128" in said.split("best of")[1]
-    jobs = sorted(path.name for path in (tmp_path / "whole").iterdir() if path.is_dir())
-    assert len(jobs) < 18  # of as many: what is chosen again is not trained again
-    assert all(len(path.read_text()) == 1 for path in (tmp_path / "whole").glob("*/attempts"))
-    assert main.main([*words.split(), "--trials", "7", "--out", "parts"]) == 0
-    assert main.main([*words.split(), "--trials", "24", "--out", "parts"]) == 0
-    assert json.loads((tmp_path / "parts" / "sweep.json").read_text())["num_envs"] == [4, 8, 16, 32, 64, 128]
-    assert all(len(path.read_text()) == 1 for path in (tmp_path / "parts").glob("*/attempts"))
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()) == jobs
+def test_all_of_atari_ends_in_the_full_table(capsys, monkeypatch, pytestconfig, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
+    settings = SMALL | {"total_steps": 5000, "encoder": "mlp", "log_interval": 100, "eval_interval": 200}
+    settings |= {"checkpoint_interval": 200}
+    assert main.main(["sweep", "atari57", "--jobs", "2", *flags(settings)]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("atari57: 57 of 57 targets")
+    (results,) = json.loads((tmp_path / "runs" / "atari57-sweep-1" / "results.json").read_text())
+    assert len(results["aggregates"]["targets"]) == 57
+    assert all(len(found["eval_score"]["per_run"]) == 1 for found in results["targets"].values())
+    assert all(f"| {name} " in table for name in ("median", "mean", "IQM", *results["targets"]))
+
+
+def test_every_target_of_a_list_has_a_preset():
+    lists = sweep.lists()
+    games = ["asterix", "breakout", "freeway", "seaquest", "space-invaders"]
+    assert lists["minatar"] == [f"minatar/{game}" for game in games]
+    assert len(lists["atari57"]) == 57
+    assert all(configure(target).preset for targets in lists.values() for target in targets)
+
+
+def test_jobs_are_told_what_the_sweep_was_told(monkeypatch):
+    """Every kind of flag, among them values that look like flags."""
+    seen = []
+    monkeypatch.setattr(sweep, "run_jobs", lambda jobs, runner: seen.extend(jobs) or Outcome({}, None))
+    words = "--seeds 3 --hidden 8,4 --lam 0.5 --reward-scale -1e-1 --dueling --no-time-limit-is-terminal"
+    words += " --env-options use_minimal_action_set=false --no-compilation-cache --out all"
+    assert main.main(["sweep", "minatar", *words.split()]) == 0
+    told = []
+    monkeypatch.setattr("qlax.train", lambda config, **options: told.append((config, options)), raising=False)
+    monkeypatch.setattr("qlax.cli.main._report", lambda result: None)
+    assert main.main(seen[1].command()[4:]) == 0
+    assert told == [(seen[1].config, {"out": "all/1-minatar-breakout", "compilation_cache": False})]

@@ -32,7 +32,7 @@ def add(command: AddCommand) -> None:
     render.add_argument("--fps", metavar="FRAMES", help="steps a second (default what suits the suite)")
 
     plot = command("plot", _plot, "draw the results of runs as figures for a paper")
-    plot.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, sweeps or suites")
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs or sweeps")
     plot.add_argument("--out", metavar="FILE", help="as .png, .svg or .pdf (default figure.png)")
     kinds = "learning curves, performance profiles, or probabilities of improvement (default curve)"
     plot.add_argument("--kind", choices=("curve", "profile", "improvement"), default="curve", help=kinds)
@@ -49,7 +49,7 @@ def add(command: AddCommand) -> None:
     plot.add_argument("--title", metavar="TITLE", help="above the figure")
 
     report = command("report", _report, "write all about runs to one page of HTML")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, sweeps or suites")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs or sweeps")
     report.add_argument("--out", metavar="FILE", help="as .html (default report.html)")
     report.add_argument("--video", action=argparse.BooleanOptionalAction, default=True, help="film the best agent")
 

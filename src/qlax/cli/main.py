@@ -43,6 +43,8 @@ class _Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e-3 as well
 
     def error(self, message: str) -> NoReturn:
+        if "invalid choice: 'suite'" in message:
+            message = "there is no command 'suite' any more; several targets are a sweep, as in: qlax sweep atari57"
         _fail(shown(" ".join(message.split()), LONGEST_ERROR))
 
 
@@ -114,32 +116,22 @@ def _parser() -> argparse.ArgumentParser:
         "Several values of a number that a program is not compiled for, as in --lam 0 0.65 0.95, train every "
         "combination; --learning-rate log-uniform:1e-5:1e-2 --runs 64 draws them. Of other settings: qlax sweep."
     )
-    _add_target(train)
+    _add_target(train, "a preset, or an environment as suite/name or module:Name", nargs="?")
     train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")
     _add_cache_flag(train)
     _add_process_flags(train)
     _add_setting_flags(train)
 
-    sweep = command("sweep", _sweep, "train every combination of any settings, a process each where it has to be")
+    sweep = command("sweep", _sweep, "train every combination of targets and settings, a job each")
     sweep.epilog = (
         "Every flag of a setting takes several values, a word each, as in --num-envs 16 32 --hidden 64,64 128,128. The "
         "same command again, with --out, goes on where it was interrupted."
     )
-    _add_target(sweep)
-    sweep.add_argument("--trials", metavar="TRIALS", type=int, help="train so many combinations that Optuna chooses")
-    sweep.add_argument("--out", metavar="DIR", help="directory of all runs; a new one under runs/, unless given")
+    _add_target(sweep, "presets or environments; atari57 and minatar stand for all games of each", nargs="*")
+    sweep.add_argument("--out", metavar="DIR", help="directory of the sweep; a new one under runs/, unless given")
     _add_place_flags(sweep)
     _add_cache_flag(sweep)
     _add_setting_flags(sweep, several=True)
-
-    suite = command("suite", _suite, "train the games of a suite, a process each, or go on with them; makes a table")
-    suite.epilog = "The same command again goes on where it was interrupted. Settings hold for every game."
-    suite.add_argument("suite", help="atari57 or minatar")
-    suite.add_argument("--games", metavar="GAMES", help="some of them, as Pong,Breakout (default all)")
-    _add_place_flags(suite)
-    suite.add_argument("--out", metavar="DIR", help="directory of all runs (default runs/ and the suite's name)")
-    _add_cache_flag(suite)
-    _add_setting_flags(suite)
 
     resume = command("resume", _resume, "go on with an interrupted run")
     resume.add_argument("run", help="its directory")
@@ -167,8 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", nargs="?", help="a preset, or an environment as suite/name or module:Name")
+def _add_target(parser: argparse.ArgumentParser, help: str, nargs: str) -> None:
+    parser.add_argument("target", nargs=nargs, metavar="TARGET", help=help)
     parser.add_argument("--config", metavar="FILE", help="settings of an earlier run, its config.json")
 
 
@@ -240,7 +232,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _configured(options: argparse.Namespace) -> Callable[..., Config]:
     """What makes a configuration of the target, or of the file, and of settings in place of its own."""
-    if (options.target is None) == (options.config is None):
+    if (not options.target) == (options.config is None):
         raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
     return partial(from_file, options.config) if options.config else partial(configure, options.target)
 
@@ -257,31 +249,31 @@ def _sweep(options: argparse.Namespace) -> None:
             overrides[name] = values[0]
         else:
             several[name] = values
+    targets = _targets(options)
     sweep.run(
-        partial(_configured(options), **overrides),
+        " ".join(options.target or targets),
+        {name: partial(make, **overrides) for name, make in targets.items()},
         several,
         place=_place(options),
         out=options.out,
-        trials=options.trials,
         compilation_cache=options.compilation_cache,
     )
 
 
-def _suite(options: argparse.Namespace) -> None:
-    from qlax.jobs import suite
+def _targets(options: argparse.Namespace) -> dict[str, Callable[..., Config]]:
+    """What makes the configurations of every target of a sweep."""
+    from qlax.jobs import sweep
 
-    suite.run(
-        options.suite,
-        games=options.games,
-        place=_place(options),
-        out=options.out,
-        overrides={name: _value(name, value) for name, value in _given(options).items()},
-        compilation_cache=options.compilation_cache,
-    )
+    make, lists = _configured(options), sweep.lists()
+    if options.config:
+        config = make()
+        return {config.preset or config.env: make}
+    names = dict.fromkeys(name for word in options.target for name in lists.get(word, [word]))
+    return {name: partial(configure, name) for name in names}
 
 
 def _place(options: argparse.Namespace) -> Any:
-    from qlax.jobs.runner import Place
+    from qlax.jobs.place import Place
 
     return Place(on=options.on, jobs=options.jobs, cpus=options.cpus_per_job, gpus=options.gpus_per_job)
 
@@ -342,7 +334,8 @@ def _report(result: "qlax.Result") -> None:
     print(f"{runs} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
     print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
     if ranked:
-        print(ranking.report(result.directory, result.config, ranked, fields))
+        print(ranking.report(result.config, ranked, fields))
+        print(f"all agents: {result.directory / 'sweep.csv'}, {result.directory / 'sweep.png'}")
     if "replaced" in summary:
         returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]
         best = result.directory / "agents" / f"{returns.index(max(returns))}.safetensors"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qlax.errors import UserError
-from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Place, Process, Runner, say, share_of_gpu
+from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Process, Runner, say, share_of_gpu
 
 PASSED_ON = ("JAX_", "XLA_")  # variables that hold for jobs elsewhere too, by how they begin
 LOCK_SECONDS = 60.0  # that an earlier attempt, whose worker died, may take to save
@@ -20,12 +20,14 @@ LATEST = Path("/tmp/ray/ray_current_cluster")  # where Ray says which cluster wa
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that tells a process that its parent died
 
 
-def on_ray(place: Place, num_jobs: int) -> Runner:
-    """What runs jobs on a Ray cluster: the one of RAY_ADDRESS, one running on this machine, or else a new one here.
+def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: float | None) -> Runner:
+    """Return what runs jobs on a Ray cluster: that of RAY_ADDRESS, one running on this machine, or a new one here.
 
     Args:
-      place: what a job occupies.
-      num_jobs: that there are.
+      num_jobs: how many there are.
+      at_once: jobs at a time; None: as many as there is room for.
+      cpus: that a job occupies; None: a GPU's job one, others an equal share of what there is.
+      gpus: that a job occupies, may be a fraction; None: one, if there is any.
 
     Raises:
       UserError: there is no Ray, or no machine of the cluster has room for a job.
@@ -34,9 +36,9 @@ def on_ray(place: Place, num_jobs: int) -> Runner:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     totals = {kind: sum(machine.get(kind, 0) for machine in machines) for kind in ("CPU", "GPU")}
     largest = {kind: max(machine.get(kind, 0) for machine in machines) for kind in ("CPU", "GPU")}
-    gpus = place.gpus if place.gpus is not None else float(totals["GPU"] > 0)
-    share = totals["CPU"] // min(place.jobs or num_jobs, num_jobs)
-    cpus = place.cpus or (1.0 if gpus else max(1.0, min(largest["CPU"], share)))
+    gpus = gpus if gpus is not None else float(totals["GPU"] > 0)
+    share = totals["CPU"] // min(at_once or num_jobs, num_jobs)
+    cpus = cpus or (1.0 if gpus else max(1.0, min(largest["CPU"], share)))
     occupied = {"CPU": cpus, "GPU": gpus}
     for kind, asked in occupied.items():
         if asked > largest[kind]:
@@ -55,7 +57,7 @@ def on_ray(place: Place, num_jobs: int) -> Runner:
         there = dataclasses.replace(job, directory=job.directory.resolve())
         return _Task(ray, train.remote(there, variables, Path.cwd()))
 
-    return Runner(min(place.jobs or room, room), start)
+    return Runner(min(at_once or room, room), start)
 
 
 def _connected() -> Any:

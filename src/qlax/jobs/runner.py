@@ -1,7 +1,6 @@
 """Jobs: training in processes of their own, several at a time; what fails is tried again, and in the end given up."""
 
 import json
-import math
 import shlex
 import signal
 import subprocess
@@ -23,7 +22,6 @@ from qlax.util.text import four_digits
 ATTEMPTS = 3  # at a job, before it is given up
 POLL_SECONDS = 0.1
 GPU_SHARE = 0.75  # of its memory, which JAX takes for one process unless told otherwise
-SWEEP = "sweep.json"  # says which sweep a directory holds
 SAYS_OF_WHERE = ("preset", "derived")  # fields that say where settings came from, and are none
 
 
@@ -228,48 +226,6 @@ def here(at_once: int) -> Runner:
     return Runner(at_once, lambda job: Process(job, environment))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where jobs are run.
-
-    Attributes:
-      on: "ray", or None: this machine.
-      jobs: at a time; None: one here, and on Ray as many as there is room for.
-      cpus: that a job occupies on Ray; None: a GPU's job one, others an equal share of what there is.
-      gpus: that a job occupies on Ray, may be a fraction; None: one, if there is any.
-
-    Raises:
-      UserError: a number is out of range, or for Ray alone.
-    """
-
-    on: str | None = None
-    jobs: int | None = None
-    cpus: float | None = None
-    gpus: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise UserError(f"jobs={self.jobs}: expected a whole number from 1")
-        for name, least in (("cpus", "more than 0"), ("gpus", "0 or more")):
-            value = getattr(self, name)
-            if value is not None and self.on != "ray":
-                raise UserError(f"{name}_per_job={value:g} is for jobs on Ray; add --on ray")
-            if value is not None and not (0 < value < math.inf or (value == 0 and name == "gpus")):
-                raise UserError(f"{name}_per_job={value:g}: expected {least}")
-
-    def runner(self, num_jobs: int) -> Runner:
-        """What runs so many jobs there.
-
-        Raises:
-          UserError: there is no Ray, or no room in its cluster.
-        """
-        if self.on is None:
-            return here(self.jobs or 1)
-        from qlax.jobs.ray import on_ray  # not before it is asked for
-
-        return on_ray(self, num_jobs)
-
-
 def share_of_gpu(share: float) -> dict[str, str]:
     """Variables by which a process takes no more than its share of a GPU's memory: together, what one would take."""
     if share >= 1 or any(name.endswith("CLIENT_MEM_FRACTION") for name in environ):
@@ -369,25 +325,23 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
     return Outcome(failed, requests[0] if requests else None)
 
 
-def conclude(outcome: Outcome, complete: int, wanted: int, noun: str, again: str) -> None:
+def conclude(outcome: Outcome, jobs: Sequence[Job], again: str) -> None:
     """Say what is missing.
 
     Args:
       outcome: how the jobs went.
-      complete: how many are.
-      wanted: how many were to be.
-      noun: what several of them are called.
+      jobs: all that were to be run.
       again: what goes on with them.
 
     Raises:
       Stopped: a signal asked to stop, and some jobs are not complete.
       JobsFailedError: some were given up.
     """
+    complete, wanted = sum(job.complete for job in jobs), len(jobs)
     if outcome.signal_number is not None and complete + len(outcome.failed) < wanted:
-        message = f"stopped with {complete} of {wanted} {noun} complete"
-        raise Stopped(f"{message}; {again} goes on", outcome.signal_number)
+        raise Stopped(f"stopped with {complete} of {wanted} jobs complete; {again} goes on", outcome.signal_number)
     if outcome.failed:
-        message = f"{len(outcome.failed)} of {wanted} {noun} failed: {', '.join(outcome.failed)}"
+        message = f"{len(outcome.failed)} of {wanted} jobs failed: {', '.join(outcome.failed)}"
         raise JobsFailedError(f"{message}; {again} tries them again")
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: every combination of settings, a job each."""
+"""Sweeps: every combination of targets and settings, a job each."""
 
 import dataclasses
 import itertools
@@ -7,48 +7,55 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from qlax.config.settings import Config, written
+from qlax.config.atari57 import SCORES
+from qlax.config.settings import Config, presets, written
 from qlax.errors import UserError
-from qlax.jobs.runner import (
-    SAYS_OF_WHERE,
-    SWEEP,
-    Job,
-    Place,
-    check_same,
-    conclude,
-    make_directory,
-    run_jobs,
-    say,
-    writing,
-)
-from qlax.reports import ranking
+from qlax.jobs.place import Place
+from qlax.jobs.runner import SAYS_OF_WHERE, Job, check_same, conclude, make_directory, run_jobs, say, writing
+from qlax.reports import ranking, scores
 from qlax.storage import directory
 from qlax.util.files import write_whole
 
+SWEEP = "sweep.json"  # says which sweep a directory holds
 MOST_JOBS = 4096
 SINGLE = ("seed", "seeds", "runs", "env_options", "population")  # hold for all jobs
 
 
+class _Planned(NamedTuple):
+    """A job, and what tells it from the others."""
+
+    target: str
+    combination: dict[str, Any]
+    job: Job
+
+
+def lists() -> dict[str, list[str]]:
+    """Return the names that stand for several targets."""
+    minatar = [name for name in presets() if name.startswith("minatar/")]
+    return {"atari57": [f"atari/{game}" for game in SCORES], "minatar": minatar}
+
+
 def run(
-    configured: Callable[..., Config],
+    title: str,
+    targets: Mapping[str, Callable[..., Config]],
     several: Mapping[str, Sequence[Any]],
     *,
     place: Place,
     out: Path | str | None = None,
-    trials: int | None = None,
     compilation_cache: bool = True,
 ) -> None:
-    """Train every combination of settings in a job of its own, or go on with them; say which setting was best.
+    """Train every combination of targets and settings in a job of its own, or go on with them; report the results.
 
     Args:
-      configured: gives the configuration of a job by what is its own.
+      title: of the table, and of a new directory.
+      targets: for every target, what makes the configuration of a job from the fields that are the job's own.
       several: fields that a program is compiled for, with the values each is to have.
       place: where the jobs run.
-      out: the directory; None: a new one under `runs/`. It gets a directory and a log a job, `sweep.csv`, `sweep.png`
-        and `sweep.json`, by which the same sweep is known again.
-      trials: so many combinations, which Optuna chooses; None: all.
+      out: the directory; None: a new one under `runs/`. It gets a directory and a log a job, and `sweep.json`, by which
+        the same sweep is known again; where settings are compared `sweep.csv`, and pictures; of several targets
+        `table.md` and `results.json`.
       compilation_cache: keep compiled programs in the user's cache directory, for the next time.
 
     Raises:
@@ -56,28 +63,29 @@ def run(
       Stopped: interrupted by Ctrl-C or SIGTERM, after the jobs saved their checkpoints.
       JobsFailedError: some jobs failed; the others are done.
     """
-    combinations = _combinations(several, trials)
-    configs = [configured(**combination) for combination in combinations]
-    fields = [*several, *configs[0].compared]
-    if not fields:
-        raise UserError("nothing has several values to compare; give some, as in --num-envs 16 32, or use qlax train")
-    asked = {name: value for name, value in dataclasses.asdict(configs[0]).items() if name not in SAYS_OF_WHERE}
-    asked = json.loads(json.dumps(asked | {name: list(values) for name, values in several.items()}))
+    combinations = _combinations(several, len(targets))
+    configs = {
+        (target, index): make(**own) for target, make in targets.items() for index, own in enumerate(combinations)
+    }
+    firsts = [configs[target, 0] for target in targets]
+    fields = [*several, *firsts[0].compared]
+    if not fields and len(targets) == 1:
+        raise UserError(
+            "there is nothing to compare: give several values, as in --num-envs 16 32, or several targets, as in "
+            "atari/Pong atari/Breakout; or use qlax train"
+        )
+    asked = _asked(firsts, several)
     path = Path(out) if out is not None else None
     if path is not None and path.exists():
         _check_directory(path, asked)
-    study = None
-    if trials is not None:
-        from qlax.jobs.trials import new_study, run_trials  # not before it is asked for
-
-        study = new_study(configs[0].seed)
-    runner = place.runner(trials or len(configs))
+    runner = place.runner(len(configs))
     if path is None:
-        path = directory.fresh(f"{configs[0].preset or configs[0].env}-sweep")
-    jobs = [
-        Job(_name(index, combination), config, path / _name(index, combination), compilation_cache)
-        for index, (combination, config) in enumerate(zip(combinations, configs, strict=True))
-    ]
+        path = directory.fresh(f"{title[:80]}-sweep")
+    planned = []
+    for number, ((target, index), config) in enumerate(configs.items()):
+        name = _name(number, target if len(targets) > 1 else "", combinations[index])
+        planned.append(_Planned(target, combinations[index], Job(name, config, path / name, compilation_cache)))
+    jobs = [each.job for each in planned]
     for job in jobs:
         job.check()
     make_directory(path)
@@ -85,30 +93,35 @@ def run(
         write_whole(path / SWEEP, (json.dumps(asked, indent=2) + "\n").encode())
     complete, begun = sum(job.complete for job in jobs), sum(job.begun for job in jobs)
     say(f"sweep in {path}: jobs {len(jobs)}, complete {complete}, to go on with {begun - complete}")
-    if trials is None:
-        outcome, left = run_jobs(jobs, runner), 0
-    else:
-        jobs, outcome, left = run_trials(study, jobs, several, trials, runner, _value)
-    _end(path, jobs, fields, several)
-    done = sum(job.complete for job in jobs)
-    conclude(outcome, done, len(jobs) + left, "jobs", f"the same command with --out {shlex.quote(str(path))}")
+    outcome = run_jobs(jobs, runner)
+    if any(job.complete for job in jobs):
+        if len(targets) > 1:
+            _report_targets(path, title, planned, fields, outcome.failed)
+        if fields:
+            _report_settings(path, planned, fields)
+    conclude(outcome, jobs, f"the same command with --out {shlex.quote(str(path))}")
 
 
-def _combinations(several: Mapping[str, Sequence[Any]], trials: int | None) -> list[dict[str, Any]]:
+def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> list[dict[str, Any]]:
     """Of the values that are compiled in."""
     if refused := [name for name in several if name in SINGLE]:
         raise UserError(f"{refused[0]} has several values, but holds for all jobs of a sweep; give it one")
     for name, values in several.items():
         if twice := [value for value in values if list(values).count(value) > 1]:
             raise UserError(f"{name}: {written(twice[0])} is given twice")
-    if trials is not None and trials < 1:
-        raise UserError(f"trials={trials}: expected a whole number from 1")
-    if trials is not None and not several:
-        raise UserError(f"trials={trials}: there is nothing to choose; give several values, as in --num-envs 16 32 64")
-    number = math.prod(map(len, several.values()))
+    number = num_targets * math.prod(map(len, several.values()))
     if number > MOST_JOBS:
-        raise UserError(f"{' x '.join(several)} would be {number:,} jobs; expected at most {MOST_JOBS:,}")
+        what = " x ".join([*[f"{num_targets} targets"] * (num_targets > 1), *several])
+        raise UserError(f"{what} would be {number:,} jobs; expected at most {MOST_JOBS:,}")
     return [dict(zip(several, chosen, strict=True)) for chosen in itertools.product(*several.values())]
+
+
+def _asked(configs: Sequence[Config], several: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return the settings of a sweep as `sweep.json` holds them; a field in which targets differ lists its values."""
+    each = [dataclasses.asdict(config) for config in configs]
+    values = {name: [settings[name] for settings in each] for name in each[0] if name not in SAYS_OF_WHERE}
+    asked = {name: of[0] if all(value == of[0] for value in of) else of for name, of in values.items()}
+    return json.loads(json.dumps(asked | {name: list(of) for name, of in several.items()}))
 
 
 def _check_directory(path: Path, asked: dict[str, Any]) -> None:
@@ -126,36 +139,57 @@ def _check_directory(path: Path, asked: dict[str, Any]) -> None:
     check_same(path, there, asked)
 
 
-def _end(path: Path, jobs: Sequence[Job], fields: Sequence[str], several: Mapping[str, Sequence[Any]]) -> None:
-    """Table, picture and best setting of the jobs that are complete."""
-    complete = {job.name: job for job in jobs if job.complete}
-    of = [row for job in complete.values() for row in _rows(job, several)]
-    if not of:
-        return
-    ranked = ranking.ranking(of, fields)
+def _report_targets(
+    path: Path, title: str, planned: Sequence[_Planned], fields: Sequence[str], failed: Mapping[str, str]
+) -> None:
+    """Print and write a table of the targets for every setting."""
+    settings: dict[tuple, dict[str, tuple[Job, list[int]]]] = {}  # the job of every target, and its agents
+    for target, combination, job in planned:
+        for agent, own in enumerate(job.config.all_runs()):
+            setting = tuple((own | combination)[field] for field in fields)
+            settings.setdefault(setting, {}).setdefault(target, (job, []))[1].append(agent)
+    results = []
+    for setting, jobs in settings.items():
+        complete = {of: scores.result(job.summary(), agents) for of, (job, agents) in jobs.items() if job.complete}
+        given_up = {of: failed[job.name] for of, (job, _) in jobs.items() if job.name in failed and of not in complete}
+        missing = [of for of in jobs if of not in complete and of not in given_up]
+        of_setting = ranking.described(dict(zip(fields, setting, strict=True)))
+        results.append(scores.collect(", ".join(filter(None, (title, of_setting))), complete, given_up, missing))
+    tables = "\n".join(scores.table(each) for each in results if each["targets"])
     with writing(path):
-        ranking.write(path, jobs[0].config, of, fields)
-    print("greedy return of the best settings:")
-    for each in ranked[: ranking.BEST]:
-        print(f"  {each.shown(fields)}")
-    print(ranking.report(path, complete[ranked[0].row["job"]].config, ranked, fields), flush=True)
+        write_whole(path / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        write_whole(path / "table.md", tables.encode())
+    print(tables, end="", flush=True)
 
 
-def _rows(job: Job, several: Mapping[str, Sequence[Any]]) -> list[ranking.Row]:
-    own = {name: getattr(job.config, name) for name in several}
-    return [{"job": job.name, **own, **row} for row in ranking.rows(job.config, job.summary())]
+def _report_settings(path: Path, planned: Sequence[_Planned], fields: Sequence[str]) -> None:
+    """Print the best settings of every target, and write what every agent came to."""
+    rows: dict[str, list[ranking.Row]] = {}
+    configs = {job.name: job.config for _, _, job in planned}
+    for target, combination, job in planned:
+        if job.complete:
+            own = {"job": job.name, "target": target, **combination}
+            rows.setdefault(target, []).extend(own | row for row in ranking.rows(job.config, job.summary()))
+    with writing(path):
+        ranking.write(path, list(itertools.chain(*rows.values())))
+    for target, of in rows.items():
+        ranked = ranking.ranking(of, fields)
+        best = configs[ranked[0].row["job"]]
+        picture = path / ("sweep.png" if len(rows) == 1 else f"sweep-{_as_name(target)}.png")
+        with writing(path):
+            ranking.draw(picture, best, of, fields, target)
+        print(f"{target}: greedy return of the best settings:")
+        for each in ranked[: ranking.BEST]:
+            print(f"  {each.shown(fields)}")
+        print(f"{ranking.report(best, ranked, fields)}\nall agents: {path / 'sweep.csv'}, {picture}", flush=True)
 
 
-def _value(job: Job) -> float | None:
-    """The best that a job's settings came to, nothing being worse than to diverge; None if it failed."""
-    if not job.complete:
-        return None
-    best = ranking.ranking(ranking.rows(job.config, job.summary()), job.config.compared)[0].mean
-    return -math.inf if best is None else best
-
-
-def _name(index: int, combination: Mapping[str, Any]) -> str:
+def _name(number: int, target: str, combination: Mapping[str, Any]) -> str:
     """Of a job's directory: it tells one from another, and to people what it is."""
-    said = "-".join(f"{name}={written(value)}" for name, value in combination.items())
-    kept = "".join(letter if letter.isalnum() or letter in "=,._-" else "-" for letter in said)
-    return f"{index}-{kept}"[:100].rstrip("-.")
+    said = [str(number), *[target] * bool(target), *(f"{name}={written(value)}" for name, value in combination.items())]
+    return _as_name("-".join(said))
+
+
+def _as_name(text: str) -> str:
+    """Text as the name of a file."""
+    return "".join(letter if letter.isalnum() or letter in "=,._-" else "-" for letter in text)[:100].rstrip("-.")

@@ -30,9 +30,15 @@ class Ranked(NamedTuple):
 
     def shown(self, fields: Sequence[str]) -> str:
         """In a line."""
-        which = ", ".join(f"{name} {_shown(self.row[name])}" for name in fields)
         result = "diverged" if self.mean is None else f"{self.mean:.2f}"
-        return f"{which}: {result}{f', mean of {self.seeds} seeds' if self.seeds > 1 else ''}"
+        setting = described({name: self.row[name] for name in fields})
+        return f"{setting}: {result}{f', mean of {self.seeds} seeds' if self.seeds > 1 else ''}"
+
+
+def described(setting: Mapping[str, Any]) -> str:
+    """Return a setting in a line."""
+    values = {name: f"{x:g}" if isinstance(x, float) else written(x) for name, x in setting.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
@@ -79,27 +85,31 @@ def again(config: Config, row: Row, fields: Sequence[str]) -> str:
     return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), fields)])
 
 
-def write(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str]) -> None:
-    """Write `sweep.csv`, a row a run, and `sweep.png`, a panel a field, to a directory.
-
-    Args:
-      path: of the directory.
-      config: settings of one of its runs.
-      of: the rows.
-      fields: that are compared.
-    """
+def write(path: Path, of: Sequence[Row]) -> None:
+    """Write `sweep.csv`, a row a run, to a directory."""
     text = io.StringIO()
     writer = csv.DictWriter(text, of[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: "" if value is None else written(value) for name, value in row.items()} for row in of)
     write_whole(path / "sweep.csv", text.getvalue().encode())
+
+
+def draw(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> None:
+    """Write the picture of `compared` to a file."""
     from qlax.reports.style import save  # matplotlib takes its time to import
 
-    save(compared(config, of, fields, config.preset or config.env), path / "sweep.png")
+    save(compared(config, of, fields, title), path)
 
 
 def compared(config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> "Figure":
-    """Draw what every run came to, a panel a field; see `write` for the arguments."""
+    """Draw what every run came to, a panel a field.
+
+    Args:
+      config: settings of one of the runs.
+      of: the rows.
+      fields: that are compared.
+      title: of the picture.
+    """
     from qlax.reports.pictures import comparison
 
     columns = {name: _numbers([row[name] for row in of]) for name in fields}
@@ -112,11 +122,10 @@ def compared(config: Config, of: Sequence[Row], fields: Sequence[str], title: st
     return comparison(columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
 
 
-def report(path: Path, config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
-    """What the command says of a sweep: the best setting, what trains it again, and where the rest stands."""
+def report(config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
+    """Return what the command says of settings: which is best, and what trains it again."""
     best = f"best of {len(ranked)} settings: {ranked[0].shown(fields)}"
-    where = f"all runs: {path / 'sweep.csv'}, {path / 'sweep.png'}"
-    return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}\n{where}"
+    return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}"
 
 
 def _numbers(values: list[Any]) -> list[Any]:
@@ -131,7 +140,3 @@ def _is_log(values: Any) -> bool:
     if isinstance(values, str):
         return distribution(values).is_log
     return not isinstance(values[0], str) and min(values) > 0 and max(values) >= 10 * min(values)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else written(value)

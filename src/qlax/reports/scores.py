@@ -1,6 +1,6 @@
-"""Scores of a suite: their statistics over games and seeds, and the table of them all."""
+"""Scores over several targets: one setting's results on each, their statistics, and the table of them all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,72 +9,112 @@ from qlax.util.statistics import interquartile_mean, stratified_interval
 from qlax.util.text import four_digits, markdown
 
 RESAMPLES = 10_000
+UNITS = {"ale": "% of human", "envpool": "% of human", "craftax": "% of maximum"}  # of `eval_score`, by suite
+
+
+def result(summary: dict[str, Any], agents: Iterable[int]) -> dict[str, Any]:
+    """Return what a table says of some agents of a run.
+
+    Args:
+      summary: of the run.
+      agents: their indices.
+    """
+    agents = list(agents)
+    same = ("preset", "env", "total_steps", "steps_per_second", "device", "eval_episodes")
+    found = {name: summary[name] for name in same}
+    found |= {name: [summary[name][agent] for agent in agents] for name in ("seeds", "eval_cut")}
+    for name in ("eval_return", "eval_score"):
+        if name in summary:  # a score is there where the environment has one
+            per_run = [summary[name]["per_run"][agent] for agent in agents]
+            known = [x for x in per_run if x is not None]
+            found[name] = {"mean": sum(known) / len(known) if known else None, "per_run": per_run}
+    return found
+
+
+def collect(
+    title: str, targets: dict[str, dict[str, Any]], failed: dict[str, str], incomplete: Sequence[str]
+) -> dict[str, Any]:
+    """Return one setting's results on several targets, as `results.json` holds them.
+
+    Args:
+      title: of the table.
+      targets: what `result` gives for every target whose job is complete.
+      failed: targets whose jobs were given up, and why.
+      incomplete: targets whose jobs were interrupted, or did not begin.
+    """
+    scores = {target: row["eval_score"]["per_run"] for target, row in targets.items() if "eval_score" in row}
+    scores = {target: values for target, values in scores.items() if None not in values}
+    units = sorted({UNITS.get(targets[target]["env"].partition("/")[0], "score") for target in scores})
+    return {
+        "title": title,
+        "targets": targets,
+        "failed": failed,
+        "incomplete": list(incomplete),
+        "unit": " or ".join(units) or "score",
+        "aggregates": {"targets": list(scores), **aggregates(list(scores.values()))} if len(units) == 1 else None,
+    }
 
 
 def aggregates(scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Median, mean and interquartile mean of a suite's scores, with 95 % intervals.
+    """Median, mean and interquartile mean of scores over targets, with 95 % intervals.
 
-    Median and mean are over games, of the means over runs, as the literature has them; the interquartile mean
-    (IQM) is over all runs of all games, without the lowest and the highest quarter. The intervals are between the
-    percentiles of a stratified bootstrap: the runs of each game are drawn anew with replacement, the games stay.
+    Median and mean are over targets, of the means over seeds, as the literature has them; the interquartile mean
+    (IQM) is over all seeds of all targets, without the lowest and the highest quarter. The intervals are between the
+    percentiles of a stratified bootstrap: the seeds of each target are drawn anew with replacement, the targets stay.
 
     Args:
-      scores: of every game, those of its runs.
+      scores: of every target, those of its seeds.
 
     Returns:
-      `value` and `interval` of "median", "mean" and "iqm"; no interval (None) where no game has a second run.
+      `value` and `interval` of "median", "mean" and "iqm"; no interval (None) where no target has a second seed.
 
     Source: Agarwal et al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.1
     and 4.3, https://arxiv.org/abs/2108.13264
     """
 
-    def all_of(games: Sequence[np.ndarray]) -> np.ndarray:
-        means = np.stack([runs.mean(axis=-1) for runs in games])
-        return np.stack([np.median(means, axis=0), means.mean(axis=0), interquartile_mean(games)])
+    def all_of(targets: Sequence[np.ndarray]) -> np.ndarray:
+        means = np.stack([seeds.mean(axis=-1) for seeds in targets])
+        return np.stack([np.median(means, axis=0), means.mean(axis=0), interquartile_mean(targets)])
 
-    measured = [np.array(runs, np.float64) for runs in scores]
+    measured = [np.array(seeds, np.float64) for seeds in scores]
     values, intervals = all_of(measured), stratified_interval(all_of, measured, RESAMPLES)
     ends: list[Any] = np.stack(intervals, axis=-1).tolist() if intervals else [None] * len(values)
     names = ("median", "mean", "iqm")
     return {name: {"value": float(x), "interval": end} for name, x, end in zip(names, values, ends, strict=True)}
 
 
-def table(results: dict[str, Any], unit: str) -> str:
-    """The results in Markdown that reads well as it stands.
-
-    Args:
-      results: what `qlax.jobs.suite.collect` gives.
-      unit: of the scores.
-    """
-    games, failed, incomplete = results["games"], results["failed"], results["incomplete"]
-    found = results["aggregates"]
-    header = ["game", "return", "of each seed", *([unit] if found else []), "steps a seed", "steps/s, all seeds"]
+def table(results: dict[str, Any]) -> str:
+    """Write what `collect` gives as Markdown that reads well as it stands."""
+    targets, failed, incomplete = results["targets"], results["failed"], results["incomplete"]
+    found, unit = results["aggregates"], results["unit"]
+    has_scores = any("eval_score" in measured for measured in targets.values())
+    header = ["target", "return", "of each seed", *[unit] * has_scores, "steps a seed", "steps/s, all seeds"]
     rows = []
-    for game, measured in games.items():
+    for target, measured in targets.items():
         returns, score = measured["eval_return"], measured.get("eval_score", {"mean": None})
-        row = [game, four_digits(returns["mean"]), ", ".join(map(four_digits, returns["per_run"]))]
-        row += [four_digits(score["mean"])] if found else []
+        row = [target, four_digits(returns["mean"]), ", ".join(map(four_digits, returns["per_run"]))]
+        row += [four_digits(score["mean"])] * has_scores
         rows.append([*row, f"{measured['total_steps']:,}", f"{measured['steps_per_second']:,.0f}"])
-    parts = [
-        f"{results['suite']}: {len(games)} of {len(games) + len(failed) + len(incomplete)} games, greedy returns",
-        markdown(header, rows),
-    ]
+    wanted = len(targets) + len(failed) + len(incomplete)
+    parts = [f"{results['title']}: {len(targets)} of {wanted} targets, greedy returns", markdown(header, rows)]
     notes = []
     if found:
         statistics = {name: found[name] for name in ("median", "mean", "iqm")}
         rows = [[name.replace("iqm", "IQM"), four_digits(x["value"]), _interval(x)] for name, x in statistics.items()]
-        over = len(found["games"])
-        parts.append(markdown([f"over {over} game{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
-        notes.append("Median and mean: of the games' means over seeds. IQM: of the middle half of all games' seeds.")
+        over = len(found["targets"])
+        parts.append(markdown([f"over {over} target{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
+        notes.append(
+            "Median and mean: of the targets' means over seeds. IQM: of the middle half of all targets' seeds."
+        )
         if found["iqm"]["interval"]:
-            notes.append("Intervals: stratified bootstrap over the seeds of each game.")
+            notes.append("Intervals: stratified bootstrap over the seeds of each target.")
         else:
-            notes.append("Intervals: none, as one seed a game does not tell.")
-        if unscored := [game for game in games if game not in found["games"]]:
+            notes.append("Intervals: none, as one seed a target does not tell.")
+        if unscored := [target for target in targets if target not in found["targets"]]:
             notes.append(f"Without a score, hence not in the aggregates: {', '.join(unscored)}.")
-    if cut := [game for game, measured in games.items() if any(measured["eval_cut"])]:
+    if cut := [target for target, measured in targets.items() if any(measured["eval_cut"])]:
         notes.append(f"Some episodes were cut: {', '.join(cut)}.")
-    notes += [f"Failed, hence left out: {game} ({reason})." for game, reason in failed.items()]
+    notes += [f"Failed, hence left out: {target} ({reason})." for target, reason in failed.items()]
     if incomplete:
         notes.append(f"Not complete yet, hence left out: {', '.join(incomplete)}.")
     if notes:

@@ -163,7 +163,7 @@ class Program:
         if jax.process_count() > 1:
             raise UserError(
                 f"the environments of {config.env} live on the host, and cannot be split over processes; "
-                "train seeds or games in jobs of their own: qlax sweep or qlax suite, with --on ray"
+                "train seeds or games in jobs of their own: qlax sweep, with --on ray"
             )
         return Placement(1, devices=1)
 

@@ -78,5 +78,7 @@ def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict
     curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=config.preset or config.env)
     style.save(curve, path / "curve.png")
     if fields := config.compared:
-        ranking.write(path, config, ranking.rows(config, found), fields)
+        rows = ranking.rows(config, found)
+        ranking.write(path, rows)
+        ranking.draw(path / "sweep.png", config, rows, fields, config.preset or config.env)
     population.draw(path, config, arrays)

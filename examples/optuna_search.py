@@ -1,0 +1,31 @@
+"""Optuna chooses what to train next by what it has seen: `pip install qlax optuna`, then `python optuna_search.py`.
+
+A trial is a run of two seeds. The best one was also lucky: train it with other seeds before you believe its number.
+"""
+
+import optuna
+
+import qlax
+
+STEPS = 20_000
+TRIALS = 10
+
+
+def objective(trial: optuna.Trial) -> float:
+    """Train with what the trial suggests; return the greedy return, the mean of the seeds."""
+    settings = {
+        "num_envs": trial.suggest_categorical("num_envs", [16, 32, 64]),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
+        "lam": trial.suggest_float("lam", 0.0, 1.0),
+    }
+    try:
+        result = qlax.train("cartpole-fast", seeds=2, total_steps=STEPS, progress=False, **settings)
+    except qlax.DivergedError as error:
+        raise optuna.TrialPruned(str(error)) from error
+    return result.summary["eval_return"]["mean"]
+
+
+if __name__ == "__main__":
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, n_trials=TRIALS)
+    print(study.best_value, study.best_params)
