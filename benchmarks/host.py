@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from records import RESULTS, circumstances
 
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.training.device_runs import HostRuns
 from qlax.training.plan import Program
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from records import RESULTS, circumstances
 
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.training import memory
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.plan import Program

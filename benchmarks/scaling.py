@@ -24,7 +24,7 @@ QLAX = [sys.executable, "-m", "qlax"]
 LEARNING_RATES = ("3e-5", "6e-5", "1e-4", "2e-4", "4e-4", "8e-4", "1.6e-3", "3.2e-3")
 LAMBDAS = ("0", "0.3", "0.5", "0.65", "0.8", "0.9", "0.95", "1")
 SWEEP_STEPS = "100_000"
-BAD_RATES = ["--learning-rate", "log-uniform:1e-6:3e-5", "--runs", "16"]
+BAD_RATES = ["--learning-rate", "log-uniform:1e-6:3e-5", "--draws", "16"]
 OFTEN = ["--log-interval", "4", "--eval-interval", "4", "--eval-episodes", "16"]
 
 

@@ -119,7 +119,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
 
     import jax
 
-    from qlax.config.settings import configure
+    from qlax.config.configure import configure
     from qlax.training.device_runs import DeviceRuns
     from qlax.training.placement import use_cores
     from qlax.training.plan import Program

@@ -8,7 +8,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from qlax.cli import main
-from qlax.config.settings import FIELDS, preset_text, presets
+from qlax.config import presets
+from qlax.config.kinds import GROUPS
+from qlax.config.settings import FIELDS
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()\.\./([^)#]+)")  # out of docs/
@@ -57,8 +59,10 @@ def commands() -> str:
         "## Settings",
         "Of `train` and `sweep`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
     ]
-    train = subparsers.choices["train"]
-    parts.append(_table([action for action in train._actions if action.dest in FIELDS]))
+    settings = [action for action in subparsers.choices["train"]._actions if action.dest in FIELDS]
+    for group in GROUPS:
+        own = [action for action in settings if FIELDS[action.dest].metadata["group"] == group]
+        parts += [f"### {group.capitalize()}", _table(own)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,8 +83,8 @@ def all_presets() -> str:
         "`qlax presets` lists them, `qlax train NAME` trains one, and flags change what it says. "
         "What has been measured of them is in [Results](results.md), with intervals.",
     ]
-    for name in presets():
-        lines = preset_text(name).splitlines()
+    for name in presets.names():
+        lines = presets.text(name).splitlines()
         heading = [line for line in lines if line.startswith("#")]
         said = "\n".join(line.removeprefix("#").strip() for line in heading)
         said = re.sub(r"\n(Source|Expect|Hardware):", r"\n\n**\1.**", said).replace("<name>", "`<name>`")

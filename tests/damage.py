@@ -30,8 +30,9 @@ import safetensors.numpy
 from runs import CARTPOLE, SMALL, without_times
 
 import qlax
-from qlax.config.settings import FIELDS, Config, from_file
+from qlax.config.settings import FIELDS, Config
 from qlax.errors import RunError, Stopped, UserError, described
+from qlax.storage.formats import config_of_file, to_json
 from qlax.training.display import ProgressDisplay
 
 SETTINGS = SMALL | {"seeds": 2, "hidden": (4,)}
@@ -238,7 +239,7 @@ def _check_trained(
     said: str,
 ) -> str:
     """Whether a run ended as an undisturbed one would have, and what was lost is named."""
-    config, begun = from_file(run / "config.json"), from_file(sources.folder / source / "config.json")
+    config, begun = config_of_file(run / "config.json"), config_of_file(sources.folder / source / "config.json")
     changed = {name for name in vars(config) if getattr(config, name) != getattr(begun, name)}
     assert not intact or changed <= {"total_steps", "keep"}, f"{changed} were changed, and it went on"
     expected = _reference(sources, source, config, intact)
@@ -273,11 +274,11 @@ def _check_trained(
 
 def _reference(sources: Sources, source: str, config: Config, intact: int) -> Path:
     """The directory of an undisturbed run to the end of this configuration, from that checkpoint of it."""
-    begun = from_file(sources.folder / source / "config.json")
+    begun = config_of_file(sources.folder / source / "config.json")
     if config == begun and source != "extended":
         return sources.folder / "finished"
     longer = config.total_steps != begun.total_steps
-    key = (source if intact else "", config.to_json(), intact if longer or source == "extended" else 0)
+    key = (source if intact else "", to_json(config), intact if longer or source == "extended" else 0)
     if key not in sources.cache:
         path = sources.folder / f"reference-{len(sources.cache)}"
         if not intact:
@@ -288,7 +289,7 @@ def _reference(sources: Sources, source: str, config: Config, intact: int) -> Pa
                 if int(checkpoint.stem) > intact:
                     checkpoint.unlink()
             (path / "summary.json").unlink(missing_ok=True)
-            (path / "config.json").write_text(config.to_json())
+            (path / "config.json").write_text(to_json(config))
             with contextlib.redirect_stderr(io.StringIO()):
                 qlax.resume(path, **QUIET)
         sources.cache[key] = path

@@ -34,8 +34,10 @@ from probes import RandomWorld
 
 import qlax
 from qlax.cli import main as cli
-from qlax.config.settings import FIELDS, SWEEPABLE, Config, configure, from_file
+from qlax.config.configure import configure
+from qlax.config.settings import FIELDS, SWEEPABLE, Config
 from qlax.errors import HostError, UserError, described
+from qlax.storage.formats import config_of_file
 from qlax.training.plan import NETWORK_FIELDS, Program
 from qlax.types import Step
 from qlax.util.text import shown
@@ -63,7 +65,7 @@ BASE = {
 STRUCTURES: list[dict[str, Any]] = [
     {},
     {"seeds": 2},
-    {"learning_rate": "log-uniform:1e-5:1", "gamma": "uniform:0:1", "runs": 2},
+    {"learning_rate": "log-uniform:1e-5:1", "gamma": "uniform:0:1", "draws": 2},
     {"env": "probes:Recall", "memory": "gru"},
     {"env": "probes:Recall", "memory": "lru", "dueling": True},
     {"env": "probes:MaskedAction", "norm": "batch", "input_norm": "batch_renorm"},
@@ -293,7 +295,7 @@ def _asked(settings: dict[str, Any], route: str, folder: Path, words: list[str])
     if route == "Config":
         return Config(**settings)
     if route == "file":
-        return from_file(folder / "config.json", keep=3)
+        return config_of_file(folder / "config.json", keep=3)
     if route == "command":
         with contextlib.redirect_stderr(io.StringIO()):
             options, unknown = cli._parser().parse_known_args(words)
@@ -308,7 +310,7 @@ def _words(settings: dict[str, Any]) -> list[str]:
     words = ["train", str(settings["env"])]
     for name, value in settings.items():
         flag = "--" + name.replace("_", "-")
-        if name in cli.NOT_FLAGS or value is None:
+        if not FIELDS[name].metadata["flag"] or value is None:
             continue
         if isinstance(value, bool) and isinstance(FIELDS[name].default, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
@@ -355,7 +357,7 @@ def _is_small(config: Config) -> bool:
             (config.num_updates, 2),
             (config.steps_per_update, 64),
             (epochs, 8),
-            (config.num_runs, 2),
+            (config.num_members, 2),
             (config.eval_episodes, 8),
             (config.eval_max_steps or 10_000, 100),
         )

@@ -11,9 +11,10 @@ import pytest
 
 from qlax import Agent
 from qlax.cli.main import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.jobs.runner import Job
 from qlax.networks import qnetwork
+from qlax.storage.formats import to_json
 from qlax.storage.metrics import MetricsFile
 from qlax.training.display import ProgressDisplay
 
@@ -53,7 +54,7 @@ def without_times(line):
 def begun(directory, preset="minatar/breakout", **settings):
     """A directory as a run that was interrupted leaves it."""
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(configure(preset, **settings).derive(log_interval=4).to_json())
+    (directory / "config.json").write_text(to_json(configure(preset, **settings).derive(log_interval=4)))
 
 
 def lines_of(directory):
@@ -83,7 +84,7 @@ def stand_in_for_training(monkeypatch, code, *words):
     """Jobs run this code instead, with their directory, their configuration and these words."""
 
     def command(job):
-        return [sys.executable, "-S", "-c", code, str(job.directory), job.config.to_json(), *words]
+        return [sys.executable, "-S", "-c", code, str(job.directory), to_json(job.config), *words]
 
     monkeypatch.setattr(Job, "command", command)
 

@@ -13,7 +13,7 @@ from pages import ROOT, blocks, shortened
 
 import qlax
 from qlax.cli import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.envs.check.env import FIXES
 from qlax.training.plan import Program
 

@@ -9,7 +9,7 @@ import pytest
 from pages import ROOT, blocks, shortened
 
 from qlax.cli import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.training.plan import Program
 
 IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md")

@@ -9,7 +9,7 @@ from mkdocs.config import load_config
 from pages import ROOT
 
 from qlax.cli import main
-from qlax.config.settings import preset_text, presets
+from qlax.config import presets
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def test_every_command_and_flag_is_on_the_page_of_commands(site):
 
 def test_every_preset_is_there_with_what_it_says_of_itself(site):
     page = re.sub(r"<[^>]+>", "", (site / "presets" / "index.html").read_text())
-    for name in presets():
+    for name in presets.names():
         assert name.replace("<name>", "NAME") in page
-        assert preset_text(name).splitlines()[0].removeprefix("# ").split(",")[0].split(" <")[0][:40] in page
+        assert presets.text(name).splitlines()[0].removeprefix("# ").split(",")[0].split(" <")[0][:40] in page
 
 
 def test_nothing_is_loaded_from_elsewhere(site):

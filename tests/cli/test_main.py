@@ -6,6 +6,7 @@ import pytest
 from runs import CARTPOLE, SMALL, flags, without_times
 
 from qlax.cli.main import main
+from qlax.storage.formats import to_json
 from qlax.storage.metrics import MetricsFile
 
 BROKEN = """
@@ -49,7 +50,7 @@ def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):
     monkeypatch.setattr("qlax.cli.main._report", lambda result: None)
     words = "--num-envs 4 --num-steps 1_6 --total-steps 1e2 --hidden 8,4 --dueling --env-options max_steps_in_episode=9"
     assert main(["train", "cartpole", "--out", "run", *words.split(), "--norm", "none"]) == 0
-    config = json.loads(told[0].to_json())
+    config = json.loads(to_json(told[0]))
     expected = {"num_envs": 4, "num_steps": 16, "total_steps": 100, "hidden": [8, 4], "dueling": True, "norm": "none"}
     assert {name: config[name] for name in expected} == expected
     assert config["env_options"] == {"max_steps_in_episode": 9}
@@ -65,6 +66,7 @@ def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):
         ("train gymnas/CartPole-v1", "unknown suite 'gymnas'; did you mean 'gymnax'"),
         ("train gymnax/Pendulum-v1", "continuous action space"),
         ("train cartpole --lamm 0.5", "unknown flag '--lamm'; did you mean '--lam'"),
+        ("train cartpole --lam uniform:0:1 --runs 4", "unknown flag '--runs'; did you mean '--draws'"),
         ("train cartpole --gama 0.5", "unknown flag '--gama'; did you mean '--gamma'"),
         ("train cartpole extra", "unknown argument 'extra'"),
         ("train cartpole --gamma 1.5", "gamma=1.5: expected a number from 0 to 1"),

@@ -4,20 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from qlax.config.settings import (
-    FIELDS,
-    PRESETS,
-    SWEEPABLE,
-    Config,
-    as_words,
-    configure,
-    environment_presets,
-    from_file,
-    preset_text,
-    presets,
-)
+from qlax.config import presets
+from qlax.config.command_line import as_words
+from qlax.config.configure import configure
+from qlax.config.kinds import GROUPS
+from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where
 from qlax.errors import UserError
 from qlax.pqn import Hyper, Shape
+from qlax.storage.formats import config_of_file, to_json
 
 ENV = "gymnax/CartPole-v1"
 
@@ -28,32 +22,32 @@ def test_every_traced_hyperparameter_can_be_swept():
 
 def test_runs_are_ordered_by_setting_then_seed():
     config = Config(env=ENV, seed=7, seeds=2, lam=[0, 0.5], gamma=(0.9, 1))
-    runs = [(run["gamma"], run["lam"], run["seed"]) for run in config.all_runs()]
+    runs = [(run["gamma"], run["lam"], run["seed"]) for run in config.members]
     assert runs == [(g, lam, seed) for g in (0.9, 1.0) for lam in (0.0, 0.5) for seed in (7, 8)]
     assert config.swept == ["gamma", "lam"]
 
 
 def test_draws_are_joint_and_crossed_with_lists_and_trained_with_every_seed():
     asked = {"env": ENV, "learning_rate": "log-uniform:1e-5:1e-2", "gamma": "uniform:0.9:0.99", "lam": (0, 0.5)}
-    config = Config(**asked, seeds=3, runs=48)
-    assert (config.num_runs, len(config.all_runs()), config.swept) == (48, 48, ["learning_rate", "gamma", "lam"])
+    config = Config(**asked, seeds=3, draws=8)
+    assert (config.num_members, len(config.members), config.swept) == (48, 48, ["learning_rate", "gamma", "lam"])
     settings = config.settings()
-    assert [run["seed"] for run in config.all_runs()] == [0, 1, 2] * 16
+    assert [run["seed"] for run in config.members] == [0, 1, 2] * 16
     assert [setting["lam"] for setting in settings] == [0, 0.5] * 8
     assert settings[0] | {"lam": 0.5} == settings[1]
     drawn = [(setting["learning_rate"], setting["gamma"]) for setting in settings[::2]]
     assert len({rate for rate, _ in drawn}) == len({gamma for _, gamma in drawn}) == 8
     assert all(type(value) is float for setting in settings for value in setting.values())
-    # The draws of more runs begin with those of fewer, whatever else is asked for; another seed gives others.
-    assert Config(**asked, seeds=3, runs=96).settings()[:16] == settings
-    alone = Config(env=ENV, learning_rate=asked["learning_rate"], runs=8, num_envs=64)
+    # More draws begin with those of fewer, whatever else is asked for; another seed gives others.
+    assert Config(**asked, seeds=3, draws=16).settings()[:16] == settings
+    alone = Config(env=ENV, learning_rate=asked["learning_rate"], draws=8, num_envs=64)
     assert [setting["learning_rate"] for setting in alone.settings()] == [rate for rate, _ in drawn]
-    other = Config(**asked, seeds=3, runs=48, seed=1)
+    other = Config(**asked, seeds=3, draws=8, seed=1)
     assert not {rate for rate, _ in drawn} & {setting["learning_rate"] for setting in other.settings()}
 
 
 def test_distributions_are_spread_as_they_say():
-    config = Config(env=ENV, learning_rate="log-uniform:1e-5:1e-1", gamma=["uniform:0.9:1"], runs=4000)
+    config = Config(env=ENV, learning_rate="log-uniform:1e-5:1e-1", gamma=["uniform:0.9:1"], draws=4000)
     rates, gammas = ([setting[name] for setting in config.settings()] for name in ("learning_rate", "gamma"))
     for shares, low in ((np.log10(rates) / 4 + 1.25, 1e-5), (10 * (np.array(gammas) - 0.9), 0.9)):
         assert np.histogram(shares, 4, (0, 1))[0] == pytest.approx([1000] * 4, abs=120)
@@ -61,7 +55,7 @@ def test_distributions_are_spread_as_they_say():
     assert max(rates) <= 0.1
     assert max(gammas) <= 1
     assert all(float(f"{value:g}") == value for value in rates + gammas)  # what is shown of it is all of it
-    narrow = Config(env=ENV, gamma="uniform:0.9999999:0.99999995", runs=9).settings()
+    narrow = Config(env=ENV, gamma="uniform:0.9999999:0.99999995", draws=9).settings()
     assert all(0.9999999 <= setting["gamma"] <= 0.99999995 for setting in narrow)
 
 
@@ -70,7 +64,7 @@ def test_distributions_are_spread_as_they_say():
     [
         {"seeds": 2, "lam": (0, 0.5), "env_options": {"length": 3, "name": "5", "on": True, "x": -1e-05}},
         {"reward_scale": (-1.0, 2.5e-7), "learning_rate": 1 / 3, "hidden": (8, 4), "dueling": True},
-        {"learning_rate": "log-uniform:1e-5:1e-2", "runs": 4, "reward_scale": -1e-05, "init": "-x y"},
+        {"learning_rate": "log-uniform:1e-5:1e-2", "draws": 4, "reward_scale": -1e-05, "init": "-x y"},
         {"total_steps": 10**9 + 1, "wrappers": ("frame_stack=4", "a:B"), "time_limit_is_terminal": True},
     ],
 )
@@ -96,11 +90,11 @@ def test_what_a_preset_says_and_no_flag_takes_back_is_said_anew():
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", runs=4)
+    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", draws=2)
     config = config.with_intervals(100)
-    (tmp_path / "config.json").write_text(config.to_json())
-    assert from_file(tmp_path / "config.json") == config
-    assert from_file(tmp_path / "config.json", lam=1).lam == 1.0
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert config_of_file(tmp_path / "config.json") == config
+    assert config_of_file(tmp_path / "config.json", lam=1).lam == 1.0
 
 
 @pytest.mark.parametrize(
@@ -131,19 +125,13 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"lam": "uniform:0:nan"}, r"lam='uniform:0:nan': expected"),
         ({"lam": "uniform:0"}, r"lam='uniform:0': expected"),
         ({"lam": "normal:0:1"}, r"lam='normal:0:1': expected"),
-        ({"lam": ["uniform:0:1", 0.5], "runs": 2}, r"lam=\['uniform:0:1', 0.5\]: expected"),
-        ({"lam": "uniform:0:1"}, r"lam=uniform:0:1 is drawn from: say with runs how many there .*, as runs=16$"),
+        ({"lam": ["uniform:0:1", 0.5], "draws": 2}, r"lam=\['uniform:0:1', 0.5\]: expected"),
+        ({"lam": "uniform:0:1"}, r"lam=uniform:0:1 is drawn from: say how many settings to draw, as draws=16$"),
+        ({"lam": (0, 1), "draws": 3}, r"draws=3: nothing is drawn; leave it out, or give a distribution, as learning_"),
         (
-            {"lam": "uniform:0:1", "gamma": (0, 1), "seeds": 3},
-            r"as runs=96, a multiple of 6 \(seeds=3 x 2 values of gamma\)$",
+            {"lam": "uniform:0:1", "gamma": (0, 1), "draws": 32_769},
+            r"draws=32769 x seeds=1 x 2 values of gamma: the agents would be 65,538; expected at most 65,536",
         ),
-        ({"lam": "uniform:0:1", "seeds": 4, "runs": 6}, r"runs=6 is not a multiple of 4 \(seeds=4\); use 4 or 8"),
-        ({"lam": "uniform:0:1", "seeds": 4, "runs": 3}, r"runs=3 is not a multiple of 4 \(seeds=4\); use 4$"),
-        (
-            {"lam": (0, 1), "runs": 3},
-            r"runs=3: nothing is drawn, and seeds=1 x 2 values of lam makes 2; leave runs out",
-        ),
-        ({"lam": "uniform:0:1", "runs": 65_537}, r"runs=65537: the runs would be 65,537; expected at most 65,536"),
         ({"num_steps": 10**5000}, r"num_steps=something of type int: expected a whole number from 1"),
         ({"num_steps": 10**400}, r"num_steps=10{79}\.\.\.: expected a whole number from 1"),
         ({"learning_rate": 1e39}, r"learning_rate=1e\+39: expected a number from 0 to 3.402823466e\+38"),
@@ -165,7 +153,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ),
         # 2^31 gradient steps: 2^25 updates of 4096 steps, each twice in 32 minibatches
         ({"total_steps": 2**37}, r"total_steps=\d+: the gradient steps .* would be 2,147,483,648; expected at most"),
-        ({"seeds": 257, "lam": np.linspace(0, 1, 256)}, r"seeds=257 x lam: the runs would be 65,792; expected at most"),
+        ({"seeds": 257, "lam": np.linspace(0, 1, 256)}, r"seeds=257 x 256 values of lam: the agents would be 65,792;"),
         (
             {"seeds": 2, "seed": 2**31 - 1},
             r"seed=2147483647 and seeds=2: the last seed would be 2,147,483,648; expected",
@@ -212,23 +200,23 @@ def test_an_unknown_preset_is_named_with_the_nearest(target, hint):
 def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
-        from_file(tmp_path / "config.json", env_options={"length": 3})
+        config_of_file(tmp_path / "config.json", env_options={"length": 3})
     with pytest.raises(UserError, match=message):
-        from_file(tmp_path / "config.json")
+        config_of_file(tmp_path / "config.json")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing.json cannot be read"):
-        from_file(tmp_path / "nothing.json")
+        config_of_file(tmp_path / "nothing.json")
     with pytest.raises(UserError, match=r"'nothing\\x00' cannot be read: embedded null byte"):
-        from_file("nothing\0")
+        config_of_file("nothing\0")
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", presets.names())
 def test_presets_are_valid_and_say_where_they_come_from(name):
     config = configure(name)
     assert config.preset == name
-    heading = [line for line in preset_text(name).splitlines() if line.startswith("#")]
+    heading = [line for line in presets.text(name).splitlines() if line.startswith("#")]
     for word in ("Source:", "Expect:", "Hardware:"):
         assert any(word in line for line in heading), f"the heading of {name} lacks {word}"
 
@@ -236,9 +224,9 @@ def test_presets_are_valid_and_say_where_they_come_from(name):
 def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
     config = configure("smax/2s3z")
     assert (config.env, config.preset) == ("jaxmarl/smax/2s3z", "smax/2s3z")
-    assert environment_presets("jaxmarl/smax/2s3z") == ["smax-fast/2s3z", "smax/2s3z"]
-    assert environment_presets("jaxmarl/mpe/simple_spread") == ["mpe/spread"]
-    assert environment_presets("jaxmarl/mpe/simple_reference") == []
+    assert presets.made_for("jaxmarl/smax/2s3z") == ["smax-fast/2s3z", "smax/2s3z"]
+    assert presets.made_for("jaxmarl/mpe/simple_spread") == ["mpe/spread"]
+    assert presets.made_for("jaxmarl/mpe/simple_reference") == []
     assert configure("craftax/Craftax-Pixels-v1").preset is None  # though there is a preset called craftax
     for name in ("smax", "smax/", "smax/each"):
         with pytest.raises(UserError, match="unknown preset"):
@@ -251,10 +239,10 @@ def test_no_name_is_no_target(target):
         configure(target)
 
 
-@pytest.mark.parametrize("name", ["../presets/cartpole", str(PRESETS / "cartpole")])
+@pytest.mark.parametrize("name", ["../presets/cartpole", str(presets.FOLDER / "cartpole")])
 def test_no_name_of_a_preset_leads_elsewhere(name):
     with pytest.raises(UserError, match="unknown preset"):
-        preset_text(name)
+        presets.text(name)
 
 
 def test_steps_are_rounded_up_to_whole_updates():
@@ -269,14 +257,14 @@ def test_derived_intervals_divide_each_other():
             assert config.eval_interval % config.log_interval == 0
             assert config.checkpoint_interval % config.log_interval == 0
             assert {name: getattr(config, name) for name in given} == given
-            assert json.loads(config.to_json())["eval_max_steps"] == 500
+            assert json.loads(to_json(config))["eval_max_steps"] == 500
 
 
 def test_what_follows_from_other_settings_follows_anew(tmp_path):
     written = configure(ENV, total_steps=100_000, eval_episodes=5).with_intervals(500).derive(encoder="mlp")
     assert set(written.derived) == {"log_interval", "eval_interval", "checkpoint_interval", "eval_max_steps", "encoder"}
-    (tmp_path / "config.json").write_text(written.to_json())
-    longer = from_file(tmp_path / "config.json", total_steps=10_000_000)
+    (tmp_path / "config.json").write_text(to_json(written))
+    longer = config_of_file(tmp_path / "config.json", total_steps=10_000_000)
     expected = configure(ENV, total_steps=10_000_000, eval_episodes=5)
     assert longer == expected
     assert longer.with_intervals(500).eval_interval > written.eval_interval
@@ -287,6 +275,25 @@ def test_options_are_added_to_those_of_the_preset():
     config = configure("memory-chain", env_options={"max_steps_in_episode": 50})
     assert config.env_options == {"memory_length": 20, "max_steps_in_episode": 50}
     assert configure("memory-chain", env=ENV, env_options={"gravity": 1.0}).env_options == {"gravity": 1.0}
+
+
+def test_with_another_environment_the_preset_is_forgotten(tmp_path):
+    """It would name the run's directory, its figures and its summary."""
+    acrobot = "gymnax/Acrobot-v1"
+    config = configure("cartpole", env=acrobot)
+    assert (config.env, config.preset) == (acrobot, None)
+    assert config.num_envs == configure("cartpole").num_envs
+    assert configure("cartpole", env=ENV).preset == "cartpole"
+    assert configure(configure("cartpole"), env=acrobot).preset is None
+    (tmp_path / "config.json").write_text(to_json(configure("cartpole")))
+    assert config_of_file(tmp_path / "config.json", env=acrobot) == config
+
+
+def test_fields_are_found_by_what_is_known_of_them():
+    assert fields_where(changeable=True) == ["total_steps", "host_timeout", "keep", "trackers"]
+    assert fields_where(group="exploration", flag=True) == ["epsilon_start", "epsilon_end", "epsilon_fraction"]
+    assert fields_where(origin=True) == ["preset", "derived"]
+    assert sorted(name for group in GROUPS for name in fields_where(group=group)) == sorted(FIELDS)
 
 
 def test_numbers_of_numpy_are_numbers():

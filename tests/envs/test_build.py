@@ -5,7 +5,7 @@ import pytest
 from pages import TESTS
 
 from qlax import envs
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.envs import build
 from qlax.errors import UserError
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from runs import CARTPOLE, SMALL, flags
 
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.errors import UserError
 from qlax.jobs.place import Place
 from qlax.jobs.runner import Job

@@ -8,7 +8,7 @@ import pytest
 from runs import begun, stand_in_for_training
 
 from qlax.cli.main import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.errors import UserError
 from qlax.jobs import sweep
 from qlax.jobs.runner import Job, Outcome, here, run_jobs, share_of_gpu

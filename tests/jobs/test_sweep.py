@@ -11,9 +11,10 @@ from runs import CARTPOLE, SMALL, flags, is_refused_in_one_line, stand_in_for_tr
 
 import qlax
 from qlax.cli import main
-from qlax.config.settings import configure, from_file
+from qlax.config.configure import configure
 from qlax.jobs import sweep
 from qlax.jobs.runner import Outcome
+from qlax.storage.formats import config_of_file, to_json
 
 # What stands in for training: a greedy return that is the better, the more environments and the larger lam.
 JOB = """
@@ -72,10 +73,10 @@ def said_command(said):
 
 
 def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(capsys, tmp_path):
-    settings = SMALL | {"learning_rate": "log-uniform:1e-4:1e-2", "lam": [0, 0.9], "runs": 8, "seeds": 2}
+    settings = SMALL | {"learning_rate": "log-uniform:1e-4:1e-2", "lam": [0, 0.9], "draws": 2, "seeds": 2}
     result = qlax.train(CARTPOLE, out="run", progress=False, **settings)
     rows = table(tmp_path / "run" / "sweep.csv")
-    runs, summary = result.config.all_runs(), result.summary
+    runs, summary = result.config.members, result.summary
     assert [float(row["learning_rate"]) for row in rows] == [run["learning_rate"] for run in runs]
     assert [(row["run"], row["seed"], float(row["lam"])) for row in rows] == [
         (str(index), str(run["seed"]), run["lam"]) for index, run in enumerate(runs)
@@ -96,7 +97,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
     )
     config = asked_for(said_command(said))
     assert config.settings() == [best]
-    assert [run["seed"] for run in config.all_runs()] == [0, 1]
+    assert [run["seed"] for run in config.members] == [0, 1]
     assert {name: getattr(config, name) for name in SMALL} == SMALL
 
     longer = qlax.extend("run", 2 * SMALL["total_steps"], progress=False)
@@ -107,7 +108,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
 
 
 def test_a_report_of_many_runs_names_the_best_settings(capsys):
-    config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", runs=40)
+    config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", draws=40)
     per_run = [float(index) for index in range(40)]
     summary = {"eval_return": {"per_run": per_run}, "diverged": [None] * 40, "eval_cut": [0], "eval_episodes": 3}
     summary["train_return"] = summary["eval_return"]
@@ -235,10 +236,10 @@ def test_a_mistake_is_one_line_and_nothing_is_written_or_run(words, message, cap
 
 def test_switches_and_files_are_swept_as_well(capsys, stand_in, tmp_path):
     stand_in()
-    (tmp_path / "config.json").write_text(configure("cartpole", seeds=2).to_json())
+    (tmp_path / "config.json").write_text(to_json(configure("cartpole", seeds=2)))
     words = "--config config.json --dueling true false --no-time-limit-is-terminal --out all"
     assert main.main(["sweep", *words.split()]) == 0
-    configs = [from_file(path) for path in sorted((tmp_path / "all").glob("*/config.json"))]
+    configs = [config_of_file(path) for path in sorted((tmp_path / "all").glob("*/config.json"))]
     assert [(config.dueling, config.seeds, config.preset) for config in configs] == [
         (True, 2, "cartpole"),
         (False, 2, "cartpole"),

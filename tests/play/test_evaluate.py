@@ -12,8 +12,9 @@ from runs import SMALL, is_refused_in_one_line, random_agent
 
 import qlax
 from qlax.cli.main import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.play import evaluate
+from qlax.storage.formats import to_json
 from qlax.util.statistics import of_episodes
 
 
@@ -157,7 +158,7 @@ def test_a_team_with_memory_plays_as_its_agent_does_by_hand(tmp_path):
 def test_episodes_are_cut_where_the_runs_own_evaluations_cut_them(tmp_path):
     run = saved(tmp_path / "run", "test_evaluate:Pays", ONE, num_actions=3, endless=True)
     config = configure("test_evaluate:Pays", **SMALL | {"eval_max_steps": 20})
-    (run / "config.json").write_text(config.to_json())
+    (run / "config.json").write_text(to_json(config))
     shutil.copytree(run / "agents", run / "best")
     for best in (False, True):
         played = qlax.evaluate(run, best=best)

@@ -16,8 +16,9 @@ from runs import SMALL, is_refused_in_one_line, random_agent
 import qlax
 from qlax import Agent
 from qlax.cli.main import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.play import painter
+from qlax.storage.formats import to_json
 
 SIDE = 60  # pixels of a cell: the picture is as large as they are in a film
 
@@ -238,7 +239,7 @@ def test_environments_on_the_host_are_closed_whatever_happens(tmp_path, monkeypa
 
 def test_an_environment_that_hangs_while_it_is_filmed_is_named_in_time(tmp_path):
     run = saved(tmp_path / "run", "test_film:HostFrozen", WALK)
-    (run / "config.json").write_text(configure("test_film:HostFrozen", **SMALL | {"host_timeout": 0.5}).to_json())
+    (run / "config.json").write_text(to_json(configure("test_film:HostFrozen", **SMALL | {"host_timeout": 0.5})))
     with pytest.raises(qlax.HostError, match=r"test_film:HostFrozen did not answer within 0\.5 seconds"):
         qlax.render(run)
     assert qlax.render(run, tmp_path / "a.gif", env="test_film:Seen").lengths == [4]  # which nobody has to wait for

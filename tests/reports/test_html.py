@@ -11,7 +11,9 @@ import pytest
 from runs import CARTPOLE, SMALL, is_refused_in_one_line
 
 import qlax
-from qlax.config.settings import FIELDS, configure
+from qlax.config.configure import configure
+from qlax.config.settings import FIELDS
+from qlax.storage.formats import to_json
 from qlax.storage.metrics import MetricsFile
 
 HOSTILE = "my_game:<script>alert('&amp;')</script>\"onerror=x"
@@ -61,7 +63,7 @@ def written(directory, target="cartpole", *, returns=RETURNS, lines=3, finished=
     config = configure(target, **{"seeds": len(returns), "total_steps": 40_960, **settings})
     config = config.derive(log_interval=4, eval_interval=4, checkpoint_interval=4, eval_max_steps=500)
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(config.to_json())
+    (directory / "config.json").write_text(to_json(config))
     metrics, final = MetricsFile(directory / "metrics.jsonl"), np.array(returns, np.float64)
     for line in range(1, lines + 1):
         measured = final * line / lines

@@ -11,9 +11,10 @@ from runs import is_refused_in_one_line
 
 import qlax
 from qlax.cli.main import main
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.errors import UserError
 from qlax.reports import plot
+from qlax.storage.formats import to_json
 from qlax.storage.history import read_all
 from qlax.storage.metrics import MetricsFile
 
@@ -24,8 +25,8 @@ def run(path, returns, *, every=1, preset="cartpole", **settings):
     """A directory with the returns `[lines, R]`, evaluated in each `every`-th line of a hundred steps and a minute."""
     path.mkdir(parents=True)
     config = configure(preset, **settings)
-    assert config.num_runs == returns.shape[1]
-    (path / "config.json").write_text(config.derive(log_interval=1).to_json())
+    assert config.num_members == returns.shape[1]
+    (path / "config.json").write_text(to_json(config.derive(log_interval=1)))
     for index, values in enumerate(returns, 1):
         line = {"updates": index, "steps": 100 * index, "seconds": 60.0 * index, "loss": 0 * values + 1}
         greedy = values if index % every == 0 else values * math.nan
@@ -159,14 +160,14 @@ def test_names_are_no_mathematics_and_fit(kind, tmp_path):
 
 
 def test_the_members_of_a_population_are_one_group(tmp_path):
-    settings = {"learning_rate": "log-uniform:1e-4:1e-2", "population": "pbt", "runs": 4, "eval_interval": 1}
+    settings = {"learning_rate": "log-uniform:1e-4:1e-2", "population": "pbt", "draws": 4, "eval_interval": 1}
     run(tmp_path / "run", ramps(1, 2, 3, 4), **settings)
     assert legend(plot.curve_figure(read_all([tmp_path / "run"]))) == []
 
 
 def test_of_many_groups_the_best_are_in_colour(tmp_path):
     rates = "log-uniform:1e-4:1e-2"
-    run(tmp_path / "run", ramps(*range(30)), learning_rate=rates, runs=30)
+    run(tmp_path / "run", ramps(*range(30)), learning_rate=rates, draws=30)
     path, said = plot.plot(tmp_path / "run", tmp_path / "figure.png")
     assert "the best 10 of 30 groups by final value" in said
     assert len(said.splitlines()) == 2 + 10 + 1

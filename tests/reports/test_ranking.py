@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.reports import ranking
 
 
@@ -55,7 +55,7 @@ def test_every_sweep_can_be_drawn(fields, rows, tmp_path):
         "train_return": [0.0] * 60,
         "eval_return": [None, *random.normal(size=59).tolist()],
     }
-    config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", gamma="uniform:0.9:1", lam=(0, 0.5), runs=60)
+    config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", gamma="uniform:0.9:1", lam=(0, 0.5), draws=30)
     of = [{name: column[index] for name, column in values.items()} for index in range(rows)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 from wandb.proto.wandb_internal_pb2 import Record
 
 import qlax
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.errors import RunError, Stopped, UserError
 from qlax.play import film as video
 from qlax.storage.metrics import MetricsFile

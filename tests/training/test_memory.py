@@ -9,7 +9,7 @@ import pytest
 from runs import CARTPOLE, SMALL
 
 from qlax import QNetwork
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.errors import RunError, UserError
 from qlax.training import memory
 from qlax.training.memory import Needs, Part, estimate, machine_memory, nbytes, peak

@@ -136,7 +136,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from qlax.storage.checkpoint import as_numbers, from_numbers
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.pqn import Rollout
 from qlax.training.plan import Program
 from runs import CARTPOLE, SMALL
@@ -193,7 +193,7 @@ import json, sys
 import jax
 import jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.training.placement import Placement
 from qlax.training.plan import Program
 from runs import SMALL

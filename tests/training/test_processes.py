@@ -88,7 +88,12 @@ def test_two_processes_learn_what_two_devices_of_one_learn_and_one_writes(tmp_pa
 
 
 def test_a_population_is_dealt_to_two_processes(tmp_path, cache):
-    settings = SMALL | {"runs": 4, "learning_rate": "log-uniform:1e-4:1e-1", "population": "pbt", "total_steps": 8 * 32}
+    settings = SMALL | {
+        "draws": 4,
+        "learning_rate": "log-uniform:1e-4:1e-1",
+        "population": "pbt",
+        "total_steps": 8 * 32,
+    }
     words = ["train", CARTPOLE, *flags(settings), "--out"]
     with started(2, [*words, str(tmp_path / "two")], cache) as each:
         for code, _, said in ended(each):

@@ -16,12 +16,12 @@ from runs import CARTPOLE, SMALL, interrupt_at, lines_of, same_weights
 
 import qlax
 from qlax.cli.main import _report
-from qlax.config.settings import from_file
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import DivergedError, RunError, Stopped, UserError
 from qlax.mixing import VDN
 from qlax.pqn import epsilon_greedy
 from qlax.storage.directory import claim
+from qlax.storage.formats import config_of_file
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.loop import Loop
@@ -66,7 +66,7 @@ def test_train_return_covers_the_end_of_training(whole):
 
 
 def test_the_written_configuration_repeats_the_run(whole, tmp_path):
-    again = qlax.train(from_file(whole.directory / "config.json"), out=tmp_path / "again")
+    again = qlax.train(config_of_file(whole.directory / "config.json"), out=tmp_path / "again")
     assert lines_of(again.directory) == lines_of(whole.directory)
     assert same_weights(again, whole)
 
@@ -477,7 +477,7 @@ def test_own_metrics_and_wrappers_are_in_the_summary_and_the_description_of_agen
     info = qlax.load(result.directory).info
     assert info["wrappers"] == ["last_action", "test_training:Doubled"]
     assert info["obs"] == [["float32", [10]]]
-    assert from_file(result.directory / "config.json").reset_ratio == 2  # Doubled asks for 6, of which 2 divides 4
+    assert config_of_file(result.directory / "config.json").reset_ratio == 2  # Doubled asks for 6, of which 2 divides 4
 
 
 class Doubled(Wrapper):

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from qlax.config.settings import parse
+from qlax.config.command_line import parse
 from qlax.errors import UserError
 
 AddCommand = Callable[[str, Any, str], argparse.ArgumentParser]

@@ -14,20 +14,13 @@ from typing import Any, NoReturn
 import qlax
 from qlax._version import __version__
 from qlax.cli import look
-from qlax.config.kinds import LONGEST_NAME, Sweep
-from qlax.config.settings import (
-    FIELDS,
-    NOT_FLAGS,
-    SWEEPABLE,
-    Config,
-    configure,
-    environment_presets,
-    from_file,
-    parse,
-    preset_text,
-    presets,
-)
+from qlax.config import presets
+from qlax.config.command_line import flag, parse
+from qlax.config.configure import configure
+from qlax.config.kinds import GROUPS, LONGEST_NAME, Sweep
+from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where
 from qlax.errors import LostError, RunError, Stopped, UserError, nearest
+from qlax.storage.formats import config_of_file
 from qlax.util.text import shown
 
 _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
@@ -114,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train agents")
     train.epilog = (
         "Several values of a number that a program is not compiled for, as in --lam 0 0.65 0.95, train every "
-        "combination; --learning-rate log-uniform:1e-5:1e-2 --runs 64 draws them. Of other settings: qlax sweep."
+        "combination; --learning-rate log-uniform:1e-5:1e-2 --draws 64 draws them. Of other settings: qlax sweep."
     )
     _add_target(train, "a preset, or an environment as suite/name or module:Name", nargs="?")
     train.add_argument("--out", metavar="DIR", help="directory of the run; a new one under runs/, unless given")
@@ -173,26 +166,22 @@ def _add_place_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_setting_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """A flag for every setting; with `several` values of each, or only of those that are swept in one program."""
-    for name, field in FIELDS.items():
-        if name in NOT_FLAGS:
-            continue
-        kind = field.metadata["kind"]
+    """Add a flag for every setting; with `several` values of each, or only of those that are swept in one program."""
+    groups = {group: parser.add_argument_group(f"{group} settings") for group in GROUPS}
+    for name in fields_where(flag=True):
+        field = FIELDS[name]
+        kind, add = field.metadata["kind"], groups[field.metadata["group"]].add_argument
         default = f"{field.default:,}" if type(field.default) in (int, float) else field.default
         help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
         if isinstance(field.default, bool) and several:
-            parser.add_argument(_flag(name), nargs="*", metavar="true|false", help=help)
-            parser.add_argument(f"--no-{_flag(name)[2:]}", dest=name, action="store_const", const=["false"])
+            add(flag(name), nargs="*", metavar="true|false", help=help)
+            add(flag(f"no_{name}"), dest=name, action="store_const", const=["false"])
         elif isinstance(field.default, bool):
-            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=help)
+            add(flag(name), action=argparse.BooleanOptionalAction, help=help)
         else:
             nargs = "+" if several or field.type == Sweep or name == "env_options" else None
             metavar = "|".join(kind.choices) if kind.choices else name.split("_")[-1].upper()
-            parser.add_argument(_flag(name), nargs=nargs, metavar=metavar, help=help)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+            add(flag(name), nargs=nargs, metavar=metavar, help=help)
 
 
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +205,7 @@ def _join(options: argparse.Namespace) -> None:
 def _check_several(options: argparse.Namespace, words: list[str], unknown: str) -> None:
     """Whether a word that has no place is a further value of a flag that takes one."""
     before = [word for word in words[: words.index(unknown)] if word.startswith("--")] if unknown in words else []
-    flags = [_flag(name) for name, field in FIELDS.items() if name not in SWEEPABLE and type(field.default) is not bool]
+    flags = [flag(name) for name, field in FIELDS.items() if name not in SWEEPABLE and type(field.default) is not bool]
     if options.command is _train and not unknown.startswith("--") and before and before[-1] in flags:
         _fail(f"{before[-1]} takes one value, not {shown(repr(unknown))} as well; several values are for 'qlax sweep'")
 
@@ -224,7 +213,7 @@ def _check_several(options: argparse.Namespace, words: list[str], unknown: str) 
 def _train(options: argparse.Namespace) -> None:
     overrides = {name: _value(name, value) for name, value in _given(options).items()}
     config = _configured(options)(**overrides)
-    if config.preset is None and (known := environment_presets(config.env)):
+    if config.preset is None and (known := presets.made_for(config.env)):
         print(f"qlax: presets with settings made for {config.env}: {', '.join(known)}", file=sys.stderr)
     _join(options)
     _report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
@@ -234,7 +223,7 @@ def _configured(options: argparse.Namespace) -> Callable[..., Config]:
     """What makes a configuration of the target, or of the file, and of settings in place of its own."""
     if (not options.target) == (options.config is None):
         raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
-    return partial(from_file, options.config) if options.config else partial(configure, options.target)
+    return partial(config_of_file, options.config) if options.config else partial(configure, options.target)
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -349,7 +338,7 @@ def _report_runs(result: "qlax.Result") -> None:
     """A line a run; of a large population the best alone."""
     from qlax.reports.ranking import BEST
 
-    summary, runs = result.summary, list(enumerate(result.config.all_runs()))
+    summary, runs = result.summary, list(enumerate(result.config.members))
     if len(runs) > MOST_LINES and result.config.swept:
         returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]
         runs = sorted(runs, key=lambda run: returns[run[0]], reverse=True)[:BEST]
@@ -416,10 +405,10 @@ def _envs(options: argparse.Namespace) -> None:
 
 def _presets(options: argparse.Namespace) -> None:
     if options.preset is None:
-        for name in presets():
-            print(f"{name:24} {preset_text(name).splitlines()[0].lstrip('# ')}")
+        for name in presets.names():
+            print(f"{name:24} {presets.text(name).splitlines()[0].lstrip('# ')}")
     else:
-        print(preset_text(options.preset), end="")
+        print(presets.text(options.preset), end="")
 
 
 def entry() -> NoReturn:

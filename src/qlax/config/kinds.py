@@ -1,15 +1,17 @@
-"""Kinds of settings: what each may hold, and how it is written on a command line."""
+"""Kinds of settings: the values that a setting may hold, and how a value is written on a command line."""
 
 import dataclasses
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from qlax.util.text import six_digits
 
 Sweep = float | str | tuple[float, ...]  # one value, or one a setting, or the distribution they are drawn from
+Group = Literal["environment", "run", "learning", "exploration", "network", "evaluation", "output", "machine"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 LARGEST_COUNT = 2**31 - 1  # the device counts in int32
 LARGEST_WHOLE = 2**53  # up to here a float is exact, as is what JSON and the command line hold
 LARGEST_NUMBER = 3.4028234663852886e38  # of float32, which the device computes in
@@ -21,18 +23,48 @@ DISTRIBUTIONS = ("uniform", "log-uniform")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field may hold."""
+    """The values that a setting may hold."""
 
     expected: str  # for error messages
-    convert: Callable[[Any], Any]  # to the field's own type; ValueError where it does not fit
+    convert: Callable[[Any], Any]  # to the setting's own type; ValueError where it does not fit
     parse: Callable[[str], Any]  # the same for a word of the command line
     choices: tuple[str, ...] = ()
     low: float = -LARGEST_NUMBER
     high: float = LARGEST_NUMBER
 
 
-def _option(default: Any, help: str, kind: Kind) -> Any:
-    metadata = {"help": help, "kind": kind}
+def setting(
+    default: Any,
+    kind: Kind,
+    group: Group,
+    help: str,
+    *,
+    flag: bool = True,
+    origin: bool = False,
+    changeable: bool = False,
+    compared: bool = True,
+    varies: bool = True,
+    tracked: bool = True,
+    remedy: int = 0,
+    world: Literal["on the host", "in JAX"] | None = None,
+) -> Any:
+    """Declare a field of `Config`; its metadata are these arguments by their names.
+
+    Args:
+      default: value unless another is asked for; None where it follows from other settings.
+      kind: values it may hold.
+      group: heading under which help and documentation show the setting.
+      help: what the setting is, for people.
+      flag: whether the command line has a flag for it.
+      origin: whether it says where the settings came from, and changes nothing.
+      changeable: whether it may be changed in the `config.json` of a run that was begun.
+      compared: whether runs that differ in it are runs of different settings.
+      varies: whether it may differ between the jobs of a sweep.
+      tracked: whether trackers show it beside a single agent.
+      remedy: place among the settings to reduce if memory is short, from 1, the cheapest first; 0: none of them.
+      world: where the environments are that it is for; None: anywhere.
+    """
+    metadata = dict(locals())
     return dataclasses.field(
         metadata=metadata, **({"default_factory": dict} if default == {} else {"default": default})
     )
@@ -65,26 +97,26 @@ def _is_short(x: Any, longest: int = LONGEST_NAME) -> bool:
     return isinstance(x, str) and len(x) <= longest and x.isprintable()
 
 
-def whole(default: int | None, help: str, low: int = 1, high: int = LARGEST_COUNT) -> Any:
-    """A whole number; None where it follows from other settings."""
+def whole(low: int = 1, high: int = LARGEST_COUNT) -> Kind:
+    """A whole number."""
 
     def convert(x: Any) -> Any:
         return _number(x, low, high, whole=True)
 
-    return _option(default, help, Kind(_range("a whole number", low, high), convert, lambda text: convert(float(text))))
+    return Kind(_range("a whole number", low, high), convert, lambda text: convert(float(text)))
 
 
-def number(default: float, help: str, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Any:
+def number(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
     """A number."""
 
     def convert(x: Any) -> Any:
         return _number(x, low, high, whole=False)
 
-    return _option(default, help, Kind(_range("a number", low, high), convert, lambda text: convert(float(text))))
+    return Kind(_range("a number", low, high), convert, lambda text: convert(float(text)))
 
 
 class Distribution(NamedTuple):
-    """What values are drawn from."""
+    """Distribution that values are drawn from."""
 
     is_log: bool  # whether their logarithms are spread evenly, and not they themselves
     low: float
@@ -100,7 +132,7 @@ class Distribution(NamedTuple):
 
 
 def distribution(word: str) -> Distribution:
-    """What `uniform:LOW:HIGH` or `log-uniform:LOW:HIGH` stands for.
+    """Read `uniform:LOW:HIGH` or `log-uniform:LOW:HIGH`.
 
     Raises:
       ValueError: it is neither of them.
@@ -114,7 +146,7 @@ def distribution(word: str) -> Distribution:
     return Distribution(name == "log-uniform", low, high)
 
 
-def sweep(default: float, help: str, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Any:
+def sweep(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
     """A number, or several: one a setting; or one distribution, as a word."""
 
     def convert(x: Any) -> Any:
@@ -135,10 +167,10 @@ def sweep(default: float, help: str, low: float = -LARGEST_NUMBER, high: float =
     def parse(text: str) -> Any:
         return convert(text if ":" in text else float(text))
 
-    return _option(default, help, Kind(expected, convert, parse, low=low, high=high))
+    return Kind(expected, convert, parse, low=low, high=high)
 
 
-def widths(default: None, help: str) -> Any:
+def widths() -> Kind:
     """Whole numbers in one word, as 256,256."""
 
     def convert(x: Any) -> Any:
@@ -150,11 +182,10 @@ def widths(default: None, help: str) -> Any:
     def parse(text: str) -> Any:
         return convert([float(width) for width in text.split(",")])
 
-    expected = f"whole numbers from 1 to {WIDEST:,}, as 256,256, at most {DEEPEST} of them"
-    return _option(default, help, Kind(expected, convert, parse))
+    return Kind(f"whole numbers from 1 to {WIDEST:,}, as 256,256, at most {DEEPEST} of them", convert, parse)
 
 
-def text(default: str | None, help: str, choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Any:
+def text(choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Kind:
     """A word; one of `choices` where there are any."""
 
     def convert(x: Any) -> Any:
@@ -163,11 +194,11 @@ def text(default: str | None, help: str, choices: tuple[str, ...] = (), longest:
         return x
 
     expected = "one of " + ", ".join(choices) if choices else f"at most {longest:,} printable characters"
-    return _option(default, help, Kind(expected, convert, convert, choices))
+    return Kind(expected, convert, convert, choices)
 
 
-def words(help: str) -> Any:
-    """Names in one word, as a,b; none unless given."""
+def words() -> Kind:
+    """Names in one word, as a,b."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, list | tuple) or len(x) > MOST_NAMES or not all(map(_is_short, x)):
@@ -175,11 +206,11 @@ def words(help: str) -> Any:
         return tuple(x)
 
     expected = f"names, as a,b: at most {MOST_NAMES} of at most {LONGEST_NAME} printable characters"
-    return _option((), help, Kind(expected, convert, lambda text: convert(text.split(",") if text else [])))
+    return Kind(expected, convert, lambda text: convert(text.split(",") if text else []))
 
 
-def flag(help: str) -> Any:
-    """True or false; false unless given."""
+def truth() -> Kind:
+    """True or false."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, bool):
@@ -189,10 +220,10 @@ def flag(help: str) -> Any:
     def parse(text: str) -> Any:
         return convert({"true": True, "false": False}.get(text, text))
 
-    return _option(False, help, Kind("true or false", convert, parse))
+    return Kind("true or false", convert, parse)
 
 
-def table(help: str) -> Any:
+def table() -> Kind:
     """Names with values: true or false, numbers or text."""
 
     def convert(x: Any) -> Any:
@@ -215,4 +246,4 @@ def table(help: str) -> Any:
         except (ValueError, RecursionError):
             return {name: value}
 
-    return _option({}, help, Kind("name=value, the value true, false, a number or text", convert, parse))
+    return Kind("name=value, the value true, false, a number or text", convert, parse)

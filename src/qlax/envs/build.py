@@ -62,13 +62,14 @@ def build(config: Config) -> Built:
       HostError: environments on the host crashed or hang.
     """
     make, on_host = envs.maker(config.env)
+    here = "on the host" if on_host else "in JAX"
+    for name, field in FIELDS.items():
+        if field.metadata["world"] not in (None, here) and getattr(config, name) != field.default:
+            raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
     return _of_host(config, make) if on_host else _in_jax(config, make)
 
 
 def _in_jax(config: Config, make: Callable[..., Any]) -> Built:
-    for name in ("overlap", "host_timeout"):
-        if getattr(config, name) != FIELDS[name].default:
-            raise UserError(f"{name} is for environments on the host; {config.env} runs in JAX")
     return _of_env(config, envs.wrap(make(**config.env_options), config.wrappers))
 
 
@@ -80,8 +81,6 @@ def _of_env(config: Config, env: Any) -> Built:
 
 
 def _of_host(config: Config, make: Callable[..., HostEnv]) -> Built:
-    if config.reset_ratio is not None:
-        raise UserError(f"reset_ratio is for environments in JAX; those of {config.env} reset themselves")
     for name in ("num_envs", "wrappers"):
         if name in config.env_options:
             raise UserError(f"{name} is no option of the environment but a setting: --{name.replace('_', '-')}")

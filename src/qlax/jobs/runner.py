@@ -15,14 +15,15 @@ from os import environ
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from qlax.config.settings import FIELDS, Config, as_words, from_file
+from qlax.config.command_line import as_words
+from qlax.config.settings import Config, fields_where
 from qlax.errors import RunError, Stopped, UserError
+from qlax.storage.formats import config_of_file
 from qlax.util.text import four_digits
 
 ATTEMPTS = 3  # at a job, before it is given up
 POLL_SECONDS = 0.1
 GPU_SHARE = 0.75  # of its memory, which JAX takes for one process unless told otherwise
-SAYS_OF_WHERE = ("preset", "derived")  # fields that say where settings came from, and are none
 
 
 class JobsFailedError(RunError):
@@ -97,8 +98,8 @@ class Job:
         if self.log.exists():
             with self.log.open("rb") as log:
                 self.lock(log)
-        found = from_file(self.directory / "config.json")
-        names = [name for name in FIELDS if name not in SAYS_OF_WHERE]
+        found = config_of_file(self.directory / "config.json")
+        names = fields_where(origin=False)
         there, here = ({name: getattr(config, name) for name in names} for config in (found, self.config))
         if self.config.init is not None:
             here["init"] = str(Path(self.config.init).resolve())  # as a run writes it down

@@ -1,6 +1,5 @@
 """Sweeps: every combination of targets and settings, a job each."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -9,18 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qlax.config import presets
 from qlax.config.atari57 import SCORES
-from qlax.config.settings import Config, presets, written
+from qlax.config.command_line import written
+from qlax.config.settings import Config, fields_where
 from qlax.errors import UserError
 from qlax.jobs.place import Place
-from qlax.jobs.runner import SAYS_OF_WHERE, Job, check_same, conclude, make_directory, run_jobs, say, writing
+from qlax.jobs.runner import Job, check_same, conclude, make_directory, run_jobs, say, writing
 from qlax.reports import ranking, scores
 from qlax.storage import directory
+from qlax.storage.formats import stamped, upgraded
 from qlax.util.files import write_whole
 
 SWEEP = "sweep.json"  # says which sweep a directory holds
 MOST_JOBS = 4096
-SINGLE = ("seed", "seeds", "runs", "env_options", "population")  # hold for all jobs
 
 
 class _Planned(NamedTuple):
@@ -33,7 +34,7 @@ class _Planned(NamedTuple):
 
 def lists() -> dict[str, list[str]]:
     """Return the names that stand for several targets."""
-    minatar = [name for name in presets() if name.startswith("minatar/")]
+    minatar = [name for name in presets.names() if name.startswith("minatar/")]
     return {"atari57": [f"atari/{game}" for game in SCORES], "minatar": minatar}
 
 
@@ -90,7 +91,7 @@ def run(
         job.check()
     make_directory(path)
     with writing(path):
-        write_whole(path / SWEEP, (json.dumps(asked, indent=2) + "\n").encode())
+        write_whole(path / SWEEP, (json.dumps(stamped(asked), indent=2) + "\n").encode())
     complete, begun = sum(job.complete for job in jobs), sum(job.begun for job in jobs)
     say(f"sweep in {path}: jobs {len(jobs)}, complete {complete}, to go on with {begun - complete}")
     outcome = run_jobs(jobs, runner)
@@ -104,7 +105,7 @@ def run(
 
 def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> list[dict[str, Any]]:
     """Of the values that are compiled in."""
-    if refused := [name for name in several if name in SINGLE]:
+    if refused := [name for name in several if name in fields_where(varies=False)]:
         raise UserError(f"{refused[0]} has several values, but holds for all jobs of a sweep; give it one")
     for name, values in several.items():
         if twice := [value for value in values if list(values).count(value) > 1]:
@@ -118,8 +119,7 @@ def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> lis
 
 def _asked(configs: Sequence[Config], several: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return the settings of a sweep as `sweep.json` holds them; a field in which targets differ lists its values."""
-    each = [dataclasses.asdict(config) for config in configs]
-    values = {name: [settings[name] for settings in each] for name in each[0] if name not in SAYS_OF_WHERE}
+    values = {name: [getattr(config, name) for config in configs] for name in fields_where(origin=False)}
     asked = {name: of[0] if all(value == of[0] for value in of) else of for name, of in values.items()}
     return json.loads(json.dumps(asked | {name: list(of) for name, of in several.items()}))
 
@@ -136,7 +136,7 @@ def _check_directory(path: Path, asked: dict[str, Any]) -> None:
         raise UserError(f"{path / SWEEP} cannot be read: {error}") from error
     if not isinstance(there, dict):
         raise UserError(f"{path / SWEEP} holds no settings of a sweep")
-    check_same(path, there, asked)
+    check_same(path, upgraded(there, str(path / SWEEP)), asked)
 
 
 def _report_targets(
@@ -145,7 +145,7 @@ def _report_targets(
     """Print and write a table of the targets for every setting."""
     settings: dict[tuple, dict[str, tuple[Job, list[int]]]] = {}  # the job of every target, and its agents
     for target, combination, job in planned:
-        for agent, own in enumerate(job.config.all_runs()):
+        for agent, own in enumerate(job.config.members):
             setting = tuple((own | combination)[field] for field in fields)
             settings.setdefault(setting, {}).setdefault(target, (job, []))[1].append(agent)
     results = []

@@ -27,12 +27,12 @@ from qlax.util.text import four_digits, markdown, shown
 LONGEST = 10_000  # steps of an episode, where nothing else limits it
 MOST_COPIES = 4096  # of environments that agents play in side by side; more agents take turns
 ARGUMENTS = {
-    "index": kinds.whole(0, "", low=0),
-    "episodes": kinds.whole(64, "", high=100_000),
-    "epsilon": kinds.number(0.0, "", low=0, high=1),
-    "seed": kinds.whole(0, "", low=0),
-    "max_steps": kinds.whole(None, ""),
-    "fps": kinds.number(30.0, "", low=1, high=240),
+    "index": kinds.whole(low=0),
+    "episodes": kinds.whole(high=100_000),
+    "epsilon": kinds.number(low=0, high=1),
+    "seed": kinds.whole(low=0),
+    "max_steps": kinds.whole(),
+    "fps": kinds.number(low=1, high=240),
 }
 
 
@@ -204,10 +204,7 @@ def checked(name: str, value: Any) -> Any:
     Raises:
       UserError: it has a wrong type, or is out of its range.
     """
-    field = ARGUMENTS[name]
-    if value is None and field.default is None:
-        return None
-    kind = field.metadata["kind"]
+    kind = ARGUMENTS[name]
     try:
         return kind.parse(value) if isinstance(value, str) else kind.convert(value)
     except ValueError:
@@ -232,7 +229,7 @@ def prepared(
     Raises:
       UserError: as in `evaluate`.
     """
-    max_steps = checked("max_steps", max_steps)
+    max_steps = max_steps if max_steps is None else checked("max_steps", max_steps)
     indices, agents = _loaded(Path(run), index, best)
     info = agents[0].info
     is_another = env not in (None, info["env"])

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qlax.config.command_line import as_words, written
 from qlax.config.kinds import distribution
-from qlax.config.settings import SWEEPABLE, Config, as_words, written
+from qlax.config.settings import SWEEPABLE, Config
 from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.files import write_whole
 
@@ -52,7 +53,7 @@ def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
             **{name: summary[name]["per_run"][index] for name in results if name in summary},
             "diverged": diverged["steps"] if diverged else None,
         }
-        for index, (run, diverged) in enumerate(zip(config.all_runs(), summary["diverged"], strict=True))
+        for index, (run, diverged) in enumerate(zip(config.members, summary["diverged"], strict=True))
     ]
 
 
@@ -81,7 +82,7 @@ def again(config: Config, row: Row, fields: Sequence[str]) -> str:
     """The command that trains the setting of a row, with the same seeds; it says what the fields compared were."""
     setting: dict[str, Any] = {name: row[name] for name in config.compared}
     if setting:
-        setting["runs"] = None
+        setting["draws"] = None
     return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), fields)])
 
 

@@ -100,14 +100,14 @@ def _summary(history: History) -> dict[str, Any]:
     """Return the summary of a finished run; of another what of it is known by now."""
     if history.summary is not None:
         return history.summary
-    curves, nothing = history.curves, np.full((1, history.config.num_runs), math.nan)
+    curves, nothing = history.curves, np.full((1, history.config.num_members), math.nan)
     exploring, greedy = (curves.get(name, nothing) for name in ("episode_return", "eval_return"))
     returns = {
         "train_return": last(exploring),
         "eval_return": last(greedy),
         "best_eval_return": np.fmax.reduce(greedy, axis=0),
     }
-    diverged: list[dict[str, Any] | None] = [None] * history.config.num_runs
+    diverged: list[dict[str, Any] | None] = [None] * history.config.num_members
     if "loss" in curves:  # an agent that is frozen measures nothing
         has_loss = np.isfinite(curves["loss"])
         for agent in np.flatnonzero(~has_loss[-1]):
@@ -131,7 +131,7 @@ def _best(history: History) -> Best | None:
     if returns is None or not np.isfinite(returns).any():
         return None
     line, agent = np.unravel_index(np.nanargmax(returns), returns.shape)
-    own = history.config.all_runs()[agent]
+    own = history.config.members[agent]
     setting = {name: own[name] for name in ("seed", *history.config.compared)}
     return Best(int(agent), setting, int(history.curves["steps"][line]), float(returns[line, agent]))
 
@@ -145,7 +145,7 @@ def by_setting(runs: Sequence[Run]) -> tuple[list[str], list[Setting], list[rank
     """
     rows: list[ranking.Row] = []
     for place, run in enumerate(runs):
-        for agent, row in zip(run.config.all_runs(), ranking.rows(run.config, run.summary), strict=True):
+        for agent, row in zip(run.config.members, ranking.rows(run.config, run.summary), strict=True):
             rows.append({"place": place, **row, "env": run.config.env, **_values(run.config, agent)})
     of_env: dict[str, list[ranking.Row]] = {}
     for row in rows:

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from qlax.config.settings import FIELDS, Config, as_words, configure
+from qlax.config.command_line import as_words
+from qlax.config.configure import configure
+from qlax.config.settings import FIELDS, Config
 from qlax.errors import UserError
 from qlax.reports import pictures, ranking
 from qlax.reports.plot import curve_figure
@@ -73,7 +75,7 @@ def status(run: Run) -> Section:
             "what": (what := each.get("what")),
             "cause": MEASUREMENTS[what].cause if what in MEASUREMENTS else None,
         }
-        for agent, (own, each) in enumerate(zip(config.all_runs(), summary["diverged"], strict=True))
+        for agent, (own, each) in enumerate(zip(config.members, summary["diverged"], strict=True))
         if each
     ]
     metrics = run.directory / "metrics.jsonl"

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qlax.config.settings import FIELDS, Config, written
+from qlax.config.command_line import written
+from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.errors import UserError, nearest
 from qlax.reports.style import MOST_LABELS
 from qlax.storage.history import History, undamaged
@@ -17,11 +18,6 @@ from qlax.util.text import four_digits
 
 MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
 DIRECTORY = "directory"
-# Fields that do not say what is learned, or are said otherwise.
-NOT_COMPARED = (
-    *("env", "preset", "derived", "seed", "seeds", "runs", "log_interval", "eval_interval", "checkpoint_interval"),
-    *("keep", "trackers", "devices", "deterministic", "host_timeout"),
-)
 
 
 class Curve(NamedTuple):
@@ -116,7 +112,7 @@ def is_measured(history: History, metric: str) -> bool:
 
 def _diverged(history: History) -> np.ndarray:
     """Tell which agents are frozen: every update of another has a loss."""
-    loss = history.curves.get("loss", np.zeros((1, history.config.num_runs)))
+    loss = history.curves.get("loss", np.zeros((1, history.config.num_members)))
     return ~np.isfinite(loss[-1])
 
 
@@ -193,12 +189,12 @@ def _completed(agents: Sequence[AgentCurves]) -> list[AgentCurves]:
 def _agents(history: History, name: str, x: str, metrics: Sequence[str]) -> list[AgentCurves]:
     """Those of a directory."""
     config, curves = history.config, history.curves
-    own = config.all_runs()
+    own = config.members
     if config.population != "none":  # settings change while it is trained
         own = [{"seed": agent["seed"]} for agent in own]
     shared = {field: getattr(config, field) for field in FIELDS} | {DIRECTORY: name}
     scores = (history.summary or {}).get("eval_score", {}).get("per_run", [None] * len(own))
-    told = [field for field in FIELDS if field not in NOT_COMPARED]
+    told = fields_where(compared=True)
     agents = []
     for index, (settings, diverged) in enumerate(zip(own, _diverged(history), strict=True)):
         drawn = {}
@@ -238,7 +234,7 @@ def _directory_names(histories: Sequence[History]) -> list[str]:
 
 def compared_fields(configs: Sequence[Config]) -> list[str]:
     """Return the fields that may tell settings apart: not those that do not matter, or follow from others in all."""
-    return [name for name in FIELDS if name not in NOT_COMPARED and not all(name in each.derived for each in configs)]
+    return [name for name in fields_where(compared=True) if not all(name in each.derived for each in configs)]
 
 
 def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> list[str]:

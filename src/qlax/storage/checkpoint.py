@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,13 @@ def about(path: Path) -> dict[str, Any]:
         return _info(path, file)[0]
 
 
-def restore(path: Path, like: PyTree) -> tuple[dict[str, Any], PyTree]:
+def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple[dict[str, Any], PyTree]:
     """The `info` and the tree saved at `path`.
 
     Args:
       path: a file that `save` wrote.
       like: a tree of arrays, or of their shapes and dtypes, as they are expected; compared before arrays are read.
+      absent: names of leaves that the file may lack, with the number they are then filled with.
 
     Raises:
       UserError: missing, or its leaves are not those expected.
@@ -86,12 +87,14 @@ def restore(path: Path, like: PyTree) -> tuple[dict[str, Any], PyTree]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_name(where): leaf for where, leaf in leaves}
     with _opened(path) as file:
-        if odd := _odd_leaf(file, wanted):
+        filled = {name: absent[name] for name in wanted.keys() & absent.keys() - set(file.keys())}
+        if odd := _odd_leaf(file, {name: leaf for name, leaf in wanted.items() if name not in filled}):
             _, text, checksum = _info(path, file)
             if _checksum(text, _tensors(path, file)) != checksum:
                 raise _damaged(path, "its checksum differs")
             raise UserError(f"{path} belongs to another configuration: {odd}")
     info, named = read(path)
+    named |= {name: np.full(wanted[name].shape, value, wanted[name].dtype) for name, value in filled.items()}
     arrays = [from_numbers(named[name], leaf) for name, leaf in wanted.items()]
     return info, jax.tree.unflatten(structure, arrays)
 

@@ -11,6 +11,7 @@ tensorboard/ wandb/  what these trackers leave, if they are asked for
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -27,9 +28,11 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
-from qlax.config.settings import Config, from_file
+from qlax.config.configure import from_dict
+from qlax.config.settings import Config
 from qlax.errors import RunError, UserError
 from qlax.storage import checkpoint
+from qlax.storage.formats import ENTRY, absent, config_of_file, stamped, to_json, upgraded
 from qlax.storage.history import config_of, summary_of
 from qlax.storage.metrics import MetricsFile
 from qlax.types import PyTree
@@ -116,12 +119,13 @@ class RunDirectory:
         """
         for path in sorted((self.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}"), reverse=True):
             try:
-                info, tree = checkpoint.restore(path, like)
+                info, tree = checkpoint.restore(path, like, absent(checkpoint.about(path), str(path)))
                 _check_info(path, info)
             except checkpoint.DamagedError as error:
                 self._set_aside(path, error)
                 continue
-            return info, tree
+            settings = upgraded(info["config"] | {ENTRY: info.get(ENTRY, 0)}, str(path))
+            return info | {"config": dataclasses.asdict(from_dict(settings, str(path)))}, tree
         return None
 
     def begin_metrics(self, info: dict[str, Any], checkpoint_interval: int) -> bytes:
@@ -153,6 +157,10 @@ class RunDirectory:
         with self.writing():
             write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
+    def write_config(self, config: Config) -> None:
+        """Write `config.json`."""
+        self.write("config.json", stamped(dataclasses.asdict(config)))
+
     def save(self, updates: int, tree: PyTree, info: dict[str, Any], keep: int) -> None:
         """Write a checkpoint beside whatever else is done; it counts once it is complete.
 
@@ -165,7 +173,7 @@ class RunDirectory:
         Raises:
           RunError: the one before could not be written.
         """
-        info = {**info, "metrics_checksums": self.metrics.checksums()}
+        info = stamped({**info, "metrics_checksums": self.metrics.checksums()})
 
         def write():
             self.metrics.sync()  # first: a checkpoint tells what is in them
@@ -346,7 +354,7 @@ def claim(out: Path | str | None, config: Config) -> RunDirectory:
         if not is_free(directory.path):
             directory.close()
             raise _taken(directory.path)  # by another process, which was quicker
-        write_whole(directory.path / "config.json", config.to_json().encode())
+        write_whole(directory.path / "config.json", to_json(config).encode())
     except OSError as error:
         raise UserError(f"cannot make {error.filename or out}: {error.strerror or error}") from error
     return directory
@@ -385,7 +393,7 @@ def variables_of(path: Path | str, like: PyTree) -> PyTree:
         files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
         if not files:
             raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
-        if (path / "config.json").exists() and len(files) != (made := from_file(path / "config.json").num_runs):
+        if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
             raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
     num_runs = jax.tree.leaves(like)[0].shape[0]
     if len(files) not in (1, num_runs):

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qlax.config.settings import Config, from_file
+from qlax.config.settings import Config
 from qlax.errors import UserError, described
+from qlax.storage.formats import config_of_file
 from qlax.storage.metrics import MetricsFile, curves
 
 Paths = Path | str | Sequence[Path | str]
@@ -43,7 +44,7 @@ def config_of(directory: Path) -> Config:
     """
     if not (directory / "config.json").exists():
         raise UserError(f"{directory} holds no run: there is no config.json")
-    return from_file(directory / "config.json")
+    return config_of_file(directory / "config.json")
 
 
 def summary_of(directory: Path) -> dict[str, Any] | None:

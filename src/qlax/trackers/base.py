@@ -1,6 +1,5 @@
 """The contract of trackers, and what all of them read from a line of metrics and a summary."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from qlax.config.settings import Config
+from qlax.config.settings import Config, fields_where
 from qlax.storage.measurements import in_group
 
 FINISH_SECONDS = 30.0  # that training waits in the end for what trackers still have to do
-NO_SETTINGS = ("seeds", "runs", "derived", "trackers")  # of a single run
 
 
 class Tracked(NamedTuple):
@@ -31,8 +29,7 @@ class Tracked(NamedTuple):
 
     def settings(self, index: int) -> dict[str, Any]:
         """Every choice of one run."""
-        shared = dataclasses.asdict(self.config)
-        return {name: value for name, value in shared.items() if name not in NO_SETTINGS} | self.runs[index]
+        return {name: getattr(self.config, name) for name in fields_where(tracked=True)} | self.runs[index]
 
 
 class Tracker(Protocol):

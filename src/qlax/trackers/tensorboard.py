@@ -11,7 +11,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from qlax.config.settings import written
+from qlax.config.command_line import written
 from qlax.storage.measurements import in_group
 from qlax.trackers.base import Tracked, best_run, own_values
 

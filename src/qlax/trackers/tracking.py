@@ -32,9 +32,9 @@ def makers(config: Config) -> dict[str, MakeTracker]:
     Raises:
       UserError: one cannot be imported, or there are too many runs.
     """
-    if config.trackers and config.num_runs > MOST_RUNS:
+    if config.trackers and config.num_members > MOST_RUNS:
         what = f"trackers={','.join(config.trackers)}: each run has curves of its own"
-        raise UserError(f"{what}, and there are {config.num_runs:,}; expected at most {MOST_RUNS} runs")
+        raise UserError(f"{what}, and there are {config.num_members:,}; expected at most {MOST_RUNS} runs")
     return {name: _maker(name) for name in config.trackers}
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import platformdirs
 
-from qlax.config.settings import Config, configure
+from qlax.config.configure import configure
+from qlax.config.settings import Config
 from qlax.errors import UserError
 from qlax.storage import directory
 from qlax.storage.directory import RunDirectory
@@ -125,7 +126,7 @@ def extend(
 
         def lengthen() -> None:
             run.set_earlier_end_aside()
-            run.write("config.json", dataclasses.asdict(longer))
+            run.write_config(longer)
 
         def lengthened() -> AbstractContextManager[RunDirectory]:
             processes.from_first(lengthen)

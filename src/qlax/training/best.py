@@ -26,7 +26,7 @@ class Best:
 
     def __init__(self, program: Program, directory: RunDirectory, info: dict[str, Any]):
         self._program, self._directory = program, directory
-        agents, names = program.config.all_runs(), ("seed", *program.config.compared)
+        agents, names = program.config.members, ("seed", *program.config.compared)
         before = info.get("best", [])  # none where training begins
         self.returns = (
             [-np.inf] * len(agents)
@@ -68,6 +68,6 @@ def save(
       more: what describes the agent beside its own settings.
     """
     own = jax.tree.map(lambda x: np.asarray(x[index]), variables)
-    agent = Agent(own, {**program.agent_info, **program.config.all_runs()[index], **more})
+    agent = Agent(own, {**program.agent_info, **program.config.members[index], **more})
     directory.save_agent(folder, index, own, agent.info)
     return agent

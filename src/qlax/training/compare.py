@@ -10,10 +10,9 @@ from typing import Any
 import jax
 
 from qlax._version import __version__
+from qlax.config.settings import FIELDS
 from qlax.errors import UserError
 from qlax.training.plan import Program
-
-CHANGEABLE = ("total_steps", "keep", "host_timeout", "trackers")  # in the config.json of a run that was begun
 
 
 def compare(path: Path, program: Program, info: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -34,11 +33,9 @@ def compare(path: Path, program: Program, info: dict[str, Any]) -> tuple[list[st
     if info["plugins"] != program.plugins:
         raise UserError(f"{path} was begun with the plugins {info['plugins']}, not {program.plugins}")
     for name, value in dataclasses.asdict(config).items():
-        before = there.get(name)
-        before = tuple(before) if isinstance(before, list) else before
-        if name not in CHANGEABLE and before != value:
+        if there[name] != value and not FIELDS[name].metadata["changeable"]:
             raise UserError(
-                f"{path} was begun with {name}={before}, but its config.json says {value}; "
+                f"{path} was begun with {name}={there[name]}, but its config.json says {value}; "
                 "put it back, or begin anew with: qlax train --config"
             )
     steps = info["updates"] * config.steps_per_update

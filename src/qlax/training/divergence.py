@@ -21,7 +21,7 @@ class Divergence:
     """
 
     def __init__(self, config: Config):
-        self.found: list[dict[str, Any] | None] = [None] * config.num_runs
+        self.found: list[dict[str, Any] | None] = [None] * config.num_members
         self.why = ""
         self._config = config
 
@@ -49,7 +49,7 @@ class Divergence:
 
 def _named(config: Config, index: int) -> str:
     """The seed of an agent and its own settings; those of a population's member are what it began with."""
-    agent = config.all_runs()[index]
+    agent = config.members[index]
     settings = ", ".join(f"{field}={agent[field]:g}" for field in config.swept)
     begun = "" if config.compared else "begun with "
     return ", ".join([f"seed={agent['seed']}", *([f"{begun}{settings}"] if settings else [])])

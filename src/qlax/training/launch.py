@@ -55,7 +55,7 @@ def launch(
         HostRuns(program, initial, lambda: bool(stop.asked)) if program.on_host else DeviceRuns(program, initial)
     )
     clock = Clock(info, lambda: runs.waited)
-    done, line, steps = info.get("updates", 0), info.get("line", 0), config.steps_per_update * config.num_runs
+    done, line, steps = info.get("updates", 0), info.get("line", 0), config.steps_per_update * config.num_members
     display = ProgressDisplay(config.num_updates * steps, done * steps, progress, quiet=not is_first)
 
     def notify(texts: list[str]) -> None:
@@ -71,7 +71,7 @@ def launch(
         ):
             if str(runs):
                 is_short = program.placement.num_devices < (config.devices or 0)
-                display.say(f"{config.num_runs} agents: {runs}", always=is_short)
+                display.say(f"{config.num_members} agents: {runs}", always=is_short)
             notify(notices + damage)
             runs.compile()
             after_evaluation = population.compile(program)
@@ -94,7 +94,7 @@ def launch(
             tracked = Tracked(
                 run.path,
                 config,
-                [{name: agent[name] for name in ("seed", *config.swept)} for agent in config.all_runs()],
+                [{name: agent[name] for name in ("seed", *config.swept)} for agent in config.members],
                 lines[-1]["seconds"] if lines else 0.0,
                 lambda text: display.say(text, always=True),
             )

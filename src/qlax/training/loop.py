@@ -177,7 +177,7 @@ class Loop:
         """Write and show a line of metrics; keep the best weights and the snapshot."""
         config, (before, seconds_before) = self.program.config, self.since
         seconds = self.clock.spent["train_seconds"]
-        steps = (boundary.updates - before) * config.steps_per_update * config.num_runs
+        steps = (boundary.updates - before) * config.steps_per_update * config.num_members
         line: dict[str, Any] = {
             "updates": boundary.updates,
             "steps": boundary.updates * config.steps_per_update,
@@ -194,7 +194,7 @@ class Loop:
             self.best.keep(boundary.variables, line)
         if boundary.snapshot is not None:
             self._save(boundary.updates, *boundary.snapshot)
-        done = boundary.updates * config.steps_per_update * config.num_runs
+        done = boundary.updates * config.steps_per_update * config.num_members
         self.display.show(done, line["steps_per_second"] or 0.0, line["episode_return"], line["eval_return"])
 
     def _save(self, updates: int, state: TrainState, record: Record, seconds: dict[str, float] | None = None) -> None:

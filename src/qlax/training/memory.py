@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Jaxpr, Literal
 
-from qlax.config.settings import Config, configure
+from qlax.config.configure import configure
+from qlax.config.settings import FIELDS, Config
 from qlax.errors import RunError, UserError
 from qlax.pqn import Rollout
 from qlax.training.placement import DATA, device
@@ -25,8 +26,9 @@ from qlax.training.plan import Program
 from qlax.types import PyTree, is_key
 
 DOUBT = 1.25  # estimates may be too high by so much: only what is beyond is refused
-# What to make smaller, first what costs the results least: more seeds can be trained afterwards.
-REMEDIES = ("eval_episodes", "seeds", "num_minibatches", "num_envs", "num_steps", "hidden")
+# Settings to reduce, first what costs the results least: more seeds can be trained afterwards.
+_REMEDY_OF = {field.metadata["remedy"]: name for name, field in FIELDS.items()}
+REMEDIES = [_REMEDY_OF[place] for place in sorted(_REMEDY_OF) if place]
 MOST_HALVINGS = 40
 
 

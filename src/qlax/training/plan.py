@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax import pqn
-from qlax.config.settings import FIELDS, Config
+from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
 from qlax.envs.vec import VecState
 from qlax.errors import UserError, nearest
@@ -21,7 +21,7 @@ from qlax.training import guard
 from qlax.training.placement import DATA, Placement, everywhere
 from qlax.types import PyTree, Step
 
-NETWORK_FIELDS = ("encoder", "hidden", "norm", "input_norm", "memory", "dueling", "compute_dtype")
+NETWORK_FIELDS = [name for name in fields_where(group="network") if name != "network"]  # of qlax's own
 MIXINGS = {"sum": VDN, "none": INDEPENDENT}
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
@@ -114,7 +114,7 @@ class Program:
             episodes = -(-config.eval_episodes // self.placement.parts)
             played: Any = built._replace(env=getattr(env, "evaluated", env)).copies(episodes, reset_ratio=episodes)
             self._evaluate = evaluation.make(self.algorithm, played, config.eval_max_steps)  # type: ignore[arg-type]
-        runs = config.all_runs()
+        runs = config.members
         self.agent_info = {
             "env": config.env,
             "env_options": config.env_options,
@@ -157,9 +157,7 @@ class Program:
             return config.num_envs % parts == 0 and all(size % parts == 0 for size in sizes)
 
         if not self.on_host:
-            return Placement(config.num_runs, splits, most_devices, config.deterministic)
-        if config.population != "none":
-            raise UserError(f"population={config.population} is for environments in JAX; {config.env} is on the host")
+            return Placement(config.num_members, splits, most_devices, config.deterministic)
         if jax.process_count() > 1:
             raise UserError(
                 f"the environments of {config.env} live on the host, and cannot be split over processes; "

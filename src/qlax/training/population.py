@@ -51,8 +51,8 @@ def make(config: Config, network: Network) -> Exchange:
       whose weights and settings each goes on with; and the settings that were explored, as they were until then. The
       same seed gives the same exchange at the same update.
     """
-    num_runs, populations = config.num_runs, config.seeds
-    members = num_runs // populations
+    populations = config.seeds
+    members = config.num_members // populations
     replaced = max(1, int(SHARE * members))
 
     def parents_within(key: jax.Array, score: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ def make(config: Config, network: Network) -> Exchange:
         key_parents, key_factors = jax.random.split(key)
         of_population = score.reshape(members, populations).T  # runs are ordered by setting, then seed
         within = jax.vmap(parents_within)(jax.random.split(key_parents, populations), of_population)
-        themselves = jnp.arange(num_runs)
+        themselves = jnp.arange(config.num_members)
         parent = (within.T * populations + jnp.arange(populations)).reshape(-1)
         # Members that are equally good stay, as those of a population that has solved its task.
         parent = jnp.where(is_last | (score[parent] <= score), themselves, parent)
@@ -130,11 +130,11 @@ def outcome(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
     """What the summary says of populations: their final settings, and how often a member was replaced."""
     if config.population == "none":
         return {}
-    found = curves.get("parent", np.empty((0, config.num_runs)))  # lines may be lost
+    found = curves.get("parent", np.empty((0, config.num_members)))  # lines may be lost
     known = found[np.isfinite(found).all(axis=1)]
     return {
         "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
-        "replaced": int((known != np.arange(config.num_runs)).sum()),
+        "replaced": int((known != np.arange(config.num_members)).sum()),
     }
 
 

@@ -28,7 +28,7 @@ class Result:
       config: every choice made.
       summary: what `summary.json` holds.
       curves: the lines of `metrics.jsonl` as arrays: `steps [lines]`, `eval_return [lines, R]`, nan without a value.
-      agents: one a seed and setting, in the order of `config.all_runs()`.
+      agents: one a seed and setting, in the order of `config.members`.
     """
 
     directory: Path
@@ -52,7 +52,7 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     config, arrays = program.config, curves(run.metrics.read())
     final = [name for name in config.swept if name in arrays]  # those that changed in training
     agents = []
-    for index in range(config.num_runs):
+    for index in range(config.num_members):
         more = {name: six_digits(arrays[name][-1, index]) for name in final}
         agents.append(best.save(program, run, "agents", index, variables, more))
     run.wait()

@@ -48,7 +48,7 @@ def summarise(
       inexact: in what the run is not what an undisturbed one would have been.
       updates: that were done: all, unless every agent diverged before.
     """
-    config, runs = program.config, program.config.all_runs()
+    config, runs = program.config, program.config.members
     if not curves:  # they diverged before the first line
         nothing = np.full((1, len(runs)), np.nan)
         keys = ("episodes", "episode_return", *measurements.evaluated().values())

@@ -8,7 +8,7 @@ from probes import strict_and_quick
 from runs import SMALL
 
 import qlax
-from qlax.config.settings import configure
+from qlax.config.configure import configure
 from qlax.envs.episodes import Episodes
 from qlax.envs.suites import atari
 from qlax.errors import UserError

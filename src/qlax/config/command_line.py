@@ -1,0 +1,64 @@
+"""Settings on a command line: read from words, and written as the words that ask for them."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from qlax.config import presets
+from qlax.config.configure import configure
+from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where, unfitting
+from qlax.util.text import shown
+
+
+def parse(name: str, text: str) -> Any:
+    """Read the value of a field from a word; one of several values where the field is a sweep.
+
+    Raises:
+      UserError: it cannot be read as the field's type.
+    """
+    try:
+        return FIELDS[name].metadata["kind"].parse(text)
+    except ValueError:
+        raise unfitting(FIELDS[name], text, shown(text)) from None
+
+
+def flag(name: str) -> str:
+    """Name of a field's flag."""
+    return "--" + name.replace("_", "-")
+
+
+def as_words(config: Config, always: Collection[str] = ()) -> list[str]:
+    """Write settings as a target, and flags for all that is not as the target has it.
+
+    Args:
+      config: the settings.
+      always: fields to name, even if they are.
+    """
+    target, asked = config.env, configure(config.env)
+    if config.preset and presets.is_preset(config.preset):
+        preset = configure(config.preset)
+        # No flag takes back what a preset says: where something of it is gone, all is said.
+        gone = [name for name in FIELDS if getattr(config, name) is None and getattr(preset, name) is not None]
+        if not gone and preset.env == config.env and preset.env_options.keys() <= config.env_options.keys():
+            target, asked = config.preset, preset
+    said = [name for name in fields_where(flag=True) if name not in config.derived]
+    here, there = ({name: getattr(of, name) for name in said} for of in (config, asked))
+    differing = {name: value for name, value in here.items() if name in always or value != there[name]}
+    return [target, *(word for name, value in differing.items() for word in _as_words(name, value))]
+
+
+def _as_words(name: str, value: Any) -> list[str]:
+    """Words of one field, which `parse` reads back."""
+    if isinstance(value, bool):
+        return [flag(name) if value else flag(f"no_{name}")]
+    if isinstance(value, dict):
+        return [flag(name), *(f"{key}={json.dumps(each)}" for key, each in value.items())]
+    if isinstance(value, tuple) and name in SWEEPABLE:
+        return [flag(name), *map(str, value)]
+    word = written(value)
+    return [f"{flag(name)}={word}"] if word.startswith("-") else [flag(name), word]
+
+
+def written(value: Any) -> str:
+    """Write a value of a field in one word."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

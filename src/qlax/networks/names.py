@@ -1,0 +1,53 @@
+"""Names of the parts of a network, and the facts about them that settings and agents need without JAX."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+Encoder = Literal["mlp", "cnn", "nature", "impala", "hadamax"]
+Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
+Norm = Literal["layer", "batch", "batch_renorm", "none"]
+Dtype = Literal["float32", "bfloat16"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+class Sizes(NamedTuple):
+    """Sizes of an encoder.
+
+    Attributes:
+      hidden: widths of the dense layers, unless others are asked for.
+      smallest: rows and columns of the smallest image of which its convolutions leave something; None: it has none.
+    """
+
+    hidden: tuple[int, ...]
+    smallest: int | None
+
+
+ENCODERS: dict[Encoder, Sizes] = {
+    "mlp": Sizes((256, 256), None),
+    "cnn": Sizes((128,), 3),
+    "nature": Sizes((512,), 36),
+    "impala": Sizes((256,), 1),
+    "hadamax": Sizes((512,), 1),
+}
+MEMORIES: dict[Memory, int] = {"none": 0, "lstm": 2, "gru": 1, "mingru": 1, "lru": 2}  # arrays `[B, F]` of each
+
+
+def is_image(dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array of one member's observation is an image, which networks divide by 255.
+
+    Args:
+      dtype: of the array, as NumPy has it.
+      shape: of the array, without the axes of environments and members.
+    """
+    return dtype == "uint8" and len(shape) == 3
+
+
+def is_screen(dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array of one member's observation is an image large enough for "nature"."""
+    return is_image(dtype, shape) and is_convolved("nature", shape)
+
+
+def is_convolved(encoder: Encoder, shape: tuple[int, ...]) -> bool:
+    """Whether an encoder convolves an array of this shape, and leaves something of it."""
+    smallest = ENCODERS[encoder].smallest
+    return smallest is not None and len(shape) == 3 and min(shape[:2]) >= smallest

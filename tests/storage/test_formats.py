@@ -1,0 +1,172 @@
+"""A run that an older version left: resumed, extended, read and played with."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from runs import lines_of
+
+import qlax
+from qlax.config.configure import configure
+from qlax.errors import UserError
+from qlax.storage import checkpoint, formats, history
+from qlax.training import loop
+
+OLD = Path(__file__).parent.parent / "data" / "format-0"
+TOLERANCE = 1e-4  # on another machine
+
+
+def copy_of(name, tmp_path):
+    return Path(shutil.copytree(OLD / name, tmp_path / name))
+
+
+def newest(run):
+    return max((run / "checkpoints").glob("*.safetensors"))
+
+
+def made_with(run):
+    """The machine and the versions of the newest checkpoint, but for those of qlax."""
+    return {**checkpoint.about(newest(run))["made_with"], "qlax": ""}
+
+
+def assert_same(found, expected, exact):
+    rtol, atol = (0, 0) if exact else (TOLERANCE, TOLERANCE)
+    np.testing.assert_allclose(np.array(found, float), np.array(expected, float), rtol=rtol, atol=atol)
+
+
+def assert_same_run(run, other, exact):
+    """Weights and measurements are those of the other run."""
+    for folder in ("agents", "best"):
+        files = sorted(path.name for path in (other / folder).glob("*.safetensors"))
+        assert len(files) == 4
+        for name in files:
+            (info, found), (expected_info, expected) = (checkpoint.read(at / folder / name) for at in (run, other))
+            assert found.keys() == expected.keys()
+            for leaf in expected:
+                assert_same(found[leaf], expected[leaf], exact)
+            assert info["seed"] == expected_info["seed"]
+    lines, expected_lines = lines_of(run), lines_of(other)
+    assert len(lines) == len(expected_lines) == 6
+    for line, expected in zip(lines, expected_lines, strict=True):
+        for name, value in expected.items():
+            assert_same(line[name], value, exact)
+
+
+def test_an_interrupted_run_of_an_older_format_resumes_to_its_end(tmp_path):
+    run = copy_of("interrupted", tmp_path)
+    # In a process of its own, as only there every core is a device.
+    subprocess.run([sys.executable, "-m", "qlax", "resume", str(run)], check=True)
+    assert_same_run(run, OLD / "finished", exact=made_with(run) == made_with(OLD / "finished"))
+    config = history.config_of(run)
+    assert (config.draws, config.num_members) == (2, 4)
+    assert checkpoint.about(newest(run))["format"] == formats.FORMAT
+
+
+def test_a_finished_run_of_an_older_format_is_read_drawn_and_played_with(tmp_path):
+    run = copy_of("finished", tmp_path)
+    assert qlax.load(run, index=3, best=True).info["seed"] == 1
+    assert qlax.plot(run, tmp_path / "figure.png").path.exists()
+    assert qlax.report(run, tmp_path / "report.html", video=False).exists()
+    played = qlax.evaluate(run, episodes=2, max_steps=5)
+    assert len(played.agents) == 4
+
+
+def test_a_run_of_an_older_format_is_extended_and_then_of_todays(tmp_path):
+    run = copy_of("finished", tmp_path)
+    result = qlax.extend(run, total_steps=16 * 32)
+    assert result.summary["updates"] == 16
+    written = json.loads((run / "config.json").read_text())
+    assert (written["format"], written["draws"], "runs" in written) == (formats.FORMAT, 2, False)
+    assert history.config_of(run) == result.config
+
+
+@pytest.mark.parametrize(
+    ("settings", "draws"),
+    [
+        ({"runs": 12, "lam": "uniform:0:1", "gamma": [0.9, 0.99], "seeds": 3}, 2),
+        ({"runs": 4, "lam": "uniform:0:1"}, 4),
+        ({"runs": 4, "lam": [0, 0.5], "seeds": 2}, None),  # all of them, and nothing drawn
+        ({"runs": None}, None),
+        ({"format": 1, "draws": 5, "lam": "uniform:0:1"}, 5),
+        ({"draws": 5, "lam": "uniform:0:1"}, 5),  # by hand
+    ],
+)
+def test_runs_of_format_0_become_draws(settings, draws, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"env": "gymnax/CartPole-v1", **settings}))
+    assert formats.config_of_file(tmp_path / "config.json").draws == draws
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": 2}, "has the format 2; expected at most 1: a newer version of qlax may read it"),
+        ({"format": "new"}, "has the format new; expected at most 1"),
+        ({"format": 1, "runs": 5}, "unknown setting 'runs'"),
+        ({"runs": "many", "lam": "uniform:0:1"}, "draws='many': expected a whole number"),
+        ({"runs": 4, "lam": "uniform:0:1", "seeds": 0}, "expected a whole number"),
+    ],
+)
+def test_what_no_format_has_is_named(settings, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"env": "gymnax/CartPole-v1", **settings}))
+    with pytest.raises(UserError, match=message):
+        formats.config_of_file(tmp_path / "config.json")
+
+
+def test_a_setting_renamed_twice_has_its_newest_name(monkeypatch):
+    first = formats.Older(renamed={"one": ("two", lambda x, _: x + 1)})
+    second = formats.Older(renamed={"two": ("three", lambda x, settings: 10 * x + settings["other"])})
+    monkeypatch.setattr(formats, "OLDER", (first, second))
+    monkeypatch.setattr(formats, "FORMAT", 2)
+    assert formats.upgraded({"one": 1, "other": 5}, "file") == {"three": 25, "other": 5}
+    assert formats.upgraded({"format": 1, "two": 1, "other": 5}, "file") == {"three": 15, "other": 5}
+    assert formats.upgraded({"format": 2, "three": 1}, "file") == {"three": 1}
+
+
+class Hyper(NamedTuple):
+    lam: np.ndarray
+    momentum: np.ndarray  # invented
+
+
+class State(NamedTuple):
+    hyper: Hyper
+
+
+class Saved(NamedTuple):
+    state: State
+
+
+def test_a_checkpoint_may_lack_a_hyperparameter_that_came_later(monkeypatch, tmp_path):
+    path, lam = tmp_path / "0.safetensors", np.array([0.25, 0.5], np.float32)
+    checkpoint.save(path, {"state": {"hyper": {"lam": lam}}}, {"updates": 4})
+    like = Saved(State(Hyper(lam, jax.ShapeDtypeStruct((2,), np.float32))))
+    with pytest.raises(UserError, match="it lacks state/hyper/momentum"):
+        checkpoint.restore(path, like, formats.absent(checkpoint.about(path), "file"))
+    monkeypatch.setattr(formats, "OLDER", (formats.Older(hyper={"momentum": 0.5}),))
+    _, saved = checkpoint.restore(path, like, formats.absent(checkpoint.about(path), "file"))
+    np.testing.assert_array_equal(saved.state.hyper.lam, lam)
+    np.testing.assert_array_equal(saved.state.hyper.momentum, np.array([0.5, 0.5], np.float32))
+    assert saved.state.hyper.momentum.dtype == np.float32
+    assert formats.absent({"format": 1}, "file") == {}  # its checkpoints have them all
+
+
+def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(tmp_path):
+    """So a new setting does not keep runs from being resumed that were begun before there was one."""
+    from qlax.storage.directory import RunDirectory
+    from qlax.training.plan import Program
+
+    run = copy_of("interrupted", tmp_path)
+    path = newest(run)
+    program = Program(history.config_of(run), {})
+    like = loop.Saved(program.shapes, program.new_record())
+    info, saved = checkpoint.restore(path, like)
+    del info["config"]["mixing"]
+    checkpoint.save(path, saved, info)
+    with RunDirectory(run) as directory:
+        found, _ = directory.newest(like)
+    assert found["config"]["mixing"] == configure("cartpole").mixing
