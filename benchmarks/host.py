@@ -11,6 +11,7 @@ evaluation reaches so much, or the time is up, and keeps `benchmarks/results/pon
 """
 
 import argparse
+import dataclasses
 import json
 import signal
 import subprocess
@@ -24,8 +25,8 @@ import numpy as np
 from records import RESULTS, circumstances
 
 from qlax.config.configure import configure
-from qlax.training.device_runs import HostRuns
-from qlax.training.plan import Program
+from qlax.training.host_runs import HostRuns
+from qlax.training.plan import make
 
 TARGETS = {  # one update of Atari is some seconds of a CPU
     "atari/Pong": ("atari/Pong", {}),
@@ -80,20 +81,18 @@ def speed(targets: list[str]) -> None:
 
 def measure(target: str, **overrides) -> dict:
     """Steps a second of the environments, of the learner and of the whole loop, and the shares of its time it waits."""
-    program = Program(configure(target, **overrides), {})
-    whole = HostRuns(program, (), lambda: False)
+    plan = make(configure(target, **overrides), {})
+    whole = HostRuns(plan, (), lambda: False)
     whole.compile()
-    make_envs = program.make_envs
-    learner = HostRuns(program, (), lambda: False)
-    learner._compiled, learner._act_in_evaluation = whole._compiled, whole._act_in_evaluation
-    program.make_envs = lambda num_envs: Still(make_envs(num_envs))
-    states = {learner: learner.begin(None)}
-    program.make_envs = make_envs
-    states[whole] = whole.begin(None)
-    record = whole.record(program.new_record())
+    make_envs = plan.make_envs
+    still = dataclasses.replace(plan, make_envs=lambda num_envs: Still(make_envs(num_envs)))
+    learner = HostRuns(still, (), lambda: False)
+    learner._compiled = whole._compiled
+    states = {runs: runs.begin(None) for runs in (learner, whole)}
+    record = whole.record(plan.new_record())
     for runs in states:  # once, to warm up
         states[runs], _ = runs.chunk(states[runs], record, 1, True)
-    envs = make_envs(program.config.num_envs)
+    envs = make_envs(plan.config.num_envs)
     envs.reset(0)
     random = np.random.default_rng(0)
 
@@ -103,7 +102,7 @@ def measure(target: str, **overrides) -> dict:
 
     def update(runs):
         states[runs], _ = runs.chunk(states[runs], record, 1, True)
-        return program.config.steps_per_update
+        return plan.config.steps_per_update
 
     for _ in range(50):
         step_all()

@@ -14,7 +14,7 @@ from records import RESULTS, circumstances
 from qlax.config.configure import configure
 from qlax.training import memory
 from qlax.training.device_runs import DeviceRuns
-from qlax.training.plan import Program
+from qlax.training.plan import make
 from qlax.types import Step
 
 CARTPOLE = {"num_envs": 1024, "num_steps": 64, "num_minibatches": 8}
@@ -89,11 +89,11 @@ def main() -> None:
 
 def measured(target, **settings) -> dict:
     """Estimate and XLA's number for one device."""
-    program = Program(configure(target, **settings), {})
-    placement = program.placement
-    needs = memory.estimate(program, placement.at_once, placement.groups)
-    snapshot = memory.nbytes(program.part) * len(program.seeds) // placement.groups
-    reserved = placement.compile(DeviceRuns(program, ()).lowered_chunk()).memory_analysis()
+    plan = make(configure(target, **settings), {})
+    placement = plan.placement
+    needs = memory.estimate(plan, placement.at_once, placement.groups)
+    snapshot = memory.nbytes(memory.part_of(plan)) * len(plan.seeds) // placement.groups
+    reserved = placement.compile(DeviceRuns(plan, ()).lowered_chunk()).memory_analysis()
     xla = reserved.argument_size_in_bytes + reserved.output_size_in_bytes + reserved.temp_size_in_bytes
     xla -= reserved.alias_size_in_bytes
     estimate = needs.bytes - snapshot

@@ -122,27 +122,27 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     from qlax.config.configure import configure
     from qlax.training.device_runs import DeviceRuns
     from qlax.training.placement import use_cores
-    from qlax.training.plan import Program
+    from qlax.training.plan import make
 
     use_cores()
     ceilings = [ceiling()]
     begun = time.perf_counter()
-    program = Program(configure(target, seeds=seeds, **overrides), {})
-    placement, runs = program.placement, DeviceRuns(program, ())
+    plan = make(configure(target, seeds=seeds, **overrides), {})
+    placement, runs = plan.placement, DeviceRuns(plan, ())
     chunk = placement.compile(runs.lowered_chunk())
     compile_seconds = time.perf_counter() - begun
     runs.compile()
-    state, record = runs.begin(None), runs.record(program.new_record())
+    state, record = runs.begin(None), runs.record(plan.new_record())
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     begun = time.perf_counter()
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     updates = max(1, int(1 / (time.perf_counter() - begun)))  # chunks of about a second
     speeds = []
-    while len(speeds) < 3 or sum(updates * program.config.steps_per_update * seeds / x for x in speeds) < seconds:
+    while len(speeds) < 3 or sum(updates * plan.config.steps_per_update * seeds / x for x in speeds) < seconds:
         begun = time.perf_counter()
         state, _ = jax.block_until_ready(chunk(state, record, updates, True))
         elapsed = time.perf_counter() - begun
-        speeds.append(updates * program.config.steps_per_update * seeds / elapsed)
+        speeds.append(updates * plan.config.steps_per_update * seeds / elapsed)
     ceilings.append(ceiling())
     speed = statistics.median(speeds)
     devices = 1 if jax.default_backend() == "cpu" else placement.num_devices  # a product uses all cores of a CPU

@@ -38,7 +38,7 @@ from qlax.config.configure import configure
 from qlax.config.settings import FIELDS, SWEEPABLE, Config
 from qlax.errors import HostError, UserError, described
 from qlax.storage.formats import config_of_file
-from qlax.training.plan import NETWORK_FIELDS, Program
+from qlax.training.plan import NETWORK_FIELDS, make
 from qlax.types import Step
 from qlax.util.text import shown
 
@@ -250,7 +250,7 @@ def examine(drawn: Drawn, folder: Path, with_training: bool = True) -> Outcome:
                 raise
             trains = True  # not for long: the command itself is to say so
         if not trains:
-            Program(config, {})
+            make(config, {})
             return Outcome("examined", time.process_time() - begun)
         result = (
             _command([*words, "--out", str(out)]) if route == "command" else qlax.train(config, out=out, progress=False)

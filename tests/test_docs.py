@@ -15,7 +15,7 @@ import qlax
 from qlax.cli import main
 from qlax.config.configure import configure
 from qlax.envs.check.env import FIXES
-from qlax.training.plan import Program
+from qlax.training.plan import make
 
 PAGE = "docs/own-environment.md"
 FILES = {block.file: block.text for block in blocks(PAGE) if block.file}
@@ -37,7 +37,7 @@ def _beside_the_files(monkeypatch, tmp_path):
 
 def planned(target, **overrides):
     """All that comes before compiling, in place of a training."""
-    Program(configure(target, **overrides), {})
+    make(configure(target, **overrides), {})
     return SimpleNamespace(summary=defaultdict(lambda: "to be seen"))
 
 

@@ -10,7 +10,7 @@ from pages import ROOT, blocks, shortened
 
 from qlax.cli import main
 from qlax.config.configure import configure
-from qlax.training.plan import Program
+from qlax.training.plan import make
 
 IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md")
 PAGES = (*IN_PYTHON, "docs/scaling.md", "docs/looking-at-runs.md")
@@ -29,7 +29,7 @@ def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
             exec(compile(shortened(block.text), page, "exec"), names)
         for words in block.commands:
             if "--network" in words:
-                Program(settings(words), {})
+                make(settings(words), {})
     assert "qlax" in names
 
 

@@ -58,7 +58,7 @@ def evaluated(network, endless=False, envs=16, max_steps=9, **hyper):
     state = algorithm.init(jax.random.key(1), pqn.Hyper(epsilon_end=1.0, **hyper), step, env_state)
     evaluation_vec = Vec(Lengths(endless), envs)
     key = jax.random.key(2)
-    records = jax.jit(evaluation.make(algorithm, evaluation_vec, max_steps))(key, state)
+    records = jax.jit(evaluation.in_jax(algorithm, evaluation_vec, max_steps))(key, state)
     _, first = evaluation_vec.reset(jax.random.split(key)[0])
     return records, np.asarray(first.obs[:, 0, 0])
 
@@ -86,7 +86,7 @@ def test_what_the_environments_share_is_as_it_is_in_training():
     algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))
     env_state, step = vec.reset(jax.random.key(0))
     state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state._replace(shared=(jnp.float32(0.5),)))
-    records = evaluation.make(algorithm, vec, 3)(jax.random.key(2), state)
+    records = evaluation.in_jax(algorithm, vec, 3)(jax.random.key(2), state)
     np.testing.assert_array_equal(records["episode_return"], np.full(4, 0.5))
 
 
@@ -109,7 +109,7 @@ def test_an_episode_that_is_cut_counts_raw_rewards():
     algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))
     env_state, step = vec.reset(jax.random.key(0))
     state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state)
-    records = evaluation.make(algorithm, vec, 5)(jax.random.key(2), state)
+    records = evaluation.in_jax(algorithm, vec, 5)(jax.random.key(2), state)
     np.testing.assert_array_equal(records["episode_return"], np.full(4, 5))
     np.testing.assert_array_equal(records["cut"], np.ones(4))
 

@@ -4,6 +4,7 @@ import functools
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import hosts
 import jax
@@ -24,7 +25,7 @@ from qlax.envs.worker import Worker
 from qlax.errors import UserError
 from qlax.play import host
 from qlax.storage.metrics import MetricsFile
-from qlax.training import guard
+from qlax.training import guard, host_runs
 
 WALK = "hosts:HostWalk"
 TINY = SMALL | {"num_steps": 8, "total_steps": 8 * 32, "log_interval": 2, "eval_interval": 4, "checkpoint_interval": 4}
@@ -67,17 +68,16 @@ def test_an_update_is_the_page_s(num_envs, memory):
     workers = workers_of(HostWalk, num_envs)
     state = jax.jit(on_host.init)(jax.random.key(1), hyper, first_steps(workers))
     learn, measured = guard.make(on_host, network)
-    functions = host.DeviceFunctions(on_host, learn, num_envs, num_steps)
     runs = jax.tree.map(lambda x: x[None], state)
-    sums = jax.eval_shape(jax.vmap(lambda state: measured(*functions.standing_still(state))[1]), runs)
+    sums = jax.eval_shape(jax.vmap(lambda state: measured(*host.standing_still(on_host, num_steps, state))[1]), runs)
     empty = jax.tree.map(lambda x: jnp.asarray(x[0]), guard.empty(sums, 1))
-    compiled = [jax.jit(f) for f in (functions.begin, functions.act, functions.learn)]
-    functions.begin, functions.act, functions.learn = compiled
+    compiled = SimpleNamespace(begin=jax.jit(host.begin), act=jax.jit(functools.partial(host.act, on_host)))
+    learn = jax.jit(functools.partial(host_runs.learn, learn))
     update, ended = jax.jit(on_device.update), 0.0
     for _ in range(3):
         expected, expected_metrics = update(expected)
-        collected = host.collect(functions, on_host, num_steps, workers, state, host.Waits())
-        state, seen = functions.learn(state, empty, *collected)
+        collected = host.collect(compiled, on_host, num_steps, workers, state, host.Waits())
+        state, seen = learn(state, empty, *collected)
         metrics = {name: seen.sums[name] for name in expected_metrics}
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), metrics, expected_metrics)
         ended += metrics["episode_return"].weight
@@ -96,7 +96,7 @@ def test_parts_and_learning_have_keys_of_their_own():
     state = jax.jit(algorithm.init)(jax.random.key(0), pqn.Hyper(), first_steps(workers_of(HostWalk, 4)))
     seen = []
     for _ in range(3):
-        key, parts = jax.jit(host.DeviceFunctions(algorithm, None, 4, 4).begin)(state)
+        key, parts = jax.jit(host.begin)(state)
         for k in (key, *(part.key for part in parts)):
             seen += [tuple(jax.random.key_data(x).tolist()) for x in (k, *jax.random.split(k))]
         state = state._replace(key=jax.random.split(key)[0])  # as `learn` does

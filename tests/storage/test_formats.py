@@ -158,12 +158,12 @@ def test_a_checkpoint_may_lack_a_hyperparameter_that_came_later(monkeypatch, tmp
 def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(tmp_path):
     """So a new setting does not keep runs from being resumed that were begun before there was one."""
     from qlax.storage.directory import RunDirectory
-    from qlax.training.plan import Program
+    from qlax.training.plan import make
 
     run = copy_of("interrupted", tmp_path)
     path = newest(run)
-    program = Program(history.config_of(run), {})
-    like = loop.Saved(program.shapes, program.new_record())
+    plan = make(history.config_of(run), {})
+    like = loop.Saved(plan.shapes, plan.new_record())
     info, saved = checkpoint.restore(path, like)
     del info["config"]["mixing"]
     checkpoint.save(path, saved, info)

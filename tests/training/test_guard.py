@@ -14,7 +14,7 @@ from qlax import pqn
 from qlax.networks.encoders import ENCODERS
 from qlax.networks.qnetwork import QNetwork
 from qlax.pqn import Rollout, Transition
-from qlax.training import health
+from qlax.training import guard
 
 KEY = jax.random.key(0)
 A = 3
@@ -62,7 +62,7 @@ def state_of(variables=None, **hyper):
 
 def measured(network, state, rollout):
     """Total and weight of every measure, as floats."""
-    found = jax.jit(lambda state, rollout: health.measures(network, state, rollout))(state, rollout)
+    found = jax.jit(lambda state, rollout: guard.measures(network, state, rollout))(state, rollout)
     return {name: (float(mean.total), float(mean.weight)) for name, mean in found.items()}
 
 
@@ -189,7 +189,7 @@ class Counter(nn.Module):
 
 def test_a_recurrent_network_goes_on_from_the_memory_of_the_rollout(monkeypatch):
     T, N, M = 3, 3, 2
-    monkeypatch.setattr(health, "SAMPLE", 2 * T * M)  # the last environment is none of it
+    monkeypatch.setattr(guard, "SAMPLE", 2 * T * M)  # the last environment is none of it
     memory = np.array([[[2], [2]], [[4], [5]], [[-1], [-1]]], np.float32)  # [N, M, 1]
     first = np.array([[False, False, False], [True, False, False], [False, False, False]])
     network = Counter(A)
@@ -221,7 +221,7 @@ def test_runs_side_by_side_have_dead_units_of_their_own():
     params = variables_of(network, obs)["params"]
     runs = [params | {"Dense_0": dead(params["Dense_0"], list(range(n)))} for n in (0, 3, 8)]
     states = jax.tree.map(lambda *x: jnp.stack(x), *(state_of({"params": run}) for run in runs))
-    found = jax.vmap(lambda state: health.measures(network, state, quiet(obs)))(states)
+    found = jax.vmap(lambda state: guard.measures(network, state, quiet(obs)))(states)
     np.testing.assert_allclose(found["dead_units"].total, [0, 3 / 8, 1], rtol=1e-5)
 
 
@@ -278,7 +278,7 @@ LARGEST = np.finfo(np.float32).max
 def test_one_float_that_is_not_finite_is_found(bad, place):
     array = noise(5, 7)
     tree = {"a": np.ones(3, np.float32), "b": (array, np.arange(3), KEY, True)}
-    found = jax.jit(health.finite)
+    found = jax.jit(guard.finite)
     assert found(tree)
     array[place] = bad
     assert not found(tree)
@@ -286,19 +286,19 @@ def test_one_float_that_is_not_finite_is_found(bad, place):
 
 
 def test_large_is_finite():
-    assert health.finite(np.full((100, 100), LARGEST))
-    assert health.finite([np.full(100, -LARGEST), np.zeros((0, 3), np.float32)])
+    assert guard.finite(np.full((100, 100), LARGEST))
+    assert guard.finite([np.full(100, -LARGEST), np.zeros((0, 3), np.float32)])
 
 
 def test_without_floats_everything_is_finite():
-    assert health.finite(())
-    assert health.finite({"a": np.arange(3), "b": np.zeros(2, bool)})
+    assert guard.finite(())
+    assert guard.finite({"a": np.arange(3), "b": np.zeros(2, bool)})
 
 
 def test_finite_of_runs_side_by_side():
     array = noise(3, 4)
     array[1, 2] = np.nan
-    np.testing.assert_array_equal(jax.vmap(health.finite)({"a": array}), [True, False, True])
+    np.testing.assert_array_equal(jax.vmap(guard.finite)({"a": array}), [True, False, True])
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_the_reward_of_a_cut_step_need_not_be_finite(terminated, truncated, expe
     for bad in (np.nan, np.inf, -np.inf):
         reward = np.ones((3, 2), np.float32)
         reward[1, 1] = bad
-        assert health.finite_rewards(rollout_of(reward, *ends, np.ones((3, 2, 1)))) == expected
+        assert guard.finite_rewards(rollout_of(reward, *ends, np.ones((3, 2, 1)))) == expected
 
 
 # Nothing else changes

@@ -13,14 +13,14 @@ from qlax.config.configure import configure
 from qlax.errors import RunError, UserError
 from qlax.training import memory
 from qlax.training.memory import Needs, Part, estimate, machine_memory, nbytes, peak
-from qlax.training.plan import Program
+from qlax.training.plan import make
 
 GIB = 2**30
 
 
 @functools.cache
-def program_of(target=CARTPOLE, **settings):
-    return Program(configure(target, **(SMALL | settings)), {})
+def plan_of(target=CARTPOLE, **settings):
+    return make(configure(target, **(SMALL | settings)), {})
 
 
 def part(needs, what):
@@ -39,7 +39,7 @@ def test_bytes_of_arrays_random_keys_included():
 
 
 def test_bytes_of_a_tiny_run_worked_by_hand():
-    needs = estimate(program_of(seeds=2), at_once=2)
+    needs = estimate(plan_of(seeds=2), at_once=2)
     # A layer of 4 x 8 with its bias, a norm, a head of 8 x 2 with its bias; two moments of each, and two counters.
     parameters = 4 * 8 + 8 + 8 + 8 + 8 * 2 + 2
     # The runs of both seeds, and a snapshot of them.
@@ -49,8 +49,8 @@ def test_bytes_of_a_tiny_run_worked_by_hand():
 
 
 def test_runs_in_turns_need_one_rollout_but_gather_their_states_twice():
-    program = program_of(seeds=4)
-    together, in_turns, spread = estimate(program, 4), estimate(program, 1), estimate(program, 2, num_devices=2)
+    plan = plan_of(seeds=4)
+    together, in_turns, spread = estimate(plan, 4), estimate(plan, 1), estimate(plan, 2, num_devices=2)
     assert 4 * part(in_turns, "rollouts") == part(together, "rollouts") == 2 * part(spread, "rollouts")
     state = part(together, "weights and the optimiser's state") // (2 * 4)
     assert part(in_turns, "weights and the optimiser's state") == (2 * 4 + 4 + 1) * state
@@ -59,10 +59,10 @@ def test_runs_in_turns_need_one_rollout_but_gather_their_states_twice():
 
 @pytest.mark.parametrize(("overlap", "copies"), [(False, 2), (True, 3)])
 def test_on_the_host_a_rollout_is_stacked_into_a_copy(overlap, copies):
-    program = program_of("hosts:HostWalk", overlap=overlap)
-    seen = jax.tree.leaves(program.shapes.step.obs)[0]
+    plan = plan_of("hosts:HostWalk", overlap=overlap)
+    seen = jax.tree.leaves(plan.shapes.step.obs)[0]
     features = int(np.prod(seen.shape[2:])) * seen.dtype.itemsize
-    assert part(estimate(program), "rollouts") == copies * 8 * 4 * (3 + features + 3 * 4 + 2 * 4)
+    assert part(estimate(plan), "rollouts") == copies * 8 * 4 * (3 + features + 3 * 4 + 2 * 4)
 
 
 def test_what_is_multiplied_is_held_until_it_was_used():
@@ -147,12 +147,12 @@ def compilations(caplog):
 
 def test_what_cannot_fit_is_refused_at_once_and_nothing_is_compiled(monkeypatch, caplog):
     monkeypatch.setattr(memory, "available", lambda: 32 * GIB)
-    program_of()  # what tracing for the first time compiles
+    plan_of()  # what tracing for the first time compiles
     begun = time.perf_counter()
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        program = program_of(num_envs=10**9, num_steps=2, num_minibatches=32, total_steps=2 * 10**9)
+        plan = plan_of(num_envs=10**9, num_steps=2, num_minibatches=32, total_steps=2 * 10**9)
         with pytest.raises(UserError, match=r"this needs about .* GiB, of which .* and there are 32 GiB: .* too much"):
-            memory.check(program)
+            memory.check(plan)
         assert not compilations(caplog)
         jax.jit(lambda x: x + 12345)(1)
         assert compilations(caplog)  # so the check can fail
@@ -171,20 +171,20 @@ def test_what_cannot_fit_is_refused_at_once_and_nothing_is_compiled(monkeypatch,
 )
 @pytest.mark.parametrize("share", [0.6, 0.25])
 def test_halving_what_is_named_makes_it_fit(monkeypatch, largest, settings, share):
-    program = program_of(**settings)
-    there = int(share * estimate(program).bytes)
+    plan = plan_of(**settings)
+    there = int(share * estimate(plan).bytes)
     monkeypatch.setattr(memory, "available", lambda: there)
     with pytest.raises(UserError) as refused:
-        memory.check(program)
+        memory.check(plan)
     assert f"are {largest}" in str(refused.value)
     how, factor, name, value = re.search(
         r"; (halve|double|divide by|multiply by)(?: (\d+):)? (\w+), to (\S+)$", str(refused.value)
     ).groups()
-    before, after = program.config.__dict__[name], tuple(map(int, value.split(",")))
+    before, after = plan.config.__dict__[name], tuple(map(int, value.split(",")))
     before, after = (before, after) if name == "hidden" else (before, after[0])
     scale = int(factor or 2) if how in ("double", "multiply by") else 1 / int(factor or 2)
     assert after == (tuple(int(scale * width) for width in before) if name == "hidden" else scale * before)
-    memory.check(program_of(**(settings | {name: after})))
+    memory.check(plan_of(**(settings | {name: after})))
 
 
 def test_what_helps_is_what_has_to_be_halved_least():
@@ -207,20 +207,20 @@ def test_what_helps_is_what_has_to_be_halved_least():
 
 def test_a_preset_fits_easily(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: GIB // 16)
-    memory.check(Program(configure("minatar/breakout"), {}), num_devices=2)
+    memory.check(make(configure("minatar/breakout"), {}), num_devices=2)
 
 
 def test_where_nobody_knows_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: None)
-    memory.check(program_of(num_envs=10**8))
+    memory.check(plan_of(num_envs=10**8))
 
 
 def test_devices_of_a_cpu_share_its_memory(monkeypatch):
-    program = program_of(seeds=2)
-    there = int(1.5 * estimate(program, 1, 2).bytes / memory.DOUBT)
+    plan = plan_of(seeds=2)
+    there = int(1.5 * estimate(plan, 1, 2).bytes / memory.DOUBT)
     monkeypatch.setattr(memory, "available", lambda: there)
     with pytest.raises(UserError, match="too much"):
-        memory.check(program, num_devices=2)
+        memory.check(plan, num_devices=2)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_devices_of_a_cpu_share_its_memory(monkeypatch):
 )
 def test_a_device_out_of_memory_says_what_for(error):
     message = r"^the device is out of memory; this needs about .* KiB, of which .*; (halve|double) \w+, to \S+$"
-    with pytest.raises(RunError, match=message), memory.out_of_memory(program_of()):
+    with pytest.raises(RunError, match=message), memory.out_of_memory(plan_of()):
         raise error
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.out_of_memory(program_of()):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.out_of_memory(plan_of()):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 

@@ -138,29 +138,30 @@ from jax.sharding import NamedSharding, PartitionSpec
 from qlax.storage.checkpoint import as_numbers, from_numbers
 from qlax.config.configure import configure
 from qlax.pqn import Rollout
-from qlax.training.plan import Program
+from qlax.training.device_runs import functions
+from qlax.training.plan import make
 from runs import CARTPOLE, SMALL
 
-def update(program):
+def update(plan):
     def one(state):
-        state, rollout = program._rollout(program._share(state))
+        state, rollout = plan.rollout(state)
         return state, rollout.transitions
     return jax.vmap(one)
 
-def learned(program):
+def learned(plan):
     def one(state, transitions):
-        record = jax.tree.map(lambda x: x[0], program.new_record())
-        after, record = program._learn(state, record, Rollout((), transitions))
+        record = jax.tree.map(lambda x: x[0], plan.new_record())
+        after, record = plan.learn(state, record, Rollout((), transitions))
         return (after.params, after.stats), record
     return jax.vmap(one)
 
 found = []
 for norms in ({}, {"norm": "batch", "input_norm": "batch_renorm"}):
     settings = SMALL | {"num_envs": 8, "num_minibatches": 1} | norms
-    two, one = (Program(configure(CARTPOLE, devices=devices, **settings), {}) for devices in (2, 1))
+    two, one = (make(configure(CARTPOLE, devices=devices, **settings), {}) for devices in (2, 1))
     place, runs = two.placement, two.placement.runs
     of_steps = NamedSharding(runs.mesh, PartitionSpec("runs", None, "data"))
-    state = jax.jit(place.spread(two.start, (runs, runs, runs), two.where))(two.seeds, two.hyper, ())
+    state = jax.jit(place.spread(functions(two).start, (runs, runs, runs), two.where))(two.seeds, two.hyper, ())
     # Moments that devices differ in: one of them has all the episodes that end.
     state, steps = jax.jit(place.spread(update(two), (two.where,), (two.where, of_steps)))(state)
     weights, record = jax.jit(place.spread(learned(two), (two.where, of_steps), (runs, runs)))(state, steps)
@@ -195,14 +196,14 @@ import jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
 from qlax.config.configure import configure
 from qlax.training.placement import Placement
-from qlax.training.plan import Program
+from qlax.training.plan import make
 from runs import SMALL
 placement = Placement(2, devices=1)
 state = {"nothing": jnp.zeros((2, 3, 0)), "number": jnp.ones(2)}
 double = placement.compile(placement.lower(lambda state: jax.tree.map(lambda x: 2 * x, state), state))
 number = double(double(jax.device_put(state, placement.runs)))["number"].tolist()
-programs = [Program(configure(name, **SMALL | {"seeds": 2}), {}) for name in ("minatar/asterix", "pgx/minatar-asterix")]
-print(json.dumps([number, [program.placement.num_devices for program in programs]]))
+plans = [make(configure(name, **SMALL | {"seeds": 2}), {}) for name in ("minatar/asterix", "pgx/minatar-asterix")]
+print(json.dumps([number, [plan.placement.num_devices for plan in plans]]))
 """
 
 

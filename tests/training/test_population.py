@@ -16,15 +16,16 @@ from qlax.errors import Stopped, UserError
 from qlax.networks.qnetwork import QNetwork
 from qlax.storage.checkpoint import as_numbers
 from qlax.training import population
-from qlax.training.plan import Program
+from qlax.training.device_runs import functions
+from qlax.training.plan import make
 from qlax.training.population import FACTORS
 
 SETTINGS = SMALL | {"learning_rate": "log-uniform:1e-5:1e-1", "lam": "uniform:0.1:0.9", "population": "pbt"}
 
 
 @functools.cache
-def program(seeds=2, **settings):
-    return Program(configure(CARTPOLE, **(SETTINGS | {"seeds": seeds, "draws": 20 // seeds} | settings)), {})
+def plan(seeds=2, **settings):
+    return make(configure(CARTPOLE, **(SETTINGS | {"seeds": seeds, "draws": 20 // seeds} | settings)), {})
 
 
 @functools.cache
@@ -34,7 +35,7 @@ def exchange_of(of):
 
 def begun(of, updates=4):
     """States before an exchange, each leaf of a run's weights being the number of the run."""
-    state = of.start(of.seeds, of.hyper, ())
+    state = functions(of).start(of.seeds, of.hyper, ())
     runs = len(of.seeds)
 
     def numbered(x):
@@ -56,7 +57,7 @@ def numbers(tree):
 
 
 def test_the_worst_fifth_of_every_population_goes_on_as_one_of_its_best_fifth():
-    of = program()
+    of = plan()
     state, record = begun(of)
     scores = np.random.default_rng(0).permutation(20).astype(np.float32)
     returns = jnp.asarray(np.stack([scores - 1, scores + 1], axis=1))  # means over episodes count
@@ -85,7 +86,7 @@ def test_the_worst_fifth_of_every_population_goes_on_as_one_of_its_best_fifth():
 
 
 def test_settings_stay_within_what_their_fields_allow():
-    of = program(lam=(0.0, 1.0), learning_rate=(3e38, 1e-3), draws=None)
+    of = plan(lam=(0.0, 1.0), learning_rate=(3e38, 1e-3), draws=None)
     state, record = begun(of)
     returns = jnp.arange(8.0)[:, None]
     for updates in range(40):
@@ -96,7 +97,7 @@ def test_settings_stay_within_what_their_fields_allow():
 
 
 def test_both_factors_are_tried_and_every_donor_has_its_turn():
-    of = program(seeds=1)
+    of = plan(seeds=1)
     state, record = begun(of)
     returns = jnp.arange(20.0)[:, None]
     exchange = exchange_of(of)
@@ -110,7 +111,7 @@ def test_both_factors_are_tried_and_every_donor_has_its_turn():
 
 
 def test_after_the_last_evaluation_nobody_is_replaced():
-    of = program()
+    of = plan()
     state, record = begun(of)
     after, _, exchange = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], True)
     np.testing.assert_array_equal(exchange["parent"], np.arange(20))
@@ -119,7 +120,7 @@ def test_after_the_last_evaluation_nobody_is_replaced():
 
 
 def test_a_member_that_diverged_counts_as_the_worst_and_is_revived():
-    of = program(seeds=1)
+    of = plan(seeds=1)
     state, record = begun(of)
     record = record._replace(diverged=record.diverged.at[19].set(3))
     after, record, exchange = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], False)
@@ -129,7 +130,7 @@ def test_a_member_that_diverged_counts_as_the_worst_and_is_revived():
 
 
 def test_a_return_that_is_no_number_is_not_the_best():
-    of = program(seeds=1)
+    of = plan(seeds=1)
     state, record = begun(of)
     returns = jnp.arange(20.0).at[7].set(jnp.nan)[:, None]
     _, _, exchange = exchange_of(of)(state, record, returns, False)
@@ -138,7 +139,7 @@ def test_a_return_that_is_no_number_is_not_the_best():
 
 
 def test_those_that_are_equally_good_stay():
-    of = program(seeds=1)
+    of = plan(seeds=1)
     state, record = begun(of)
     after, _, exchange = exchange_of(of)(state, record, jnp.full((20, 1), 500.0), False)
     np.testing.assert_array_equal(exchange["parent"], np.arange(20))
@@ -155,7 +156,7 @@ def test_without_its_lines_a_population_has_no_lineage(tmp_path):
 
 
 def test_what_was_remembered_by_another_network_is_forgotten():
-    of = program(seeds=1, memory="gru")
+    of = plan(seeds=1, memory="gru")
     state, record = begun(of)
     state = state._replace(memory=jax.tree.map(jnp.ones_like, state.memory))
     after, _, exchange = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], False)
@@ -178,7 +179,7 @@ def expectant(num_actions):
 
 
 def test_a_member_that_is_replaced_remembers_what_its_network_begins_with():
-    of = program(seeds=1, network="test_population:expectant", hidden=None)
+    of = plan(seeds=1, network="test_population:expectant", hidden=None)
     state, record = begun(of)
     after, _, columns = exchange_of(of)(state, record, jnp.arange(20.0)[:, None], False)
     new = np.asarray(columns["parent"]) != np.arange(20)
@@ -232,7 +233,7 @@ def test_a_population_is_trained_resumed_bit_for_bit_and_drawn(monkeypatch, tmp_
 )
 def test_what_cannot_be_a_population(target, settings, said):
     with pytest.raises(UserError) as raised:
-        Program(configure(target, **(SMALL | {"population": "pbt"} | settings)), {})
+        make(configure(target, **(SMALL | {"population": "pbt"} | settings)), {})
     assert said in str(raised.value)
 
 

@@ -25,7 +25,7 @@ from qlax.storage.formats import config_of_file
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.loop import Loop
-from qlax.training.plan import Program
+from qlax.training.plan import make
 from qlax.util.files import write_whole
 
 
@@ -300,9 +300,9 @@ def scaled(error, factor):
 def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_arguments():
     config = qlax.Config(env=CARTPOLE, **SMALL)
     with pytest.raises(qlax.UserError, match=r"unknown plugin 'explor'; did you mean 'explore'"):
-        Program(config, {"explor": epsilon_greedy})
-    program = Program(config, {"loss": functools.partial(scaled, factor=2.0)})
-    assert program.plugins == {"loss": "test_training.scaled with () {'factor': 2.0}"}
+        make(config, {"explor": epsilon_greedy})
+    plan = make(config, {"loss": functools.partial(scaled, factor=2.0)})
+    assert plan.plugins == {"loss": "test_training.scaled with () {'factor': 2.0}"}
 
 
 def test_sizes_that_disagree_are_named():
@@ -317,8 +317,8 @@ def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
         result = qlax.train(CARTPOLE, out=tmp_path / "run", **{**SMALL, "total_steps": 11 * 32})  # the last is shorter
     compiled = [record for record in caplog.records if "XLA compilation of jit(chunk)" in record.getMessage()]
     assert len(compiled) == 1
-    program = Program(result.config, {})
-    text = DeviceRuns(program, ()).lowered_chunk().as_text()
+    plan = make(result.config, {})
+    text = DeviceRuns(plan, ()).lowered_chunk().as_text()
     assert "while" in text
     assert "callback" not in text
 
@@ -498,10 +498,10 @@ class Doubled(Wrapper):
 def test_a_team_learns_apart_if_asked_to():
     for mixing, learners in (("sum", 1), ("none", 2)):
         config = qlax.Config(env="probes:RandomWorld", env_options={"num_agents": 2}, mixing=mixing)
-        program = Program(config, {})
-        assert jax.eval_shape(jax.vmap(program.algorithm.act), program.shapes)[1].value.shape == (1, 128, learners)
+        plan = make(config, {})
+        assert jax.eval_shape(jax.vmap(plan.algorithm.act), plan.shapes)[1].value.shape == (1, 128, learners)
     with pytest.raises(UserError, match="mixing=none and the plugin mixing exclude each other"):
-        Program(config, {"mixing": VDN})
+        make(config, {"mixing": VDN})
 
 
 def test_intervals_follow_from_the_sizes_alone():

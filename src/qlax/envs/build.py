@@ -39,6 +39,11 @@ class Built(NamedTuple):
         ratio = reset_ratio or self.config.reset_ratio
         return Vec(self.env, num_envs, reset_ratio=ratio, time_limit_is_terminal=self.config.time_limit_is_terminal)
 
+    @property
+    def evaluated(self) -> "Built":
+        """The same, where agents are evaluated."""
+        return self._replace(env=getattr(self.env, "evaluated", self.env))
+
     def against_itself(self, network: Network) -> "Built":
         """The same, where the environment asks for it with the learner's network as the opponent.
 

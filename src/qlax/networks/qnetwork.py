@@ -73,7 +73,7 @@ class QNetwork(nn.Module):
 
         def activate(x):
             x = encoder.activation(self._normalise(self.norm, x, train))
-            self.sow("intermediates", "activation", x)  # nothing, unless asked for by `qlax.training.health`
+            self.sow("intermediates", "activation", x)  # nothing, unless asked for by `qlax.training.guard`
             return x
 
         def features(x):

@@ -1,5 +1,6 @@
 """Saved agents at play: whole episodes in the environment they were trained in, or in another that looks the same."""
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -243,8 +244,8 @@ def prepared(
         host_timeout=(Config(env=env_id) if is_another else of_run).host_timeout,
     )
     network = qnetwork.build(info["network"], info["num_actions"])
-    built = build.build(config).against_itself(network)
-    place = getattr(built.env, "evaluated", built.env)
+    built = build.build(config).against_itself(network).evaluated
+    place = built.env
     _check_interface(info, config, place, built.step.obs)
     limits = [getattr(place, "time_limit", None), of_run.eval_max_steps]
     known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
@@ -318,7 +319,7 @@ def _algorithm(stage: Stage, episodes: int) -> pqn.PQN:
 
 
 def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """Play in JAX: metrics `[R, N]` of `qlax.play.evaluation.make`."""
+    """Play in JAX: metrics `[R, N]` of `qlax.play.evaluation.in_jax`."""
     algorithm = _algorithm(stage, episodes)
     # One fresh episode a step has to do: nobody looks at what follows the first.
     vec = Vec(stage.env, episodes, reset_ratio=episodes)
@@ -329,7 +330,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
             env_state, step = vec.reset(key)
             state = algorithm.init(key, pqn.Hyper(), step, env_state, variables)
             state = share(state._replace(updates=jnp.int32(1)))  # the end of training
-            return evaluation.make(algorithm, vec, stage.max_steps, epsilon)(key, state)
+            return evaluation.in_jax(algorithm, vec, stage.max_steps, epsilon)(key, state)
 
         at_once = max(1, MOST_COPIES // episodes)
         return jax.lax.map(one, variables, batch_size=at_once)
@@ -341,7 +342,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
 def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
     """Play on the host, where the agents take turns: the same metrics."""
     algorithm = _algorithm(stage, episodes)
-    act = jax.jit(host.DeviceFunctions(algorithm, algorithm.learn, episodes, num_steps=1).act)
+    act = jax.jit(functools.partial(host.act, algorithm))
     init = jax.jit(algorithm.init)
     worker, played = stage.worker(episodes), []
     try:
@@ -349,7 +350,7 @@ def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> d
         step, _ = worker.result()
         for agent in stage.agents:
             state = init(jax.random.key(seed), pqn.Hyper(), step, (), agent.variables)
-            metrics = host.evaluate(act, worker, state, seed, stage.max_steps, lambda: False, epsilon)
+            metrics = evaluation.on_host(act, worker, state, seed, stage.max_steps, lambda: False, epsilon)
             assert metrics is not None
             played.append(metrics)
     finally:

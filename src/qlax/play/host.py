@@ -1,8 +1,8 @@
-"""Environments on the host: a Python loop over the page's own `act`, `observe` and `learn`.
+"""Acting in environments on the host: a Python loop over the algorithm's own `act` and `observe`.
 
 The environments of a run are in two halves, which take turns: while one steps, on a thread of its own, the device
 thinks for the other. Observations go to the device once, in their own dtype, from that thread; actions come back; what
-was seen is stacked on the device, where it is learned from.
+was seen is stacked on the device.
 
 Axes as in `qlax.pqn`; n environments of a half.
 """
@@ -47,65 +47,47 @@ def sizes(num_envs: int) -> tuple[int, ...]:
     return (num_envs,) if num_envs % 2 else (num_envs // 2,) * 2
 
 
-class DeviceFunctions:
-    """What a run on the host computes on the device.
+def begin(state: TrainState) -> tuple[jax.Array, list[Part]]:
+    """Split the state of a run into the key that learning goes on with, and its parts."""
+    parts = sizes(len(state.step.reward))
+    key, *keys = jax.random.split(state.key, len(parts) + 1)
 
-    Args:
-      algorithm: made without an environment.
-      learn: from a rollout, and record what is measured.
-      num_envs: N.
-      num_steps: T.
-    """
+    def rows(tree, index):
+        return jax.tree.map(lambda x: x[index * parts[0] : (index + 1) * parts[0]], tree)
 
-    def __init__(self, algorithm: PQN, learn: Callable[..., tuple[TrainState, Any]], num_envs: int, num_steps: int):
-        self.algorithm, self._learn, self.num_envs, self.num_steps = algorithm, learn, num_envs, num_steps
-
-    def begin(self, state: TrainState) -> tuple[jax.Array, list[Part]]:
-        """The key that learning goes on with, and the state's parts."""
-        parts = sizes(self.num_envs)
-        key, *keys = jax.random.split(state.key, len(parts) + 1)
-
-        def rows(tree, index):
-            return jax.tree.map(lambda x: x[index * parts[0] : (index + 1) * parts[0]], tree)
-
-        return key, [Part(k, rows(state.step, i), rows(state.memory, i)) for i, k in enumerate(keys)]
-
-    def act(self, state: TrainState, part: Part) -> tuple[Part, Decision]:
-        """`algorithm.act` for a part; of the state only what acting reads."""
-        acted, decision = self.algorithm.act(state._replace(key=part.key, step=part.step, memory=part.memory))
-        return part._replace(key=acted.key, memory=acted.memory), decision
-
-    def learn(
-        self, state: TrainState, record: Any, key: jax.Array, parts: list[Part], seen: list[Transition]
-    ) -> tuple[TrainState, Any]:
-        """Learn from what all parts saw, in order of time and then part."""
-        return self._learn(_joined(state, key, parts), record, self._rollout(state, seen))
-
-    def _rollout(self, state: TrainState, seen: list[Transition]) -> Rollout:
-        def stacked(*pieces):  # in one copy: rollouts of images are large
-            return jnp.concatenate(pieces).reshape(self.num_steps, self.num_envs, *pieces[0].shape[1:])
-
-        return Rollout(state.memory, jax.tree.map(stacked, *seen))
-
-    def go_on(self, state: TrainState, key: jax.Array, parts: list[Part]) -> tuple[jax.Array, TrainState]:
-        """A key to learn with, and the state from which the next rollout begins meanwhile."""
-        key, key_next = jax.random.split(key)
-        return key, _joined(state, key_next, parts)
-
-    def standing_still(self, state: TrainState) -> tuple[TrainState, Rollout]:
-        """A rollout in which every step shows the same: to trace what an update calls."""
-        key, parts = self.begin(state)
-        seen = []
-        for part in parts:
-            part, decision = self.act(state, part)
-            seen.append(self.algorithm.observe(state._replace(step=part.step), decision, (), part.step)[1])
-        return _joined(state, key, parts), self._rollout(state, seen * self.num_steps)
+    return key, [Part(k, rows(state.step, i), rows(state.memory, i)) for i, k in enumerate(keys)]
 
 
-def _joined(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
-    """The state with what its parts have become."""
+def act(algorithm: PQN, state: TrainState, part: Part) -> tuple[Part, Decision]:
+    """`algorithm.act` for a part; of the state only what acting reads."""
+    acted, decision = algorithm.act(state._replace(key=part.key, step=part.step, memory=part.memory))
+    return part._replace(key=acted.key, memory=acted.memory), decision
+
+
+def join(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
+    """Replace the key of the state, and what its parts have become."""
     step, memory = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *((p.step, p.memory) for p in parts))
     return state._replace(key=key, step=step, memory=memory)
+
+
+def stack(state: TrainState, seen: list[Transition]) -> Rollout:
+    """The rollout that began at `state`, of what all parts saw, in order of time and then part."""
+    num_envs = len(state.step.reward)
+
+    def stacked(*pieces):  # in one copy: rollouts of images are large
+        return jnp.concatenate(pieces).reshape(-1, num_envs, *pieces[0].shape[1:])
+
+    return Rollout(state.memory, jax.tree.map(stacked, *seen))
+
+
+def standing_still(algorithm: PQN, num_steps: int, state: TrainState) -> tuple[TrainState, Rollout]:
+    """A rollout in which every step shows the same: to trace what an update calls."""
+    key, parts = begin(state)
+    seen = []
+    for part in parts:
+        part, decision = act(algorithm, state, part)
+        seen.append(algorithm.observe(state._replace(step=part.step), decision, (), part.step)[1])
+    return join(state, key, parts), stack(state, seen * num_steps)
 
 
 def frozen(state: TrainState) -> TrainState:
@@ -116,15 +98,18 @@ def frozen(state: TrainState) -> TrainState:
 def collect(
     compiled: Any, algorithm: PQN, num_steps: int, workers: list[Worker], state: TrainState, waits: Waits
 ) -> tuple[jax.Array, list[Part], list[Transition]]:
-    """A rollout from the latest steps in `state`: what `DeviceFunctions.learn` wants beside the state to be changed.
+    """Collect a rollout from the latest steps in `state`, whose parameters act.
 
     Args:
-      compiled: has `begin` and `act` of `DeviceFunctions`.
-      algorithm: the page.
+      compiled: has `begin` and `act` of this module, the latter of the algorithm.
+      algorithm: that of the run.
       num_steps: T.
-      workers: of the parts; no step is under way.
-      state: whose parameters act.
+      workers: of the parts; no step is in progress.
+      state: before the rollout.
       waits: where to count seconds.
+
+    Returns:
+      What `join` and `stack` take: the key, the parts after the rollout, and what they saw.
     """
     key, parts = compiled.begin(state)
     parameters = frozen(state)
@@ -145,63 +130,6 @@ def collect(
             if t + 1 < num_steps:
                 decisions[index] = act(index)
     return key, parts, seen
-
-
-def evaluate(
-    act: Callable[[TrainState, Part], tuple[Part, Decision]],
-    worker: Worker,
-    state: TrainState,
-    seed: int,
-    max_steps: int,
-    stopped: Callable[[], bool],
-    epsilon: float = 0.0,
-) -> dict[str, np.ndarray] | None:
-    """One episode in each of E environments, as `qlax.play.evaluation.make`: the first whole one of each.
-
-    Args:
-      act: of `DeviceFunctions`, for E environments.
-      worker: of E environments.
-      state: of the run; its memory is not touched.
-      seed: of the episodes.
-      max_steps: an episode this long is cut, and counts as it stands.
-      stopped: whether the run is to be stopped, asked at every step: an evaluation may take minutes.
-      epsilon: share of random actions; 0 is greedy.
-
-    Returns:
-      Metrics `[E]` as those of `qlax.play.evaluation.make`; None if it was stopped.
-    """
-    worker.reset(seed)
-    step, metrics = worker.result()
-    envs = len(metrics["raw_reward"])
-    hyper = state.hyper._replace(epsilon_start=jnp.float32(epsilon), epsilon_end=jnp.float32(epsilon))
-    memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
-    part = Part(jax.random.key(seed), first_steps(step), memory)
-    parameters = frozen(state)._replace(hyper=hyper)
-    unfinished, steps = np.ones(envs, bool), 0
-    records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}
-    records["overestimation"] = np.full(envs, np.nan, np.float32)
-    excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
-    gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
-    so_far = {"episode_return": np.zeros(envs, np.float32), "episode_length": np.zeros(envs, np.float32)}
-    while unfinished.any() and steps < max_steps:
-        if stopped():
-            return None
-        part, decision = act(parameters, part)
-        worker.step(np.asarray(decision.action))
-        step, metrics = worker.result()
-        if steps == 0:
-            excess += np.asarray(decision.value).mean(-1)
-        excess -= reward_scale * discount * np.asarray(step.reward)
-        discount = np.where(step.terminated, 0, gamma * discount)
-        part, steps = part._replace(step=step), steps + 1
-        so_far["episode_return"] += metrics["raw_reward"]
-        so_far["episode_length"] += 1
-        ended = unfinished & ~np.isnan(metrics["episode_return"])
-        seen = metrics | {"overestimation": excess}
-        records = {name: np.where(ended, seen[name], record) for name, record in records.items()}
-        unfinished &= ~ended
-    records |= {name: np.where(unfinished, value, records[name]) for name, value in so_far.items()}
-    return records | {"cut": unfinished.astype(np.float32)}
 
 
 def first_steps(step: Step) -> Step:

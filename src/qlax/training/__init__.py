@@ -17,7 +17,7 @@ from qlax.storage.directory import RunDirectory
 from qlax.training import processes
 from qlax.training.launch import launch
 from qlax.training.placement import use_cores
-from qlax.training.plan import Program
+from qlax.training.plan import Plan, make
 from qlax.training.result import Result
 
 
@@ -57,9 +57,9 @@ def train(
     if config.init is not None:
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     with _together(compilation_cache):
-        program = _program(config, plugins)
+        plan = _plan(config, plugins)
         processes.from_first(lambda: directory.look(out))
-        return launch(program, progress, lambda: _opened(lambda: directory.claim(out, program.config)))
+        return launch(plan, progress, lambda: _opened(lambda: directory.claim(out, plan.config)))
 
 
 def resume(
@@ -89,7 +89,7 @@ def resume(
             raise UserError(
                 f"{path} holds a finished run; train it longer with: qlax extend {path} --total-steps STEPS"
             )
-        return launch(_program(config, plugins), progress, lambda: nullcontext(run), run)
+        return launch(_plan(config, plugins), progress, lambda: nullcontext(run), run)
 
 
 def extend(
@@ -132,7 +132,7 @@ def extend(
             processes.from_first(lengthen)
             return nullcontext(run)
 
-        return launch(_program(longer, plugins), progress, lengthened, run)
+        return launch(_plan(longer, plugins), progress, lengthened, run)
 
 
 @contextmanager
@@ -146,14 +146,14 @@ def _together(compilation_cache: bool) -> Iterator[None]:
         yield
 
 
-def _program(config: Config, plugins: dict[str, Any] | None) -> Program:
-    """The program, which is the same in all processes.
+def _plan(config: Config, plugins: dict[str, Any] | None) -> Plan:
+    """The plan, which is the same in all processes.
 
     Raises:
       UserError: some were started with other settings.
     """
-    program = Program(config, plugins or {})
-    here = dataclasses.asdict(program.config) | {"plugins": program.plugins}
+    plan = make(config, plugins or {})
+    here = dataclasses.asdict(plan.config) | {"plugins": plan.plugins}
     there = processes.from_first(lambda: here)
 
     def compare() -> None:
@@ -162,7 +162,7 @@ def _program(config: Config, plugins: dict[str, Any] | None) -> Program:
             raise UserError(f"this process was started with other settings than the first: {', '.join(differing)}")
 
     processes.in_all(compare)
-    return program
+    return plan
 
 
 def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:

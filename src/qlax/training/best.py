@@ -7,7 +7,7 @@ import numpy as np
 
 from qlax.agents.agent import Agent
 from qlax.storage.directory import RunDirectory
-from qlax.training.plan import Program
+from qlax.training.plan import Plan
 from qlax.types import PyTree
 from qlax.util.text import six_digits
 
@@ -16,7 +16,7 @@ class Best:
     """The best evaluation of every agent, whose weights are kept in `best/`.
 
     Args:
-      program: what is trained.
+      plan: of what is trained.
       directory: of the run.
       info: of the checkpoint that training goes on from; empty where it begins.
 
@@ -24,9 +24,9 @@ class Best:
       returns: of the best evaluations; -inf before the first.
     """
 
-    def __init__(self, program: Program, directory: RunDirectory, info: dict[str, Any]):
-        self._program, self._directory = program, directory
-        agents, names = program.config.members, ("seed", *program.config.compared)
+    def __init__(self, plan: Plan, directory: RunDirectory, info: dict[str, Any]):
+        self._plan, self._directory = plan, directory
+        agents, names = plan.config.members, ("seed", *plan.config.compared)
         before = info.get("best", [])  # none where training begins
         self.returns = (
             [-np.inf] * len(agents)
@@ -49,18 +49,18 @@ class Best:
             if found > self.returns[index]:
                 self.returns[index] = found
                 # Settings are in the line if they change while agents are trained.
-                own = {name: six_digits(line[name][index]) for name in self._program.config.swept if name in line}
+                own = {name: six_digits(line[name][index]) for name in self._plan.config.swept if name in line}
                 more = own | {"updates": line["updates"], "eval_return": found}
-                save(self._program, self._directory, "best", index, variables, more)
+                save(self._plan, self._directory, "best", index, variables, more)
 
 
 def save(
-    program: Program, directory: RunDirectory, folder: str, index: int, variables: PyTree, more: dict[str, Any]
+    plan: Plan, directory: RunDirectory, folder: str, index: int, variables: PyTree, more: dict[str, Any]
 ) -> Agent:
     """Write one agent to a folder of the run's directory.
 
     Args:
-      program: what is trained.
+      plan: of what is trained.
       directory: of the run.
       folder: `best` or `agents`.
       index: of the agent.
@@ -68,6 +68,6 @@ def save(
       more: what describes the agent beside its own settings.
     """
     own = jax.tree.map(lambda x: np.asarray(x[index]), variables)
-    agent = Agent(own, {**program.agent_info, **program.config.members[index], **more})
+    agent = Agent(own, {**plan.agent_info, **plan.config.members[index], **more})
     directory.save_agent(folder, index, own, agent.info)
     return agent

@@ -12,15 +12,15 @@ import jax
 from qlax._version import __version__
 from qlax.config.settings import FIELDS
 from qlax.errors import UserError
-from qlax.training.plan import Program
+from qlax.training.plan import Plan
 
 
-def compare(path: Path, program: Program, info: dict[str, Any]) -> tuple[list[str], list[str]]:
+def compare(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Refuse to go on otherwise than a run began, and find what may change the last bits.
 
     Args:
       path: of the run's directory.
-      program: what is to be trained.
+      plan: of what is to be trained.
       info: of the checkpoint.
 
     Returns:
@@ -29,9 +29,9 @@ def compare(path: Path, program: Program, info: dict[str, Any]) -> tuple[list[st
     Raises:
       UserError: the run began with other settings or plug-ins, or is longer already.
     """
-    config, there = program.config, info["config"]
-    if info["plugins"] != program.plugins:
-        raise UserError(f"{path} was begun with the plugins {info['plugins']}, not {program.plugins}")
+    config, there = plan.config, info["config"]
+    if info["plugins"] != plan.plugins:
+        raise UserError(f"{path} was begun with the plugins {info['plugins']}, not {plan.plugins}")
     for name, value in dataclasses.asdict(config).items():
         if there[name] != value and not FIELDS[name].metadata["changeable"]:
             raise UserError(
@@ -45,13 +45,13 @@ def compare(path: Path, program: Program, info: dict[str, Any]) -> tuple[list[st
             "expected as many at least"
         )
     inexact, notices = list(info.get("inexact", [])), []
-    here = made_with(program)
+    here = made_with(plan)
     news = [
         f"{name} {here.get(name)} instead of {before}"
         for name, before in info.get("made_with", {}).items()
         if here.get(name) != before
     ]
-    if program.on_host:
+    if plan.make_envs is not None:
         news.append("new episodes in all environments, as those on the host cannot be saved")
     if jax.default_backend() == "gpu" and not config.deterministic:
         news.append("operations of a GPU that are not deterministic, as --deterministic was not asked for")
@@ -66,15 +66,15 @@ def compare(path: Path, program: Program, info: dict[str, Any]) -> tuple[list[st
     return inexact, notices
 
 
-def made_with(program: Program) -> dict[str, Any]:
+def made_with(plan: Plan) -> dict[str, Any]:
     """What the last bits of a run depend on beside its configuration."""
     device = jax.local_devices()[0]
     found = {
         "qlax": __version__,
         "device": _processor() if device.platform == "cpu" else device.device_kind,
-        "num_devices": program.placement.num_devices,
+        "num_devices": plan.placement.num_devices,
     }
-    for package in ("jax", "jaxlib", "flax", "optax", "numpy", program.config.env.partition("/")[0]):
+    for package in ("jax", "jaxlib", "flax", "optax", "numpy", plan.config.env.partition("/")[0]):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

@@ -16,26 +16,27 @@ from qlax.training import memory, population, processes
 from qlax.training.best import Best
 from qlax.training.clock import Clock
 from qlax.training.compare import compare, made_with
-from qlax.training.device_runs import DeviceRuns, HostRuns
+from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.divergence import Divergence
+from qlax.training.host_runs import HostRuns
 from qlax.training.loop import Loop, Saved
-from qlax.training.plan import Program
+from qlax.training.plan import Plan
 from qlax.training.result import Result, finish
 from qlax.training.stop import Stop
 from qlax.types import PyTree
 
 
 def launch(
-    program: Program,
+    plan: Plan,
     progress: bool | None,
     claim: Callable[[], AbstractContextManager[RunDirectory]],
     begun: RunDirectory | None = None,
 ) -> Result:
-    """Train what a program says; the directory is written to once nothing can be refused any more.
+    """Train what a plan says; the directory is written to once nothing can be refused any more.
 
     Args:
-      program: what to train.
+      plan: of what to train.
       progress: whether to show it on the terminal; None: if there is one.
       claim: gives the directory to write to.
       begun: the same directory, where there is a run to go on with.
@@ -43,16 +44,16 @@ def launch(
     Raises:
       UserError, Stopped, DivergedError, HostError, RunError: as in `qlax.train`.
     """
-    config, is_first = program.config, processes.is_first()
-    info, saved = (begun and _newest(begun, program)) or ({}, None)
-    inexact, notices = compare(begun.path, program, info) if begun and saved else ([], [])
+    config, is_first = plan.config, processes.is_first()
+    info, saved = (begun and _newest(begun, plan)) or ({}, None)
+    inexact, notices = compare(begun.path, plan, info) if begun and saved else ([], [])
     damage = list(begun.damage) if begun else []
     makers: dict[str, MakeTracker] = {}
     processes.in_all(lambda: makers.update(tracking.makers(config) if is_first else {}))
     how = f"go on with: qlax resume {begun.path}" if begun else "nothing was written"
-    stop, initial = Stop(f"stopped before training began; {how}"), () if saved else _initial(program)
+    stop, initial = Stop(f"stopped before training began; {how}"), () if saved else _initial(plan)
     runs: DeviceRuns | HostRuns = (
-        HostRuns(program, initial, lambda: bool(stop.asked)) if program.on_host else DeviceRuns(program, initial)
+        HostRuns(plan, initial, lambda: bool(stop.asked)) if plan.make_envs else DeviceRuns(plan, initial)
     )
     clock = Clock(info, lambda: runs.waited)
     done, line, steps = info.get("updates", 0), info.get("line", 0), config.steps_per_update * config.num_members
@@ -66,28 +67,28 @@ def launch(
         with (
             display,
             closing(runs),
-            memory.out_of_memory(program, num_devices=program.placement.groups),
+            memory.out_of_memory(plan, num_devices=plan.placement.groups),
             stop.listening(display.say),
         ):
             if str(runs):
-                is_short = program.placement.num_devices < (config.devices or 0)
+                is_short = plan.placement.num_devices < (config.devices or 0)
                 display.say(f"{config.num_members} agents: {runs}", always=is_short)
             notify(notices + damage)
             runs.compile()
-            after_evaluation = population.compile(program)
-            processes.in_all(lambda: memory.check(program, program.placement.groups))
+            after_evaluation = population.compile(plan)
+            processes.in_all(lambda: memory.check(plan, plan.placement.groups))
             state = runs.begin(saved and saved.state)
-            record = runs.record(saved.record if saved else program.new_record())
+            record = runs.record(saved.record if saved else plan.new_record())
             stop.at_once = ""
             clock.spend("compile_seconds")
             saved = None  # its memory is as large as the state's
             run = outside.enter_context(claim())
             display.say(f"run directory {run.path}")
             processes.say_if_lost(f"go on with: qlax resume {run.path}")
-            written = processes.from_first(lambda: run.begin_metrics(info, program.intervals.checkpoint))
+            written = processes.from_first(lambda: run.begin_metrics(info, plan.intervals.checkpoint))
             if not is_first:
                 run.metrics.rewrite(written)
-            best = Best(program, run, info)
+            best = Best(plan, run, info)
             notify(run.damage[len(damage) :])
             lines = run.metrics.read()
             is_lost = done == line and (lines[-1]["updates"] if lines else 0) < line  # but its sums are in the record
@@ -99,7 +100,7 @@ def launch(
                 lambda text: display.say(text, always=True),
             )
             loop = Loop(
-                program,
+                plan,
                 runs,
                 after_evaluation,
                 run,
@@ -111,8 +112,8 @@ def launch(
                 best,
                 about={
                     "config": dataclasses.asdict(config),
-                    "plugins": program.plugins,
-                    "made_with": made_with(program),
+                    "plugins": plan.plugins,
+                    "made_with": made_with(plan),
                     "inexact": inexact,
                 },
                 done=done,
@@ -124,15 +125,15 @@ def launch(
         return finish(loop, variables)
 
 
-def _initial(program: Program) -> PyTree:
+def _initial(plan: Plan) -> PyTree:
     """Read the weights to begin with, `[R, ...]`; () for new ones."""
-    init = program.config.init
-    return () if init is None else processes.from_first(lambda: directory.variables_of(init, program.variables))
+    init = plan.config.init
+    return () if init is None else processes.from_first(lambda: directory.variables_of(init, plan.variables))
 
 
-def _newest(run: RunDirectory, program: Program) -> tuple[dict[str, Any], Saved] | None:
+def _newest(run: RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:
     """Read the newest checkpoint, as the first process finds it."""
-    like = Saved(program.shapes, program.new_record())
+    like = Saved(plan.shapes, plan.new_record())
 
     def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
         newest = run.newest(like)

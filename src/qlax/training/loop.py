@@ -14,11 +14,12 @@ from qlax.trackers.tracking import Tracking
 from qlax.training import processes, summary
 from qlax.training.best import Best
 from qlax.training.clock import Clock
-from qlax.training.device_runs import DeviceRuns, Evaluation, HostRuns
+from qlax.training.device_runs import DeviceRuns, Evaluation
 from qlax.training.display import ProgressDisplay
 from qlax.training.divergence import Divergence
 from qlax.training.guard import Record
-from qlax.training.plan import Program
+from qlax.training.host_runs import HostRuns
+from qlax.training.plan import Plan
 from qlax.training.population import Exchange
 from qlax.training.stop import Stop
 from qlax.types import PyTree
@@ -52,7 +53,7 @@ class Loop:
     """One process's part of a training: from its beginning, or from a checkpoint, to its end or an interruption.
 
     Attributes:
-      program: what is trained.
+      plan: of what is trained.
       runs: what computes it.
       after_evaluation: called after every evaluation, `(state, record, returns, is_last) -> state, record, columns`:
         what to go on with, and more columns for the line of metrics; None where nothing is to be done.
@@ -65,7 +66,7 @@ class Loop:
       wanted: updates of the piece that this process would take.
     """
 
-    program: Program
+    plan: Plan
     runs: DeviceRuns | HostRuns
     after_evaluation: Exchange | None
     directory: RunDirectory
@@ -94,8 +95,8 @@ class Loop:
           Stopped: asked to stop; a checkpoint was saved.
           HostError: environments on the host crashed or hang; the state before was saved.
         """
-        runs, config = self.runs, self.program.config
-        total, log_interval = config.num_updates, self.program.intervals.log
+        runs, config = self.runs, self.plan.config
+        total, log_interval = config.num_updates, self.plan.intervals.log
         resume = f"go on with: qlax resume {self.directory.path}"
         if config.init is not None and self.done == 0:  # the weights may not be where they were when it is resumed
             self._save(0, runs.copy(state), runs.gathered(record))
@@ -131,14 +132,14 @@ class Loop:
         return state
 
     def _ends_line(self) -> bool:
-        return self.done % self.program.intervals.log == 0 or self.done == self.program.config.num_updates
+        return self.done % self.plan.intervals.log == 0 or self.done == self.plan.config.num_updates
 
     def _boundary(self, state: TrainState, record: Record, piece: int) -> tuple[_Boundary, TrainState, Record]:
         """Dispatch what is to be read of the piece of work dispatched last; return also what the next begins with."""
         runs, total, (_, eval_interval, checkpoint_interval) = (
             self.runs,
-            self.program.config.num_updates,
-            self.program.intervals,
+            self.plan.config.num_updates,
+            self.plan.intervals,
         )
         votes = runs.votes(self.stop.request, self.wanted)
         boundary = _Boundary(self.done, piece, runs.gathered(record), self._ends_line(), votes)
@@ -175,7 +176,7 @@ class Loop:
 
     def _write(self, boundary: _Boundary, record: Record, evaluation: dict[str, np.ndarray] | None) -> None:
         """Write and show a line of metrics; keep the best weights and the snapshot."""
-        config, (before, seconds_before) = self.program.config, self.since
+        config, (before, seconds_before) = self.plan.config, self.since
         seconds = self.clock.spent["train_seconds"]
         steps = (boundary.updates - before) * config.steps_per_update * config.num_members
         line: dict[str, Any] = {
@@ -200,7 +201,7 @@ class Loop:
     def _save(self, updates: int, state: TrainState, record: Record, seconds: dict[str, float] | None = None) -> None:
         so_far = {"updates": updates, "line": self.line, "best": list(self.best.returns)}  # a copy: it is written later
         info = self.about | so_far | (seconds or self.clock.seconds())
-        self.directory.save(updates, Saved(state, record), info, self.program.config.keep)
+        self.directory.save(updates, Saved(state, record), info, self.plan.config.keep)
 
     def _report(self, record: Record) -> None:
         """Say which agents are frozen since the last time; where none is left, an error will."""

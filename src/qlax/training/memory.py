@@ -20,9 +20,9 @@ from jax.extend.core import Jaxpr, Literal
 from qlax.config.configure import configure
 from qlax.config.settings import FIELDS, Config
 from qlax.errors import RunError, UserError
-from qlax.pqn import Rollout
-from qlax.training.placement import DATA, device
-from qlax.training.plan import Program
+from qlax.pqn import Rollout, TrainState
+from qlax.training.placement import DATA, device, everywhere
+from qlax.training.plan import Plan
 from qlax.types import PyTree, is_key
 
 DOUBT = 1.25  # estimates may be too high by so much: only what is beyond is refused
@@ -106,36 +106,37 @@ class Needs(NamedTuple):
         return Needs(always, tuple(in_turn))
 
 
-def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
+def estimate(plan: Plan, at_once: int = 1, num_devices: int = 1) -> Needs:
     """What a device needs, one of so many that the runs are dealt to, if it computes so many runs at once."""
-    config, algorithm, parts = program.config, program.algorithm, program.placement.parts
+    config, algorithm, parts = plan.config, plan.algorithm, plan.placement.parts
     platform = device().platform
-    state, axis = program.part, [(DATA, parts)]
+    state, axis = part_of(plan), [(DATA, parts)]
+    on_host = plan.make_envs is not None
     acting, (_, decision) = jax.make_jaxpr(algorithm.act, axis_env=axis, return_shape=True)(state)
     seen = jax.eval_shape(lambda s, decision: algorithm.observe(s, decision, (), s.step)[1], state, decision)
     seen = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_steps, *x.shape), x.dtype), seen)
-    record = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), program.new_record())
-    learning = jax.make_jaxpr(program._learn, axis_env=axis)(state, record, Rollout(state.memory, seen))
+    record = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), plan.new_record())
+    learning = jax.make_jaxpr(plan.learn, axis_env=axis)(state, record, Rollout(state.memory, seen))
 
     weights = nbytes((state.params, state.stats, state.opt_state))
     worlds = nbytes((state.env, state.step, state.memory))
-    on_each = len(program.seeds) // num_devices
+    on_each = len(plan.seeds) // num_devices
     # Beside the state a snapshot of it. In turns, what comes of all runs is gathered beside what they began with; on
     # the host nothing is donated, so the next state stands beside the last and both beside the run in hand.
     in_turns = on_each + at_once if at_once < on_each else 0
-    held = 3 * on_each + at_once if program.on_host else 2 * on_each + in_turns
+    held = 3 * on_each + at_once if on_host else 2 * on_each + in_turns
     # On the host what was seen is stacked into a copy, and with overlap the next rollout is collected meanwhile.
-    rollouts = at_once * nbytes(seen) * (1 + program.on_host + config.overlap)
+    rollouts = at_once * nbytes(seen) * (1 + on_host + config.overlap)
     beside, within = _by_loop(peak(learning.jaxpr, platform, len(jax.tree.leaves(state))))
     before, gradients = min(beside, weights), min(within, nbytes(state.params))
     forward = sum(peak(acting.jaxpr, platform))
     episodes = (forward + 2 * worlds) * config.eval_episodes // config.num_envs
     # Where there are several processes, every device has all of a snapshot for a moment.
-    whole = len(program.seeds) * parts if jax.process_count() > 1 else 0
+    whole = len(plan.seeds) * parts if jax.process_count() > 1 else 0
     steps = Part("rollouts", rollouts, ("num_envs", "num_steps"))
     hidden = ("hidden",) if config.network is None else ()
     # An exchange takes the weights of all runs to every device.
-    exchanged = 0 if config.population == "none" else len(program.seeds) * weights
+    exchanged = 0 if config.population == "none" else len(plan.seeds) * weights
     return Needs(
         always=(
             Part("weights and the optimiser's state", held * weights + whole * weights // parts, ("seeds", *hidden)),
@@ -159,7 +160,16 @@ def estimate(program: Program, at_once: int = 1, num_devices: int = 1) -> Needs:
     )
 
 
-def check(program: Program, num_devices: int = 1) -> None:
+def part_of(plan: Plan) -> TrainState:
+    """Shapes of the state of one agent as one device has it, with its part of the environments."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape)[1:], x.dtype),
+        plan.shapes,
+        everywhere(plan.where, plan.shapes),
+    )
+
+
+def check(plan: Plan, num_devices: int = 1) -> None:
     """Whether what is needed at the least, with one run at a time on each device, is there.
 
     Raises:
@@ -168,14 +178,14 @@ def check(program: Program, num_devices: int = 1) -> None:
     there = available()
     if there is None:
         return
-    needs = _where_memory_is(program, estimate(program, 1, num_devices), num_devices)
+    needs = _where_memory_is(plan, estimate(plan, 1, num_devices), num_devices)
     if needs.bytes > DOUBT * there:
         much = f"and there are {_written(there)}: {_written(needs.bytes - there)} too much"
-        raise UserError(f"{_described(needs)}, {much}; {_remedy(program.config, needs, there)}")
+        raise UserError(f"{_described(needs)}, {much}; {_remedy(plan.config, needs, there)}")
 
 
 @contextlib.contextmanager
-def out_of_memory(program: Program, at_once: int = 1, num_devices: int = 1) -> Iterator[None]:
+def out_of_memory(plan: Plan, at_once: int = 1, num_devices: int = 1) -> Iterator[None]:
     """Where memory runs out, say what for.
 
     Raises:
@@ -186,8 +196,8 @@ def out_of_memory(program: Program, at_once: int = 1, num_devices: int = 1) -> I
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needs = _where_memory_is(program, estimate(program, at_once, num_devices), num_devices)
-        remedy = _first_remedy(program.config, needs)
+        needs = _where_memory_is(plan, estimate(plan, at_once, num_devices), num_devices)
+        remedy = _first_remedy(plan.config, needs)
         raise RunError(f"the device is out of memory; {_described(needs)}; {remedy}") from error
 
 
@@ -434,9 +444,9 @@ def _by_loop(held: list[int]) -> tuple[int, int]:
     return sum(held[:2]), sum(held[2:])
 
 
-def _where_memory_is(program: Program, needs: Needs, num_devices: int) -> Needs:
+def _where_memory_is(plan: Plan, needs: Needs, num_devices: int) -> Needs:
     """Of one device; on a CPU of all devices of this process, as they share the machine's memory."""
-    here = max(1, num_devices * program.placement.parts // jax.process_count())
+    here = max(1, num_devices * plan.placement.parts // jax.process_count())
     return needs.times(here) if device().platform == "cpu" else needs
 
 

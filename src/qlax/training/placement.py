@@ -60,6 +60,7 @@ class Placement:
       num_devices: used, of all processes.
       groups: devices, or groups that share their runs, among which the runs are dealt.
       parts: into which the environments of a run are split, a device each.
+      axis_name: of the mapped axis of the devices that share a run; None where a run has one device.
       at_once: runs a device computes side by side; `fit` lowers it where memory is short.
       runs: sharding of arrays with the axis R first.
       split: of arrays with the axes R and N first.
@@ -85,6 +86,7 @@ class Placement:
         most_parts = several if is_reluctant else self._available
         self.groups, self.parts = _shares(num_runs, self._available, several, most_parts, splits, is_reluctant)
         self._most_parts = most_parts
+        self.axis_name = DATA if self.parts > 1 else None
         self.num_devices = self.groups * self.parts
         self.at_once = 1 if is_cpu else num_runs // self.groups
         self._num_runs = num_runs
@@ -235,7 +237,12 @@ def _devices() -> list[jax.Device]:
 
 
 def _shares(
-    num_runs: int, available: int, processes: int, most_parts: int, splits: Callable[[int], bool], is_reluctant: bool
+    num_runs: int,
+    available: int,
+    num_processes: int,
+    most_parts: int,
+    splits: Callable[[int], bool],
+    is_reluctant: bool,
 ) -> tuple[int, int]:
     """Among how many devices, or groups of them, runs are dealt, and how many devices are in a group.
 
@@ -244,20 +251,20 @@ def _shares(
     for groups in (number for number in range(min(num_runs, available), 0, -1) if num_runs % number == 0):
         fitting = range(1, min(most_parts, available // groups) + 1)
         for parts in fitting if is_reluctant else reversed(fitting):
-            if groups * parts % processes == 0 and (parts == 1 or splits(parts)):
+            if groups * parts % num_processes == 0 and (parts == 1 or splits(parts)):
                 return groups, parts
     raise UserError(
-        f"{processes} processes cannot share the work: they divide neither the {num_runs} runs, nor num_envs, "
+        f"{num_processes} processes cannot share the work: they divide neither the {num_runs} runs, nor num_envs, "
         "num_minibatches and reset_ratio of a run together; take fewer processes, or a number of seeds they divide"
     )
 
 
-def _evenly(devices: list[jax.Device], number: int, processes: int) -> np.ndarray:
+def _evenly(devices: list[jax.Device], number: int, num_processes: int) -> np.ndarray:
     """So many of the devices, as many of each process, in the order of the processes."""
     by_process: dict[int, list[jax.Device]] = {}
     for each in devices:
         by_process.setdefault(each.process_index, []).append(each)
-    return np.array([each for index in sorted(by_process) for each in by_process[index][: number // processes]])
+    return np.array([each for index in sorted(by_process) for each in by_process[index][: number // num_processes]])
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from qlax.config.settings import FIELDS, Config
 from qlax.pqn import TrainState
 from qlax.training.guard import Record
-from qlax.training.plan import Program
+from qlax.training.plan import Plan
 from qlax.types import Network
 from qlax.util.text import six_digits
 
@@ -109,20 +109,20 @@ def _explored(key: jax.Array, name: str, x: jax.Array) -> jax.Array:
     return jnp.clip(near, kind.low, kind.high)
 
 
-def compile(program: Program) -> Exchange | None:
+def compile(plan: Plan) -> Exchange | None:
     """Compile the exchange, which takes the memory of the state; None where there are no populations.
 
     It is not spread like what else is computed, as it goes across the runs of all devices.
     """
-    if program.config.population == "none":
+    if plan.config.population == "none":
         return None
-    placement = program.placement
-    episodes = -(-program.config.eval_episodes // placement.parts) * placement.parts
-    returns = jax.ShapeDtypeStruct((len(program.seeds), episodes), jnp.float32)
-    where = (program.where, placement.runs, placement.split)
-    shapes = placement.placed((program.shapes, program.new_record(), returns), where)
-    result = (program.where, placement.runs, placement.whole)
-    jitted = jax.jit(make(program.config, program.network), out_shardings=result, donate_argnums=0)
+    placement = plan.placement
+    episodes = -(-plan.config.eval_episodes // placement.parts) * placement.parts
+    returns = jax.ShapeDtypeStruct((len(plan.seeds), episodes), jnp.float32)
+    where = (plan.where, placement.runs, placement.split)
+    shapes = placement.placed((plan.shapes, plan.new_record(), returns), where)
+    result = (plan.where, placement.runs, placement.whole)
+    jitted = jax.jit(make(plan.config, plan.network), out_shardings=result, donate_argnums=0)
     return placement.compile(jitted.lower(*shapes, False))
 
 

@@ -48,15 +48,15 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     Raises:
       DivergedError: every agent diverged.
     """
-    program, run, divergence = loop.program, loop.directory, loop.divergence
-    config, arrays = program.config, curves(run.metrics.read())
+    plan, run, divergence = loop.plan, loop.directory, loop.divergence
+    config, arrays = plan.config, curves(run.metrics.read())
     final = [name for name in config.swept if name in arrays]  # those that changed in training
     agents = []
     for index in range(config.num_members):
         more = {name: six_digits(arrays[name][-1, index]) for name in final}
-        agents.append(best.save(program, run, "agents", index, variables, more))
+        agents.append(best.save(plan, run, "agents", index, variables, more))
     run.wait()
-    found = summary.summarise(program, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
+    found = summary.summarise(plan, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
     if divergence.of_all:
         run.write("summary.json", found)
         again = f"begin from them, with other settings: qlax train ... --init {run.path}"

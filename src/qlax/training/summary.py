@@ -10,7 +10,7 @@ from qlax._version import __version__
 from qlax.pqn import Mean
 from qlax.storage import measurements
 from qlax.training import population
-from qlax.training.plan import Program
+from qlax.training.plan import Plan
 
 
 def means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
@@ -31,7 +31,7 @@ def evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> d
 
 
 def summarise(
-    program: Program,
+    plan: Plan,
     curves: dict[str, np.ndarray],
     seconds: dict[str, float],
     diverged: list[dict[str, Any] | None],
@@ -41,14 +41,14 @@ def summarise(
     """What `summary.json` holds.
 
     Args:
-      program: what was trained.
+      plan: of what was trained.
       curves: the lines of the metrics, `[lines]` or `[lines, R]`.
       seconds: spent and waited.
       diverged: of every agent when and where, if it did.
       inexact: in what the run is not what an undisturbed one would have been.
       updates: that were done: all, unless every agent diverged before.
     """
-    config, runs = program.config, program.config.members
+    config, runs = plan.config, plan.config.members
     if not curves:  # they diverged before the first line
         nothing = np.full((1, len(runs)), np.nan)
         keys = ("episodes", "episode_return", *measurements.evaluated().values())
@@ -58,8 +58,8 @@ def summarise(
     with np.errstate(invalid="ignore"):
         train_return = np.nansum(curves["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
     returns = {"train_return": train_return, "eval_return": curves["eval_return"][-1]}
-    if program.score:
-        returns["eval_score"] = np.array([program.score(x) for x in returns["eval_return"]])
+    if plan.score:
+        returns["eval_score"] = np.array([plan.score(x) for x in returns["eval_return"]])
     own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
     returns |= {name: curves[name][-1] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
@@ -71,11 +71,11 @@ def summarise(
         "seeds": [run["seed"] for run in runs],
         "settings": {name: [run[name] for run in runs] for name in config.swept},
         **population.outcome(config, curves),
-        "network": program.description,
+        "network": plan.description,
         "total_steps": steps,
         "updates": updates,
         "device": f"{device.platform}: {device.device_kind}",
-        "num_devices": program.placement.num_devices,
+        "num_devices": plan.placement.num_devices,
         "jax_version": jax.__version__,
         "qlax_version": __version__,
         "inexact": inexact,
