@@ -40,7 +40,7 @@ class Intervals(NamedTuple):
     checkpoint: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Everything of a run that is decided before it starts. R agents with N environments each, n of them on a device.
 
