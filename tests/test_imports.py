@@ -92,6 +92,23 @@ def test_no_module_imports_itself_by_way_of_others():
         visit(module, [])
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_argument_or_variable_hides_a_module_that_its_file_imports(module):
+    tree = ast.parse(MODULES[module].read_text())
+    modules = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if f"{node.module}.{alias.name}".removeprefix("qlax.") in MODULES
+    }
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    within = [node for function in functions for node in ast.walk(function)]
+    arguments = {node.arg for node in within if isinstance(node, ast.arg)}
+    variables = {node.id for node in within if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert not modules & (arguments | variables)
+
+
 def test_packages_are_few_and_modules_short():
     entries = {
         path.name for path in SOURCE.iterdir() if path.suffix in (".py", ".typed") or (path / "__init__.py").exists()

@@ -11,6 +11,7 @@ import jax
 
 from qlax._version import __version__
 from qlax.config.settings import FIELDS
+from qlax.envs import SUITES
 from qlax.errors import UserError
 from qlax.training.plan import Plan
 
@@ -74,7 +75,8 @@ def made_with(plan: Plan) -> dict[str, Any]:
         "device": _processor() if device.platform == "cpu" else device.device_kind,
         "num_devices": plan.placement.num_devices,
     }
-    for package in ("jax", "jaxlib", "flax", "optax", "numpy", plan.config.env.partition("/")[0]):
+    suite = SUITES.get(plan.config.env.partition("/")[0])
+    for package in ("jax", "jaxlib", "flax", "optax", "numpy", *([suite.distribution] if suite else [])):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

@@ -150,11 +150,11 @@ class DeviceRuns:
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Greedy episodes, asked for before `state` is taken by the next chunk."""
-        evaluation = self._compiled["evaluate"](state, self._seeds)
-        dispatched = self.gathered(evaluation)
+        metrics = self._compiled["evaluate"](state, self._seeds)
+        dispatched = self.gathered(metrics)
         episodes = self._plan.config.eval_episodes
         return Evaluation(
-            lambda: jax.tree.map(lambda x: x[:, :episodes], jax.device_get(dispatched)), evaluation["episode_return"]
+            lambda: jax.tree.map(lambda x: x[:, :episodes], jax.device_get(dispatched)), metrics["episode_return"]
         )
 
     def variables(self, state: TrainState) -> PyTree:
