@@ -17,7 +17,7 @@ import numpy as np
 
 from qlax.envs.check.common import ACCOUNTS, team_of
 from qlax.errors import UserError, nearest
-from qlax.networks.qnetwork import is_image, is_screen
+from qlax.networks.names import is_image, is_screen
 from qlax.types import Env, PyTree, Step
 
 
@@ -250,7 +250,7 @@ class Flatten(_ObservationWrapper):
 
     def _shown(self, obs: PyTree) -> PyTree:
         def vector(x):
-            image = is_image(jax.ShapeDtypeStruct(x.shape[len(self._team) :], x.dtype))
+            image = is_image(x.dtype, x.shape[len(self._team) :])
             x = x.astype(jnp.float32) / 255 if image else x.astype(jnp.float32)
             return x.reshape(*self._team, math.prod(x.shape[len(self._team) :]))
 
@@ -401,7 +401,7 @@ def _described(obs: PyTree) -> str:
 
 def _is_whole(leaf: Any) -> bool:
     """Whether a member's array holds whole numbers, and not an image for a network."""
-    return jnp.issubdtype(leaf.dtype, jnp.integer) and not is_screen(leaf)
+    return jnp.issubdtype(leaf.dtype, jnp.integer) and not is_screen(leaf.dtype, leaf.shape)
 
 
 def _is_vector(obs: PyTree, team: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from qlax.config.kinds import LARGEST_COUNT
 from qlax.errors import UserError, described
+from qlax.networks.names import is_image
 from qlax.storage import measurements
 from qlax.types import PyTree
 from qlax.util.text import shown
@@ -117,9 +118,7 @@ def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
     advice = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
         shape = leaf.shape[len(leading) :]
-        if leaf.dtype != bool and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            if leaf.dtype == jnp.uint8 and len(shape) == 3:
-                continue
+        if not (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.floating) or is_image(leaf.dtype, shape)):
             found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax takes"
             wanted = "expected bool, float, or uint8 with three axes (an image)"
             fix = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"

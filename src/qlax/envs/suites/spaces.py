@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from qlax.errors import UserError
+from qlax.networks.names import is_image
 from qlax.types import PyTree
 
 MAX_JOINT_ACTIONS = 256  # of several choices taken at once
@@ -33,8 +34,8 @@ def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
         return _box(space)
     if isinstance(space, spaces.Dict | spaces.Tuple):
         named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        parts = {name: (observations(env_id, part), _is_image(part)) for name, part in named}
-        if any(is_image for _, is_image in parts.values()):
+        parts = {name: (observations(env_id, part), _holds_image(part)) for name, part in named}
+        if any(shows_image for _, shows_image in parts.values()):
             return lambda x: {str(name): part(x[name]) for name, (part, _) in parts.items()}
         return lambda x: np.concatenate([_vector(part(x[name])) for name, (part, _) in parts.items()], axis=-1)
     raise UserError(
@@ -72,15 +73,15 @@ def actions(env_id: str, space: spaces.Space) -> tuple[int, Callable[[np.ndarray
     return math.prod(choices), split
 
 
-def _is_image(space: spaces.Space) -> bool:
+def _holds_image(space: spaces.Space) -> bool:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        return any(_is_image(part) for part in parts)
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+        return any(_holds_image(part) for part in parts)
+    return isinstance(space, spaces.Box) and is_image(space.dtype, space.shape)
 
 
 def _box(space: spaces.Box) -> Callable[[Any], np.ndarray]:
-    if not _is_image(space):
+    if not _holds_image(space):
         scale = np.float32(1 / 255) if space.dtype == np.uint8 else np.float32(1)
         return lambda x: np.asarray(x, np.float32) * scale
     if space.shape[0] <= 16 and space.shape[0] < min(space.shape[1:]):  # frames or colours come first
