@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from runs import CARTPOLE, SMALL, is_refused_in_one_line
 import qlax
 from qlax.config.configure import configure
 from qlax.config.settings import FIELDS
+from qlax.reports import html
+from qlax.reports.sections import SECTIONS
 from qlax.storage.formats import to_json
 from qlax.storage.metrics import MetricsFile
 
@@ -317,6 +320,11 @@ def test_no_page_takes_the_place_of_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = written(tmp_path / "run", returns=[1.0])
     assert [qlax.report(run, video=False).name for _ in range(2)] == ["report.html", "report-2.html"]
+
+
+def test_every_section_has_its_template():
+    templates = {path.name for path in (Path(html.__file__).parent / "templates" / "sections").iterdir()}
+    assert templates == {f"{section.__name__}.html" for section in SECTIONS}
 
 
 IN_THE_BROWSER = """

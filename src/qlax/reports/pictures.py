@@ -50,7 +50,7 @@ def comparison(
             means = [found[x == place][np.isfinite(found[x == place])] for place in places]
             axes.plot(places, [m.mean() if len(m) else math.nan for m in means], "-", color="0.4", lw=1.2, label="mean")
         axes.update_datalim(np.stack([x, x], axis=1), updatey=False)  # those that diverged have no y
-        axes.scatter(x, found, s=14, color="C0", alpha=0.6, lw=0, zorder=2, label="run")
+        axes.scatter(x, found, s=14, color="C0", alpha=0.6, lw=0, zorder=2, label="agent")
         of_best = x[is_of_best], found[is_of_best]
         axes.scatter(*of_best, s=52, color="none", edgecolor="C3", zorder=3, label="best setting")
         if (bad := ~np.isfinite(found)).any():

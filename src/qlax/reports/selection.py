@@ -166,22 +166,22 @@ def _normalised(agents: Sequence[AgentCurves], has_scores: bool) -> list[AgentCu
 
 def _completed(agents: Sequence[AgentCurves]) -> list[AgentCurves]:
     """Give agents that diverged before they had a value the lowest one of their environment, from its first on."""
-    ends: dict[tuple[str, str], tuple[float, float]] = {}  # of a metric in an environment: first x, lowest y
+    known: dict[tuple[str, str], list[Curve]] = {}
     for agent in agents:
-        for metric, (x, y) in agent.curves.items():
-            first, lowest = ends.get((agent.env, metric), (math.inf, math.inf))
-            ends[agent.env, metric] = min([first, *x[:1]]), float(y.min(initial=lowest))
-    for (env, metric), (first, _) in ends.items():
-        if metric == next(iter(agents[0].curves)) and math.isinf(first):
+        for metric, curve in agent.curves.items():
+            known.setdefault((agent.env, metric), []).extend([curve] if len(curve.y) else [])
+    for (env, metric), curves in known.items():
+        if metric == next(iter(agents[0].curves)) and not curves:
             raise UserError(f"all agents of {env} diverged before they had a value; there is nothing to draw")
+    lowest = {
+        key: Curve(np.array([min(x[0] for x, _ in curves)]), np.array([min(y.min() for _, y in curves)]))
+        for key, curves in known.items()
+        if curves
+    }
 
     def completed(agent: AgentCurves) -> dict[str, Curve]:
-        curves = {}
-        for metric, curve in agent.curves.items():
-            first, lowest = ends[agent.env, metric]
-            if math.isfinite(first):
-                curves[metric] = curve if len(curve.y) else Curve(np.array([first]), np.array([lowest]))
-        return curves
+        drawn = {metric: curve for metric, curve in agent.curves.items() if (agent.env, metric) in lowest}
+        return {metric: curve if len(curve.y) else lowest[agent.env, metric] for metric, curve in drawn.items()}
 
     return [agent._replace(curves=completed(agent)) for agent in agents]
 
