@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qlax.config.configure import configure
-from qlax.reports import ranking
+from qlax.reports import pictures, ranking, style
 
 
 def test_the_best_setting_is_best_over_its_seeds_and_did_not_diverge():
@@ -60,6 +60,6 @@ def test_every_sweep_can_be_drawn(fields, rows, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ranking.write(tmp_path, of)
-        ranking.draw(tmp_path / "sweep.png", config, of, fields, "all")
+        style.save(pictures.comparison(config, of, fields, "all"), tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").exists()
     assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 1 + rows

@@ -323,7 +323,7 @@ def _report(result: "qlax.Result") -> None:
     print(f"{runs} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
     print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
     if ranked:
-        print(ranking.report(result.config, ranked, fields))
+        print(ranking.best_setting_in_words(result.config, ranked, fields))
         print(f"all agents: {result.directory / 'sweep.csv'}, {result.directory / 'sweep.png'}")
     if "replaced" in summary:
         returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]

@@ -164,6 +164,8 @@ def _report_targets(
 
 def _report_settings(path: Path, planned: Sequence[_Planned], fields: Sequence[str]) -> None:
     """Print the best settings of every target, and write what every agent came to."""
+    from qlax.reports import pictures, style  # matplotlib takes its time to import
+
     rows: dict[str, list[ranking.Row]] = {}
     configs = {job.name: job.config for _, _, job in planned}
     for target, combination, job in planned:
@@ -177,11 +179,12 @@ def _report_settings(path: Path, planned: Sequence[_Planned], fields: Sequence[s
         best = configs[ranked[0].row["job"]]
         picture = path / ("sweep.png" if len(rows) == 1 else f"sweep-{_as_name(target)}.png")
         with writing(path):
-            ranking.draw(picture, best, of, fields, target)
+            style.save(pictures.comparison(best, of, fields, target), picture)
         print(f"{target}: greedy return of the best settings:")
         for each in ranked[: ranking.BEST]:
             print(f"  {each.shown(fields)}")
-        print(f"{ranking.report(best, ranked, fields)}\nall agents: {path / 'sweep.csv'}, {picture}", flush=True)
+        print(ranking.best_setting_in_words(best, ranked, fields))
+        print(f"all agents: {path / 'sweep.csv'}, {picture}", flush=True)
 
 
 def _name(number: int, target: str, combination: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Pictures of one run or sweep: what came of the settings that were compared, and the lineage of a population."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,39 +12,41 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from qlax.config.command_line import written
+from qlax.config.kinds import distribution
+from qlax.config.settings import SWEEPABLE, Config
+from qlax.reports.ranking import Row, ranking
 from qlax.reports.style import MOST_LABELS, STYLE, in_steps, legend_below, short
 
 PANELS_A_ROW = 4
 
 
 @rc_context(STYLE)
-def comparison(
-    columns: Mapping[str, Sequence[Any]],
-    returns: Sequence[float],
-    is_best: Sequence[bool],
-    title: str,
-    *,
-    drawn: Collection[str] = (),
-    logarithmic: Collection[str] = (),
-) -> Figure:
-    """Draw the final greedy return of every run against each field that was swept, a panel a field.
+def comparison(config: Config, rows: Sequence[Row], fields: Sequence[str], title: str) -> Figure:
+    """Draw the final greedy return of every agent against each field that is compared, a panel a field.
+
+    Agents of the best setting are encircled; those that diverged are crosses below the others. Values from a
+    distribution stand by themselves; those of a list are few, and joined by a line of means.
 
     Args:
-      columns: of every field its value in each run, R: numbers, or names.
-      returns: R; nan for runs that diverged, which are crosses below the others.
-      is_best: R, whether it is of the best setting, which is encircled.
+      config: settings of one of the runs.
+      rows: of all agents.
+      fields: that are compared.
       title: above the picture.
-      drawn: fields whose values are from a distribution; those of others are few, and joined by a line of means.
-      logarithmic: fields with a logarithmic axis.
     """
+    columns = {name: _numbers([row[name] for row in rows]) for name in fields}
+    asked = {name: getattr(config, name) for name in fields}
+    drawn = [name for name in fields if name in SWEEPABLE and isinstance(asked[name], str)]
+    found = np.array([math.nan if row["eval_return"] is None else row["eval_return"] for row in rows])
+    best = ranking(rows, fields)[0].row
+    is_of_best = np.array([all(row[name] == best[name] for name in fields) for row in rows])
     across = min(len(columns), PANELS_A_ROW)
     down = -(-len(columns) // across)
     figure = Figure(figsize=(0.7 + 2.2 * across, 0.6 + 2.0 * down), layout="constrained")
     panels: list[Axes] = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
-    found, is_of_best = np.asarray(returns, np.float64), np.asarray(is_best)
     for name, axes in zip(columns, panels, strict=False):
         values = columns[name]
-        x = _places(axes, values, name in drawn, name in logarithmic)
+        x = _places(axes, values, name in drawn, _is_log(asked[name] if name in drawn else values))
         if name not in drawn and not isinstance(values[0], str):
             places = np.unique(x)
             means = [found[x == place][np.isfinite(found[x == place])] for place in places]
@@ -88,6 +90,20 @@ def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> 
         axes.set_xticks(places, labels, rotation=90 if len("".join(labels)) > 20 else 0)
         axes.xaxis.set_minor_locator(NullLocator())
     return x
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Values as numbers where all are, or else in words."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return values
+    return [written(value) for value in values]
+
+
+def _is_log(values: Any) -> bool:
+    """Whether a distribution, or a list, is spread logarithmically."""
+    if isinstance(values, str):
+        return distribution(values).is_log
+    return not isinstance(values[0], str) and min(values) > 0 and max(values) >= 10 * min(values)
 
 
 @rc_context(STYLE)

@@ -1,4 +1,4 @@
-"""What every run came to, which setting was best, and what trains it again."""
+"""What every agent came to, which setting was best, and what trains it again."""
 
 import csv
 import dataclasses
@@ -7,16 +7,12 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from qlax.config.command_line import as_words, written
-from qlax.config.kinds import distribution
-from qlax.config.settings import SWEEPABLE, Config
+from qlax.config.settings import Config
 from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.files import write_whole
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BEST = 5  # settings that are printed
 Row = dict[str, Any]
@@ -25,7 +21,7 @@ Row = dict[str, Any]
 class Ranked(NamedTuple):
     """A setting and what it came to."""
 
-    row: Row  # of its first run
+    row: Row  # of its first agent
     mean: float | None  # greedy return over its seeds; None where one diverged
     seeds: int
 
@@ -43,7 +39,7 @@ def described(setting: Mapping[str, Any]) -> str:
 
 
 def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
-    """A row a run: its index and seed, what it was trained with, what it came to, and when it diverged."""
+    """Return a row an agent: its index and seed, what it was trained with, what it came to, and when it diverged."""
     results = [key for key, measurement in MEASUREMENTS.items() if measurement.is_result]  # the score not everywhere
     return [
         {
@@ -87,7 +83,7 @@ def again(config: Config, row: Row, fields: Sequence[str]) -> str:
 
 
 def write(path: Path, of: Sequence[Row]) -> None:
-    """Write `sweep.csv`, a row a run, to a directory."""
+    """Write `sweep.csv`, a row an agent, to a directory."""
     text = io.StringIO()
     writer = csv.DictWriter(text, of[0], lineterminator="\n")
     writer.writeheader()
@@ -95,49 +91,7 @@ def write(path: Path, of: Sequence[Row]) -> None:
     write_whole(path / "sweep.csv", text.getvalue().encode())
 
 
-def draw(path: Path, config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> None:
-    """Write the picture of `compared` to a file."""
-    from qlax.reports.style import save  # matplotlib takes its time to import
-
-    save(compared(config, of, fields, title), path)
-
-
-def compared(config: Config, of: Sequence[Row], fields: Sequence[str], title: str) -> "Figure":
-    """Draw what every run came to, a panel a field.
-
-    Args:
-      config: settings of one of the runs.
-      of: the rows.
-      fields: that are compared.
-      title: of the picture.
-    """
-    from qlax.reports.pictures import comparison
-
-    columns = {name: _numbers([row[name] for row in of]) for name in fields}
-    asked = {name: getattr(config, name) for name in fields}
-    drawn = [name for name in fields if name in SWEEPABLE and isinstance(asked[name], str)]
-    logarithmic = [name for name in fields if _is_log(asked[name] if name in drawn else columns[name])]
-    returns = [math.nan if row["eval_return"] is None else row["eval_return"] for row in of]
-    best = ranking(of, fields)[0].row
-    is_best = [all(row[name] == best[name] for name in fields) for row in of]
-    return comparison(columns, returns, is_best, title, drawn=drawn, logarithmic=logarithmic)
-
-
-def report(config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
+def best_setting_in_words(config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
     """Return what the command says of settings: which is best, and what trains it again."""
     best = f"best of {len(ranked)} settings: {ranked[0].shown(fields)}"
     return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}"
-
-
-def _numbers(values: list[Any]) -> list[Any]:
-    """Values as numbers where all are, or else in words."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return values
-    return [written(value) for value in values]
-
-
-def _is_log(values: Any) -> bool:
-    """Whether a distribution, or a list, is spread logarithmically."""
-    if isinstance(values, str):
-        return distribution(values).is_log
-    return not isinstance(values[0], str) and min(values) > 0 and max(values) >= 10 * min(values)

@@ -224,7 +224,7 @@ def comparison(config: Config, rows: Sequence[ranking.Row], fields: Sequence[str
     """Draw what the settings that were compared came to; None where there is nothing to compare."""
     if not fields or all(row["eval_return"] is None for row in rows):
         return None
-    return embedded(ranking.compared(config, rows, fields, ""))
+    return embedded(pictures.comparison(config, rows, fields, ""))
 
 
 def _lineage(history: History) -> Picture | None:

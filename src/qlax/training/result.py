@@ -72,7 +72,7 @@ def finish(loop: Loop, variables: PyTree) -> Result:
 
 def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
     """Draw the learning curve, and what compares settings."""
-    from qlax.reports import plot, style  # matplotlib takes its time to import
+    from qlax.reports import pictures, plot, style  # matplotlib takes its time to import
 
     history = History(path, config, arrays, found)
     curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=config.preset or config.env)
@@ -80,5 +80,5 @@ def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict
     if fields := config.compared:
         rows = ranking.rows(config, found)
         ranking.write(path, rows)
-        ranking.draw(path / "sweep.png", config, rows, fields, config.preset or config.env)
+        style.save(pictures.comparison(config, rows, fields, config.preset or config.env), path / "sweep.png")
     population.draw(path, config, arrays)
