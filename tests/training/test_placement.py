@@ -21,8 +21,7 @@ def python(code, *arguments):
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 6])
 def test_the_result_does_not_depend_on_how_many_runs_are_computed_at_once(at_once):
-    placement = Placement(6)
-    placement.at_once = at_once
+    placement = Placement(6).taking_turns(at_once)
     compiled = placement.compile(placement.lower(lambda runs, factor: runs * factor, RUNS, shared=(np.float32(3),)))
     np.testing.assert_array_equal(compiled(jax.device_put(RUNS, placement.runs), np.float32(3)), RUNS * 3)
 
@@ -34,41 +33,10 @@ def test_runs_take_turns_on_a_cpu():
     assert str(Placement(1)) == ""
 
 
-class Device:
-    """Of limited memory."""
-
-    platform = "gpu"
-
-    def __init__(self, limit):
-        self.limit = limit
-
-    def memory_stats(self):
-        return {"bytes_limit": self.limit}
-
-
-class Needed:
-    """What XLA says that the program below needs: a megabyte a run computed at once, and its state."""
-
-    argument_size_in_bytes = output_size_in_bytes = alias_size_in_bytes = 1000
-
-    def __init__(self, at_once):
-        self.temp_size_in_bytes = at_once * 1_000_000
-
-    def memory_analysis(self):
-        return self
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(7_000_000, 6), (6_000_000, 3), (3_100_000, 3), (2_500_000, 2), (900_000, 1)]
-)
-def test_as_many_runs_are_computed_at_once_as_memory_holds(limit, expected):
-    placement = Placement(6, devices=1)
-    placement.at_once, placement._device = placement._on_each, Device(limit)
-    tries = 0
-    while not placement.fit(Needed(placement.at_once)):
-        tries += 1
+@pytest.mark.parametrize(("at_once", "expected"), [(6, 6), (5, 3), (3, 3), (2, 2), (1, 1)])
+def test_agents_take_turns_in_groups_of_one_size(at_once, expected):
+    placement = Placement(6, devices=1).taking_turns(at_once)
     assert placement.at_once == expected
-    assert tries <= 2
     assert ("at a time" in str(placement)) == (expected in (2, 3))
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from qlax.play import evaluation
 from qlax.pqn import Hyper, TrainState
-from qlax.training import processes
+from qlax.training import memory, processes
 from qlax.training.guard import Record, begun
+from qlax.training.memory import Needs
 from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
 
@@ -115,10 +116,21 @@ class DeviceRuns:
         return str(self._placement)
 
     def compile(self) -> None:
-        """Compile everything, for as many agents at once as the memory holds."""
+        """Compile everything."""
         self._seeds = self._placement.put(self._plan.seeds, self._placement.runs)
-        while not self._compiled or not self._placement.fit(self._compiled["chunk"]):
-            self._compiled = compile_together(self._lowered(), self._placement.compile)
+        self._compiled = compile_together(self._lowered(), self._placement.compile)
+
+    def needs(self) -> Needs:
+        """The memory that the compiled programs need, and what lies beside them."""
+        return memory.of_device(self._plan, self._placement, self._compiled)
+
+    def compile_fewer(self, there: int) -> bool:
+        """Compile for so few agents at once that this memory may hold them; False where there cannot be fewer."""
+        if self._placement.at_once == 1:
+            return False
+        self._placement = self._placement.taking_turns(memory.fewer_at_once(self._placement, self.needs(), there))
+        self.compile()
+        return True
 
     def begin(self, restored: TrainState | None) -> TrainState:
         """The state before the first update, or the one that was saved."""

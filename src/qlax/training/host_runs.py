@@ -16,8 +16,10 @@ from qlax.envs.worker import Worker
 from qlax.play import evaluation, host
 from qlax.play.host import Part
 from qlax.pqn import TrainState, Transition
+from qlax.training import memory
 from qlax.training.device_runs import Evaluation, compile_together
 from qlax.training.guard import Learn, Record, begun
+from qlax.training.memory import Needs
 from qlax.training.placement import compiler_options
 from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
@@ -81,6 +83,15 @@ class HostRuns:
         """Compile everything, at the same time."""
         options = compiler_options(jax.default_backend(), self._plan.config.deterministic)
         self._compiled = SimpleNamespace(**compile_together(self._lowered(), lambda each: each.compile(options)))
+
+    def needs(self) -> Needs:
+        """The memory that the compiled programs need, and what lies beside them."""
+        return memory.of_host(self._plan, vars(self._compiled))
+
+    def compile_fewer(self, there: int) -> bool:
+        """Nothing: the agents take turns already."""
+        del there
+        return False
 
     def begin(self, restored: TrainState | None) -> TrainState:
         """The state before the first update, or the one that was saved with new episodes in place of its own."""

@@ -67,7 +67,7 @@ def launch(
         with (
             display,
             closing(runs),
-            memory.out_of_memory(plan, num_devices=plan.placement.groups),
+            memory.out_of_memory(config, runs),
             stop.listening(display.say),
         ):
             if str(runs):
@@ -76,7 +76,7 @@ def launch(
             notify(notices + damage)
             runs.compile()
             after_evaluation = population.compile(plan)
-            processes.in_all(lambda: memory.check(plan, plan.placement.groups))
+            processes.in_all(lambda: memory.fit(config, runs))
             state = runs.begin(saved and saved.state)
             record = runs.record(saved.record if saved else plan.new_record())
             stop.at_once = ""

@@ -8,6 +8,7 @@ memory holds.
 """
 
 import contextlib
+import copy
 import functools
 import os
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qlax.errors import UserError
-from qlax.training import processes
 from qlax.types import PyTree, is_key
 
 RUNS, DATA = "runs", "data"  # the axes of the mesh
@@ -61,7 +61,7 @@ class Placement:
       groups: devices, or groups that share their runs, among which the runs are dealt.
       parts: into which the environments of a run are split, a device each.
       axis_name: of the mapped axis of the devices that share a run; None where a run has one device.
-      at_once: runs a device computes side by side; `fit` lowers it where memory is short.
+      at_once: agents a device computes side by side; fewer where memory is short, see `taking_turns`.
       runs: sharding of arrays with the axis R first.
       split: of arrays with the axes R and N first.
       each: of arrays with an axis of devices first.
@@ -188,19 +188,11 @@ class Placement:
 
         return jax.tree.map(placed, tree, everywhere(where, tree))
 
-    def fit(self, chunk: Any) -> bool:
-        """Whether the device's memory holds the compiled chunk and a snapshot of its state; else lowers `at_once`."""
-        limit = (self._device.memory_stats() or {}).get("bytes_limit")
-        limit = None if limit is None else processes.least(limit // 1024) * 1024
-        needed = chunk.memory_analysis()
-        if self.at_once == 1 or limit is None or needed is None:
-            return True
-        state = needed.argument_size_in_bytes
-        used = 2 * state + needed.output_size_in_bytes - needed.alias_size_in_bytes + needed.temp_size_in_bytes
-        if used <= limit:
-            return True
-        self.at_once = _largest_divisor(self._on_each, max(1, min(self.at_once - 1, self.at_once * limit // used)))
-        return False
+    def taking_turns(self, at_once: int) -> "Placement":
+        """The same with at most so many agents side by side on a device, as many as divide those that it has."""
+        placement = copy.copy(self)
+        placement.at_once = _largest_divisor(self._on_each, at_once)
+        return placement
 
     def _in_turns(self, function: Callable[..., PyTree], num_of_runs: int) -> Callable[..., PyTree]:
         """The function of as many runs as a device has, computed so many at once.
