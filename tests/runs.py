@@ -15,6 +15,7 @@ from qlax.config.configure import configure
 from qlax.jobs.runner import Job
 from qlax.networks import qnetwork
 from qlax.storage.formats import to_json
+from qlax.storage.history import config_of
 from qlax.storage.metrics import MetricsFile
 from qlax.training.display import ProgressDisplay
 
@@ -59,7 +60,10 @@ def begun(directory, preset="minatar/breakout", **settings):
 
 def lines_of(directory):
     """Of the metrics, without times."""
-    return [without_times(line) for line in MetricsFile(Path(directory) / "metrics.jsonl").read()]
+    directory = Path(directory)
+    return [
+        without_times(line) for line in MetricsFile(directory / "metrics.jsonl").read(config_of(directory).num_runs)
+    ]
 
 
 def same_weights(one, other):

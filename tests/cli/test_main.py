@@ -3,11 +3,10 @@ import subprocess
 import sys
 
 import pytest
-from runs import CARTPOLE, SMALL, flags, without_times
+from runs import CARTPOLE, SMALL, flags, lines_of
 
 from qlax.cli.main import main
 from qlax.storage.formats import to_json
-from qlax.storage.metrics import MetricsFile
 
 BROKEN = """
 import jax.numpy as jnp
@@ -39,8 +38,7 @@ def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
     assert "first/curve.png" in said.out
     assert "settings made for gymnax/CartPole-v1: cartpole, cartpole-fast" in said.err
     assert main(["train", "--config", "first/config.json", "--out", "second"]) == 0
-    first, second = (MetricsFile(tmp_path / name / "metrics.jsonl").read() for name in ("first", "second"))
-    assert [without_times(line) for line in first] == [without_times(line) for line in second]
+    assert lines_of(tmp_path / "first") == lines_of(tmp_path / "second")
 
 
 def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):

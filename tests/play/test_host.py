@@ -14,7 +14,7 @@ import pytest
 from hosts import LENGTH, LIMIT, HostWalk, Walk
 from pages import TESTS
 from probes import strict_and_quick
-from runs import SMALL, flags
+from runs import SMALL, flags, lines_of
 
 import qlax
 from qlax import pqn
@@ -24,7 +24,6 @@ from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.errors import UserError
 from qlax.play import host
-from qlax.storage.metrics import MetricsFile
 from qlax.training import guard, host_runs
 
 WALK = "hosts:HostWalk"
@@ -204,7 +203,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     result = qlax.resume(tmp_path / "run", progress=True)
     assert "new episodes in all environments" in capsys.readouterr().err
     assert result.summary["updates"] == 8
-    assert [line["updates"] for line in MetricsFile(tmp_path / "run" / "metrics.jsonl").read()] == [2, 4, 6, 8]
+    assert [line["updates"] for line in lines_of(tmp_path / "run")] == [2, 4, 6, 8]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def values(items):
 
 def curves_of(directory, index):
     """The points of a run that metrics.jsonl has: its steps, and the numbers there are."""
-    for line in MetricsFile(directory / "metrics.jsonl").read():
+    for line in MetricsFile(directory / "metrics.jsonl").read(len(NAMES)):
         own = {name: value[index] if isinstance(value, list) else value for name, value in line.items()}
         yield line["steps"], {name: x for name, x in own.items() if x is not None and name not in ("updates", "steps")}
 

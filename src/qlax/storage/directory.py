@@ -128,20 +128,22 @@ class RunDirectory:
             return info | {"config": dataclasses.asdict(from_dict(settings, str(path)))}, tree
         return None
 
-    def begin_metrics(self, info: dict[str, Any], checkpoint_interval: int) -> bytes:
+    def begin_metrics(self, info: dict[str, Any], config: Config) -> bytes:
         """Cut the metrics to what they were when a checkpoint was written; returns what is left.
 
         Where they are not what they were, or there should have been a checkpoint, they are set aside as well.
 
         Args:
           info: of the checkpoint; empty where the run begins anew.
-          checkpoint_interval: updates after which there should be one.
+          config: of the run.
         """
+        interval = config.checkpoint_interval
+        assert interval is not None
         with self.writing():
             if info:
                 lost = [self.metrics.cut(info["metrics_checksums"])]
             else:
-                lost = [self.metrics.clear(set_aside_from=checkpoint_interval)]
+                lost = [self.metrics.clear(set_aside_from=interval, num_members=config.num_members)]
                 if any(lost) or self.damage:
                     lost += [self._set_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
         self.damage += filter(None, lost)

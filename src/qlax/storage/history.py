@@ -32,7 +32,7 @@ def read(directory: Path | str) -> History:
     """
     directory = Path(directory)
     config = config_of(directory)
-    lines = MetricsFile(directory / "metrics.jsonl").read()
+    lines = MetricsFile(directory / "metrics.jsonl").read(config.num_members)
     return History(directory, config, curves(lines), summary_of(directory))
 
 

@@ -11,8 +11,9 @@ class Measurement(NamedTuple):
       name: name in figures and tables.
       unit: empty where the environment decides, or there is none.
       meaning: what the number is.
-      group: "axis": how far training has come. "progress": what else is counted. "return": the learning curves.
-        "learning": how the learning goes. "end": in `summary.json` alone. "guard": in no file, watched alone.
+      group: "axis": how far training has come. "clock": time. Both are one number for all runs of a directory; others
+        are one a run. "count": what else is counted. "return": the learning curves. "learning": how the learning goes.
+        "end": in `summary.json` alone. "guard": in no file, watched alone.
       evaluated_as: name in what an evaluation returns; empty where no evaluation measures it.
       is_result: `summary.json` has it as one final number a run, by which runs are compared.
       cause: likely cause if it is not finite; empty where the guard does not watch it.
@@ -22,7 +23,7 @@ class Measurement(NamedTuple):
     name: str
     unit: str
     meaning: str
-    group: Literal["axis", "progress", "return", "learning", "end", "guard"]
+    group: Literal["axis", "clock", "count", "return", "learning", "end", "guard"]
     evaluated_as: str = ""
     is_result: bool = False
     cause: str = ""
@@ -33,10 +34,10 @@ class Measurement(NamedTuple):
 _ALL = (
     Measurement("updates", "updates", "", "rollouts learned from", "axis"),
     Measurement("steps", "environment steps", "steps", "environment steps of each run", "axis"),
-    Measurement("seconds", "training time", "s", "wall-clock time of training, without compilation", "progress"),
-    Measurement("steps_per_second", "speed", "steps/s", "environment steps per second, all runs together", "progress"),
-    Measurement("episodes", "episodes", "", "episodes that ended since the last line, exploring", "progress"),
-    Measurement("parent", "parent", "", "member of the population whose weights this one goes on with", "progress"),
+    Measurement("seconds", "training time", "s", "wall-clock time of training, without compilation", "clock"),
+    Measurement("steps_per_second", "speed", "steps/s", "environment steps per second, all runs together", "clock"),
+    Measurement("episodes", "episodes", "", "episodes that ended since the last line, exploring", "count"),
+    Measurement("parent", "parent", "", "member of the population whose weights this one goes on with", "count"),
     Measurement("train_return", "exploring return", "", "return in the last tenth of training", "end", is_result=True),
     Measurement(
         *("eval_return", "greedy return", "", "return of an episode, greedy", "return"),
@@ -111,6 +112,11 @@ def evaluated() -> dict[str, str]:
 def is_own(key: str) -> bool:
     """Tell whether a name in `metrics.jsonl` is a measurement of the environment's own, or a setting."""
     return key not in MEASUREMENTS or MEASUREMENTS[key].group in ("end", "guard")
+
+
+def is_shared(key: str) -> bool:
+    """Tell whether a measurement is one number for all runs of a directory, not one a run."""
+    return key in MEASUREMENTS and MEASUREMENTS[key].group in ("axis", "clock")
 
 
 def shown(key: str) -> str:

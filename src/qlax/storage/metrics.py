@@ -4,11 +4,13 @@ import hashlib
 import json
 import math
 import os
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qlax.storage.measurements import is_shared
 from qlax.util.files import free_name, write_whole
 
 CHECKSUM = 16  # hexadecimal digits
@@ -28,9 +30,9 @@ class MetricsFile:
             file.write(written)
         self._checksums.append(_checksum(written))
 
-    def read(self) -> list[dict[str, Any]]:
-        """All lines; one that a crash cut short, or that is damaged, is left out."""
-        return _lines(self.content())
+    def read(self, num_members: int) -> list[dict[str, Any]]:
+        """Read all lines but those that a crash cut short, or that are not what so many members write."""
+        return _lines(self.content(), num_members)
 
     def checksums(self) -> str:
         """What `cut` goes by: `CHECKSUM` characters a line."""
@@ -62,17 +64,18 @@ class MetricsFile:
         self._begin(kept, content)
         return lost
 
-    def clear(self, set_aside_from: int) -> str:
+    def clear(self, set_aside_from: int, num_members: int) -> str:
         """Drop all: it will be written again.
 
         Args:
           set_aside_from: a file whose lines come as far as this number of updates, or are damaged, is set aside.
+          num_members: of the run.
 
         Returns:
           Where it was set aside, if it was.
         """
         content = self.content()
-        lines = _lines(content)
+        lines = _lines(content, num_members)
         is_kept = any(line["updates"] >= set_aside_from for line in lines) or len(lines) < content.count(b"\n")
         aside = f"{self.path} was written already{self._set_aside()}" if is_kept else ""
         self._begin([], content)
@@ -103,36 +106,34 @@ def _checksum(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:CHECKSUM]
 
 
-def _lines(content: bytes) -> list[dict[str, Any]]:
-    """Those that are whole; each has its `updates`."""
+def _lines(content: bytes, num_members: int) -> list[dict[str, Any]]:
+    """Parse the lines that are whole: objects with their `updates`, and a number or a list of one a run per name."""
+
+    def is_measurement(name: str, value: Any) -> bool:
+        if is_shared(name):
+            return _is_number(value)
+        return isinstance(value, list) and len(value) == num_members and all(map(_is_number, value))
+
     lines = []
     for written in content.split(b"\n")[:-1]:
         try:
             line = json.loads(written)
         except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and type(line.get("updates")) is int and all(map(_is_measurement, line.values())):
+        if isinstance(line, dict) and type(line.get("updates")) is int and all(starmap(is_measurement, line.items())):
             lines.append(line)
     return lines
 
 
-def _is_measurement(value: Any) -> bool:
-    return all(x is None or type(x) in (int, float) for x in (value if isinstance(value, list) else [value]))
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def curves(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The lines as one array a name, `[lines]` or `[lines, R]` float64, nan where there is no value."""
-    if not lines:
-        return {}
-    wide = max((len(v) for v in lines[0].values() if isinstance(v, list)), default=1)
-    per_run = {name for line in lines for name, value in line.items() if isinstance(value, list)}
-
-    def row(line: dict[str, Any], name: str) -> Any:
-        value = line.get(name)
-        return value if value is not None else [None] * wide if name in per_run else None
-
+    """Stack lines to one array a name, `[lines]` or `[lines, R]` float64, nan where there is no value."""
+    nothing = {name: [None] * len(value) for line in lines for name, value in line.items() if isinstance(value, list)}
     names = dict.fromkeys(name for line in lines for name in line)
-    return {name: np.array([row(line, name) for line in lines], dtype=np.float64) for name in names}
+    return {name: np.array([line.get(name, nothing.get(name)) for line in lines], dtype=np.float64) for name in names}
 
 
 def _plain(value: Any) -> Any:

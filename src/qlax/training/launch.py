@@ -85,12 +85,12 @@ def launch(
             run = outside.enter_context(claim())
             display.say(f"run directory {run.path}")
             processes.say_if_lost(f"go on with: qlax resume {run.path}")
-            written = processes.from_first(lambda: run.begin_metrics(info, plan.intervals.checkpoint))
+            written = processes.from_first(lambda: run.begin_metrics(info, config))
             if not is_first:
                 run.metrics.rewrite(written)
             best = Best(plan, run, info)
             notify(run.damage[len(damage) :])
-            lines = run.metrics.read()
+            lines = run.metrics.read(config.num_members)
             is_lost = done == line and (lines[-1]["updates"] if lines else 0) < line  # but its sums are in the record
             tracked = Tracked(
                 run.path,

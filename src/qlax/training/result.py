@@ -49,7 +49,8 @@ def finish(loop: Loop, variables: PyTree) -> Result:
       DivergedError: every agent diverged.
     """
     plan, run, divergence = loop.plan, loop.directory, loop.divergence
-    config, arrays = plan.config, curves(run.metrics.read())
+    config = plan.config
+    arrays = curves(run.metrics.read(config.num_members))
     final = [name for name in config.swept if name in arrays]  # those that changed in training
     agents = []
     for index in range(config.num_members):
