@@ -62,7 +62,7 @@ def lines_of(directory):
     """Of the metrics, without times."""
     directory = Path(directory)
     return [
-        without_times(line) for line in MetricsFile(directory / "metrics.jsonl").read(config_of(directory).num_runs)
+        without_times(line) for line in MetricsFile(directory / "metrics.jsonl").read(config_of(directory).num_members)
     ]
 
 
