@@ -16,7 +16,7 @@ from records import RESULTS, circumstances
 
 from qlax import QNetwork, pqn
 from qlax.networks import layers
-from qlax.networks.qnetwork import HIDDEN
+from qlax.networks.names import ENCODERS
 from qlax.training.placement import compiler_options
 
 STEPS, ROUNDS = 4, 3
@@ -46,7 +46,7 @@ def main() -> None:
 
 def programs(encoder: str, own_gradients: bool):
     """Some gradient steps in a scan, a forward pass, and the seconds it took to compile both."""
-    network = QNetwork(6, encoder=encoder, hidden=HIDDEN[encoder])
+    network = QNetwork(6, encoder=encoder, hidden=ENCODERS[encoder].hidden)
     ours = layers._convolution
     if own_gradients:
         layers._convolution = lambda x, kernel, stride: layers._convolved(x, kernel, (stride, stride))

@@ -1,5 +1,7 @@
 """Encoders against plain Flax, written from their papers; what `QNetwork` does with them is in test_networks.py."""
 
+import subprocess
+import sys
 from typing import get_args
 
 import flax.linen as nn
@@ -10,9 +12,10 @@ import pytest
 from probes import strict_and_quick
 
 from qlax.config.settings import FIELDS
-from qlax.networks.encoders import ENCODERS
+from qlax.networks.encoders import LAYERS
 from qlax.networks.layers import Convolution
-from qlax.networks.qnetwork import HIDDEN, Encoder, QNetwork
+from qlax.networks.names import ENCODERS, Encoder
+from qlax.networks.qnetwork import QNetwork
 
 KEY = jax.random.key(0)
 
@@ -25,7 +28,7 @@ def strict():
 
 def shapes(encoder, *image):
     """Of the parameters of a network with six actions, by the path to them."""
-    network, obs = QNetwork(6, encoder, HIDDEN[encoder]), jax.ShapeDtypeStruct((1, 2, *image), jnp.uint8)
+    network, obs = QNetwork(6, encoder, ENCODERS[encoder].hidden), jax.ShapeDtypeStruct((1, 2, *image), jnp.uint8)
     init = lambda obs: network.init(KEY, (), obs, jnp.zeros((1, 2), bool), True)  # noqa: E731
     return {"/".join(path): x.shape for path, x in flat(jax.eval_shape(init, obs)["params"]).items()}
 
@@ -116,10 +119,10 @@ class Convolved(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return ENCODERS[self.encoder].convolve(x, Convolution, lambda x: x)
+        return LAYERS[self.encoder].convolve(x, Convolution, lambda x: x)
 
 
-@pytest.mark.parametrize("encoder", [name for name, encoder in ENCODERS.items() if encoder.convolve is not None])
+@pytest.mark.parametrize("encoder", [name for name, sizes in ENCODERS.items() if sizes.smallest is not None])
 def test_the_smallest_image_is_the_smallest(encoder):
     side = ENCODERS[encoder].smallest
 
@@ -136,7 +139,7 @@ def test_the_smallest_image_is_the_smallest(encoder):
 def test_what_is_too_small_to_be_convolved_is_flattened(encoder):
     side = ENCODERS[encoder].smallest - 1
     found = shapes(encoder, side, 50, 1)
-    assert found["Dense_0/kernel"] == (side * 50, HIDDEN[encoder][0])
+    assert found["Dense_0/kernel"] == (side * 50, ENCODERS[encoder].hidden[0])
     assert "Convolution_0/kernel" not in found
 
 
@@ -150,4 +153,11 @@ def test_kernels_begin_as_the_paper_of_hadamax_says():
 
 
 def test_every_encoder_has_a_name():
-    assert get_args(Encoder) == tuple(ENCODERS) == FIELDS["encoder"].metadata["kind"].choices
+    assert get_args(Encoder) == tuple(ENCODERS) == tuple(LAYERS) == FIELDS["encoder"].metadata["kind"].choices
+    assert [sizes.smallest is None for sizes in ENCODERS.values()] == [of.convolve is None for of in LAYERS.values()]
+
+
+def test_names_need_no_jax():
+    """Neither settings nor agents in NumPy are to wait for it."""
+    code = "import sys, qlax.config.settings, qlax.networks.plain; assert not {'jax', 'flax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

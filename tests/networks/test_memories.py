@@ -8,7 +8,7 @@ import numpy as np
 import probes
 import pytest
 
-from qlax.networks.memories import LRU, MEMORIES, MinGRU, linear_recurrence
+from qlax.networks.memories import CELLS, LRU, MinGRU, linear_recurrence
 
 L, B, H = 6, 2, 5
 
@@ -166,7 +166,7 @@ def test_an_lru_begins_on_the_ring_with_variance_kept():
 
 @pytest.mark.parametrize("name", ["mingru", "lru"])
 def test_acting_needs_no_loop(name):
-    module = MEMORIES[name](H)
+    module = CELLS[name](H)
     variables = initial(module)
 
     def loops(length):
@@ -180,11 +180,11 @@ def test_acting_needs_no_loop(name):
 # All memories
 
 
-@pytest.fixture(scope="module", params=[*MEMORIES, "mingru at once", "lru at once"])
+@pytest.fixture(scope="module", params=[*CELLS, "mingru at once", "lru at once"])
 def remembering(request):
     """A function of memory, x and first; its initial memory, another, and x of six steps."""
     name, *at_once = request.param.split(maxsplit=1)
-    module, x = MEMORIES[name](H), noise(L, B, H)
+    module, x = CELLS[name](H), noise(L, B, H)
     variables, fresh = initial(module), module.initial(B)
     with pytest.MonkeyPatch.context() as monkeypatch:
         if at_once:
@@ -252,7 +252,7 @@ def test_nothing_before_a_reset_has_a_gradient_after_it_nor_has_another_row(reme
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_memories_of_runs_side_by_side_are_initialised_one_by_one(name):
     """A batched factorisation hangs jaxlib 0.10 on two threads."""
-    module = MEMORIES[name](4)
+    module = CELLS[name](4)
     inputs = module.initial(1), jnp.zeros((1, 1, 3)), jnp.ones((1, 1), bool)
     keys = jax.random.split(jax.random.key(0), 5)
     side_by_side = jax.vmap(lambda key: module.init(key, *inputs))

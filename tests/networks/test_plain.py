@@ -77,9 +77,6 @@ def test_every_form_acts_as_the_agent(agent):
 
 
 def test_what_the_networks_are_is_known_to_both():
-    assert plain_network.MEMORIES.keys() - {"none"} == qnetwork.MEMORIES.keys()
-    for name, encoder in qnetwork.ENCODERS.items():
-        assert plain_network.SMALLEST[name] == (None if encoder.convolve is None else encoder.smallest)
     fields = qnetwork.QNetwork.__dataclass_fields__
     for name, value in plain_network.UNLESS_SAID.items():
         assert fields[name].default == value

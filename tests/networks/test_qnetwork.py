@@ -12,8 +12,9 @@ from probes import strict_and_quick
 from qlax.config.settings import FIELDS
 from qlax.errors import UserError
 from qlax.networks.layers import Convolution, Dense, LayerNorm
-from qlax.networks.memories import MEMORIES, MinGRU
-from qlax.networks.qnetwork import BatchRenorm, Memory, QNetwork, build, checked_encoder, default_encoder
+from qlax.networks.memories import CELLS, MinGRU
+from qlax.networks.names import MEMORIES, Memory
+from qlax.networks.qnetwork import BatchRenorm, QNetwork, build, checked_encoder, default_encoder
 from qlax.types import PyTree
 
 A, L, B = 3, 4, 2
@@ -354,7 +355,7 @@ def test_the_input_norm_has_statistics_of_each_array():
 
 
 def test_every_memory_has_a_name():
-    assert get_args(Memory) == ("none", *MEMORIES) == FIELDS["memory"].metadata["kind"].choices
+    assert get_args(Memory) == tuple(MEMORIES) == ("none", *CELLS) == FIELDS["memory"].metadata["kind"].choices
 
 
 def test_the_memory_lies_between_encoder_and_head():

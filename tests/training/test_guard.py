@@ -11,7 +11,7 @@ import pytest
 from probes import strict_and_quick
 
 from qlax import pqn
-from qlax.networks.encoders import ENCODERS
+from qlax.networks.names import ENCODERS
 from qlax.networks.qnetwork import QNetwork
 from qlax.pqn import Rollout, Transition
 from qlax.training import guard

@@ -13,26 +13,23 @@ import flax.linen as nn
 import jax
 
 from qlax.networks.layers import Initializer, max_pool
+from qlax.networks.names import Encoder
 
 Function = Callable[[jax.Array], jax.Array]
 MakeLayer = Callable[..., Function]  # `layers.Convolution`, with the encoder's kernel_init and the network's dtype
 
 
-class Encoder(NamedTuple):
-    """An encoder, as `QNetwork` needs it.
+class Layers(NamedTuple):
+    """Layers of an encoder, as `QNetwork` needs them.
 
     Attributes:
-      hidden: widths of the dense layers, unless others are asked for.
       convolve: `(x [B, H, W, C], convolution, activate) -> [B, h, w, F]`, called within a module, where `activate` is
         norm and activation; None takes observations of any shape and flattens them.
-      smallest: H and W of which `convolve` leaves something.
       kernel_init: of the layers.
       activation: after every norm.
     """
 
-    hidden: tuple[int, ...]
     convolve: Callable[[jax.Array, MakeLayer, Function], jax.Array] | None = None
-    smallest: int = 1
     kernel_init: Initializer = nn.initializers.he_normal()
     activation: Function = nn.relu
 
@@ -78,10 +75,10 @@ def _hadamax(x, convolution, activate):
 # Sources: of "mlp" and "cnn" Gallici et al., 2024, arXiv:2407.04811, for classic control and MinAtar; of "nature"
 # Mnih et al., 2015, doi:10.1038/nature14236, with the norms of Gallici et al.; of "impala" Espeholt et al., 2018,
 # arXiv:1802.01561, figure 3; of "hadamax" Kooi et al., 2025, arXiv:2505.15345.
-ENCODERS: dict[str, Encoder] = {
-    "mlp": Encoder((256, 256), kernel_init=nn.initializers.lecun_normal()),
-    "cnn": Encoder((128,), _stack((16, 3, 1)), smallest=3),
-    "nature": Encoder((512,), _stack((32, 8, 4), (64, 4, 2), (64, 3, 1)), smallest=36),
-    "impala": Encoder((256,), _impala),
-    "hadamax": Encoder((512,), _hadamax, activation=nn.gelu),
+LAYERS: dict[Encoder, Layers] = {
+    "mlp": Layers(kernel_init=nn.initializers.lecun_normal()),
+    "cnn": Layers(_stack((16, 3, 1))),
+    "nature": Layers(_stack((32, 8, 4), (64, 4, 2), (64, 3, 1))),
+    "impala": Layers(_impala),
+    "hadamax": Layers(_hadamax, activation=nn.gelu),
 }

@@ -3,7 +3,7 @@
 "lstm" and "gru" step a cell of Flax from one observation to the next. "mingru" and "lru" are linear in what they
 remember: all their products are taken of a whole segment at once, and the rest is `linear_recurrence`.
 
-All are Flax modules with one interface. `MEMORIES[name](H)` makes one, `initial(B)` its memory at the beginning: zeros,
+All are Flax modules with one interface. `CELLS[name](H)` makes one, `initial(B)` its memory at the beginning: zeros,
 each leaf `[B, H]` float32. A call `(memory, x [L, B, I], first [L, B])` returns the output `[L, B, H]` and the memory
 after the last step; where `first` is True an episode begins, and what was remembered is forgotten before.
 
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from qlax.networks.layers import Dense, along_last
+from qlax.networks.names import Memory
 from qlax.types import PyTree
 
 
@@ -162,7 +163,7 @@ class LRU(nn.Module):
         return _gated(H, y), (h[-1].real, h[-1].imag)
 
 
-MEMORIES: dict[str, Callable[..., Any]] = {
+CELLS: dict[Memory, Callable[..., Any]] = {  # of all names but "none"
     "lstm": functools.partial(Stepped, nn.OptimizedLSTMCell),
     "gru": functools.partial(Stepped, nn.GRUCell),
     "mingru": MinGRU,

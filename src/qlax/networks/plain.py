@@ -14,13 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from qlax.errors import UserError
+from qlax.networks.names import MEMORIES, is_convolved, is_image
 
 Array = Any  # of whatever the operations work on: has +, -, * and @ with others of its kind and with NumPy's arrays
 Spec = tuple[np.dtype, tuple[int, ...]]  # dtype and shape of one array of an observation, without the axis B
 
-# H and W of which an encoder's convolutions leave something; None of one that has none.
-SMALLEST = {"mlp": None, "cnn": 3, "nature": 36, "impala": 1, "hadamax": 1}
-MEMORIES = {"none": 0, "lstm": 2, "gru": 1, "mingru": 1, "lru": 2}  # arrays [B, F] that each holds
 UNLESS_SAID = {"encoder": "mlp", "norm": "layer", "input_norm": "none", "memory": "none", "dueling": False}
 
 
@@ -219,14 +217,13 @@ class _Layers:
     def features(self, x: Array, dtype: np.dtype, shape: tuple[int, ...], is_all: bool) -> Array:
         """Of one array of the observation, `[B, F]`."""
         encoder, norm = self.description["encoder"], self.description["input_norm"]
-        smallest = SMALLEST[encoder]
-        is_convolved = smallest is not None and len(shape) == 3 and min(shape[:2]) >= smallest
+        convolved = is_convolved(encoder, shape)
         x = self.operations.number(x)
-        x = x * np.float32(1 / 255) if dtype == np.uint8 else x
-        x = x if is_convolved else self.operations.flat(x)
-        if is_all or norm != "layer" or (shape[-1] if is_convolved else math.prod(shape)) > 1:
+        x = x * np.float32(1 / 255) if is_image(dtype, shape) else x
+        x = x if convolved else self.operations.flat(x)
+        if is_all or norm != "layer" or (shape[-1] if convolved else math.prod(shape)) > 1:
             x = self.normalise(norm, x)
-        return self.operations.planes(getattr(self, encoder)(x)) if is_convolved else x
+        return self.operations.planes(getattr(self, encoder)(x)) if convolved else x
 
     def cnn(self, x: Array) -> Array:
         return self.activate(self.convolution(x, padding="VALID"))

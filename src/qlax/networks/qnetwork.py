@@ -4,24 +4,19 @@ Axes: L steps of a segment, B rows of a batch, then features; A actions.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from qlax.errors import UserError, described
-from qlax.networks.encoders import ENCODERS
+from qlax.networks.encoders import LAYERS
 from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last
-from qlax.networks.memories import MEMORIES
+from qlax.networks.memories import CELLS
+from qlax.networks.names import ENCODERS, Dtype, Encoder, Memory, Norm, is_convolved, is_image, is_screen
 from qlax.types import PyTree
 from qlax.util.imports import import_object
-
-Norm = Literal["layer", "batch", "batch_renorm", "none"]
-Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
-Encoder = Literal["mlp", "cnn", "nature", "impala", "hadamax"]
-
-HIDDEN = {name: encoder.hidden for name, encoder in ENCODERS.items()}  # unless other widths are asked for
 
 
 class QNetwork(nn.Module):
@@ -29,13 +24,13 @@ class QNetwork(nn.Module):
 
     Attributes:
       num_actions: A.
-      encoder: by its name in `encoders.py`: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16
+      encoder: by its name in `names.py`: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16
         features first, as for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari. Of a tree of
         arrays, each that the encoder can convolve has convolutions of its own, the others are flattened.
       hidden: widths of the dense layers; the memory is as wide as the last.
       norm: before every activation. "none" is for ablations: nothing else stabilises the learning.
       input_norm: of the observation, of each of its arrays by itself; "layer" leaves one number among others as it is.
-      memory: between encoder and head, by its name in `qlax.networks.memories`; or "none".
+      memory: between encoder and head, by its name in `qlax.networks.names`; or "none".
       dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
       compute_dtype: "float32", or "bfloat16" for the products of the hidden and the convolutional layers; parameters,
         norms, memory and the head stay float32.
@@ -49,7 +44,7 @@ class QNetwork(nn.Module):
     input_norm: Norm = "none"
     memory: Memory = "none"
     dueling: bool = False
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Dtype = "float32"
     axis_name: str | None = None
 
     @property
@@ -61,14 +56,14 @@ class QNetwork(nn.Module):
         """Zeros, each leaf `[batch, hidden[-1]]`; `()` without memory."""
         if not self.recurrent:
             return ()
-        return MEMORIES[self.memory](self.hidden[-1], parent=None).initial(batch)
+        return CELLS[self.memory](self.hidden[-1], parent=None).initial(batch)
 
     @nn.compact
     def __call__(self, memory: PyTree, obs: PyTree, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
         """`obs`, each `[L, B, ...]`, `first [L, B]` -> `q [L, B, A]` float32, memory after the last step."""
         length, batch = first.shape
         dtype = jnp.dtype(self.compute_dtype)
-        encoder = ENCODERS[self.encoder]
+        encoder = LAYERS[self.encoder]
         leaves = jax.tree.leaves(obs)
 
         def activate(x):
@@ -77,9 +72,10 @@ class QNetwork(nn.Module):
             return x
 
         def features(x):
-            convolve = encoder.convolve if _takes(self.encoder, x.shape[2:]) else None
+            convolve = encoder.convolve if is_convolved(self.encoder, x.shape[2:]) else None
+            pixels = is_image(x.dtype, x.shape[2:])
             x = x.reshape(length * batch, *x.shape[2:])
-            x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+            x = x.astype(jnp.float32) / 255 if pixels else x.astype(jnp.float32)
             if convolve is None:
                 x = x.reshape(length * batch, -1)
             # Of one number among others layer normalisation would leave nothing.
@@ -94,7 +90,7 @@ class QNetwork(nn.Module):
         for width in self.hidden:
             x = activate(Dense(width, encoder.kernel_init, dtype)(x))
         if self.recurrent:
-            remember = MEMORIES[self.memory](self.hidden[-1], name="memory_cell")
+            remember = CELLS[self.memory](self.hidden[-1], name="memory_cell")
             x, memory = remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
         q = Dense(self.num_actions)(x)
@@ -173,26 +169,20 @@ def default_encoder(obs: PyTree) -> Encoder:
     if not leaves:
         raise UserError(f"observation holds no array: {obs}")
     for path, leaf in leaves:
-        fits = leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.floating) or is_image(leaf)
-        if not fits:
+        if not is_understood(leaf.dtype, leaf.shape):
             raise UserError(
                 f"observation{jax.tree_util.keystr(path)} is {leaf.dtype}{list(leaf.shape)}; expected bool, float, or "
                 "uint8 with three axes (an image): let the environment deliver categories one-hot and counts as float, "
                 "or one in JAX a wrapper: --wrappers one_hot=<categories> or flatten"
             )
-    if any(is_screen(leaf) for _, leaf in leaves):
+    if any(is_screen(leaf.dtype, leaf.shape) for _, leaf in leaves):
         return "nature"
-    return "cnn" if any(_takes("cnn", leaf.shape) for _, leaf in leaves) else "mlp"
+    return "cnn" if any(is_convolved("cnn", leaf.shape) for _, leaf in leaves) else "mlp"
 
 
-def is_screen(leaf: Any) -> bool:
-    """Whether an array of one member's observation is an image large enough for "nature"."""
-    return is_image(leaf) and _takes("nature", leaf.shape)
-
-
-def is_image(leaf: Any) -> bool:
-    """Whether an array of one member's observation is divided by 255."""
-    return leaf.dtype == jnp.uint8 and len(leaf.shape) == 3
+def is_understood(dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Whether `QNetwork` understands an array of one member's observation: bool, float or an image."""
+    return dtype == "bool" or jnp.issubdtype(dtype, jnp.floating) or is_image(dtype, shape)
 
 
 def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
@@ -203,20 +193,13 @@ def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
     """
     default_encoder(obs)
     shapes = [leaf.shape for leaf in jax.tree.leaves(obs)]
-    if not any(_takes(encoder, shape) for shape in shapes):
-        side = ENCODERS[encoder].smallest
+    side = ENCODERS[encoder].smallest
+    if side is not None and not any(is_convolved(encoder, shape) for shape in shapes):
         raise UserError(
             f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; "
             f"this has {', '.join(map(str, shapes))}"
         )
     return encoder
-
-
-def _takes(encoder: Encoder, shape: tuple[int, ...]) -> bool:
-    """Whether the encoder leaves something of an array of this shape."""
-    if ENCODERS[encoder].convolve is None:
-        return True
-    return len(shape) == 3 and min(shape[:2]) >= ENCODERS[encoder].smallest
 
 
 def build(description: dict[str, Any], num_actions: int, axis_name: str | None = None) -> Any:

@@ -18,6 +18,7 @@ from qlax.envs.vec import Vec, VecState
 from qlax.errors import UserError, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
+from qlax.networks.names import ENCODERS
 from qlax.play import host
 from qlax.pqn import PQN, Hyper, Rollout, TrainState
 from qlax.training import guard
@@ -201,7 +202,7 @@ def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
         return config, {"network": config.network}
     observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
     config = config.derive(encoder=qnetwork.default_encoder(observation))
-    config = config.derive(hidden=qnetwork.HIDDEN[qnetwork.checked_encoder(config.encoder, observation)])
+    config = config.derive(hidden=ENCODERS[qnetwork.checked_encoder(config.encoder, observation)].hidden)
     description = {name: getattr(config, name) for name in NETWORK_FIELDS}
     return config, description | {"hidden": list(description["hidden"])}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from qlax.config.kinds import LARGEST_COUNT
 from qlax.errors import UserError, described
-from qlax.networks.names import is_image
+from qlax.networks.qnetwork import is_understood
 from qlax.storage import measurements
 from qlax.types import PyTree
 from qlax.util.text import shown
@@ -118,7 +118,7 @@ def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
     advice = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
         shape = leaf.shape[len(leading) :]
-        if not (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.floating) or is_image(leaf.dtype, shape)):
+        if not is_understood(leaf.dtype, shape):
             found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax takes"
             wanted = "expected bool, float, or uint8 with three axes (an image)"
             fix = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
