@@ -1,4 +1,4 @@
-"""Encoders against plain Flax, written from their papers; what `QNetwork` does with them is in test_networks.py."""
+"""Encoders against plain Flax, written from their papers; what `QNetwork` does with them is in test_qnetwork.py."""
 
 import subprocess
 import sys

@@ -496,7 +496,7 @@ def test_a_network_is_built_from_its_description():
     expected = QNetwork(A, encoder="cnn", hidden=(8, 6), norm="batch", memory="gru", dueling=True)
     assert build(description, A) == expected
     assert build({"encoder": "hadamax", "hidden": [8]}, A) == QNetwork(A, encoder="hadamax", hidden=(8,))
-    own = build({"network": "test_networks:Whole"}, A)
+    own = build({"network": "test_qnetwork:Whole"}, A)
     assert (type(own).__name__, own.num_actions) == ("Whole", A)
-    with pytest.raises(UserError, match=r"'test_networks:Partial' has no 'init'; see qlax\.Network"):
-        build({"network": "test_networks:Partial"}, A)
+    with pytest.raises(UserError, match=r"'test_qnetwork:Partial' has no 'init'; see qlax\.Network"):
+        build({"network": "test_qnetwork:Partial"}, A)
