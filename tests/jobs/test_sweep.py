@@ -193,7 +193,7 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpole --seeds 2 3", "seeds has several values, but holds for all jobs of a sweep; give it one"),
         ("sweep cartpole --population none pbt", "population has several values, but holds for all jobs"),
         ("sweep cartpole --lamm 0 1", "unknown flag '--lamm'; did you mean '--lam'"),
-        ("sweep cartpole --lam uniform:0:1 --num-envs 16 32", "lam=uniform:0:1 is drawn from: say with runs"),
+        ("sweep cartpole --lam uniform:0:1 --num-envs 16 32", "lam=uniform:0:1 is drawn from: say how many settings"),
         ("sweep cartpole --lam 0 1 --jobs 0", "jobs=0: expected a whole number from 1"),
         ("sweep cartpole acrobot --num-envs 8 16 --out begun", "was begun with env='gymnax/CartPole-v1', "),
         ("sweep cartpole --lam 0 1 --out used", "used is neither empty nor a sweep; name another directory with --out"),
