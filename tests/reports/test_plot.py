@@ -277,3 +277,14 @@ def test_jobs_that_have_just_begun_are_left_out(sweep, tmp_path):
     shutil.rmtree(tmp_path / "all" / "first")
     with pytest.raises(UserError, match="no run has a value of eval_return yet"):
         plot.plot(tmp_path / "all", tmp_path / "other.svg")
+
+
+def test_of_ragged_lines_what_is_whole_is_drawn(sweep, tmp_path):
+    _, said = plot.plot(sweep, tmp_path / "whole.svg")
+    with (sweep / "metrics.jsonl").open("a") as file:
+        for values in ([1.0], [1.0] * 9, [[1.0]] * 8, 1.0):
+            line = {"updates": 11, "steps": 1100, "seconds": 700.0, "loss": [1.0] * 8, "eval_return": values}
+            file.write(json.dumps(line) + "\n")
+    assert plot.plot(sweep, tmp_path / "ragged.svg").text == said
+    assert (tmp_path / "ragged.svg").read_text() == (tmp_path / "whole.svg").read_text()
+    assert "1,000 of " in qlax.report(sweep, tmp_path / "report.html", video=False).read_text()
