@@ -91,9 +91,9 @@ class Config:
         changeable=True,
     )
 
-    num_envs: int = setting(128, whole(), "learning", "number of environments of each agent, N", remedy=4)
-    num_steps: int = setting(32, whole(), "learning", "steps of a rollout, T", remedy=5)
-    num_minibatches: int = setting(32, whole(), "learning", "gradient steps of an epoch", remedy=3)
+    num_envs: int = setting(128, whole(), "learning", "number of environments of each agent, N", remedy=3)
+    num_steps: int = setting(32, whole(), "learning", "steps of a rollout, T", remedy=4)
+    num_minibatches: int = setting(32, whole(), "learning", "gradient steps of an epoch")
     num_epochs: int = setting(2, whole(), "learning", "times each rollout is learned from")
 
     learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of RAdam")
@@ -132,7 +132,7 @@ class Config:
         None, text((*ENCODERS,)), "network", "encoder of the observation; one that fits it, unless given"
     )
     hidden: tuple[int, ...] | None = setting(
-        None, widths(), "network", "widths of the dense layers; the encoder's own, unless given", remedy=6
+        None, widths(), "network", "widths of the dense layers; the encoder's own, unless given", remedy=5
     )
     norm: str = setting("layer", text(NORMS), "network", "normalisation before every activation")
     input_norm: str = setting("none", text(NORMS), "network", "normalisation of the observation")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from qlax.config.command_line import written
 from qlax.config.configure import configure
 from qlax.config.settings import FIELDS, Config
 from qlax.errors import RunError, UserError
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     Attributes:
       what: the part is for.
       bytes: of the part.
-      settings: whose halves halve the part; of `num_minibatches` it is the double.
+      settings: whose halves halve the part.
     """
 
     what: str
@@ -63,7 +64,7 @@ class Needs(NamedTuple):
         return self.halved("", 0)
 
     def halved(self, setting: str, times: int) -> int:
-        """Bytes held if a setting is halved so often, or doubled where that is what helps."""
+        """Bytes held if a setting is halved so often."""
 
         def left(parts: tuple[Part, ...]) -> int:
             return sum(part.bytes >> times if setting in part.settings else part.bytes for part in parts)
@@ -149,7 +150,7 @@ def of_device(plan: Plan, placement: Placement, programs: dict[str, Any]) -> Nee
         state,
         copies,
         Part("rollouts", rollouts + min(0, learning), ("num_envs", "num_steps")),
-        Part("learning", max(0, learning), ("num_envs", "num_steps", "num_minibatches")),
+        Part("learning", max(0, learning), ("num_envs", "num_steps")),
         Part("evaluation", _beside(programs["evaluate"]), ("eval_episodes",)),
         Part("the exchange of a population", exchanged, ("seeds", "hidden")),
     )
@@ -176,7 +177,7 @@ def of_host(plan: Plan, programs: dict[str, Any]) -> Needs:
         plan.shapes,
         3,  # nothing is donated: the states before a chunk, those of the agents that are done, and all of them together
         Part("rollouts", rollouts, ("num_envs", "num_steps")),
-        Part("learning", _beside(programs["learn"]), ("num_envs", "num_steps", "num_minibatches")),
+        Part("learning", _beside(programs["learn"]), ("num_envs", "num_steps")),
         Part("evaluation", act.argument_size_in_bytes + _beside(programs["act_in_evaluation"]), ("eval_episodes",)),
     )
 
@@ -283,37 +284,28 @@ def _described(needs: Needs) -> str:
 
 
 def _remedy(config: Config, needs: Needs, there: int) -> str:
-    """What to halve for so much memory: the setting that has to be halved least, of those the first."""
+    """Name what to reduce for so much memory: the setting that has to be halved least, of those the first."""
     for times in range(1, MOST_HALVINGS):
         for setting in REMEDIES:
             if needs.halved(setting, times) <= there and (value := _halved(config, setting, times)):
-                return f"{_verb(setting, times)} {setting}, to {value}"
-    for setting in sorted(REMEDIES, key=lambda setting: needs.halved(setting, 1)):
-        if needs.halved(setting, 1) < needs.bytes and (value := _halved(config, setting, 1)):
-            saves_most = f"{_verb(setting, 1)} {setting}, to {value}"
-            return f"no setting suffices alone, but this saves most: {saves_most}"
-    return "nothing of it can be halved"
-
-
-def _verb(setting: str, times: int) -> str:
-    once, often = ("double", "multiply") if setting == "num_minibatches" else ("halve", "divide")
-    return once if times == 1 else f"{often} by {2**times:,}:"
+                how = "halve" if times == 1 else f"divide by {2**times:,}:"
+                return f"{how} {setting}, to {value}"
+    best = min(REMEDIES, key=lambda setting: needs.halved(setting, 1))
+    return f"no setting suffices alone; halving {best} saves most"
 
 
 def _halved(config: Config, setting: str, times: int) -> str | None:
-    """A setting halved, or doubled where that is what helps, as one types it; None where it cannot be."""
+    """Halve a setting so often, as one types it; None where it cannot be."""
     value, minibatches = getattr(config, setting), config.num_minibatches
     if setting == "hidden":
         candidates: list[Any] = [tuple(width >> times for width in value)]
-    elif setting == "num_minibatches":
-        candidates = [value << times]
     else:
         halved = value >> times
         candidates = [halved, halved - halved % minibatches]  # the latter is divided by the minibatches for certain
     for new in candidates:
         with contextlib.suppress(UserError):
             configure(config, **{setting: new})
-            return ",".join(map(str, new)) if setting == "hidden" else str(new)
+            return written(new)
     return None
 
 
