@@ -98,7 +98,6 @@ class DeviceRuns:
       initial: variables of the network to begin with, `[R, ...]`; () for new ones.
 
     Attributes:
-      num_devices: used.
       waited: nothing.
     """
 
@@ -107,7 +106,6 @@ class DeviceRuns:
     def __init__(self, plan: Plan, initial: PyTree):
         self._plan, self._initial, self._functions = plan, initial, functions(plan)
         self._placement = plan.placement
-        self.num_devices = self._placement.num_devices
         self.waited: dict[str, float] = {}
         self._together = jax.jit(lambda tree: tree, out_shardings=self._placement.whole)
         self._compiled: dict[str, Callable[..., Any]] = {}
@@ -149,7 +147,7 @@ class DeviceRuns:
 
     def votes(self, *values: int) -> Callable[[], np.ndarray]:
         """What every process says at this point of the run, `[processes, values]`, once it is waited for."""
-        n, here = self.num_devices, np.array([values], np.int32)
+        n, here = self._placement.num_devices, np.array([values], np.int32)
         if not processes.are_several():
             return lambda: here
         each = jax.make_array_from_callback((n, len(values)), self._placement.each, lambda _: here)

@@ -56,12 +56,10 @@ class HostRuns:
       stopped: whether the run is to be stopped.
 
     Attributes:
-      num_devices: used.
       waited: seconds the loop waited for the environments and for the device.
     """
 
     asynchronous = False
-    num_devices = 1
 
     def __init__(self, plan: Plan, initial: PyTree, stopped: Callable[[], bool]):
         self._plan, self._initial, self._stopped = plan, initial, stopped
