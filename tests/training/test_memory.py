@@ -130,7 +130,7 @@ def test_a_run_that_does_not_fit_is_refused_after_compiling_and_before_its_direc
 def test_following_the_advice_makes_it_fit(monkeypatch):
     there = int(0.7 * compiled(num_envs=64).needs().bytes)
     monkeypatch.setattr(memory, "available", lambda: there)
-    with pytest.raises(UserError, match="; halve num_envs, to 32$"):
+    with pytest.raises(UserError, match=r"; halve num_envs, to 32$"):
         fit(planned(num_envs=64).config, compiled(num_envs=64))
     fit(planned(num_envs=32).config, compiled(num_envs=32))
 

@@ -1,0 +1,31 @@
+"""Public names, each imported when it is first used: `lazy_loader` and type checkers read them here."""
+
+from . import pqn as pqn
+from ._version import __version__ as __version__
+from .agents.agent import Agent as Agent
+from .agents.agent import load as load
+from .agents.export import export as export
+from .config.settings import Config as Config
+from .envs import make as make
+from .envs import wrap as wrap
+from .envs.check.env import check_env as check_env
+from .envs.vec import Vec as Vec
+from .errors import DivergedError as DivergedError
+from .errors import HostError as HostError
+from .errors import RunError as RunError
+from .errors import Stopped as Stopped
+from .errors import UserError as UserError
+from .networks.qnetwork import QNetwork as QNetwork
+from .play.evaluate import evaluate as evaluate
+from .play.film import render as render
+from .reports.html import report as report
+from .reports.plot import plot as plot
+from .returns import q_lambda as q_lambda
+from .training import extend as extend
+from .training import resume as resume
+from .training import train as train
+from .training.result import Result as Result
+from .types import Env as Env
+from .types import HostEnv as HostEnv
+from .types import Network as Network
+from .types import Step as Step
