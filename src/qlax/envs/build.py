@@ -71,10 +71,8 @@ def build(config: Config) -> Built:
     for name, field in FIELDS.items():
         if field.metadata["world"] not in (None, here) and getattr(config, name) != field.default:
             raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
-    return _of_host(config, make) if on_host else _in_jax(config, make)
-
-
-def _in_jax(config: Config, make: Callable[..., Any]) -> Built:
+    if on_host:
+        return _of_host(config, make)
     return _of_env(config, envs.wrap(make(**config.env_options), config.wrappers))
 
 

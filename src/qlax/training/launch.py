@@ -21,7 +21,7 @@ from qlax.training.display import ProgressDisplay
 from qlax.training.divergence import Divergence
 from qlax.training.host_runs import HostRuns
 from qlax.training.loop import Loop, Saved
-from qlax.training.plan import Plan
+from qlax.training.plan import Plan, variables_of
 from qlax.training.result import Result, finish
 from qlax.training.stop import Stop
 from qlax.types import PyTree
@@ -128,7 +128,7 @@ def launch(
 def _initial(plan: Plan) -> PyTree:
     """Read the weights to begin with, `[R, ...]`; () for new ones."""
     init = plan.config.init
-    return () if init is None else processes.from_first(lambda: directory.variables_of(init, plan.variables))
+    return () if init is None else processes.from_first(lambda: directory.variables_of(init, variables_of(plan.shapes)))
 
 
 def _newest(run: RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:

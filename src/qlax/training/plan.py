@@ -87,11 +87,6 @@ class Plan:
     sums: dict[str, pqn.Mean]
 
     @property
-    def variables(self) -> PyTree:
-        """Shapes of the network's variables, `[R, ...]`."""
-        return variables_of(self.shapes)
-
-    @property
     def agent_info(self) -> dict[str, Any]:
         """What is saved of every agent beside its weights, to act and play without the run."""
         observation = jax.tree_util.tree_leaves_with_path(self.shapes.step.obs)  # [R, N, M, ...]
@@ -104,11 +99,6 @@ class Plan:
             "obs": [[str(leaf.dtype), list(leaf.shape[3:])] for _, leaf in observation],
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in observation],
         }
-
-    @property
-    def score(self) -> Callable[[float], float] | None:
-        """The suite's normalised version of a return; None where it defines none."""
-        return getattr(self.env, "score", None)
 
     def new_record(self) -> guard.Record:
         """What is measured of all agents, `[R, ...]`, before the first update."""

@@ -58,8 +58,8 @@ def summarise(
     with np.errstate(invalid="ignore"):
         train_return = np.nansum(curves["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
     returns = {"train_return": train_return, "eval_return": curves["eval_return"][-1]}
-    if plan.score:
-        returns["eval_score"] = np.array([plan.score(x) for x in returns["eval_return"]])
+    if score := getattr(plan.env, "score", None):
+        returns["eval_score"] = np.array([score(x) for x in returns["eval_return"]])
     own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
     returns |= {name: curves[name][-1] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
