@@ -3,6 +3,10 @@
 import fcntl
 import json
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from runs import begun, stand_in_for_training
@@ -51,6 +55,7 @@ summary = {
 """
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # the command has no JAX that could mind
 GAMES = ["asterix", "breakout", "freeway", "seaquest", "space-invaders"]
 
 
@@ -142,6 +147,68 @@ def test_a_job_that_another_process_trains_is_left_alone(stand_in, tmp_path):
     assert not (jobs[0].directory / "attempts").exists()
     assert jobs[1].complete
     assert run_jobs(jobs, here(1)).failed == {}  # once the other is gone
+
+
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [(Path.mkdir, "Is a directory"), (lambda log: log.symlink_to("/dev/full"), "No space left on device")],
+)
+def test_a_job_whose_log_cannot_be_written_fails_alone(put, reason, stand_in, tmp_path):
+    stand_in()
+    jobs = [Job(name, configure(f"minatar/{name}"), tmp_path / f"minatar-{name}") for name in ("asterix", "freeway")]
+    begun(jobs[0].directory, "minatar/asterix")
+    put(jobs[0].log)
+    for job in jobs:
+        job.check()
+    outcome = run_jobs(jobs, here(1))
+    assert outcome.failed == {"asterix": f"{jobs[0].log}: {reason}"}
+    assert jobs[1].complete
+
+
+ORPHAN = """
+import signal, sys, time
+from pathlib import Path
+
+def save(*_):
+    Path("saved").touch()
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, save)
+Path("ready").touch()
+time.sleep(60)
+"""
+COMMAND = f"""
+import sys
+from pathlib import Path
+from qlax.config.configure import configure
+from qlax.jobs.runner import Job, here, run_jobs
+
+Job.command = lambda job: [sys.executable, "-S", "-c", {ORPHAN!r}]
+run_jobs([Job("job", configure("cartpole"), Path("job"))], here(1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process of its parent's end")
+def test_jobs_of_a_killed_command_save_and_end(tmp_path):
+    command = subprocess.Popen([sys.executable, "-c", COMMAND], stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "ready")
+    command.kill()
+    command.wait()
+    wait_for(tmp_path / "saved")
+
+
+def wait_for(path):
+    """Until there is such a file."""
+    deadline = time.monotonic() + 40
+    while not path.exists():
+        assert time.monotonic() < deadline, f"there is no {path}"
+        time.sleep(0.02)
+
+
+def test_jobs_need_neither_jax_nor_training():
+    code = "import sys, qlax.jobs.sweep, qlax.jobs.ray; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"jax", "matplotlib", "ray", "qlax.training"} & set(loaded)
 
 
 def test_a_run_begun_with_the_same_settings_is_gone_on_with_however_they_came(tmp_path):

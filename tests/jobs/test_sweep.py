@@ -16,6 +16,8 @@ from qlax.jobs import sweep
 from qlax.jobs.runner import Outcome
 from qlax.storage.formats import config_of_file, to_json
 
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # the command has no JAX that could mind
+
 # What stands in for training: a greedy return that is the better, the more environments and the larger lam.
 JOB = """
 import json, pathlib, sys

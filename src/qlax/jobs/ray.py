@@ -1,12 +1,10 @@
 """Jobs on a Ray cluster: Ray says where there is room, and a process there does what it would do here."""
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Process, Runner, say, sh
 PASSED_ON = ("JAX_", "XLA_")  # variables that hold for jobs elsewhere too, by how they begin
 LOCK_SECONDS = 60.0  # that an earlier attempt, whose worker died, may take to save
 LATEST = Path("/tmp/ray/ray_current_cluster")  # where Ray says which cluster was started last; it may be gone
-PR_SET_PDEATHSIG = 1  # of Linux: the signal that tells a process that its parent died
 
 
 def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: float | None) -> Runner:
@@ -125,7 +122,7 @@ def _train(job: Job, variables: dict[str, str], folder: Path) -> tuple[int, str]
     while True:
         try:
             job.directory.parent.mkdir(parents=True, exist_ok=True)
-            process = Process(job, dict(os.environ) | variables, cwd=folder, preexec_fn=_prepare)
+            process = Process(job, dict(os.environ) | variables, cwd=folder)
             break
         except UserError as error:
             if time.monotonic() > deadline:
@@ -137,10 +134,3 @@ def _train(job: Job, variables: dict[str, str], folder: Path) -> tuple[int, str]
                 time.sleep(POLL_SECONDS)
             return ending.code, ending.how
         process.stop(signal.SIGINT)
-
-
-def _prepare() -> None:
-    """What a new process does first: it hears what its worker does not, and on Linux it does not outlive it."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray blocks Ctrl-C
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,5 +1,6 @@
 """Jobs: training in processes of their own, several at a time; what fails is tried again, and in the end given up."""
 
+import ctypes
 import json
 import shlex
 import signal
@@ -8,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from os import environ
@@ -19,10 +20,12 @@ from qlax.config.command_line import as_words
 from qlax.config.settings import Config, fields_where
 from qlax.errors import RunError, Stopped, UserError
 from qlax.storage.formats import config_of_file
+from qlax.storage.paths import is_free
 from qlax.util.text import four_digits
 
 ATTEMPTS = 3  # at a job, before it is given up
 POLL_SECONDS = 0.1
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when the thread that started it is gone
 GPU_SHARE = 0.75  # of its memory, which JAX takes for one process unless told otherwise
 
 
@@ -89,15 +92,12 @@ class Job:
         Raises:
           UserError: neither.
         """
-        from qlax.storage.directory import is_free  # it imports JAX, which the processes of a cluster can do without
-
         if not self.begun:
             if self.directory.exists() and not is_free(self.directory):
                 raise UserError(f"{self.directory} is neither empty nor a run; name another directory with --out")
             return
-        if self.log.exists():
-            with self.log.open("rb") as log:
-                self.lock(log)
+        with suppress(OSError), self.log.open("rb") as log:  # one that cannot be opened is the job's failure
+            self.lock(log)
         found = config_of_file(self.directory / "config.json")
         names = fields_where(origin=False)
         there, here = ({name: getattr(config, name) for name in names} for config in (found, self.config))
@@ -170,27 +170,31 @@ class Process:
       options: of `subprocess.Popen`.
 
     Raises:
-      UserError: another process is at it.
+      UserError: another process trains the job, or the log cannot be written.
     """
 
     def __init__(self, job: Job, environment: dict[str, str], **options: Any):
         self._job = job
         command = job.command()
-        with job.log.open("ab") as log:
-            job.lock(log)
-            log.write(f"$ {shlex.join(command)}\n".encode())
-            log.flush()
-            self._log_start = log.tell()
-            # In a session of its own, for else Ctrl-C would reach it from the terminal, and once more from here.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=environment,
-                **options,
-            )
+        try:
+            with job.log.open("ab") as log:
+                job.lock(log)
+                log.write(f"$ {shlex.join(command)}\n".encode())
+                log.flush()
+                self._log_start = log.tell()
+                # In a session of its own, for else Ctrl-C would reach it from the terminal, and once more from here.
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_begin,
+                    env=environment,
+                    **options,
+                )
+        except OSError as error:
+            raise UserError(f"{error.filename or job.log}: {error.strerror or error}") from error
 
     def ending(self) -> Ending | None:
         """How it ended; None while it has not."""
@@ -198,7 +202,8 @@ class Process:
         if code is None:
             return None
         how = f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
-        with self._job.log.open("rb") as log:
+        lines: list[str] = []
+        with suppress(OSError), self._job.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -207,6 +212,16 @@ class Process:
     def stop(self, number: int) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
+
+
+def _begin() -> None:
+    """Have a new process hear every signal, and on Linux save and end (SIGTERM) when its parent is gone.
+
+    Linux counts the thread that started the process as the parent: start jobs from a thread that lives as long as they.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker of Ray blocks Ctrl-C
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Runner(NamedTuple):

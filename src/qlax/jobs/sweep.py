@@ -16,8 +16,8 @@ from qlax.errors import UserError
 from qlax.jobs.place import Place
 from qlax.jobs.runner import Job, check_same, conclude, make_directory, run_jobs, say, writing
 from qlax.reports import ranking, scores
-from qlax.storage import directory
 from qlax.storage.formats import stamped, upgraded
+from qlax.storage.paths import fresh
 from qlax.util.files import write_whole
 
 SWEEP = "sweep.json"  # says which sweep a directory holds
@@ -81,7 +81,7 @@ def run(
         _check_directory(path, asked)
     runner = place.runner(len(configs))
     if path is None:
-        path = directory.fresh(f"{title[:80]}-sweep")
+        path = fresh(f"{title[:80]}-sweep")
     planned = []
     for number, ((target, index), config) in enumerate(configs.items()):
         name = _name(number, target if len(targets) > 1 else "", combinations[index])

@@ -10,12 +10,10 @@ summary.json      written last
 tensorboard/ wandb/  what these trackers leave, if they are asked for
 """
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,11 +33,11 @@ from qlax.storage import checkpoint
 from qlax.storage.formats import ENTRY, absent, config_of_file, stamped, to_json, upgraded
 from qlax.storage.history import config_of, summary_of
 from qlax.storage.metrics import MetricsFile
+from qlax.storage.paths import LOCK, check_free, fresh
 from qlax.types import PyTree
-from qlax.util.files import PARTIAL, free_name, write_whole
+from qlax.util.files import free_name, write_whole
 from qlax.util.text import shown
 
-LOCK = "lock"
 AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
 FILES = ("config.json", "metrics.jsonl", *AT_THE_END)
 FOLDERS = ("checkpoints", "best", "agents", "earlier", "tensorboard", "wandb")
@@ -328,19 +326,6 @@ def _checkpoint_name(updates: int) -> str:
     return f"{updates:010d}{checkpoint.SUFFIX}"
 
 
-def look(out: Path | str | None) -> None:
-    """Refuse a directory that a new run cannot have; write nothing.
-
-    Args:
-      out: as in `claim`.
-
-    Raises:
-      UserError: it holds something.
-    """
-    if out is not None and Path(out).exists() and not is_free(Path(out)):
-        raise _taken(Path(out))
-
-
 def claim(out: Path | str | None, config: Config) -> RunDirectory:
     """A new directory, with the configuration in it.
 
@@ -352,10 +337,18 @@ def claim(out: Path | str | None, config: Config) -> RunDirectory:
       UserError: it holds something, is in use, or cannot be made.
     """
     try:
-        directory = RunDirectory(_made(out, config))
-        if not is_free(directory.path):
+        if out is None:
+            path = fresh(config.preset or config.env)
+        else:
+            path = Path(out)
+            check_free(path)
+            path.mkdir(parents=True, exist_ok=True)
+        directory = RunDirectory(path)
+        try:
+            check_free(path)  # another process may have been quicker
+        except UserError:
             directory.close()
-            raise _taken(directory.path)  # by another process, which was quicker
+            raise
         write_whole(directory.path / "config.json", to_json(config).encode())
     except OSError as error:
         raise UserError(f"cannot make {error.filename or out}: {error.strerror or error}") from error
@@ -372,11 +365,6 @@ def existing(path: Path | str) -> RunDirectory:
     if not (path / "config.json").exists():
         raise UserError(f"{path} holds no run: there is no config.json")
     return RunDirectory(path)
-
-
-def is_free(path: Path) -> bool:
-    """Whether a new run may have this directory: it is empty but for what a process left that was killed at once."""
-    return path.is_dir() and {file.name for file in path.iterdir()} <= {LOCK, f"config.json{PARTIAL}"}
 
 
 def variables_of(path: Path | str, like: PyTree) -> PyTree:
@@ -406,34 +394,3 @@ def variables_of(path: Path | str, like: PyTree) -> PyTree:
     trees = [checkpoint.restore(file, single)[1] for file in files]
     trees = trees * (num_runs // len(trees))
     return jax.tree.map(lambda *x: np.stack(x), *trees)
-
-
-def _made(out: Path | str | None, config: Config) -> Path:
-    """A directory that was not there before, or is free."""
-    if out is not None:
-        path = Path(out)
-        look(path)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-    return fresh(config.preset or config.env)
-
-
-def fresh(name: str) -> Path:
-    """A new directory under `runs/`, called like this.
-
-    Raises:
-      OSError: it cannot be made.
-    """
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:100]
-    Path("runs").mkdir(exist_ok=True)
-    for number in range(1, 1_000_000):
-        path = Path("runs") / f"{name}-{number}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
-    raise UserError("runs/ is full")
-
-
-def _taken(path: Path) -> UserError:
-    what = "already holds a run" if (path / "config.json").exists() else "exists and is not empty"
-    return UserError(f"{path} {what}; name another directory with --out, or resume a run with: qlax resume")

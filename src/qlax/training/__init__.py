@@ -14,6 +14,7 @@ from qlax.config.settings import Config
 from qlax.errors import UserError
 from qlax.storage import directory
 from qlax.storage.directory import RunDirectory
+from qlax.storage.paths import check_free
 from qlax.training import processes
 from qlax.training.launch import launch
 from qlax.training.placement import use_cores
@@ -58,7 +59,7 @@ def train(
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     with _together(compilation_cache):
         plan = _plan(config, plugins)
-        processes.from_first(lambda: directory.look(out))
+        processes.from_first(lambda: check_free(out))
         return launch(plan, progress, lambda: _opened(lambda: directory.claim(out, plan.config)))
 
 
