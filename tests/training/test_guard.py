@@ -321,7 +321,7 @@ def test_the_reward_of_a_cut_step_need_not_be_finite(terminated, truncated, expe
     [("mlp", 0, 2), ("cnn", 1, 3), ("nature", 3, 5), ("impala", 15, 15), ("hadamax", 6, 8)],
 )
 def test_parameters_have_the_names_that_agents_are_saved_by(encoder, convolutions, norms):
-    image = (ENCODERS[encoder].smallest,) * 2
+    image = (ENCODERS[encoder].smallest or 1,) * 2
     network, obs = QNetwork(A, encoder, hidden=(4, 4)), jax.ShapeDtypeStruct((1, 2, *image, 1), jnp.float32)
     variables = jax.eval_shape(lambda obs: network.init(KEY, (), obs, jnp.ones((1, 2), bool), True), obs)
     counts = {"Convolution": convolutions, "LayerNorm": norms, "Dense": 3}
