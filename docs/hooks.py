@@ -1,13 +1,12 @@
 """What the site has beside its pages: pages made of commands and presets, and the files that pages link to."""
 
-import argparse
 import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from qlax.cli import main
+from qlax.cli import flags, main
 from qlax.config import presets
 from qlax.config.kinds import GROUPS
 from qlax.config.settings import FIELDS
@@ -33,25 +32,19 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def commands() -> str:
     """Every command with its flags, and all settings once."""
-    parser = main._parser()
-    (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     parts = [
         "# Commands",
         "What `qlax COMMAND --help` says, on one page. Exit codes: 0 all is done, 1 training failed, 2 something in "
-        "the command has to be mended.",
+        "the command has to be fixed.",
     ]
-    for name, subparser in subparsers.choices.items():
-        own = [action for action in subparser._actions if action.dest != "help"]
-        settings = [action for action in own if action.dest in FIELDS]
-        has_settings = len(settings) > len(FIELDS) / 2  # all, where others have some flags of the same names
-        own = [action for action in own if not (has_settings and action in settings)]
-        words = [action.metavar or action.dest for action in own if not action.option_strings]
-        more = ["[SETTINGS]"] * has_settings + ["[FLAGS]"] * (len(own) > len(words))
-        usage = " ".join(["qlax", name, *map(str, words), *more])
-        said = [part for part in (subparser.description, subparser.epilog) if part]
+    for command in main.COMMANDS:
+        own = [each for each in command.arguments if not (command.has_settings and each.setting)]
+        words = [f"{_word(each)}{'...' * (each.options.get('nargs') in ('+', '*'))}" for each in own if not each.flags]
+        more = ["[SETTINGS]"] * command.has_settings + ["[FLAGS]"] * (len(own) > len(words))
+        said = [command.description or command.help, *filter(None, [command.epilog])]
         parts += [
-            f"## qlax {name}",
-            f"`{usage}`",
+            f"## qlax {command.name}",
+            f"`{' '.join(['qlax', command.name, *words, *more])}`",
             *(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in said),
             _table(own),
         ]
@@ -59,21 +52,25 @@ def commands() -> str:
         "## Settings",
         "Of `train` and `sweep`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
     ]
-    settings = [action for action in subparsers.choices["train"]._actions if action.dest in FIELDS]
+    settings = flags.settings()
     for group in GROUPS:
-        own = [action for action in settings if FIELDS[action.dest].metadata["group"] == group]
+        own = [each for each in settings if FIELDS[str(each.setting)].metadata["group"] == group]
         parts += [f"### {group.capitalize()}", _table(own)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(actions: list[argparse.Action]) -> str:
+def _table(arguments: list[flags.Argument]) -> str:
     rows = ["| argument | what it says |", "| --- | --- |"]
-    for action in actions:
-        values = "|".join(map(str, action.choices or ())) or action.metavar or ""
-        takes = f" {values}" if action.option_strings and action.nargs != 0 and values else ""
-        written = ", ".join(f"{flag}{takes}" for flag in action.option_strings) or str(action.metavar or action.dest)
-        rows.append(f"| `{written.replace('|', ' or ')}` | {action.help} |")
+    for each in arguments:
+        values = "|".join(each.options.get("choices", ())) or each.options.get("metavar", "")
+        written = ", ".join(f"{name} {values}".rstrip() for name in each.flags) or _word(each)
+        rows.append(f"| `{written.replace('|', ' or ')}` | {each.options['help']} |")
     return "\n".join(rows)
+
+
+def _word(argument: flags.Argument) -> str:
+    """Name of a word in the usage."""
+    return str(argument.options.get("metavar", argument.names[0]))
 
 
 def all_presets() -> str:

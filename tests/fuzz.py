@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from probes import RandomWorld
 
 import qlax
+from qlax.cli import flags
 from qlax.cli import main as cli
 from qlax.config.configure import configure
 from qlax.config.settings import FIELDS, SWEEPABLE, Config
@@ -298,10 +299,10 @@ def _asked(settings: dict[str, Any], route: str, folder: Path, words: list[str])
         return config_of_file(folder / "config.json", keep=3)
     if route == "command":
         with contextlib.redirect_stderr(io.StringIO()):
-            options, unknown = cli._parser().parse_known_args(words)
+            options, unknown = cli.parser().parse_known_args(words)
         if unknown:
             raise UserError("unknown flag")
-        return configure(options.target, **{n: cli._value(n, value) for n, value in cli._given(options).items()})
+        return configure(options.target, **flags.given(options))
     return configure(settings["env"], **{name: value for name, value in settings.items() if name != "env"})
 
 

@@ -12,7 +12,7 @@ import pytest
 from pages import ROOT, blocks, shortened
 
 import qlax
-from qlax.cli import main
+from qlax.cli import flags, main
 from qlax.config.configure import configure
 from qlax.envs.check.env import FIXES
 from qlax.training.plan import make
@@ -42,8 +42,8 @@ def planned(target, **overrides):
 
 
 def settings(words):
-    options = main._parser().parse_args(words)
-    given = {name: main._value(name, value) for name, value in main._given(options).items()}
+    options = main.parser().parse_args(words)
+    given = flags.given(options)
     return {"target": options.target, **given}
 
 
@@ -59,7 +59,7 @@ def test_the_page_runs_in_its_order(literally, capsys):
             elif words[0] == "train":
                 planned(**settings(words))
             else:
-                main._parser().parse_args(words)
+                main.parser().parse_args(words)
     assert re.search(r"^\d+\.0$", capsys.readouterr().out, re.MULTILINE)  # ships that the loaded agent saved
 
 

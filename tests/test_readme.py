@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT, blocks, shortened
 
-from qlax.cli import main
+from qlax.cli import flags, main, train
 from qlax.config.configure import configure
 from qlax.training.plan import make
 
@@ -45,15 +45,15 @@ def test_what_stands_there_in_python_has_the_right_types(tmp_path):
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_are_understood(words):
-    options, unknown = main._parser().parse_known_args(words[1:])
+    options, unknown = main.parser().parse_known_args(words[1:])
     assert not unknown
     if words[1] == "sweep":
-        assert all(make() for make in main._targets(options).values())
+        assert all(make() for make in train.targets(options).values())
     elif words[1] == "train":
         settings(words)
 
 
 def settings(words):
     """The configuration that a command asks for."""
-    options = main._parser().parse_args(words[1:])
-    return configure(options.target, **{n: main._value(n, value) for n, value in main._given(options).items()})
+    options = main.parser().parse_args(words[1:])
+    return configure(options.target, **flags.given(options))

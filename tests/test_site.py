@@ -34,16 +34,15 @@ class _Counter(logging.Handler):
 
 def test_every_command_and_flag_is_on_the_page_of_commands(site):
     page = (site / "commands" / "index.html").read_text()
-    subparsers = main._parser()._subparsers._group_actions[0].choices
-    assert len(subparsers) > 10
+    assert len(main.COMMANDS) > 10
     sections = dict(re.findall(r'<h2 id="([\w-]+)">(.*?)(?=<h2|</article)', page, re.DOTALL))
-    for name, parser in subparsers.items():
-        said = sections[f"qlax-{name}"]
+    for command in main.COMMANDS:
+        said = sections[f"qlax-{command.name}"]
         if "[SETTINGS]" in said:
             said += sections["settings"]
-        for action in (action for action in parser._actions if action.dest != "help"):
-            for word in action.option_strings or [action.metavar or action.dest]:
-                assert f"<code>{word}" in said or f", {word}" in said, (name, word)
+        for argument in command.arguments:
+            for word in argument.flags or [argument.options["metavar"]]:
+                assert f"<code>{word}" in said or f", {word}" in said, (command.name, word)
 
 
 def test_every_preset_is_there_with_what_it_says_of_itself(site):

@@ -1,12 +1,9 @@
-import json
 import subprocess
 import sys
 
 import pytest
-from runs import CARTPOLE, SMALL, flags, lines_of
 
 from qlax.cli.main import main
-from qlax.storage.formats import to_json
 
 BROKEN = """
 import jax.numpy as jnp
@@ -27,32 +24,6 @@ class Silent:
 @pytest.fixture(autouse=True)
 def in_an_empty_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-
-def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
-    assert main(["train", CARTPOLE, "--out", "first", "--seeds", "2", "--lam", "0", "0.9", *flags(SMALL)]) == 0
-    said = capsys.readouterr()
-    assert said.out.count("run ") >= 4
-    assert "run 3 (seed 1, lam 0.9):" in said.out
-    assert "steps/s on " in said.out
-    assert "first/curve.png" in said.out
-    assert "settings made for gymnax/CartPole-v1: cartpole, cartpole-fast" in said.err
-    assert main(["train", "--config", "first/config.json", "--out", "second"]) == 0
-    assert lines_of(tmp_path / "first") == lines_of(tmp_path / "second")
-
-
-def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):
-    """What is trained is what `config.json` holds, as another test shows."""
-    told = []
-    monkeypatch.setattr("qlax.train", lambda config, **options: told.append(config), raising=False)
-    monkeypatch.setattr("qlax.cli.main._report", lambda result: None)
-    words = "--num-envs 4 --num-steps 1_6 --total-steps 1e2 --hidden 8,4 --dueling --env-options max_steps_in_episode=9"
-    assert main(["train", "cartpole", "--out", "run", *words.split(), "--norm", "none"]) == 0
-    config = json.loads(to_json(told[0]))
-    expected = {"num_envs": 4, "num_steps": 16, "total_steps": 100, "hidden": [8, 4], "dueling": True, "norm": "none"}
-    assert {name: config[name] for name in expected} == expected
-    assert config["env_options"] == {"max_steps_in_episode": 9}
-    assert (config["preset"], config["lam"]) == ("cartpole", 0.95)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +66,10 @@ def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):
         ("presets cartpol", "did you mean 'cartpole'"),
         ("envs gymnas", "did you mean 'gymnax'"),
         ("trane", "invalid choice: 'trane'"),
+        ("suite atari57", "several targets are a sweep, as in: qlax sweep atari57"),
+        ("train cartpole --seed -5", "seed=-5: expected a whole number from 0"),
+        ("train cartpole -5", "unknown argument '-5'"),
+        ("train cartpole --out=run extra", "unknown argument 'extra'"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(words, message, capsys, monkeypatch, tmp_path):
@@ -117,42 +92,6 @@ def test_a_mistake_is_one_line_and_nothing_is_written(words, message, capsys, mo
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_lists_of_environments_and_presets(capsys):
-    assert main(["envs", "gymnax"]) == 0
-    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
-    assert lines["gymnax/Breakout-MinAtar"] == ["3", "1000", "bool[10,10,4]"]
-    assert main(["envs", "jaxmarl/hanabi"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["jaxmarl/hanabi", "21", "2", "float32[660]"]
-    assert main(["presets"]) == 0
-    assert any(line.startswith("minatar/breakout ") for line in capsys.readouterr().out.splitlines())
-    assert main(["presets", "cartpole"]) == 0
-    assert "learning_rate" in capsys.readouterr().out
-
-
-MISTAKEN = """
-from counting import Counting
-
-class Env(Counting):
-    def step(self, key, state, action):
-        state, step = super().step(key, state, action)
-        return state, step._replace(reward=step.reward + float("nan"))
-"""
-
-
-def test_environments_are_checked_and_timed(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mistaken.py").write_text(MISTAKEN)
-    assert main(["envs", "--check", "gymnax/Catch-bsuite"]) == 0
-    name, speed, actions, *_ = capsys.readouterr().out.splitlines()[1].split()
-    assert (name, actions) == ("gymnax/Catch-bsuite", "3")
-    assert float(speed.replace(",", "")) > 1000
-    with pytest.raises(SystemExit, match="1"):
-        main(["envs", "--check", "mistaken:Env"])
-    said = capsys.readouterr()
-    assert "environment Env: reward is not finite" in said.out
-    assert "1 of 1 break their contract: mistaken:Env" in said.err
-
-
 @pytest.mark.parametrize(("words", "said"), [("train --help", "--learning-rate"), ("plot nothing", "holds no run")])
 def test_help_and_figures_do_not_wait_for_jax(words, said):
     code = f"""
@@ -164,3 +103,9 @@ except SystemExit:
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said in shown.stdout + shown.stderr
+
+
+def test_the_package_is_the_command(tmp_path):
+    shown = subprocess.run([sys.executable, "-m", "qlax", "presets", "cartpol"], capture_output=True, text=True)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("qlax: unknown preset 'cartpol'; did you mean 'cartpole'?")

@@ -70,13 +70,11 @@ def test_distributions_are_spread_as_they_say():
 )
 @pytest.mark.parametrize("target", [ENV, "cartpole", "memory-chain"])
 def test_a_configuration_is_said_in_words_that_ask_for_it(target, settings):
-    from qlax.cli import main
+    from qlax.cli import flags, main
 
     config = configure(target, **settings)
-    options = main._parser().parse_args(["train", *as_words(config)])
-    again = configure(
-        options.target, **{name: main._value(name, value) for name, value in main._given(options).items()}
-    )
+    options = main.parser().parse_args(["train", *as_words(config)])
+    again = configure(options.target, **flags.given(options))
     assert again == config
     assert as_words(configure(target)) == [target]
 

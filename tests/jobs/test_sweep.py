@@ -10,7 +10,8 @@ import pytest
 from runs import CARTPOLE, SMALL, flags, is_refused_in_one_line, stand_in_for_training
 
 import qlax
-from qlax.cli import main
+from qlax.cli import flags as cli_flags
+from qlax.cli import main, train
 from qlax.config.configure import configure
 from qlax.jobs import sweep
 from qlax.jobs.runner import Outcome
@@ -65,8 +66,8 @@ def asked_for(command):
     """The configuration that a command asks for."""
     program, *words = shlex.split(command)
     assert program == "qlax"
-    options = main._parser().parse_args(words)
-    return main._configured(options)(**{name: main._value(name, value) for name, value in main._given(options).items()})
+    options = main.parser().parse_args(words)
+    return train.configured(options)(**cli_flags.given(options))
 
 
 def said_command(said):
@@ -88,9 +89,9 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
     assert {row["diverged"] for row in rows} == {""}
     assert (tmp_path / "run" / "sweep.png").stat().st_size > 10_000
 
-    main._report(result)
+    train.report(result)
     said = capsys.readouterr().out
-    assert said.count("  run ") == 8
+    assert said.count("  agent ") == 8
     returns = np.reshape(summary["eval_return"]["per_run"], (4, 2)).mean(1)
     best = result.config.settings()[int(returns.argmax())]
     assert (
@@ -122,7 +123,7 @@ def test_a_report_of_many_runs_names_the_best_settings(capsys):
         "network": {},
         "num_devices": 1,
     }
-    main._report(qlax.Result(Path("run"), config, summary, {}, [None] * 40))
+    train.report(qlax.Result(Path("run"), config, summary, {}, [None] * 40))
     said = capsys.readouterr().out
     assert len(said.splitlines()) == 12
     assert "run/sweep.csv" in said
@@ -175,10 +176,6 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ),
         ("sweep cartpole --num-envs 16 16", "there is nothing to compare"),
         ("sweep cartpole cartpole", "there is nothing to compare"),
-        (
-            "suite atari57",
-            "there is no command 'suite' any more; several targets are a sweep, as in: qlax sweep atari57",
-        ),
         ("sweep cartpole acrobat", "did you mean 'acrobot'"),
         ("sweep minatar --gamma 1.5", "gamma=1.5: expected a number from 0 to 1"),
         ("sweep minatar --num-minibatches 30", "does not divide the 128 environments x 32 steps"),
@@ -357,6 +354,6 @@ def test_jobs_are_told_what_the_sweep_was_told(monkeypatch):
     assert main.main(["sweep", "minatar", *words.split()]) == 0
     told = []
     monkeypatch.setattr("qlax.train", lambda config, **options: told.append((config, options)), raising=False)
-    monkeypatch.setattr("qlax.cli.main._report", lambda result: None)
+    monkeypatch.setattr("qlax.cli.train.report", lambda result: None)
     assert main.main(seen[1].command()[4:]) == 0
     assert told == [(seen[1].config, {"out": "all/1-minatar-breakout", "compilation_cache": False})]

@@ -15,7 +15,7 @@ from probes import Blank, Paid, show
 from runs import CARTPOLE, SMALL, interrupt_at, lines_of, same_weights
 
 import qlax
-from qlax.cli.main import _report
+from qlax.cli.train import report
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import DivergedError, RunError, Stopped, UserError
 from qlax.mixing import VDN
@@ -364,8 +364,8 @@ def test_a_run_that_diverges_is_frozen_and_the_others_are_as_without_it(tmp_path
     assert np.isnan(both.curves["loss"][-1, 1])
     assert np.isnan(both.curves["eval_return"][-1, 1])
     assert both.summary["eval_return"]["per_run"][1] is None
-    _report(both)
-    assert "run 1 (seed 0, reward_scale 1e+38): diverged after" in capfd.readouterr().out
+    report(both)
+    assert "agent 1 (seed 0, reward_scale 1e+38): diverged after" in capfd.readouterr().out
     leaves = jax.tree.leaves(qlax.load(both.directory, 1).variables)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 

@@ -4,82 +4,11 @@ Each imports what it needs when it is called: JAX and matplotlib take their time
 """
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
+from qlax.cli.flags import Command, argument
 from qlax.config.command_line import parse
 from qlax.errors import UserError
-
-AddCommand = Callable[[str, Any, str], argparse.ArgumentParser]
-
-
-def add(command: AddCommand) -> None:
-    """Add the commands to a parser.
-
-    Args:
-      command: makes one of a name, the function that it calls with its options, and what it is for.
-    """
-    evaluate = command("evaluate", _evaluate, "play whole episodes with trained agents")
-    _add_agent_flags(evaluate, several=True)
-    evaluate.add_argument("--episodes", metavar="EPISODES", default="64", help="of every agent (default 64)")
-    evaluate.add_argument("--json", metavar="FILE", help="write every episode's return and length there as well")
-
-    render = command("render", _render, "film episodes of a trained agent")
-    _add_agent_flags(render)
-    render.add_argument("--out", metavar="FILE", help="as .mp4 or .gif (default video.mp4 in the run's directory)")
-    render.add_argument("--episodes", metavar="EPISODES", default="1", help="side by side (default 1)")
-    render.add_argument("--values", action="store_true", help="show Q-values and return beside the picture")
-    render.add_argument("--fps", metavar="FRAMES", help="steps a second (default what suits the suite)")
-
-    plot = command("plot", _plot, "draw the results of runs as figures for a paper")
-    plot.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs or sweeps")
-    plot.add_argument("--out", metavar="FILE", help="as .png, .svg or .pdf (default figure.png)")
-    kinds = "learning curves, performance profiles, or probabilities of improvement (default curve)"
-    plot.add_argument("--kind", choices=("curve", "profile", "improvement"), default="curve", help=kinds)
-    plot.add_argument("--x", choices=("steps", "seconds"), default="steps", help="of curves (default steps)")
-    plot.add_argument(
-        "--y",
-        metavar="METRIC",
-        default="eval_return",
-        help="a name in metrics.jsonl, or for curves several, as eval_return,episode_return (default eval_return)",
-    )
-    plot.add_argument(
-        "--by", metavar="FIELDS", help="what makes a group, as lam,norm or directory (default what differs)"
-    )
-    plot.add_argument("--title", metavar="TITLE", help="above the figure")
-
-    report = command("report", _report, "write all about runs to one page of HTML")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs or sweeps")
-    report.add_argument("--out", metavar="FILE", help="as .html (default report.html)")
-    report.add_argument("--video", action=argparse.BooleanOptionalAction, default=True, help="film the best agent")
-
-    export = command("export", _export, "write an agent in a form that loads without qlax")
-    export.add_argument("run", metavar="RUN", help="directory of a run, or a file of its agents/ or best/")
-    export.add_argument(
-        "--format",
-        choices=("stablehlo", "onnx"),
-        default="stablehlo",
-        help="StableHLO, which JAX loads, or ONNX (default stablehlo)",
-    )
-    export.add_argument("--index", metavar="INDEX", default="0", help="of the run among those side by side (default 0)")
-    export.add_argument("--best", action="store_true", help="the weights of the best evaluation, not the last ones")
-    export.add_argument("--out", metavar="FILE", help="(default agent.<format> in the run's directory)")
-
-
-def _add_agent_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    parser.add_argument("run", metavar="RUN", help="directory of a run, or a file of its agents/ or best/")
-    which = f"of the run{'s' * several} among those side by side (default {'all' if several else 0})"
-    if several:
-        parser.add_argument("--index", metavar="INDEX", nargs="+", help=which)
-    else:
-        parser.add_argument("--index", metavar="INDEX", default="0", help=which)
-    parser.add_argument("--best", action="store_true", help="the weights of the best evaluation, not the last ones")
-    parser.add_argument("--epsilon", metavar="EPSILON", default="0", help="share of random actions (default 0: greedy)")
-    parser.add_argument("--seed", metavar="SEED", default="0", help="of the episodes (default 0)")
-    parser.add_argument("--env", metavar="ENV", help="another environment with the same observations and actions")
-    parser.add_argument("--env-options", nargs="+", metavar="NAME=VALUE", help="of the environment, besides its own")
-    parser.add_argument("--wrappers", metavar="NAMES", help="around the environment, in place of the run's")
-    parser.add_argument("--max-steps", metavar="STEPS", help="episodes this long are cut (default the run's own limit)")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -147,3 +76,101 @@ def _export(options: argparse.Namespace) -> None:
         raise UserError(f"index={shown(options.index)}: expected a whole number from 0") from None
     path = export(options.run, options.out, format=options.format, index=index, best=options.best)
     print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+RUNS = argument("runs", nargs="+", metavar="RUN", help="directories of runs or sweeps")
+AGENTS = argument("run", metavar="RUN", help="directory of a run, or a file of its agents/ or best/")
+INDEX = argument("--index", metavar="INDEX", default="0", help="number of the agent in the run (default 0)")
+BEST = argument("--best", action="store_true", help="the weights of the best evaluation, not the last ones")
+PLAY = [
+    argument("--epsilon", metavar="EPSILON", default="0", help="share of random actions (default 0: greedy)"),
+    argument("--seed", metavar="SEED", default="0", help="seed of the episodes (default 0)"),
+    argument("--env", metavar="ENV", help="another environment with the same observations and actions"),
+    argument("--env-options", nargs="+", metavar="NAME=VALUE", help="options of the environment, besides its own"),
+    argument("--wrappers", metavar="NAMES", help="wrappers of the environment, in place of the run's"),
+    argument("--max-steps", metavar="STEPS", help="episodes this long are cut (default the run's own limit)"),
+]
+COMMANDS = (
+    Command(
+        "evaluate",
+        _evaluate,
+        "play whole episodes with trained agents",
+        [
+            AGENTS,
+            argument("--index", metavar="INDEX", nargs="+", help="numbers of the agents in the run (default all)"),
+            BEST,
+            *PLAY,
+            argument("--episodes", metavar="EPISODES", default="64", help="episodes of every agent (default 64)"),
+            argument("--json", metavar="FILE", help="write every episode's return and length there as well"),
+        ],
+    ),
+    Command(
+        "render",
+        _render,
+        "film episodes of a trained agent",
+        [
+            AGENTS,
+            INDEX,
+            BEST,
+            *PLAY,
+            argument("--out", metavar="FILE", help="film, .mp4 or .gif (default video.mp4 in the run's directory)"),
+            argument("--episodes", metavar="EPISODES", default="1", help="episodes side by side (default 1)"),
+            argument("--values", action="store_true", help="show Q-values and return beside the picture"),
+            argument("--fps", metavar="FRAMES", help="steps a second (default what suits the environment)"),
+        ],
+    ),
+    Command(
+        "plot",
+        _plot,
+        "draw the results of runs as figures for a paper",
+        [
+            RUNS,
+            argument("--out", metavar="FILE", help="figure, .png, .svg or .pdf (default figure.png)"),
+            argument(
+                "--kind",
+                choices=("curve", "profile", "improvement"),
+                default="curve",
+                help="learning curves, performance profiles, or probabilities of improvement (default curve)",
+            ),
+            argument("--x", choices=("steps", "seconds"), default="steps", help="axis of curves (default steps)"),
+            argument(
+                "--y",
+                metavar="METRIC",
+                default="eval_return",
+                help="a name in metrics.jsonl, or for curves several, as eval_return,episode_return "
+                "(default eval_return)",
+            ),
+            argument(
+                "--by", metavar="FIELDS", help="what makes a group, as lam,norm or directory (default what differs)"
+            ),
+            argument("--title", metavar="TITLE", help="title above the figure"),
+        ],
+    ),
+    Command(
+        "report",
+        _report,
+        "write all about runs to one page of HTML",
+        [
+            RUNS,
+            argument("--out", metavar="FILE", help="page, .html (default report.html)"),
+            argument("--video", action=argparse.BooleanOptionalAction, default=True, help="film the best agent"),
+        ],
+    ),
+    Command(
+        "export",
+        _export,
+        "write an agent in a form that loads without qlax",
+        [
+            AGENTS,
+            argument(
+                "--format",
+                choices=("stablehlo", "onnx"),
+                default="stablehlo",
+                help="StableHLO, which JAX loads, or ONNX (default stablehlo)",
+            ),
+            INDEX,
+            BEST,
+            argument("--out", metavar="FILE", help="file (default agent.<format> in the run's directory)"),
+        ],
+    ),
+)
