@@ -145,6 +145,12 @@ def test_importing_qlax_imports_nothing_heavy():
     assert not {"jax", "numpy", "flax", "gymnax", "matplotlib"} & set(loaded)
 
 
+def test_looking_at_directories_needs_no_jax():
+    loaded = fresh_python("import sys, qlax.storage.directory; print(*sys.modules)").stdout.split()
+    assert "qlax.storage.directory" in loaded
+    assert not [name for name in loaded if name.partition(".")[0] in ("jax", "jaxlib", "flax")]
+
+
 def test_importing_the_registry_imports_no_suite():
     loaded = fresh_python("import sys, qlax.envs; print(*sys.modules)").stdout.split()
     assert "jax" in loaded

@@ -243,11 +243,11 @@ def test_a_directory_is_for_one_process(whole, tmp_path):
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_afterwards(whole, monkeypatch, tmp_path):
     run, calls = tmp_path / "run", []
 
-    def full(path, data):
+    def full(path, data, sync):
         calls.append(path)
         if len(calls) >= 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        write_whole(path, data)
+        write_whole(path, data, sync)
 
     with monkeypatch.context() as patch:
         patch.setattr("qlax.storage.checkpoint.write_whole", full)

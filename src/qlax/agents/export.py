@@ -56,11 +56,10 @@ def export(
     path = _new_path(Path(run), out, format)
     agent = load(run, index, best=best, numpy_only=format == "onnx")
     if format == "onnx":
-        write_result(path, to_onnx(agent))
-    else:
-        data, description = to_stablehlo(agent)
-        write_result(path, data)
-        write_result(_beside(path), json.dumps(description, indent=2).encode())
+        return write_result(path, to_onnx(agent), is_named=out is not None)
+    data, description = to_stablehlo(agent)
+    path = write_result(path, data, is_named=out is not None)
+    write_result(_beside(path), json.dumps(description, indent=2).encode(), is_named=True)
     return path
 
 

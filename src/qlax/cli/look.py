@@ -21,7 +21,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     played = playing.evaluate(options.run, index=options.index, episodes=options.episodes, **_play(options))
     print(played)
     if file is not None:
-        write_result(file, played.to_json().encode())
+        write_result(file, played.to_json().encode(), is_named=True)
         print(f"\nall episodes in {file}")
 
 

@@ -124,7 +124,7 @@ def render(
     with contextlib.closing(play(stage, episodes, steps, epsilon, seed)) as moments:
         data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(moments), fps)
     assert last is not None
-    write_result(path, data)
+    path = write_result(path, data, is_named=out is not None)
     return Film(path, frames, *size, fps, last.returns.tolist(), last.lengths.tolist(), last.playing.tolist())
 
 

@@ -46,8 +46,7 @@ def report(runs: Paths, out: Path | str | None = None, *, video: bool = True) ->
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a report is a page of HTML; name a file that ends in .html")
     found = [undamaged(history, of_run) for history in read_all(runs)]
-    write_result(path, _rendered(found, path.parent, video).encode())
-    return path
+    return write_result(path, _rendered(found, path.parent, video).encode(), is_named=out is not None)
 
 
 def _rendered(runs: Sequence[Run], folder: Path, video: bool) -> str:

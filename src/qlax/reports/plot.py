@@ -103,7 +103,7 @@ def plot(
     selection = select(histories, x, y, by)
     with rc_context(STYLE):
         figure = {"curve": _curves, "profile": _profile, "improvement": _improvement}[kind](selection, title)
-    write_result(path, as_file(figure, path.suffix))
+    path = write_result(path, as_file(figure, path.suffix), is_named=out is not None)
     return Drawn(path, f"{_table(selection, kind)}\n{_caption(selection, kind)}")
 
 

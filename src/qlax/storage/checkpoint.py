@@ -27,13 +27,14 @@ class DamagedError(UserError):
     """A file is not what was once written; the message names it."""
 
 
-def save(path: Path, tree: PyTree, info: dict[str, Any]) -> None:
+def save(path: Path, tree: PyTree, info: dict[str, Any], sync: bool = True) -> None:
     """Write `tree` and `info` (JSON) to `path`; a reader finds the whole file or none.
 
     Args:
       path: where; its folder exists.
       tree: of arrays, random keys included.
       info: what else belongs to it.
+      sync: as in `write_whole`.
 
     Raises:
       OSError: it cannot be written; an old file is left as it was.
@@ -41,7 +42,7 @@ def save(path: Path, tree: PyTree, info: dict[str, Any]) -> None:
     named, text = _named(tree), json.dumps(info)
     # One entry: the order of several is not always the same, and equal trees are to be equal files.
     metadata = {ENTRY: f"{_checksum(text, sorted(named.items()))} {text}"}
-    write_whole(path, serialize(named, metadata=metadata))
+    write_whole(path, serialize(named, metadata=metadata), sync)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""A run's directory: one process at a time writes it, and what is damaged is named, skipped and kept.
+"""Run directories: one process at a time writes one; damaged files are named, moved aside and kept.
 
 lock              while a process is at work
 config.json       every choice
@@ -16,30 +16,30 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import jax
-import numpy as np
 from filelock import FileLock, Timeout
 
 from qlax.config.configure import from_dict
 from qlax.config.settings import Config
 from qlax.errors import RunError, UserError
 from qlax.storage import checkpoint
-from qlax.storage.formats import ENTRY, absent, config_of_file, stamped, to_json, upgraded
+from qlax.storage.formats import ENTRY, absent, stamped, to_json, upgraded
 from qlax.storage.history import config_of, summary_of
 from qlax.storage.metrics import MetricsFile
 from qlax.storage.paths import LOCK, check_free, fresh
 from qlax.types import PyTree
-from qlax.util.files import free_name, write_whole
+from qlax.util.files import PARTIAL, free_name, sync_folder, write_whole
 from qlax.util.text import shown
 
 AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
 FILES = ("config.json", "metrics.jsonl", *AT_THE_END)
+MOST_QUEUED = 2  # pieces of work that wait for the writer, as the weights they hold take memory
 FOLDERS = ("checkpoints", "best", "agents", "earlier", "tensorboard", "wandb")
 
 
@@ -51,7 +51,7 @@ class RunDirectory:
 
     Attributes:
       metrics: its `metrics.jsonl`.
-      damage: what was found damaged and set aside, a line each.
+      damage: what was found damaged and moved aside, a line each.
 
     Raises:
       UserError: another process is at work in it, or a link or a folder is where there should be a file.
@@ -69,12 +69,17 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{error.filename or path} cannot be written: {error.strerror or error}") from error
         self._writer = ThreadPoolExecutor(1)
-        self._written: Future | None = None
+        self._queued: deque[Future] = deque()  # the oldest first
+        self._checkpoint: Future | None = None
         try:
             self._check_kinds()
         except UserError:
             self.close()
             raise
+        with contextlib.suppress(OSError):
+            for pattern in (*(f"{name}*" for name in FILES), "checkpoints/*", "best/*", "agents/*"):
+                for left in path.glob(f"{pattern}{PARTIAL}"):  # by a process that was killed
+                    left.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +88,13 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Let others have it, after what is being written."""
+        """Wait for the writer, and release the lock."""
         self._writer.shutdown()
         self._lock.release()
 
     @property
     def config(self) -> Config:
-        """Every choice of the run.
+        """Configuration of the run.
 
         Raises:
           UserError: there is no run, or its configuration is damaged.
@@ -98,16 +103,16 @@ class RunDirectory:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What the run's end left; None without one that can be read."""
+        """Summary of a finished run; None without one that can be read."""
         return summary_of(self.path)
 
     def is_finished(self, config: Config) -> bool:
-        """Whether the run has come to the end that its configuration says."""
+        """Tell whether the run has come to the end that its configuration says."""
         updates = (self.summary or {}).get("updates")
         return isinstance(updates, int) and updates >= config.num_updates
 
     def newest(self, like: PyTree) -> tuple[dict[str, Any], PyTree] | None:
-        """The newest complete checkpoint; damaged ones are set aside.
+        """Read the newest complete checkpoint; move damaged ones aside.
 
         Args:
           like: shapes of what it holds.
@@ -120,7 +125,7 @@ class RunDirectory:
                 info, tree = checkpoint.restore(path, like, absent(checkpoint.about(path), str(path)))
                 _check_info(path, info)
             except checkpoint.DamagedError as error:
-                self._set_aside(path, error)
+                self._move_aside(path, error)
                 continue
             settings = upgraded(info["config"] | {ENTRY: info.get(ENTRY, 0)}, str(path))
             return info | {"config": dataclasses.asdict(from_dict(settings, str(path)))}, tree
@@ -129,7 +134,7 @@ class RunDirectory:
     def begin_metrics(self, info: dict[str, Any], config: Config) -> bytes:
         """Cut the metrics to what they were when a checkpoint was written; returns what is left.
 
-        Where they are not what they were, or there should have been a checkpoint, they are set aside as well.
+        A file that is not what it was, or that lacks a checkpoint it should have, is moved aside first.
 
         Args:
           info: of the checkpoint; empty where the run begins anew.
@@ -143,7 +148,7 @@ class RunDirectory:
             else:
                 lost = [self.metrics.clear(set_aside_from=interval, num_members=config.num_members)]
                 if any(lost) or self.damage:
-                    lost += [self._set_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
+                    lost += [self._move_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
         self.damage += filter(None, lost)
         return self.metrics.content()
 
@@ -162,16 +167,16 @@ class RunDirectory:
         self.write("config.json", stamped(dataclasses.asdict(config)))
 
     def save(self, updates: int, tree: PyTree, info: dict[str, Any], keep: int) -> None:
-        """Write a checkpoint beside whatever else is done; it counts once it is complete.
+        """Write a checkpoint in the background; it counts once it is complete.
 
         Args:
           updates: done.
-          tree: what to save; nobody may take its memory.
-          info: what else belongs to it; that of the metrics is added.
-          keep: as many of the newest are kept.
+          tree: arrays, whose memory nobody may reuse.
+          info: what describes it; checksums of the metrics are added.
+          keep: number of the newest checkpoints that are kept.
 
         Raises:
-          RunError: the one before could not be written.
+          RunError: something before could not be written.
         """
         info = stamped({**info, "metrics_checksums": self.metrics.checksums()})
 
@@ -184,24 +189,39 @@ class RunDirectory:
             for old in files[:-keep]:
                 old.unlink()
 
-        self._write_aside(write)
+        if self._checkpoint is not None:  # its tree takes memory of the device: there is never a second one
+            with self.writing():
+                self._checkpoint.result()
+        self._checkpoint = self._write_aside(write)
 
-    def save_agent(self, folder: str, index: int, variables: PyTree, info: dict[str, Any]) -> None:
-        """Write the weights of one run to `agents/` or `best/`, beside whatever else is done."""
-
-        def write():
-            (self.path / folder).mkdir(exist_ok=True)
-            checkpoint.save(self.path / folder / f"{index}{checkpoint.SUFFIX}", variables, info)
-
-        self._write_aside(write)
-
-    def best(self, index: int, own: dict[str, Any], before: float) -> float:
-        """The best evaluation of a run so far, whose weights are there; -inf without any.
+    def save_agents(self, folder: str, agents: Mapping[int, tuple[PyTree, dict[str, Any]]]) -> None:
+        """Write weights to `agents/` or `best/` in the background.
 
         Args:
-          index: of the run.
-          own: what the run has of its own.
-          before: what it was when the checkpoint was written.
+          folder: which of them.
+          agents: variables and description, by the index of the agent.
+
+        Raises:
+          RunError: something before could not be written.
+        """
+
+        def write():
+            path = self.path / folder
+            path.mkdir(exist_ok=True)
+            for index, (variables, info) in agents.items():
+                checkpoint.save(path / f"{index}{checkpoint.SUFFIX}", variables, info, sync=False)
+            sync_folder(path)
+
+        if agents:
+            self._write_aside(write)
+
+    def best(self, index: int, own: dict[str, Any], before: float) -> float:
+        """Return of the best evaluation whose weights are in `best/`; -inf without any.
+
+        Args:
+          index: of the agent.
+          own: its own settings.
+          before: best return when the checkpoint was written.
         """
         path = self.path / "best" / f"{index}{checkpoint.SUFFIX}"
         best = -math.inf
@@ -212,23 +232,20 @@ class RunDirectory:
                     raise checkpoint.DamagedError(f"{path} holds no best weights of this run")
                 best = info["eval_return"]
         except checkpoint.DamagedError as error:
-            self._set_aside(path, error)
+            self._move_aside(path, error)
         if best < before:
             self.damage.append(f"{path}: the weights of the best evaluation, {before:g}, are lost")
         return best
 
     def wait(self) -> None:
-        """Until all is written.
+        """Wait until all is written.
 
         Raises:
           RunError: something could not be.
         """
-        if self._written is not None:
-            with self.writing():
-                self._written.result()
-            self._written = None
+        self._wait_for(0)
 
-    def set_earlier_end_aside(self) -> None:
+    def move_earlier_end_aside(self) -> None:
         """Move what an end of the run left to a folder of its own: a later end will leave the same."""
         left = [name for name in (*AT_THE_END, "agents") if (self.path / name).exists()]
         if not left:
@@ -241,32 +258,47 @@ class RunDirectory:
             for name in left:
                 (self.path / name).rename(folder / name)
 
-    def _set_aside(self, path: Path, error: checkpoint.DamagedError) -> None:
+    def _move_aside(self, path: Path, error: checkpoint.DamagedError) -> None:
         aside = free_name(path.with_name(f"{path.name}.damaged"))
         with self.writing():
             path.rename(aside)
         self.damage.append(f"{' '.join(str(error).split())}; set aside as {aside.name}")
 
-    def _set_best_aside(self) -> str:
+    def _move_best_aside(self) -> str:
         best = self.path / "best"
         return f"{best} set aside as {best.rename(free_name(self.path / 'best.damaged')).name}" if best.exists() else ""
 
-    def _write_aside(self, write: Any) -> None:
-        self.wait()
-        self._written = self._writer.submit(write)
+    def _write_aside(self, write: Callable[[], None]) -> Future | None:
+        """Queue work for the writer; a failure ends what comes after it, and is raised by the next call."""
+        self._wait_for(MOST_QUEUED - 1)
+        before = self._queued[-1] if self._queued else None
+
+        def write_next() -> None:
+            if before is not None:
+                before.result()
+            write()
+
+        self._queued.append(self._writer.submit(write_next))
+        return self._queued[-1]
+
+    def _wait_for(self, most: int) -> None:
+        """Wait until at most so many pieces of work are queued; raise what failed so far."""
+        with self.writing():
+            while self._queued and (len(self._queued) > most or self._queued[0].done()):
+                self._queued.popleft().result()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """What the system will not write ends the run with a message that says so."""
+        """Turn errors of the system into one line that says how to go on."""
         try:
             yield
         except OSError as error:
             where = error.filename or self.path
-            resume = f"once that is mended, go on with: qlax resume {self.path}"
+            resume = f"once that is fixed, go on with: qlax resume {self.path}"
             raise RunError(f"{where} cannot be written: {error.strerror or error}; {resume}") from error
 
     def _check_kinds(self) -> None:
-        """Whether files are files and folders folders, and none is a link, which might lead out of the directory."""
+        """Check that files are files and folders folders, and none a link, which might lead out of the directory."""
         for name in (*FILES, *FOLDERS):
             found = self.path / name
             if found.is_symlink():
@@ -279,42 +311,42 @@ class RunDirectory:
                     raise UserError(f"{found} is no file; move it away")
 
 
-class Onlooker(RunDirectory):
-    """That of a process that writes nothing, as the first one does: its own notes are elsewhere, and gone in the end.
+class NonWritingRunDirectory(RunDirectory):
+    """Run directory of a process that does not write: what it needs for itself goes to a temporary folder.
 
     Args:
       path: of the run's directory, which need not be within reach.
     """
 
     def __init__(self, path: Path):
-        self._notes = tempfile.TemporaryDirectory()
-        super().__init__(Path(self._notes.name))
+        self._temporary = tempfile.TemporaryDirectory()
+        super().__init__(Path(self._temporary.name))
         self.path = path
 
     def close(self) -> None:
-        """Forget the notes."""
+        """Remove the temporary folder."""
         super().close()
-        self._notes.cleanup()
+        self._temporary.cleanup()
 
     def write(self, name: str, content: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def best(self, index: int, own: dict[str, Any], before: float) -> float:
-        """What it was."""
+        """Return what the best evaluation was before."""
         return before
 
-    def set_earlier_end_aside(self) -> None:
-        """Nothing."""
+    def move_earlier_end_aside(self) -> None:
+        """Do nothing."""
 
-    def _write_aside(self, write: Any) -> None:
-        """Nothing."""
+    def _write_aside(self, write: Callable[[], None]) -> None:
+        """Do nothing."""
 
 
 _INFO = {"updates": int, "line": int, "metrics_checksums": str, "plugins": dict, "config": dict, "best": list}
 
 
 def _check_info(path: Path, info: dict[str, Any]) -> None:
-    """Whether a checkpoint says what it has to, and has the name of what it holds."""
+    """Check that a checkpoint says what it has to, and has the name of what it holds."""
     for name, kind in _INFO.items():
         if type(info.get(name)) is not kind or (kind is int and info[name] < 0):
             raise checkpoint.DamagedError(f"{path} is no checkpoint of this version: {name} is {info.get(name)!r:.40}")
@@ -327,10 +359,10 @@ def _checkpoint_name(updates: int) -> str:
 
 
 def claim(out: Path | str | None, config: Config) -> RunDirectory:
-    """A new directory, with the configuration in it.
+    """Make a new directory, with the configuration in it; `check_free` is repeated.
 
     Args:
-      out: which; it is not there yet, or is empty. None: a new one under `runs/`.
+      out: path, not there yet or empty. None: a new one under `runs/`.
       config: of the run.
 
     Raises:
@@ -356,7 +388,7 @@ def claim(out: Path | str | None, config: Config) -> RunDirectory:
 
 
 def existing(path: Path | str) -> RunDirectory:
-    """The directory of a run that was begun.
+    """Open the directory of a run that was begun.
 
     Raises:
       UserError: there is none, or another process is at work in it.
@@ -365,32 +397,3 @@ def existing(path: Path | str) -> RunDirectory:
     if not (path / "config.json").exists():
         raise UserError(f"{path} holds no run: there is no config.json")
     return RunDirectory(path)
-
-
-def variables_of(path: Path | str, like: PyTree) -> PyTree:
-    """Weights of an earlier run, for runs that begin with them.
-
-    Args:
-      path: a run's directory, whose agents are dealt to as many runs, or whose only one to all; or one file of weights.
-      like: shapes of the variables of all runs, `[R, ...]`.
-
-    Raises:
-      UserError: there are none, or they are not of such a network.
-    """
-    path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
-        if not files:
-            raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
-        if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
-            raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
-    num_runs = jax.tree.leaves(like)[0].shape[0]
-    if len(files) not in (1, num_runs):
-        raise UserError(
-            f"init={path} has {len(files)} agents, and there are {num_runs} runs to begin; name one file of its agents/"
-        )
-    single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
-    trees = [checkpoint.restore(file, single)[1] for file in files]
-    trees = trees * (num_runs // len(trees))
-    return jax.tree.map(lambda *x: np.stack(x), *trees)

@@ -12,7 +12,11 @@ LOCK = "lock"  # file of a directory in which a process is at work
 
 def is_free(path: Path) -> bool:
     """Tell whether a new run may have a directory: it is empty but for what a process left that was killed at once."""
-    return path.is_dir() and {file.name for file in path.iterdir()} <= {LOCK, f"config.json{PARTIAL}"}
+
+    def is_left(name: str) -> bool:
+        return name == LOCK or (name.startswith("config.json") and name.endswith(PARTIAL))
+
+    return path.is_dir() and all(is_left(file.name) for file in path.iterdir())
 
 
 def check_free(out: Path | str | None) -> None:

@@ -126,7 +126,7 @@ def extend(
             raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
 
         def lengthen() -> None:
-            run.set_earlier_end_aside()
+            run.move_earlier_end_aside()
             run.write_config(longer)
 
         def lengthened() -> AbstractContextManager[RunDirectory]:
@@ -175,7 +175,7 @@ def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:
         return opened[0].path
 
     found = processes.from_first(path)
-    return opened[0] if opened else directory.Onlooker(found)
+    return opened[0] if opened else directory.NonWritingRunDirectory(found)
 
 
 def enable_compilation_cache() -> None:

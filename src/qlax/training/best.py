@@ -1,5 +1,6 @@
 """Weights of agents in files: those of the best evaluations and the last ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,30 +45,39 @@ class Best:
           variables: of the network that was evaluated, `[R, ...]`.
           line: of metrics, about the evaluation.
         """
-        variables = jax.device_get(variables)
+        improved = {}
         for index, found in enumerate(line["eval_return"].tolist()):
             if found > self.returns[index]:
                 self.returns[index] = found
                 # Settings are in the line if they change while agents are trained.
                 own = {name: six_digits(line[name][index]) for name in self._plan.config.swept if name in line}
-                more = own | {"updates": line["updates"], "eval_return": found}
-                save(self._plan, self._directory, "best", index, variables, more)
+                improved[index] = own | {"updates": line["updates"], "eval_return": found}
+        if improved:
+            save(self._plan, self._directory, "best", jax.device_get(variables), improved)
 
 
 def save(
-    plan: Plan, directory: RunDirectory, folder: str, index: int, variables: PyTree, more: dict[str, Any]
-) -> Agent:
-    """Write one agent to a folder of the run's directory.
+    plan: Plan, directory: RunDirectory, folder: str, variables: PyTree, more: Mapping[int, dict[str, Any]]
+) -> list[Agent]:
+    """Write agents to a folder of the run's directory.
 
     Args:
-      plan: of what is trained.
+      plan: what is trained.
       directory: of the run.
       folder: `best` or `agents`.
-      index: of the agent.
       variables: of the network, `[R, ...]`.
-      more: what describes the agent beside its own settings.
+      more: what describes each agent to write beside its own settings, by its index.
+
+    Returns:
+      The agents that are written.
     """
-    own = jax.tree.map(lambda x: np.asarray(x[index]), variables)
-    agent = Agent(own, {**plan.agent_info, **plan.config.members[index], **more})
-    directory.save_agent(folder, index, own, agent.info)
-    return agent
+    settings = plan.config.members
+    agents = {
+        index: Agent(
+            jax.tree.map(lambda x, index=index: np.asarray(x[index]), variables),
+            {**plan.agent_info, **settings[index], **about},
+        )
+        for index, about in more.items()
+    }
+    directory.save_agents(folder, {index: (agent.variables, agent.info) for index, agent in agents.items()})
+    return list(agents.values())

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qlax.storage import checkpoint, directory
+from qlax.storage import checkpoint
 from qlax.storage.directory import RunDirectory
 from qlax.trackers import tracking
 from qlax.trackers.base import MakeTracker, Tracked
@@ -20,6 +20,7 @@ from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.divergence import Divergence
 from qlax.training.host_runs import HostRuns
+from qlax.training.initial import weights_of
 from qlax.training.loop import Loop, Saved
 from qlax.training.plan import Plan, variables_of
 from qlax.training.result import Result, finish
@@ -128,7 +129,7 @@ def launch(
 def _initial(plan: Plan) -> PyTree:
     """Read the weights to begin with, `[R, ...]`; () for new ones."""
     init = plan.config.init
-    return () if init is None else processes.from_first(lambda: directory.variables_of(init, variables_of(plan.shapes)))
+    return () if init is None else processes.from_first(lambda: weights_of(init, variables_of(plan.shapes)))
 
 
 def _newest(run: RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:

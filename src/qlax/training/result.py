@@ -52,10 +52,8 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     config = plan.config
     arrays = curves(run.metrics.read(config.num_members))
     final = [name for name in config.swept if name in arrays]  # those that changed in training
-    agents = []
-    for index in range(config.num_members):
-        more = {name: six_digits(arrays[name][-1, index]) for name in final}
-        agents.append(best.save(plan, run, "agents", index, variables, more))
+    more = {index: {name: six_digits(arrays[name][-1, index]) for name in final} for index in range(config.num_members)}
+    agents = best.save(plan, run, "agents", variables, more)
     run.wait()
     found = summary.summarise(plan, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
     if divergence.of_all:
