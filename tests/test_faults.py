@@ -35,7 +35,7 @@ def test_a_disk_that_is_full(reference, tmp_path):
     if "skipped" in disk:
         pytest.skip(disk["skipped"])
     assert disk["code"] == 1
-    assert "No space left on device; once that is mended, go on with: qlax resume" in disk["said"]
+    assert "No space left on device; once that is fixed, go on with: qlax resume" in disk["said"]
     assert len(disk["said"].splitlines()) == 1
     assert disk["same_weights"]
     assert disk["same_lines"]
