@@ -10,6 +10,7 @@ summary.json      written last
 tensorboard/ wandb/  what these trackers leave, if they are asked for
 """
 
+import contextlib
 import dataclasses
 import json
 import math
