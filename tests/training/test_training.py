@@ -395,7 +395,7 @@ def refuse(*_):
 def test_a_directory_is_claimed_when_nothing_can_be_refused_any_more(whole, monkeypatch, tmp_path):
     compiled, run = [], tmp_path / "run"
     monkeypatch.setattr(DeviceRuns, "compile", lambda _: compiled.append("compiled"))
-    monkeypatch.setattr("qlax.training.memory.check", refuse)
+    monkeypatch.setattr("qlax.training.memory.fit", refuse)
     with pytest.raises(UserError, match="already holds a run"):  # before it is compiled
         qlax.train(CARTPOLE, out=whole.directory, **SMALL)
     assert not compiled
