@@ -1,6 +1,46 @@
+import importlib
 import sys
 
-from qlax.util.imports import imported_when_used
+import pytest
+
+from qlax.errors import UserError
+from qlax.util.imports import import_object, imported_when_used
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """A working directory with modules of a user's own, one of which is called as one that is installed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "own_world.py").write_text("def later():\n    import own_neighbour\n    return own_neighbour.NAME\n")
+    (tmp_path / "own_neighbour.py").write_text("NAME = 'beside'\n")
+    (tmp_path / "six.py").write_text("MINE = True\n")
+    for name in ("own_world", "own_neighbour", "six"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield str(tmp_path)
+    for name in ("own_world", "own_neighbour", "six"):
+        sys.modules.pop(name, None)
+
+
+def test_a_users_module_may_import_its_neighbours_later_and_shadows_nothing_installed(folder):
+    before = list(sys.path)
+    assert import_object("own_world:later")() == "beside"
+    assert sys.path == [*before, folder]
+    assert not hasattr(importlib.import_module("six"), "MINE")
+    import_object("own_world:later")
+    assert sys.path == [*before, folder]
+
+
+def test_what_a_user_names_is_of_the_working_directory(folder):
+    assert import_object("six:MINE")
+
+
+def test_the_import_path_stays_as_it_was_where_nothing_of_the_working_directory_is_imported(folder):
+    before = list(sys.path)
+    import_object("json:loads")
+    with pytest.raises(UserError, match="cannot import 'nowhere'"):
+        import_object("nowhere:Env")
+    assert sys.path == before
 
 
 def test_a_stand_in_imports_the_module_when_something_of_it_is_used(monkeypatch):

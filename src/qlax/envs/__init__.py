@@ -93,7 +93,7 @@ def make(env_id: str, /, **options: Any) -> Any:
     """Make the environment called `suite/name`, or your own by import path, `module:Name`.
 
     Args:
-      env_id: such as "gymnax/CartPole-v1" or "my_package.my_module:MyEnv"; the working directory is on the import path.
+      env_id: such as "gymnax/CartPole-v1" or "my_package.my_module:MyEnv"; modules of the working directory are found.
       options: parameters of the environment; arguments of your own class. Those on the host need `num_envs`.
 
     Returns:

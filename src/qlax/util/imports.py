@@ -5,6 +5,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,9 +22,8 @@ def import_object(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{path!r} is no import path; expected module:Name")
-    find_own_modules()
     try:
-        module = importlib.import_module(module_name)
+        module = import_own(module_name)
     except Exception as error:
         raise UserError(f"cannot import {module_name!r} of {path!r}: {described(error)}") from error
     if not hasattr(module, attribute):
@@ -32,10 +32,21 @@ def import_object(path: str) -> Any:
     return getattr(module, attribute)
 
 
-def find_own_modules() -> None:
-    """From now on modules of the working directory are found."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def import_own(name: str) -> ModuleType:
+    """Import a module that a user names, of the working directory rather than one that is installed.
+
+    The working directory is first on the import path only while the module is imported. It then stays as the last entry
+    if it holds the module, which may import its neighbours when it is called, as may processes that are started for it:
+    so nothing that is installed is shadowed for the rest of the process.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+        if not {here, ""} & set(sys.path) and PathFinder.find_spec(name.partition(".")[0], [here]):
+            sys.path.append(here)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from qlax.envs.episodes import Episodes
 from qlax.envs.suites import spaces
 from qlax.errors import UserError, described, nearest
 from qlax.types import Step
-from qlax.util.imports import find_own_modules, import_object
+from qlax.util.imports import import_object, import_own
 
 TO_DRAW = {"render_mode": "rgb_array"}
 FPS = 30.0  # where an environment does not say
@@ -101,7 +101,6 @@ def make(
             raise UserError(f"{env_id}: {option}={value!r}{nearest(str(value), known)}; expected {', '.join(known)}")
     if options.get("render_mode") == TO_DRAW["render_mode"]:
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # Pygame looks for a sound card, and complains without one
-    find_own_modules()
     own = [import_object(path) for path in wrappers]
     maker = os.getpid()
 
@@ -122,7 +121,10 @@ def make(
         # JAX runs threads, which a forked process would lack; a server that forks has none.
         methods = multiprocessing.get_all_start_methods()
         vector_kwargs["context"] = "forkserver" if "forkserver" in methods else "spawn"
+    module, colon, _ = name.partition(":")
     try:
+        if colon:
+            import_own(module)
         env = gymnasium.make_vec(
             name,
             num_envs,
