@@ -81,7 +81,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
     rows = table(tmp_path / "run" / "sweep.csv")
     runs, summary = result.config.members, result.summary
     assert [float(row["learning_rate"]) for row in rows] == [run["learning_rate"] for run in runs]
-    assert [(row["run"], row["seed"], float(row["lam"])) for row in rows] == [
+    assert [(row["agent"], row["seed"], float(row["lam"])) for row in rows] == [
         (str(index), str(run["seed"]), run["lam"]) for index, run in enumerate(runs)
     ]
     for name in ("train_return", "eval_return", "best_eval_return"):

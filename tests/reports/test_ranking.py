@@ -15,7 +15,7 @@ def test_the_best_setting_is_best_over_its_seeds_and_did_not_diverge():
     diverged = [None, None, None, {"steps": 640, "what": "loss"}, None, None]
     summary = {"train_return": {"per_run": [1.0] * 6}, "eval_return": {"per_run": returns}, "diverged": diverged}
     rows = ranking.rows(config, summary)
-    assert rows[3] == {"run": 3, "seed": 1, "lam": 0.5, "train_return": 1.0, "eval_return": None, "diverged": 640}
+    assert rows[3] == {"agent": 3, "seed": 1, "lam": 0.5, "train_return": 1.0, "eval_return": None, "diverged": 640}
     ranked = ranking.ranking(rows, ["lam"])
     assert [each.shown(["lam"]) for each in ranked] == [
         "lam 0: 5.50, mean of 2 seeds",

@@ -143,7 +143,7 @@ class Ending(NamedTuple):
     """How an attempt at a job ended.
 
     Attributes:
-      code: 2 for what the user can mend and time cannot.
+      code: 2 for what the user can fix and time cannot.
       how: the reason, and the last line that was printed.
     """
 
@@ -304,8 +304,8 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
             summary, done = job.summary(), sum(job.complete for job in jobs)
             names = [name for name in ("eval_return", "eval_score") if name in summary]
             values = ", ".join(f"{name.removeprefix('eval_')} {four_digits(summary[name]['mean'])}" for name in names)
-            runs = len(summary["eval_return"]["per_run"])
-            values += f", mean of {runs} runs" if runs > 1 else ""
+            agents = len(summary["eval_return"]["per_run"])
+            values += f", mean of {agents} agents" if agents > 1 else ""
             say(f"{job.name}: done after {ended.duration()}: {values}; {done} of {len(jobs)} complete")
         elif requests:
             say(f"{job.name}: stopped after {ended.duration()}")

@@ -43,7 +43,7 @@ def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
     results = [key for key, measurement in MEASUREMENTS.items() if measurement.is_result]  # the score not everywhere
     return [
         {
-            "run": index,
+            "agent": index,
             "seed": run["seed"],
             **{name: run[name] for name in config.compared},
             **{name: summary[name]["per_run"][index] for name in results if name in summary},

@@ -100,7 +100,7 @@ def results(run: Run) -> Section:
     """Results of every setting and every agent."""
     config, final = run.config, run.summary.get("final_settings", {})  # of a population
     rows = [
-        row | {f"{name} in the end": values[row["run"]] for name, values in final.items()}
+        row | {f"{name} in the end": values[row["agent"]] for name, values in final.items()}
         for row in ranking.rows(config, run.summary)
     ]
     fields, settings, agents = by_setting([run])

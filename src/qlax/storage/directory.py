@@ -5,7 +5,7 @@ config.json       every choice
 metrics.jsonl     a line a logging interval
 checkpoints/      the newest states, named by their updates
 best/ agents/     weights of the best evaluation, and the last ones
-sweep.csv         a row a run, where settings are compared; sweep.png shows them
+sweep.csv         a row an agent, where settings are compared; sweep.png shows them
 summary.json      written last
 tensorboard/ wandb/  what these trackers leave, if they are asked for
 """
