@@ -73,7 +73,7 @@ def test_table_with_scores():
         == """\
 atari57: 3 of 5 targets, greedy returns
 
-| target   | return |   of each seed | % of human | steps a seed | steps/s, all seeds |
+| target   | return |   of each seed | % of human | steps a seed | steps/s of the job |
 | -------- | -----: | -------------: | ---------: | -----------: | -----------------: |
 | Pong     |   20.5 |         20, 21 |      116.5 |   10,000,000 |              1,234 |
 | Breakout |  359.6 |     301.2, 418 |       1243 |   10,000,000 |              1,234 |

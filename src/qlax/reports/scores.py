@@ -88,7 +88,7 @@ def table(results: dict[str, Any]) -> str:
     targets, failed, incomplete = results["targets"], results["failed"], results["incomplete"]
     found, unit = results["aggregates"], results["unit"]
     has_scores = any("eval_score" in measured for measured in targets.values())
-    header = ["target", "return", "of each seed", *[unit] * has_scores, "steps a seed", "steps/s, all seeds"]
+    header = ["target", "return", "of each seed", *[unit] * has_scores, "steps a seed", "steps/s of the job"]
     rows = []
     for target, measured in targets.items():
         returns, score = measured["eval_return"], measured.get("eval_score", {"mean": None})
