@@ -1,17 +1,13 @@
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from qlax.config import presets
-from qlax.config.command_line import as_words
-from qlax.config.configure import configure
 from qlax.config.kinds import GROUPS
 from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where
 from qlax.errors import UserError
 from qlax.pqn import Hyper, Shape
-from qlax.storage.formats import config_of_file, to_json
+from qlax.storage.formats import to_json
 
 ENV = "gymnax/CartPole-v1"
 
@@ -57,42 +53,6 @@ def test_distributions_are_spread_as_they_say():
     assert all(float(f"{value:g}") == value for value in rates + gammas)  # what is shown of it is all of it
     narrow = Config(env=ENV, gamma="uniform:0.9999999:0.99999995", draws=9).settings()
     assert all(0.9999999 <= setting["gamma"] <= 0.99999995 for setting in narrow)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"seeds": 2, "lam": (0, 0.5), "env_options": {"length": 3, "name": "5", "on": True, "x": -1e-05}},
-        {"reward_scale": (-1.0, 2.5e-7), "learning_rate": 1 / 3, "hidden": (8, 4), "dueling": True},
-        {"learning_rate": "log-uniform:1e-5:1e-2", "draws": 4, "reward_scale": -1e-05, "init": "-x y"},
-        {"total_steps": 10**9 + 1, "wrappers": ("frame_stack=4", "a:B"), "time_limit_is_terminal": True},
-    ],
-)
-@pytest.mark.parametrize("target", [ENV, "cartpole", "memory-chain"])
-def test_a_configuration_is_said_in_words_that_ask_for_it(target, settings):
-    from qlax.cli import flags, main
-
-    config = configure(target, **settings)
-    options = main.parser().parse_args(["train", *as_words(config)])
-    again = configure(options.target, **flags.given(options))
-    assert again == config
-    assert as_words(configure(target)) == [target]
-
-
-def test_what_a_preset_says_and_no_flag_takes_back_is_said_anew():
-    config = dataclasses.replace(configure("cartpole-fast"), hidden=None)
-    assert as_words(config)[0] == ENV
-    assert "--hidden" not in as_words(config)
-    assert as_words(dataclasses.replace(configure("memory-chain"), env_options={}))[0] != "memory-chain"
-    assert as_words(dataclasses.replace(config, preset="a/<b"))[0] == ENV
-
-
-def test_what_is_written_is_read_back(tmp_path):
-    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", draws=2)
-    config = config.with_intervals(100)
-    (tmp_path / "config.json").write_text(to_json(config))
-    assert config_of_file(tmp_path / "config.json") == config
-    assert config_of_file(tmp_path / "config.json", lam=1).lam == 1.0
 
 
 @pytest.mark.parametrize(
@@ -164,85 +124,6 @@ def test_a_wrong_value_is_named_with_what_was_expected(settings, message):
         Config(**{"env": ENV, **settings})
 
 
-def test_an_unknown_setting_is_named_with_the_nearest():
-    with pytest.raises(UserError, match=r"unknown setting 'lamda'.*did you mean 'lam'"):
-        configure(ENV, lamda=0.5)
-
-
-@pytest.mark.parametrize(
-    ("target", "hint"),
-    [("cartpol", "cartpole"), ("minatar/brekout", "minatar/breakout"), ("minatr/asterix", "minatar/asterix")],
-)
-def test_an_unknown_preset_is_named_with_the_nearest(target, hint):
-    with pytest.raises(UserError, match=f"unknown preset '{target}'; did you mean '{hint}'"):
-        configure(target)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is not JSON"),
-        ("[1]", "holds a list; expected an object"),
-        ('{"env": "a/b", "ALG_NAME": 1}', "unknown setting 'ALG_NAME'"),
-        ('{"env": "a/b", "gamma": "high"}', "gamma='high'"),
-        ('{"env": "a/b", "lam": 0, "lam": 1}', "is not JSON: 'lam' stands there twice"),
-        ("[" * 100_000, "is not JSON: maximum recursion depth"),
-        (f'{{"env": "a/b", "seed": {"9" * 5000}}}', "is not JSON: Exceeds the limit"),
-        ('{"env": "a/b", "lam": NaN}', "lam=nan: expected a number from 0 to 1"),
-        ('{"env": "' + "a" * 2**20 + '"}', "has more than 1,048,576 bytes; expected the settings of a run"),
-        (b"\xff", "is not JSON: 'utf-8' codec can't decode"),
-        ('{"env": "a/b", "env_options": [1]}', r"env_options=\[1\]: expected name=value"),
-        ('{"env": "a/b", "derived": 5}', "derived=5: expected names"),
-    ],
-)
-def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
-    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=message):
-        config_of_file(tmp_path / "config.json", env_options={"length": 3})
-    with pytest.raises(UserError, match=message):
-        config_of_file(tmp_path / "config.json")
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nothing.json cannot be read"):
-        config_of_file(tmp_path / "nothing.json")
-    with pytest.raises(UserError, match=r"'nothing\\x00' cannot be read: embedded null byte"):
-        config_of_file("nothing\0")
-
-
-@pytest.mark.parametrize("name", presets.names())
-def test_presets_are_valid_and_say_where_they_come_from(name):
-    config = configure(name)
-    assert config.preset == name
-    heading = [line for line in presets.text(name).splitlines() if line.startswith("#")]
-    for word in ("Source:", "Expect:", "Hardware:"):
-        assert any(word in line for line in heading), f"the heading of {name} lacks {word}"
-
-
-def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
-    config = configure("smax/2s3z")
-    assert (config.env, config.preset) == ("jaxmarl/smax/2s3z", "smax/2s3z")
-    assert presets.made_for("jaxmarl/smax/2s3z") == ["smax-fast/2s3z", "smax/2s3z"]
-    assert presets.made_for("jaxmarl/mpe/simple_spread") == ["mpe/spread"]
-    assert presets.made_for("jaxmarl/mpe/simple_reference") == []
-    assert configure("craftax/Craftax-Pixels-v1").preset is None  # though there is a preset called craftax
-    for name in ("smax", "smax/", "smax/each"):
-        with pytest.raises(UserError, match="unknown preset"):
-            configure(name)
-
-
-@pytest.mark.parametrize("target", [5, b"cartpole", "x" * 201, "cartpole\n"])
-def test_no_name_is_no_target(target):
-    with pytest.raises(UserError, match=r"^env=.*: expected at most 200 printable characters"):
-        configure(target)
-
-
-@pytest.mark.parametrize("name", ["../presets/cartpole", str(presets.FOLDER / "cartpole")])
-def test_no_name_of_a_preset_leads_elsewhere(name):
-    with pytest.raises(UserError, match="unknown preset"):
-        presets.text(name)
-
-
 def test_steps_are_rounded_up_to_whole_updates():
     config = Config(env=ENV, num_envs=4, num_steps=8, num_minibatches=2, total_steps=33)
     assert (config.num_updates, config.steps_per_update) == (2, 32)
@@ -256,35 +137,6 @@ def test_derived_intervals_divide_each_other():
             assert config.checkpoint_interval % config.log_interval == 0
             assert {name: getattr(config, name) for name in given} == given
             assert json.loads(to_json(config))["eval_max_steps"] == 500
-
-
-def test_what_follows_from_other_settings_follows_anew(tmp_path):
-    written = configure(ENV, total_steps=100_000, eval_episodes=5).with_intervals(500).derive(encoder="mlp")
-    assert set(written.derived) == {"log_interval", "eval_interval", "checkpoint_interval", "eval_max_steps", "encoder"}
-    (tmp_path / "config.json").write_text(to_json(written))
-    longer = config_of_file(tmp_path / "config.json", total_steps=10_000_000)
-    expected = configure(ENV, total_steps=10_000_000, eval_episodes=5)
-    assert longer == expected
-    assert longer.with_intervals(500).eval_interval > written.eval_interval
-    assert configure(written, total_steps=10_000_000) == expected
-
-
-def test_options_are_added_to_those_of_the_preset():
-    config = configure("memory-chain", env_options={"max_steps_in_episode": 50})
-    assert config.env_options == {"memory_length": 20, "max_steps_in_episode": 50}
-    assert configure("memory-chain", env=ENV, env_options={"gravity": 1.0}).env_options == {"gravity": 1.0}
-
-
-def test_with_another_environment_the_preset_is_forgotten(tmp_path):
-    """It would name the run's directory, its figures and its summary."""
-    acrobot = "gymnax/Acrobot-v1"
-    config = configure("cartpole", env=acrobot)
-    assert (config.env, config.preset) == (acrobot, None)
-    assert config.num_envs == configure("cartpole").num_envs
-    assert configure("cartpole", env=ENV).preset == "cartpole"
-    assert configure(configure("cartpole"), env=acrobot).preset is None
-    (tmp_path / "config.json").write_text(to_json(configure("cartpole")))
-    assert config_of_file(tmp_path / "config.json", env=acrobot) == config
 
 
 def test_fields_are_found_by_what_is_known_of_them():

@@ -14,10 +14,12 @@ from runs import lines_of
 
 import qlax
 from qlax.config.configure import configure
+from qlax.config.settings import Config
 from qlax.errors import UserError
 from qlax.storage import checkpoint, formats, history
 from qlax.training import loop
 
+ENV = "gymnax/CartPole-v1"
 OLD = Path(__file__).parent.parent / "data" / "format-0"
 TOLERANCE = 1e-4  # on another machine
 
@@ -98,7 +100,7 @@ def test_a_run_of_an_older_format_is_extended_and_then_of_todays(tmp_path):
     ],
 )
 def test_runs_of_format_0_become_draws(settings, draws, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"env": "gymnax/CartPole-v1", **settings}))
+    (tmp_path / "config.json").write_text(json.dumps({"env": ENV, **settings}))
     assert formats.config_of_file(tmp_path / "config.json").draws == draws
 
 
@@ -113,7 +115,7 @@ def test_runs_of_format_0_become_draws(settings, draws, tmp_path):
     ],
 )
 def test_what_no_format_has_is_named(settings, message, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"env": "gymnax/CartPole-v1", **settings}))
+    (tmp_path / "config.json").write_text(json.dumps({"env": ENV, **settings}))
     with pytest.raises(UserError, match=message):
         formats.config_of_file(tmp_path / "config.json")
 
@@ -170,3 +172,43 @@ def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(tmp_path):
     with RunDirectory(run) as directory:
         found, _ = directory.newest(like)
     assert found["config"]["mixing"] == configure("cartpole").mixing
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", draws=2)
+    config = config.with_intervals(100)
+    (tmp_path / "config.json").write_text(formats.to_json(config))
+    assert formats.config_of_file(tmp_path / "config.json") == config
+    assert formats.config_of_file(tmp_path / "config.json", lam=1).lam == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "holds a list; expected an object"),
+        ('{"env": "a/b", "ALG_NAME": 1}', "unknown setting 'ALG_NAME'"),
+        ('{"env": "a/b", "gamma": "high"}', "gamma='high'"),
+        ('{"env": "a/b", "lam": 0, "lam": 1}', "is not JSON: 'lam' stands there twice"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
+        (f'{{"env": "a/b", "seed": {"9" * 5000}}}', "is not JSON: Exceeds the limit"),
+        ('{"env": "a/b", "lam": NaN}', "lam=nan: expected a number from 0 to 1"),
+        ('{"env": "' + "a" * 2**20 + '"}', "has more than 1,048,576 bytes; expected the settings of a run"),
+        (b"\xff", "is not JSON: 'utf-8' codec can't decode"),
+        ('{"env": "a/b", "env_options": [1]}', r"env_options=\[1\]: expected name=value"),
+        ('{"env": "a/b", "derived": 5}', "derived=5: expected names"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named(text, message, tmp_path):
+    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        formats.config_of_file(tmp_path / "config.json", env_options={"length": 3})
+    with pytest.raises(UserError, match=message):
+        formats.config_of_file(tmp_path / "config.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing.json cannot be read"):
+        formats.config_of_file(tmp_path / "nothing.json")
+    with pytest.raises(UserError, match=r"'nothing\\x00' cannot be read: embedded null byte"):
+        formats.config_of_file("nothing\0")

@@ -213,7 +213,7 @@ def test_weights_to_begin_with(whole, tmp_path):
     begun = qlax.train(CARTPOLE, out=tmp_path / "run", init=whole.directory / "agents" / "2.safetensors", **settings)
     weights = (begun.agents[0].variables, whole.agents[2].variables)
     assert jax.tree.all(jax.tree.map(np.array_equal, *weights))
-    with pytest.raises(UserError, match=r"has 4 agents, and there are 3 runs"):
+    with pytest.raises(UserError, match=r"has 4 agents, and the run has 3"):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=3, **settings)
     with pytest.raises(UserError, match=r"belongs to another configuration"):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=4, **settings | {"hidden": (9,)})

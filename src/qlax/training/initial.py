@@ -29,12 +29,12 @@ def weights_of(path: Path | str, like: PyTree) -> PyTree:
             raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
         if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
             raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
-    num_runs = jax.tree.leaves(like)[0].shape[0]
-    if len(files) not in (1, num_runs):
+    num_members = jax.tree.leaves(like)[0].shape[0]
+    if len(files) not in (1, num_members):
         raise UserError(
-            f"init={path} has {len(files)} agents, and there are {num_runs} runs to begin; name one file of its agents/"
+            f"init={path} has {len(files)} agents, and the run has {num_members}; name one file of its agents/"
         )
     single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like)
     trees = [checkpoint.restore(file, single)[1] for file in files]
-    trees = trees * (num_runs // len(trees))
+    trees = trees * (num_members // len(trees))
     return jax.tree.map(lambda *x: np.stack(x), *trees)

@@ -5,12 +5,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from qlax.config.kinds import LONGEST_NAME
 from qlax.errors import UserError, nearest
 from qlax.util.text import shown
 
 FOLDER = Path(__file__).parent
 EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<name>` in it that of the environment
-LONGEST_NAME = 200  # characters that are compared with names
 
 
 def names() -> list[str]:
