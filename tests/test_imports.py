@@ -36,7 +36,7 @@ ONLY_IN = {  # third-party package: the modules that may import it
     "onnx": {"agents.export"},
     "jinja2": {"reports.html"},
     "scipy": set(),
-    "rich": {"training.display", "cli"},
+    "rich": {"training.display"},
     "tensorboardX": {"trackers.tensorboard"},
     "wandb": {"trackers.wandb"},
 }

@@ -109,8 +109,8 @@ class HostRuns:
                 states.append(jax.jit(plan.algorithm.init)(jax.random.key(seed), hyper, step, (), variables))
             else:
                 state = jax.tree.map(lambda x, run=run: x[run], restored)
-                memory = jax.tree.map(jnp.zeros_like, state.memory)
-                states.append(state._replace(step=host.first_steps(step), memory=memory))
+                forgotten = jax.tree.map(jnp.zeros_like, state.memory)
+                states.append(state._replace(step=host.first_steps(step), memory=forgotten))
         return _together(states)
 
     def record(self, saved: Record) -> Record:
@@ -196,14 +196,14 @@ class HostRuns:
         _, decision = jax.eval_shape(act, parameters, parts[0])
         before = parameters._replace(step=parts[0].step)
         seen = jax.eval_shape(lambda *of_step: plan.algorithm.observe(*of_step)[1], before, decision, (), before.step)
-        step, memory = jax.tree.map(
+        step, remembered = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((config.eval_episodes, *x.shape[1:]), x.dtype),
             (parts[0].step, parts[0].memory),
         )
         collected = (key, parts, [seen] * (config.num_steps * len(parts)))
         yield "learn", jax.jit(functools.partial(learn, plan.learn)).lower(state, record, *collected)
         yield "act", jax.jit(act).lower(parameters, parts[0])
-        yield "act_in_evaluation", jax.jit(act).lower(parameters, parts[0]._replace(step=step, memory=memory))
+        yield "act_in_evaluation", jax.jit(act).lower(parameters, parts[0]._replace(step=step, memory=remembered))
         yield "begin", jax.jit(host.begin).lower(state)
         if config.overlap:
             yield "go_on", jax.jit(go_on).lower(state, key, parts)
