@@ -243,7 +243,7 @@ def test_switches_and_files_are_swept_as_well(capsys, stand_in, tmp_path):
         (True, 2, "cartpole"),
         (False, 2, "cartpole"),
     ]
-    assert "dueling True" in capsys.readouterr().out
+    assert "dueling on" in capsys.readouterr().out
 
 
 def test_without_ray_it_is_named(capsys, monkeypatch, tmp_path):

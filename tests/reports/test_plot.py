@@ -231,7 +231,7 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("sweep --out figure.jpg", "figure.jpg: a figure is one of .png, .svg, .pdf, by the end of its name"),
+        ("sweep --out figure.jpg", "figure.jpg: expected a file that ends with .png or .svg or .pdf"),
         ("sweep --out there.png", "there.png is there already; name a new file, or remove it"),
         ("sweep --out missing/figure.png", "there is no folder missing to write figure.png to"),
         (

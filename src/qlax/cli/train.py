@@ -98,7 +98,7 @@ def _join(options: argparse.Namespace) -> None:
 
 def report(result: "qlax.Result") -> None:
     """Print every agent's greedy return, the speed, and where things are."""
-    from qlax.reports import ranking
+    from qlax.reports import results
     from qlax.training import processes
 
     if not processes.is_first():
@@ -107,20 +107,20 @@ def report(result: "qlax.Result") -> None:
     cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""
     print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
     fields = result.config.compared
-    ranked = ranking.ranking(ranking.rows(result.config, summary), fields) if fields else []
+    ranked = results.ranking(results.rows(result.config, summary), fields) if fields else []
     if ranked and len(result.agents) > MOST_LINES:
-        for each in ranked[: ranking.BEST]:
+        for each in ranked[: results.BEST]:
             print(f"  {each.shown(fields)}")
     else:
         _report_agents(result)
     steps, agents = summary["total_steps"], len(result.agents)
-    print(f"network: {', '.join(_written(name, value) for name, value in summary['network'].items())}")
+    print(f"network: {results.described(summary['network'])}")
     times = f"{summary['num_devices']} x " if summary["num_devices"] > 1 else ""
     speed = f"{summary['steps_per_second']:,.0f} steps/s on {times}{summary['device']}"
     print(f"{agents} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
     print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
     if ranked:
-        print(ranking.best_setting_in_words(result.config, ranked, fields))
+        print(results.best_setting_in_words(result.config, ranked, fields))
         print(f"all agents: {result.directory / 'sweep.csv'}, {result.directory / 'sweep.png'}")
     if "replaced" in summary:
         returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]
@@ -133,7 +133,7 @@ def report(result: "qlax.Result") -> None:
 
 def _report_agents(result: "qlax.Result") -> None:
     """Print a line an agent; of a large population the best alone."""
-    from qlax.reports.ranking import BEST
+    from qlax.reports.results import BEST
 
     summary, agents = result.summary, list(enumerate(result.config.members))
     if len(agents) > MOST_LINES and result.config.swept:
@@ -154,10 +154,6 @@ def _report_agents(result: "qlax.Result") -> None:
         values = {name.removeprefix("eval_"): summary[name]["per_run"][index] for name in own}
         measured += [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
         print(f"{which} {', '.join(measured)}")
-
-
-def _written(name: str, value: Any) -> str:
-    return f"{name} {','.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 COMMANDS = (

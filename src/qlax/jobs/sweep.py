@@ -15,7 +15,7 @@ from qlax.config.settings import Config, fields_where
 from qlax.errors import UserError
 from qlax.jobs.place import Place
 from qlax.jobs.runner import Job, check_same, conclude, make_directory, run_jobs, say, writing
-from qlax.reports import ranking, scores
+from qlax.reports import results, scores
 from qlax.storage.formats import stamped, upgraded
 from qlax.storage.paths import fresh
 from qlax.util.files import write_whole
@@ -148,16 +148,16 @@ def _report_targets(
         for agent, own in enumerate(job.config.members):
             setting = tuple((own | combination)[field] for field in fields)
             settings.setdefault(setting, {}).setdefault(target, (job, []))[1].append(agent)
-    results = []
+    collected = []
     for setting, jobs in settings.items():
         complete = {of: scores.result(job.summary(), agents) for of, (job, agents) in jobs.items() if job.complete}
         given_up = {of: failed[job.name] for of, (job, _) in jobs.items() if job.name in failed and of not in complete}
         missing = [of for of in jobs if of not in complete and of not in given_up]
-        of_setting = ranking.described(dict(zip(fields, setting, strict=True)))
-        results.append(scores.collect(", ".join(filter(None, (title, of_setting))), complete, given_up, missing))
-    tables = "\n".join(scores.table(each) for each in results if each["targets"])
+        of_setting = results.described(dict(zip(fields, setting, strict=True)))
+        collected.append(scores.collect(", ".join(filter(None, (title, of_setting))), complete, given_up, missing))
+    tables = "\n".join(scores.table(each) for each in collected if each["targets"])
     with writing(path):
-        write_whole(path / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        write_whole(path / "results.json", (json.dumps(collected, indent=2) + "\n").encode())
         write_whole(path / "table.md", tables.encode())
     print(tables, end="", flush=True)
 
@@ -166,24 +166,24 @@ def _report_settings(path: Path, planned: Sequence[_Planned], fields: Sequence[s
     """Print the best settings of every target, and write what every agent came to."""
     from qlax.reports import pictures, style  # matplotlib takes its time to import
 
-    rows: dict[str, list[ranking.Row]] = {}
+    rows: dict[str, list[results.Row]] = {}
     configs = {job.name: job.config for _, _, job in planned}
     for target, combination, job in planned:
         if job.complete:
             own = {"job": job.name, "target": target, **combination}
-            rows.setdefault(target, []).extend(own | row for row in ranking.rows(job.config, job.summary()))
+            rows.setdefault(target, []).extend(own | row for row in results.rows(job.config, job.summary()))
     with writing(path):
-        ranking.write(path, list(itertools.chain(*rows.values())))
+        results.write(path, list(itertools.chain(*rows.values())))
     for target, of in rows.items():
-        ranked = ranking.ranking(of, fields)
+        ranked = results.ranking(of, fields)
         best = configs[ranked[0].row["job"]]
         picture = path / ("sweep.png" if len(rows) == 1 else f"sweep-{_as_name(target)}.png")
         with writing(path):
             style.save(pictures.comparison(best, of, fields, target), picture)
         print(f"{target}: greedy return of the best settings:")
-        for each in ranked[: ranking.BEST]:
+        for each in ranked[: results.BEST]:
             print(f"  {each.shown(fields)}")
-        print(ranking.best_setting_in_words(best, ranked, fields))
+        print(results.best_setting_in_words(best, ranked, fields))
         print(f"all agents: {path / 'sweep.csv'}, {picture}", flush=True)
 
 

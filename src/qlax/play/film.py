@@ -23,7 +23,7 @@ from qlax.play.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
 from qlax.trackers.base import best_run
 from qlax.types import Array, PyTree, Step, is_key
-from qlax.util.files import check_is_new, free_name, write_result
+from qlax.util.files import new_file, write_result
 from qlax.util.text import shown
 
 MOST_STEPS = 1000  # of a film, unless more are asked for
@@ -157,12 +157,8 @@ def _file(run: Path, out: Path | str | None) -> Path:
     Raises:
       UserError: it is there already, or of another format; or PyAV is not installed.
     """
-    if out is None:
-        folder = run if run.is_dir() else run.parent.parent if run.parent.name in ("agents", "best") else run.parent
-        return free_name(folder / ("video.mp4" if _can_write_mp4() else "video.gif"))
-    path = check_is_new(out)
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path}: expected a file that ends with {' or '.join(FORMATS)}")
+    folder = run if run.is_dir() else run.parent.parent if run.parent.name in ("agents", "best") else run.parent
+    path = new_file(out, folder / ("video.mp4" if _can_write_mp4() else "video.gif"), FORMATS)
     if path.suffix == ".mp4" and not _can_write_mp4():
         raise UserError(f"{path}: .mp4 is written by PyAV, which is not installed: pip install 'qlax[video]', or .gif")
     return path

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from qlax.config.command_line import written
 from qlax.config.kinds import distribution
 from qlax.config.settings import SWEEPABLE, Config
-from qlax.reports.ranking import Row, ranking
+from qlax.reports.results import Row, ranking
 from qlax.reports.style import MOST_LABELS, STYLE, in_steps, legend_below, short
+from qlax.util.text import setting_in_words
 
 PANELS_A_ROW = 4
 
@@ -96,7 +96,7 @@ def _numbers(values: list[Any]) -> list[Any]:
     """Values as numbers where all are, or else in words."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return values
-    return [written(value) for value in values]
+    return [setting_in_words(value) for value in values]
 
 
 def _is_log(values: Any) -> bool:

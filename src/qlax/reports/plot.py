@@ -20,7 +20,7 @@ from qlax.reports.selection import AgentCurves, Group, Selection, checked_metric
 from qlax.reports.style import MOST_LABELS, STYLE, as_file, few_ticks, in_steps, legend_below, ncols, short
 from qlax.storage.history import History, Paths, read_all, undamaged
 from qlax.storage.measurements import MEASUREMENTS, shown
-from qlax.util.files import check_is_new, free_name, write_result
+from qlax.util.files import new_file, write_result
 from qlax.util.statistics import (
     interquartile_mean,
     performance_profile,
@@ -89,7 +89,7 @@ def plot(
     for name, value, choices in (("kind", kind, KINDS), ("x", x, AXES)):
         if value not in choices:
             raise UserError(f"{name}={value}: expected one of {', '.join(choices)}{nearest(value, choices)}")
-    path = _free(out)
+    path = new_file(out, Path("figure.png"), SUFFIXES)
     histories = read_all(runs)
     metrics = checked_metrics(histories, y)
     if len(metrics) > (len(LINES) if kind == "curve" else 1):
@@ -122,16 +122,6 @@ def curve_figure(
     """
     with rc_context(STYLE):
         return _curves(select(histories, x, y, by), title)
-
-
-def _free(out: Path | str | None) -> Path:
-    if out is None:
-        return free_name(Path("figure.png"))
-    path = check_is_new(out)
-    if path.suffix not in SUFFIXES:
-        hint = nearest(path.suffix, SUFFIXES)
-        raise UserError(f"{path}: a figure is one of {', '.join(SUFFIXES)}, by the end of its name{hint}")
-    return path
 
 
 def _curves(selection: Selection, title: str | None) -> Figure:

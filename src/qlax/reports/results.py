@@ -1,18 +1,116 @@
-"""Results of runs, finished or in progress: of each run, and of each setting over all its agents."""
+"""Results of runs, finished or in progress: of every agent, and of each setting with the command that trains it."""
 
+import csv
+import dataclasses
+import io
 import json
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qlax.config.settings import FIELDS, SWEEPABLE, Config
-from qlax.reports import ranking
-from qlax.reports.selection import compared_fields
+from qlax.config.command_line import as_words, written
+from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where
 from qlax.storage.history import History
+from qlax.storage.measurements import MEASUREMENTS
+from qlax.util.files import write_whole
 from qlax.util.statistics import interquartile_mean, stratified_interval
+from qlax.util.text import setting_in_words
+
+BEST = 5  # settings that are printed
+Row = dict[str, Any]
+
+
+class Ranked(NamedTuple):
+    """A setting and what it came to."""
+
+    rows: list[Row]  # of its agents
+    mean: float | None  # greedy return over its seeds; None where one diverged
+
+    @property
+    def row(self) -> Row:
+        """Of its first agent."""
+        return self.rows[0]
+
+    def shown(self, fields: Sequence[str]) -> str:
+        """In a line."""
+        result = "diverged" if self.mean is None else f"{self.mean:.2f}"
+        setting = described({name: self.row[name] for name in fields})
+        return f"{setting}: {result}{f', mean of {len(self.rows)} seeds' if len(self.rows) > 1 else ''}"
+
+
+def described(settings: Mapping[str, Any]) -> str:
+    """Return settings in a line."""
+    return ", ".join(f"{name} {setting_in_words(value)}" for name, value in settings.items())
+
+
+def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
+    """Return a row an agent: its index and seed, what it was trained with, what it came to, and when it diverged."""
+    results = [key for key, measurement in MEASUREMENTS.items() if measurement.is_result]  # the score not everywhere
+    return [
+        {
+            "agent": index,
+            "seed": run["seed"],
+            **{name: run[name] for name in config.compared},
+            **{name: summary[name]["per_run"][index] for name in results if name in summary},
+            "diverged": diverged["steps"] if diverged else None,
+        }
+        for index, (run, diverged) in enumerate(zip(config.members, summary["diverged"], strict=True))
+    ]
+
+
+def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
+    """The settings, the best one first: by the mean greedy return over their seeds, those that diverged last.
+
+    Of equals the first is the one that returned more while exploring at the end.
+    """
+    settings: dict[tuple, list[Row]] = {}
+    for row in of:
+        settings.setdefault(tuple(row[name] for name in fields), []).append(row)
+
+    def rank(same: list[Row]) -> list[float]:
+        means = (_mean(same, name) for name in ("eval_return", "train_return"))
+        return [-math.inf if found is None else found for found in means]
+
+    ranked = sorted(settings.values(), key=rank, reverse=True)
+    return [Ranked(same, _mean(same, "eval_return")) for same in ranked]
+
+
+def _mean(same: Sequence[Row], name: str) -> float | None:
+    """Return the mean over rows; None where one has no value."""
+    values: list[Any] = [row.get(name) for row in same]
+    return None if None in values else sum(values) / len(values)
+
+
+def again(config: Config, row: Row, fields: Sequence[str]) -> str:
+    """The command that trains the setting of a row, with the same seeds; it says what the fields compared were."""
+    setting: dict[str, Any] = {name: row[name] for name in config.compared}
+    if setting:
+        setting["draws"] = None
+    return shlex.join(["qlax", "train", *as_words(dataclasses.replace(config, **setting), fields)])
+
+
+def write(path: Path, of: Sequence[Row]) -> None:
+    """Write `sweep.csv`, a row an agent, to a directory."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, of[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else written(value) for name, value in row.items()} for row in of)
+    write_whole(path / "sweep.csv", text.getvalue().encode())
+
+
+def best_setting_in_words(config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
+    """Return what the command says of settings: which is best, and what trains it again."""
+    best = f"best of {len(ranked)} settings: {ranked[0].shown(fields)}"
+    return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}"
+
+
+def compared_fields(configs: Sequence[Config]) -> list[str]:
+    """Return the fields that may tell settings apart: not those that do not matter, or follow from others in all."""
+    return [name for name in fields_where(compared=True) if not all(name in each.derived for each in configs)]
 
 
 class Best(NamedTuple):
@@ -136,51 +234,46 @@ def _best(history: History) -> Best | None:
     return Best(int(agent), setting, int(history.curves["steps"][line]), float(returns[line, agent]))
 
 
-def by_setting(runs: Sequence[Run]) -> tuple[list[str], list[Setting], list[ranking.Row]]:
+def by_setting(runs: Sequence[Run]) -> tuple[list[str], list[Setting], list[Row]]:
     """Compare the settings of runs.
 
     Returns:
       The fields in which settings of the same environment differ; the settings, the best of each environment first; a
       row an agent.
     """
-    rows: list[ranking.Row] = []
-    for place, run in enumerate(runs):
-        for agent, row in zip(run.config.members, ranking.rows(run.config, run.summary), strict=True):
-            rows.append({"place": place, **row, "env": run.config.env, **_values(run.config, agent)})
-    of_env: dict[str, list[ranking.Row]] = {}
-    for row in rows:
+    every = [
+        {"place": place, **row, "env": run.config.env, **_values(run.config, agent)}
+        for place, run in enumerate(runs)
+        for agent, row in zip(run.config.members, rows(run.config, run.summary), strict=True)
+    ]
+    of_env: dict[str, list[Row]] = {}
+    for row in every:
         of_env.setdefault(row["env"], []).append(row)
     asked = compared_fields([run.config for run in runs])
     fields = [name for name in asked if any(len({row[name] for row in same}) > 1 for same in of_env.values())]
     settings = []
     for env, same in of_env.items():
-        members: dict[tuple, list[ranking.Row]] = {}
-        for row in same:
-            members.setdefault(tuple(row[name] for name in fields), []).append(row)
-        for rank, each in enumerate(ranking.ranking(same, fields)):
-            values = [each.row[name] for name in fields]
-            is_best = rank == 0 and len(members) > 1
-            command = ranking.again(runs[each.row["place"]].config, each.row, fields) if is_best else None
-            settings.append(_setting_of(env, values, members[tuple(values)], command))
-    return fields, settings, rows
+        ranked = ranking(same, fields)
+        for rank, each in enumerate(ranked):
+            is_best = rank == 0 and len(ranked) > 1
+            command = again(runs[each.row["place"]].config, each.row, fields) if is_best else None
+            settings.append(_setting_of(env, each, fields, command))
+    return fields, settings, every
 
 
-def _setting_of(env: str, values: list[Any], agents: list[ranking.Row], command: str | None) -> Setting:
-    returns = [agent["eval_return"] for agent in agents]
-    known = [x for x in returns if x is not None]
-    measured = [score for agent in agents if (score := agent.get("eval_score")) is not None]
-    is_whole = len(known) == len(returns)
-    samples = [np.array(known)]
+def _setting_of(env: str, ranked: Ranked, fields: Sequence[str], command: str | None) -> Setting:
+    agents = ranked.rows
+    samples = [np.array([agent["eval_return"] for agent in agents])]
     return Setting(
         env=env,
-        values=values,
+        values=[ranked.row[name] for name in fields],
         places=sorted({agent["place"] for agent in agents}),
         agents=len(agents),
         diverged=sum(agent["diverged"] is not None for agent in agents),
-        mean=sum(known) / len(known) if is_whole else None,
-        iqm=float(interquartile_mean(samples)) if is_whole else None,
-        interval=stratified_interval(interquartile_mean, samples) if is_whole else None,
-        score=sum(measured) / len(measured) if len(measured) == len(agents) else None,
+        mean=ranked.mean,
+        iqm=None if ranked.mean is None else float(interquartile_mean(samples)),
+        interval=None if ranked.mean is None else stratified_interval(interquartile_mean, samples),
+        score=_mean(agents, "eval_score"),
         command=command,
     )
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qlax.config.command_line import written
-from qlax.config.settings import FIELDS, Config, fields_where
+from qlax.config.settings import FIELDS, fields_where
 from qlax.errors import UserError, nearest
+from qlax.reports.results import compared_fields
 from qlax.reports.style import MOST_LABELS
 from qlax.storage.history import History, undamaged
 from qlax.util.statistics import interquartile_mean
-from qlax.util.text import four_digits
+from qlax.util.text import four_digits, setting_in_words
 
 MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
 DIRECTORY = "directory"
@@ -139,7 +139,7 @@ def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str
     fields = [name for name in fields if name != "env"]  # which is the panel
     groups: dict[tuple[str, ...], Group] = {}
     for agent in sorted(agents, key=_order(agents, fields)):
-        values = tuple(_shown(agent.settings[name]) for name in fields)
+        values = tuple(setting_in_words(agent.settings[name]) for name in fields)
         group = groups.setdefault(values, Group(_label(agent.settings, fields), {}))
         group.tasks.setdefault(agent.env, []).append(agent)
     ranked = sorted(groups.values(), key=Group.standing, reverse=True) if len(groups) > MOST_LABELS else []
@@ -213,7 +213,7 @@ def _agents(history: History, name: str, x: str, metrics: Sequence[str]) -> list
                 steps=int(np.nanmax(curves["steps"])),
                 seconds=float(np.nanmax(curves["seconds"])),
                 has_diverged=bool(diverged),
-                identity=(config.env, member, settings["seed"], *(_shown(settings[field]) for field in told)),
+                identity=(config.env, member, settings["seed"], *(setting_in_words(settings[field]) for field in told)),
                 score=scores[index],
             )
         )
@@ -232,11 +232,6 @@ def _directory_names(histories: Sequence[History]) -> list[str]:
     return [path.name if are_enough else str(path) for path in paths]
 
 
-def compared_fields(configs: Sequence[Config]) -> list[str]:
-    """Return the fields that may tell settings apart: not those that do not matter, or follow from others in all."""
-    return [name for name in fields_where(compared=True) if not all(name in each.derived for each in configs)]
-
-
 def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> list[str]:
     """Return the fields in which agents in an environment differ, or of many those that were asked for."""
     configs = [history.config for history in histories]
@@ -244,7 +239,7 @@ def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> l
     values: dict[tuple[str, str], set[str]] = {}
     for agent in agents:
         for name in asked:
-            values.setdefault((agent.env, name), set()).add(_shown(agent.settings[name]))
+            values.setdefault((agent.env, name), set()).add(setting_in_words(agent.settings[name]))
     differing = [name for name in asked if any(len(v) > 1 for (_, field), v in values.items() if field == name)]
     if len(differing) <= MOST_FIELDS:
         return differing
@@ -271,29 +266,21 @@ def _listed(names: str | Sequence[str]) -> list[str]:
 def _label(settings: dict[str, Any], fields: Sequence[str]) -> str:
     """What a group is called."""
     values = {name: settings[name] for name in fields}
-    texts = {name: four_digits(value) if type(value) is float else _shown(value) for name, value in values.items()}
+    texts = {
+        name: four_digits(value) if type(value) is float else setting_in_words(value) for name, value in values.items()
+    }
     return ", ".join(text if name in (DIRECTORY, "preset") else f"{name} {text}" for name, text in texts.items())
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, dict):
-        return " ".join(f"{name}={each}" for name, each in value.items()) or "none"
-    return written(value) or "none"
 
 
 def _order(agents: Sequence[AgentCurves], fields: Sequence[str]) -> Any:
     """Groups by their numbers; what is no number, as it was given."""
     places: dict[str, dict[str, int]] = {name: {} for name in fields}
     for name, agent in itertools.product(fields, agents):
-        places[name].setdefault(_shown(agent.settings[name]), len(places[name]))
+        places[name].setdefault(setting_in_words(agent.settings[name]), len(places[name]))
     are_numbers = {name: all(type(agent.settings[name]) in (int, float) for agent in agents) for name in fields}
 
     def key(agent: AgentCurves) -> list[float]:
         values = ((name, agent.settings[name]) for name in fields)
-        return [value if are_numbers[name] else places[name][_shown(value)] for name, value in values]
+        return [value if are_numbers[name] else places[name][setting_in_words(value)] for name, value in values]
 
     return key

@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {  # of a page of a paper; text stays text in SVG and PD
     "grid.color": "0.92",
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.2,
-    "savefig.dpi": 300,
+    "savefig.dpi": 200,
     "svg.fonttype": "none",
     "svg.hashsalt": "qlax",
     "pdf.fonttype": 42,

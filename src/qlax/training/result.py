@@ -10,7 +10,7 @@ from qlax.agents.agent import Agent
 from qlax.config.settings import Config
 from qlax.errors import DivergedError
 from qlax.play import film
-from qlax.reports import ranking
+from qlax.reports import results
 from qlax.storage.history import History
 from qlax.storage.metrics import curves
 from qlax.training import best, population, processes, summary
@@ -77,7 +77,7 @@ def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict
     curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=config.preset or config.env)
     style.save(curve, path / "curve.png")
     if fields := config.compared:
-        rows = ranking.rows(config, found)
-        ranking.write(path, rows)
+        rows = results.rows(config, found)
+        results.write(path, rows)
         style.save(pictures.comparison(config, rows, fields, config.preset or config.env), path / "sweep.png")
     population.draw(path, config, arrays)

@@ -4,10 +4,10 @@ import contextlib
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qlax.errors import UserError
+from qlax.errors import UserError, nearest
 
 PARTIAL = ".partial"  # ends the name of a file that is being written, or that a process which was killed left
 
@@ -113,4 +113,24 @@ def check_is_new(path: Path | str) -> Path:
         raise UserError(f"{path} is there already; name a new file, or remove it")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} to write {path.name} to")
+    return path
+
+
+def new_file(out: Path | str | None, default: Path, suffixes: Sequence[str]) -> Path:
+    """Choose a new file for a result: the one asked for, or else the default, with a number where there is one.
+
+    Args:
+      out: the file asked for; None: the default.
+      default: a file that fits.
+      suffixes: ends that the name may have.
+
+    Raises:
+      UserError: the file is there already, its folder is not, or its name ends otherwise.
+    """
+    if out is None:
+        return free_name(default)
+    path = check_is_new(out)
+    if path.suffix not in suffixes:
+        hint = nearest(path.suffix, suffixes)
+        raise UserError(f"{path}: expected a file that ends with {' or '.join(suffixes)}{hint}")
     return path

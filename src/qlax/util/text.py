@@ -35,3 +35,18 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
     rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
     return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def setting_in_words(value: Any) -> str:
+    """Write the value of a setting for people: rounded, and what is nothing as "none"."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={setting_in_words(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, tuple | list):
+        return ",".join(map(setting_in_words, value)) or "none"
+    return "none" if value is None else str(value)
