@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import qlax
 from qlax.cli import flags
