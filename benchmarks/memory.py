@@ -1,108 +1,87 @@
-"""The memory that `qlax.training.memory` expects, and what XLA reserves: `python benchmarks/memory.py`.
+"""The memory that `qlax.training.memory` expects, and the peak of the process: `python benchmarks/memory.py`.
 
-For every configuration the program of a chunk of updates is compiled, not run: XLA's number is that of its arguments,
-results and temporary arrays. The estimate is without the snapshot for a checkpoint, which is not of that program. The
-record is `benchmarks/results/memory.json`, on a GPU `memory-gpu.json`.
+Each configuration runs in a process of its own: three updates, of which one is computed beside a snapshot and an
+evaluation. Measured is the largest resident memory after compilation, less what was resident before; small runs would
+drown in what the libraries take for themselves, so there are many environments. The record is
+`benchmarks/results/memory.json`, on a GPU `memory-gpu.json`, where the device's own peak is read.
 """
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from records import RESULTS, circumstances
 
 from qlax.config.configure import configure
-from qlax.training import memory
+from qlax.training import plan
 from qlax.training.device_runs import DeviceRuns
-from qlax.training.plan import make
-from qlax.types import Step
+from qlax.training.placement import device, use_cores
 
-CARTPOLE = {"num_envs": 1024, "num_steps": 64, "num_minibatches": 8}
-IMAGES = {"env": "memory:Images", "num_envs": 32, "num_steps": 32, "num_minibatches": 8, "eval_episodes": 8}
+SAMPLE_SECONDS = 0.002
+LARGE = {"num_epochs": 1, "num_minibatches": 2}  # few large minibatches: much memory, and little to compute
 CONFIGURATIONS = {
-    "CartPole, preset": {"target": "cartpole"},
-    "CartPole, 4 seeds": {"target": "cartpole", "seeds": 4},
-    "CartPole, 4,096 environments": {"target": "cartpole", **CARTPOLE, "num_envs": 4096},
-    "CartPole, norm batch": {"target": "cartpole", **CARTPOLE, "norm": "batch"},
-    "CartPole, norm none, dueling": {"target": "cartpole", **CARTPOLE, "norm": "none", "dueling": True},
-    "CartPole, bfloat16": {"target": "cartpole", **CARTPOLE, "compute_dtype": "bfloat16"},
-    "Breakout (MinAtar), preset": {"target": "minatar/breakout"},
-    "Breakout (MinAtar), 1,024 environments": {"target": "minatar/breakout", "num_envs": 1024},
-    "Asterix (MinAtar), 65,536 environments, 1 step": {
-        "target": "minatar/asterix",
-        "num_envs": 65536,
-        "num_steps": 1,
-        "num_minibatches": 512,
-    },
-    "MemoryChain, lstm": {"target": "memory-chain", "memory": "lstm"},
-    "MemoryChain, gru, 512 environments": {"target": "memory-chain", "memory": "gru", "num_envs": 512},
-    "MemoryChain, mingru, 512 environments": {"target": "memory-chain", "memory": "mingru", "num_envs": 512},
-    "MemoryChain, lru, 512 environments": {"target": "memory-chain", "memory": "lru", "num_envs": 512},
-    "MPE spread (3 members), 1,024 environments": {"target": "mpe/spread", "num_envs": 1024},
-    "images, nature": {"target": None, **IMAGES, "encoder": "nature"},
-    "images, nature, rollouts of 512 steps": {
-        "target": None,
-        **IMAGES,
-        "encoder": "nature",
-        "num_steps": 512,
-        "num_minibatches": 128,
-    },
-    "images, impala": {"target": None, **IMAGES, "encoder": "impala"},
-    "images, hadamax": {"target": None, **IMAGES, "encoder": "hadamax"},
+    "cartpole, 8,192 environments": ["cartpole", LARGE | {"num_envs": 8_192}],
+    "minatar/breakout, 4,096 environments": ["minatar/breakout", LARGE | {"num_envs": 4_096}],
+    "minatar/breakout, 2,048 environments, 2 agents": ["minatar/breakout", LARGE | {"num_envs": 2_048, "seeds": 2}],
+    "memory-chain, 1,024 environments": ["memory-chain", LARGE | {"num_envs": 1_024}],
 }
 
 
-class Images:
-    """Observations like those of Atari, of nothing."""
-
-    num_actions = 6
-    time_limit = 100
-
-    def reset(self, key):
-        """A grey image."""
-        del key
-        return jnp.int32(0), self._show(jnp.int32(0), 0.0)
-
-    def step(self, key, state, action):
-        """A lighter one."""
-        del key
-        return state + 1, self._show(state + action, 1.0, state == self.time_limit - 1)
-
-    def _show(self, brightness, reward, truncated=False):
-        obs = jnp.full((84, 84, 4), brightness).astype(jnp.uint8)
-        return Step(obs, None, jnp.float32(reward), jnp.bool_(False), jnp.bool_(truncated), {})
-
-
 def main() -> None:
-    """Compile, keep the record after each configuration and print it as a table."""
-    platform = jax.default_backend()
+    """Measure every configuration, print a table, and keep the record."""
+    if len(sys.argv) > 1:
+        print(json.dumps(measured(*CONFIGURATIONS[sys.argv[1]])))
+        return
+    print("| configuration | expected, MiB | peak, MiB | ratio |\n| --- | --- | --- | --- |")
+    rows, command = {}, "python benchmarks/memory.py"
+    platform = ""
+    for name in CONFIGURATIONS:
+        done = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True)
+        row = rows[name] = json.loads(done.stdout.splitlines()[-1])
+        platform = row.pop("platform")
+        print(f"| {name} | {row['expected']} | {row['peak']} | {row['ratio']} |", flush=True)
     path = RESULTS / ("memory.json" if platform == "cpu" else f"memory-{platform}.json")
-    print("| configuration | estimate, MiB | XLA, MiB | ratio | largest part |\n| --- | --- | --- | --- | --- |")
-    rows = {}
-    for name, settings in CONFIGURATIONS.items():
-        row = rows[name] = measured(**settings)
-        record = circumstances("python benchmarks/memory.py") | {"mebibytes": rows}
-        path.write_text(json.dumps(record, indent=2) + "\n")
-        numbers = f"{row['estimate']:.1f} | {row['xla']:.1f} | {row['ratio']:.2f}"
-        print(f"| {name} | {numbers} | {row['largest']} |", flush=True)
+    path.write_text(json.dumps(circumstances(command) | {"mebibytes": rows}, indent=2) + "\n")
 
 
-def measured(target, **settings) -> dict:
-    """Estimate and XLA's number for one device."""
-    plan = make(configure(target, **settings), {})
-    placement = plan.placement
-    needs = memory.estimate(plan, placement.at_once, placement.groups)
-    snapshot = memory.nbytes(memory.part_of(plan)) * len(plan.seeds) // placement.groups
-    reserved = placement.compile(DeviceRuns(plan, ()).lowered_chunk()).memory_analysis()
-    xla = reserved.argument_size_in_bytes + reserved.output_size_in_bytes + reserved.temp_size_in_bytes
-    xla -= reserved.alias_size_in_bytes
-    estimate = needs.bytes - snapshot
-    return {
-        "estimate": round(estimate / 2**20, 2),
-        "xla": round(xla / 2**20, 2),
-        "ratio": round(estimate / xla, 3),
-        "largest": max(needs.parts, key=lambda part: part.bytes).what,
-    }
+def measured(target: str, settings: dict) -> dict:
+    """What was expected, and what was taken, in MiB."""
+    use_cores()
+    the_plan = plan.make(configure(target, total_steps=10**9, **settings), {})
+    runs = DeviceRuns(the_plan, ())
+    runs.compile()
+    expected, before = runs.needs().bytes, resident()
+    peak, is_done = [before], threading.Event()
+
+    def watch() -> None:
+        while not is_done.is_set():
+            peak[0] = max(peak[0], resident())
+            time.sleep(SAMPLE_SECONDS)
+
+    threading.Thread(target=watch, daemon=True).start()
+    state, record = runs.begin(None), runs.record(the_plan.new_record())
+    for number in range(3):
+        if number == 2:
+            snapshot, evaluation = runs.copy(state), runs.evaluate(state)
+        state, record = runs.chunk(state, record, 1, number == 0)
+        jax.block_until_ready((state, record))
+    evaluation.wait()
+    del snapshot
+    is_done.set()
+    stats = device().memory_stats() or {}
+    taken = stats.get("peak_bytes_in_use", peak[0] - before)
+    numbers = {"expected": round(expected / 2**20, 1), "peak": round(taken / 2**20, 1)}
+    return numbers | {"ratio": round(expected / taken, 3), "platform": device().platform}
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

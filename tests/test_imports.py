@@ -2,11 +2,13 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pages import ROOT
 
 import qlax
 
@@ -117,6 +119,15 @@ def test_packages_are_few_and_modules_short():
     assert {path.name for path in SOURCE.iterdir() if path.suffix == ".py"} <= {f"{name}.py" for name in ORDER}
     long = {module: lines for module, path in MODULES.items() if (lines := len(path.read_text().splitlines())) > 450}
     assert not long, "two subjects?"
+
+
+def test_the_page_on_the_architecture_shows_the_same_order():
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    shown = [name for row in rows for name in re.findall("`(.+?)`", row)]
+    assert [name for name in shown if name in ORDER] == [name for name in ORDER if not name.startswith("__")]
+    drawn = re.findall(r'"bold".*?>([a-z, ]+)<', (ROOT / "docs/figures/architecture.svg").read_text())
+    drawn = [name for text in drawn for name in text.split(", ") if name in ORDER]
+    assert drawn == [name for name in ORDER if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("module", MODULES)
