@@ -99,13 +99,13 @@ def test_a_gpu_with_little_memory_computes_fewer_agents_at_once(monkeypatch):
     together, compilations = runs.needs(), []
     monkeypatch.setattr(memory, "device", lambda: Device({"bytes_limit": int(0.8 * together.bytes)}))
     monkeypatch.setattr(runs, "compile", lambda compile=runs.compile: compilations.append(compile()))
-    fit(planned().config, runs)
+    fit(planned().config, runs.needs, runs.compile_fewer)
     assert runs._placement.at_once in (1, 2, 3)
     assert runs.needs().bytes < 0.8 * together.bytes
     assert len(compilations) == 1
     monkeypatch.setattr(memory, "device", lambda: Device({"bytes_limit": 5000}))
     with pytest.raises(UserError, match=r"and there are 4 KiB"):
-        fit(planned().config, runs)
+        fit(planned().config, runs.needs, runs.compile_fewer)
     assert len(compilations) <= 2
 
 
@@ -131,8 +131,8 @@ def test_following_the_advice_makes_it_fit(monkeypatch):
     there = int(0.7 * compiled(num_envs=64).needs().bytes)
     monkeypatch.setattr(memory, "available", lambda: there)
     with pytest.raises(UserError, match=r"; halve num_envs, to 32$"):
-        fit(planned(num_envs=64).config, compiled(num_envs=64))
-    fit(planned(num_envs=32).config, compiled(num_envs=32))
+        fit(planned(num_envs=64).config, compiled(num_envs=64).needs, compiled(num_envs=64).compile_fewer)
+    fit(planned(num_envs=32).config, compiled(num_envs=32).needs, compiled(num_envs=32).compile_fewer)
 
 
 def test_what_helps_is_what_has_to_be_halved_least():
@@ -163,7 +163,7 @@ def test_bytes_as_written(number, written):
 
 def test_where_nobody_knows_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: None)
-    fit(planned().config, compiled())
+    fit(planned().config, compiled().needs, compiled().compile_fewer)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +171,13 @@ def test_where_nobody_knows_nothing_is_refused(monkeypatch):
 )
 def test_a_device_out_of_memory_says_what_for(error):
     message = r"^the device is out of memory; this needs about .* KiB; the largest .*; halve \w+, to \S+$"
-    with pytest.raises(RunError, match=message), memory.out_of_memory(planned().config, compiled()):
+    with pytest.raises(RunError, match=message), memory.out_of_memory(planned().config, compiled().needs):
         raise error
 
 
 def test_other_errors_stay_what_they_are():
     error = jax.errors.JaxRuntimeError("INTERNAL: something else")
-    with pytest.raises(type(error), match="INTERNAL"), memory.out_of_memory(planned().config, compiled()):
+    with pytest.raises(type(error), match="INTERNAL"), memory.out_of_memory(planned().config, compiled().needs):
         raise error
 
 

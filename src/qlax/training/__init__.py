@@ -2,24 +2,32 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import platformdirs
 
 from qlax.config.configure import configure
 from qlax.config.settings import Config
 from qlax.errors import UserError
-from qlax.storage import directory
+from qlax.storage import checkpoint, directory, paths
 from qlax.storage.directory import RunDirectory
-from qlax.storage.paths import check_free
-from qlax.training import processes
-from qlax.training.launch import launch
+from qlax.trackers import tracking
+from qlax.trackers.base import MakeTracker, Tracked
+from qlax.training import memory, population, processes, weights
+from qlax.training.compare import compare, made_with
+from qlax.training.device_runs import DeviceRuns
+from qlax.training.display import ProgressDisplay
+from qlax.training.guard import Divergence
+from qlax.training.host_runs import HostRuns
+from qlax.training.loop import Clock, Loop, Saved
 from qlax.training.placement import use_cores
 from qlax.training.plan import Plan, make
-from qlax.training.result import Result
+from qlax.training.result import Result, finish
+from qlax.training.stop import Stop
 
 
 def train(
@@ -59,8 +67,8 @@ def train(
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     with _together(compilation_cache):
         plan = _plan(config, plugins)
-        processes.from_first(lambda: check_free(out))
-        return launch(plan, progress, lambda: _opened(lambda: directory.claim(out, plan.config)))
+        processes.from_first(lambda: paths.check_free(out))
+        return _launch(plan, progress, lambda: _opened(lambda: directory.claim(out, plan.config)))
 
 
 def resume(
@@ -90,7 +98,7 @@ def resume(
             raise UserError(
                 f"{path} holds a finished run; train it longer with: qlax extend {path} --total-steps STEPS"
             )
-        return launch(_plan(config, plugins), progress, lambda: nullcontext(run), run)
+        return _launch(_plan(config, plugins), progress, lambda: run, run)
 
 
 def extend(
@@ -125,15 +133,12 @@ def extend(
             steps = config.num_updates * config.steps_per_update
             raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
 
-        def lengthen() -> None:
-            run.move_earlier_end_aside()
-            run.write_config(longer)
+        def lengthened() -> RunDirectory:
+            processes.from_first(run.move_earlier_end_aside)
+            processes.from_first(lambda: run.write_config(longer))
+            return run
 
-        def lengthened() -> AbstractContextManager[RunDirectory]:
-            processes.from_first(lengthen)
-            return nullcontext(run)
-
-        return launch(_plan(longer, plugins), progress, lengthened, run)
+        return _launch(_plan(longer, plugins), progress, lengthened, run)
 
 
 @contextmanager
@@ -145,6 +150,118 @@ def _together(compilation_cache: bool) -> Iterator[None]:
     processes.join()
     with processes.losing():
         yield
+
+
+def _launch(
+    plan: Plan,
+    progress: bool | None,
+    claim: Callable[[], RunDirectory],
+    begun: RunDirectory | None = None,
+) -> Result:
+    """Compile what a plan says, check the memory, claim the directory and train; until then nothing is written.
+
+    Args:
+      plan: of what to train.
+      progress: whether to show it on the terminal; None: if there is one.
+      claim: gives the directory to write to, which is closed at the end.
+      begun: the same directory, where there is a run to go on with.
+
+    Raises:
+      UserError, Stopped, DivergedError, HostError, RunError: as in `qlax.train`.
+    """
+    config, is_first = plan.config, processes.is_first()
+    info, saved = (begun and _newest(begun, plan)) or ({}, None)
+    inexact, notices = compare(begun.path, plan, info) if begun and saved else ([], [])
+    damage = list(begun.damage) if begun else []
+    makers: dict[str, MakeTracker] = {}
+    processes.in_all(lambda: makers.update(tracking.makers(config) if is_first else {}))
+    how = f"go on with: qlax resume {begun.path}" if begun else "nothing was written"
+    stop = Stop(f"stopped before training began; {how}")
+    initial = () if saved or config.init is None else processes.from_first(lambda: weights.initial(plan))
+    runs: DeviceRuns | HostRuns = (
+        HostRuns(plan, initial, lambda: bool(stop.asked)) if plan.make_envs else DeviceRuns(plan, initial)
+    )
+    clock = Clock(info, lambda: runs.waited)
+    done, line, steps = info.get("updates", 0), info.get("line", 0), config.steps_per_update * config.num_members
+    display = ProgressDisplay(config.num_updates * steps, done * steps, progress, quiet=not is_first)
+
+    def notify(texts: list[str]) -> None:
+        for text in texts:
+            display.say(f"qlax: {text}", always=True)
+
+    with ExitStack() as outside:  # the directory and the trackers are still used when the display has ended
+        with (
+            display,
+            closing(runs),
+            memory.out_of_memory(config, runs.needs),
+            stop.listening(display.say),
+        ):
+            if str(runs):
+                is_short = plan.placement.num_devices < (config.devices or 0)
+                display.say(f"{config.num_members} agents: {runs}", always=is_short)
+            notify(notices + damage)
+            runs.compile()
+            after_evaluation = population.compile(plan)
+            processes.in_all(lambda: memory.fit(config, runs.needs, runs.compile_fewer))
+            state = runs.begin(saved and saved.state)
+            record = runs.record(saved.record if saved else plan.new_record())
+            stop.at_once = ""
+            clock.spend("compile_seconds")
+            saved = None  # its memory is as large as the state's
+            run = outside.enter_context(claim())
+            display.say(f"run directory {run.path}")
+            processes.say_if_lost(f"go on with: qlax resume {run.path}")
+            written = processes.from_first(lambda: run.begin_metrics(info, config))
+            if not is_first:
+                run.metrics.rewrite(written)
+            best = weights.Best(plan, run, info)
+            notify(run.damage[len(damage) :])
+            lines = run.metrics.read(config.num_members)
+            is_lost = done == line and (lines[-1]["updates"] if lines else 0) < line  # but its sums are in the record
+            tracked = Tracked(
+                run.path,
+                config,
+                [{name: agent[name] for name in ("seed", *config.swept)} for agent in config.members],
+                lines[-1]["seconds"] if lines else 0.0,
+                lambda text: display.say(text, always=True),
+            )
+            loop = Loop(
+                plan,
+                runs,
+                after_evaluation,
+                run,
+                outside.enter_context(tracking.Tracking(makers, tracked, lines)),
+                display,
+                stop,
+                clock,
+                Divergence(config),
+                best,
+                about={
+                    "config": dataclasses.asdict(config),
+                    "plugins": plan.plugins,
+                    "made_with": made_with(plan),
+                    "inexact": inexact,
+                },
+                done=done,
+                line=0 if is_lost else line,
+                begun=line,
+                since=(done, clock.spent["train_seconds"]),
+            )
+            variables = jax.device_get(runs.variables(loop.train(state, record)))
+        return finish(loop, variables)
+
+
+def _newest(run: RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:
+    """Read the newest checkpoint, as the first process finds it."""
+    like = Saved(plan.shapes, plan.new_record())
+
+    def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
+        newest = run.newest(like)
+        return newest and (newest[0], [checkpoint.as_numbers(leaf) for leaf in jax.tree.leaves(newest[1])])
+
+    newest = processes.from_first(found)
+    leaves, structure = jax.tree.flatten(like)
+    return newest and (newest[0], jax.tree.unflatten(structure, map(checkpoint.from_numbers, newest[1], leaves)))
 
 
 def _plan(config: Config, plugins: dict[str, Any] | None) -> Plan:

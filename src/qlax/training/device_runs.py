@@ -14,7 +14,7 @@ import numpy as np
 
 from qlax.play import evaluation
 from qlax.pqn import Hyper, TrainState
-from qlax.training import memory, processes
+from qlax.training import memory
 from qlax.training.guard import Record, begun
 from qlax.training.memory import Needs
 from qlax.training.plan import Plan, variables_of
@@ -107,7 +107,6 @@ class DeviceRuns:
         self._plan, self._initial, self._functions = plan, initial, functions(plan)
         self._placement = plan.placement
         self.waited: dict[str, float] = {}
-        self._together = jax.jit(lambda tree: tree, out_shardings=self._placement.whole)
         self._compiled: dict[str, Callable[..., Any]] = {}
 
     def __str__(self) -> str:
@@ -141,19 +140,6 @@ class DeviceRuns:
         """Where `chunk` wants it."""
         return self._placement.put(saved, self._placement.runs)
 
-    def gathered(self, tree: PyTree) -> PyTree:
-        """The same of all agents where this process can read it, asked for before a chunk takes its memory."""
-        return self._together(tree) if processes.are_several() else tree
-
-    def votes(self, *values: int) -> Callable[[], np.ndarray]:
-        """What every process says at this point of the run, `[processes, values]`, once it is waited for."""
-        n, here = self._placement.num_devices, np.array([values], np.int32)
-        if not processes.are_several():
-            return lambda: here
-        each = jax.make_array_from_callback((n, len(values)), self._placement.each, lambda _: here)
-        dispatched = self._together(each)
-        return lambda: np.asarray(dispatched)[:: n // jax.process_count()]
-
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
         """So many updates; takes the memory of `state`. The sums of `record` begin at zero if `fresh`."""
         return self._compiled["chunk"](state, record, num_updates, fresh)
@@ -161,7 +147,7 @@ class DeviceRuns:
     def evaluate(self, state: TrainState) -> Evaluation:
         """Greedy episodes, asked for before `state` is taken by the next chunk."""
         metrics = self._compiled["evaluate"](state, self._seeds)
-        dispatched = self.gathered(metrics)
+        dispatched = self._placement.gathered(metrics)
         episodes = self._plan.config.eval_episodes
         return Evaluation(
             lambda: jax.tree.map(lambda x: x[:, :episodes], jax.device_get(dispatched)), metrics["episode_return"]
@@ -169,11 +155,11 @@ class DeviceRuns:
 
     def variables(self, state: TrainState) -> PyTree:
         """The network's, in memory that no chunk takes."""
-        return self.gathered(self._compiled["variables"](state))
+        return self._placement.gathered(self._compiled["variables"](state))
 
     def copy(self, state: TrainState) -> TrainState:
         """A snapshot."""
-        return self.gathered(self._compiled["copy"](state))
+        return self._placement.gathered(self._compiled["copy"](state))
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -1,8 +1,6 @@
 """Progress of training on a terminal."""
 
 import math
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -10,7 +8,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 
-class ProgressDisplay:
+class ProgressDisplay(Progress):
     """Steps, steps per second, return and time left, on a terminal; silent where there is none.
 
     Args:
@@ -24,7 +22,7 @@ class ProgressDisplay:
         console = Console(stderr=True, quiet=quiet)
         self._returns = (math.nan, math.nan)  # the newest of training and of evaluation
         self._visible = console.is_terminal if visible is None else visible
-        self._progress = Progress(
+        super().__init__(
             BarColumn(bar_width=None),
             _Steps(),
             TextColumn("{task.fields[speed]}"),
@@ -34,7 +32,7 @@ class ProgressDisplay:
             disable=not self._visible,
             expand=True,
         )
-        self._task = self._progress.add_task("", total=total_steps, completed=done, speed="compiling", shown="-")
+        self._task = self.add_task("", total=total_steps, completed=done, speed="compiling", shown="-")
 
     def show(self, done: int, steps_per_second: float, episode_return: np.ndarray, eval_return: np.ndarray) -> None:
         """Steps done by all runs, and their returns `[R]`; where there are none, the last known ones stay."""
@@ -43,21 +41,12 @@ class ProgressDisplay:
         self._returns = (training, greedy)
         shown = f"{training:.4g}" if math.isfinite(training) else "-"
         shown += f", greedy {greedy:.4g}" if math.isfinite(greedy) else ""
-        self._progress.update(self._task, completed=done, speed=f"{steps_per_second:,.0f} steps/s", shown=shown)
+        self.update(self._task, completed=done, speed=f"{steps_per_second:,.0f} steps/s", shown=shown)
 
     def say(self, text: str, always: bool = False) -> None:
         """A line of its own above the display; `always`: even where there is none."""
         if self._visible or always:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Steps(ProgressColumn):

@@ -5,14 +5,16 @@ Axes as in `qlax.pqn`: T steps, N environments, M team members; L steps of a seg
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qlax.config.settings import Config
 from qlax.pqn import PQN, Mean, Rollout, TrainState
+from qlax.storage import measurements
 from qlax.types import Array, Network, PyTree
 
 SAMPLE = 256  # rows that the network sees once more: a hundredth of what an update takes at the paper's settings
@@ -88,6 +90,52 @@ def begun(record: Record, fresh: Array) -> Record:
     return record._replace(sums=jax.tree.map(lambda x: jnp.where(fresh, jnp.zeros_like(x), x), record.sums))
 
 
+class Divergence:
+    """What is known of the agents that diverged.
+
+    Args:
+      config: of the run.
+
+    Attributes:
+      found: of every agent `steps` and `what`, when and where it diverged; None where it did not.
+      why: reason why the first agent diverged; empty while none has.
+    """
+
+    def __init__(self, config: Config):
+        self.found: list[dict[str, Any] | None] = [None] * config.num_members
+        self.why = ""
+        self._config = config
+
+    @property
+    def of_all(self) -> bool:
+        """Whether every agent diverged, so that nothing is left to train."""
+        return all(self.found)
+
+    def update(self, record: Record) -> list[str]:
+        """Learn which agents are frozen by now; return a line about each that was not the last time."""
+        reports = []
+        for index, updates in enumerate(np.asarray(record.diverged).tolist()):
+            if updates < 0:
+                self.found[index] = None  # a member of a population may be revived
+            elif self.found[index] is None:
+                what = measurements.watched()[int(record.cause[index])]
+                begun, end = (n * self._config.steps_per_update for n in (updates, updates + 1))
+                self.found[index] = {"steps": begun, "what": what.key}
+                which = f"agent {index} of {len(self.found)} ({_named(self._config, index)})"
+                when = f"in update {updates + 1}, between {begun:,} and {end:,} steps"
+                reports.append(f"{what.key} not finite in {which} {when}: {what.cause}")
+        self.why = reports[0] if reports else self.why
+        return reports
+
+
+def _named(config: Config, index: int) -> str:
+    """The seed of an agent and its own settings; those of a population's member are what it began with."""
+    agent = config.members[index]
+    settings = ", ".join(f"{field}={agent[field]:g}" for field in config.swept)
+    begun = "" if config.compared else "begun with "
+    return ", ".join([f"seed={agent['seed']}", *([f"{begun}{settings}"] if settings else [])])
+
+
 def measures(network: Network, state: TrainState, rollout: Rollout) -> dict[str, Mean]:
     """Metrics of an update, beside those of `pqn`'s `learn`; may be mapped over states and rollouts.
 
@@ -103,7 +151,8 @@ def measures(network: Network, state: TrainState, rollout: Rollout) -> dict[str,
 
     Source: Sokar et al., "The dormant neuron phenomenon", 2023, arXiv:2302.12902, definition 3.1, with tau = 0.
     """
-    alive = [_ever_positive(x) for x in _activations(network, state, rollout)]
+    # Of each unit, over all other axes: [..., units] -> [units] bool.
+    alive = [(x > 0).any(range(x.ndim - 1)) for x in _activations(network, state, rollout)]
     return {"dead_units": Mean(1 - jnp.concatenate(alive).mean(dtype=jnp.float32), jnp.float32(1))} if alive else {}
 
 
@@ -151,8 +200,3 @@ def _has_rows(leaf: PyTree, L: int, B: int) -> bool:
     if not isinstance(leaf, jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False
     return (leaf.ndim > 1 and len(leaf) == L * B) or (leaf.ndim > 2 and leaf.shape[:2] == (L, B))
-
-
-def _ever_positive(x: jax.Array) -> jax.Array:
-    """Of each unit, over all other axes: `[..., units]` -> `[units]` bool."""
-    return (x > 0).any(range(x.ndim - 1))

@@ -20,7 +20,6 @@ from qlax.training import memory
 from qlax.training.device_runs import Evaluation, compile_together
 from qlax.training.guard import Learn, Record, begun
 from qlax.training.memory import Needs
-from qlax.training.placement import compiler_options
 from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
 
@@ -79,8 +78,7 @@ class HostRuns:
 
     def compile(self) -> None:
         """Compile everything, at the same time."""
-        options = compiler_options(jax.default_backend(), self._plan.config.deterministic)
-        self._compiled = SimpleNamespace(**compile_together(self._lowered(), lambda each: each.compile(options)))
+        self._compiled = SimpleNamespace(**compile_together(self._lowered(), self._plan.placement.compile))
 
     def needs(self) -> Needs:
         """The memory that the compiled programs need, and what lies beside them."""
@@ -116,14 +114,6 @@ class HostRuns:
     def record(self, saved: Record) -> Record:
         """Where `chunk` wants it."""
         return jax.device_put(saved)
-
-    def gathered(self, tree: PyTree) -> PyTree:
-        """The same: nothing takes its memory."""
-        return tree
-
-    def votes(self, *values: int) -> Callable[[], np.ndarray]:
-        """What this process says, as there is no other."""
-        return lambda: np.array([values])
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
         """So many updates of every run; the sums of `record` begin at zero if `fresh`.

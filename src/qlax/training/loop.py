@@ -1,5 +1,6 @@
 """The loop of a training: pieces of work for the device; log, evaluate and save between them."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,20 +9,19 @@ import jax
 import numpy as np
 
 from qlax.errors import HostError, Stopped
-from qlax.pqn import TrainState
+from qlax.pqn import Mean, TrainState
+from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
 from qlax.trackers.tracking import Tracking
-from qlax.training import processes, summary
-from qlax.training.best import Best
-from qlax.training.clock import Clock
+from qlax.training import processes
 from qlax.training.device_runs import DeviceRuns, Evaluation
 from qlax.training.display import ProgressDisplay
-from qlax.training.divergence import Divergence
-from qlax.training.guard import Record
+from qlax.training.guard import Divergence, Record
 from qlax.training.host_runs import HostRuns
 from qlax.training.plan import Plan
 from qlax.training.population import Exchange
 from qlax.training.stop import Stop
+from qlax.training.weights import Best
 from qlax.types import PyTree
 
 PIECE_SECONDS = 1.0  # of work that is handed to the device at once, so that who asks to stop does not wait long
@@ -46,6 +46,35 @@ class _Boundary(NamedTuple):
     variables: PyTree | None = None  # of the network that was evaluated
     columns: dict[str, jax.Array] | None = None  # more of the line: what was done after the evaluation
     snapshot: Saved | None = None
+
+
+class Clock:
+    """Seconds of compilation, training and evaluation, which come one after the other, and seconds waited meanwhile.
+
+    Args:
+      info: of the checkpoint that training goes on from; empty where it begins.
+      waited: seconds waited since then, by name.
+
+    Attributes:
+      spent: seconds by name.
+    """
+
+    def __init__(self, info: dict[str, Any], waited: Callable[[], dict[str, float]]):
+        self.spent = {name: info.get(name, 0.0) for name in ("compile_seconds", "train_seconds", "eval_seconds")}
+        self._before = {name: seconds for name, seconds in info.items() if name.startswith("waited_")}
+        self._waited = waited
+        self._last = time.perf_counter()
+
+    def spend(self, name: str) -> float:
+        """Count the time since the last call under this name, and return it."""
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        self.spent[name] += elapsed
+        return elapsed
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent and waited, by name."""
+        return self.spent | {name: self._before.get(name, 0.0) + value for name, value in self._waited().items()}
 
 
 @dataclass
@@ -95,12 +124,12 @@ class Loop:
           Stopped: asked to stop; a checkpoint was saved.
           HostError: environments on the host crashed or hang; the state before was saved.
         """
-        runs, config = self.runs, self.plan.config
+        runs, config, gathered = self.runs, self.plan.config, self.plan.placement.gathered
         total, log_interval = config.num_updates, self.plan.intervals.log
         resume = f"go on with: qlax resume {self.directory.path}"
         if config.init is not None and self.done == 0:  # the weights may not be where they were when it is resumed
-            self._save(0, runs.copy(state), runs.gathered(record))
-        self._report(jax.device_get(runs.gathered(record)))
+            self._save(0, runs.copy(state), gathered(record))
+        self._report(jax.device_get(gathered(record)))
         pending: _Boundary | None = None
         settled = (self.done, state, record, self.clock.seconds())
         try:
@@ -124,7 +153,7 @@ class Loop:
             self._save(*settled)  # on the host nothing takes its memory, and nothing of the chunk was written
             self.directory.wait()
             raise HostError(f"{error}; the state before it is saved; {resume}") from error
-        self._save(self.done, runs.gathered(state), runs.gathered(record))
+        self._save(self.done, gathered(state), gathered(record))
         self.directory.wait()
         if self.stop.asked and (self.done < total or self.line < self.done):
             steps, all_steps = (n * config.steps_per_update for n in (self.done, total))
@@ -136,13 +165,10 @@ class Loop:
 
     def _boundary(self, state: TrainState, record: Record, piece: int) -> tuple[_Boundary, TrainState, Record]:
         """Dispatch what is to be read of the piece of work dispatched last; return also what the next begins with."""
-        runs, total, (_, eval_interval, checkpoint_interval) = (
-            self.runs,
-            self.plan.config.num_updates,
-            self.plan.intervals,
-        )
-        votes = runs.votes(self.stop.request, self.wanted)
-        boundary = _Boundary(self.done, piece, runs.gathered(record), self._ends_line(), votes)
+        runs, placement, total = self.runs, self.plan.placement, self.plan.config.num_updates
+        _, eval_interval, checkpoint_interval = self.plan.intervals
+        gathered, votes = placement.gathered, placement.votes(self.stop.request, self.wanted)
+        boundary = _Boundary(self.done, piece, gathered(record), self._ends_line(), votes)
         if not boundary.ends_line:
             return boundary, state, record
         self.begun = self.done
@@ -153,7 +179,7 @@ class Loop:
                 state, record, columns = self.after_evaluation(state, record, evaluation.returns, self.done == total)
                 boundary = boundary._replace(columns=columns)
         if self.done % checkpoint_interval == 0 and self.done < total:
-            boundary = boundary._replace(snapshot=Saved(runs.copy(state), runs.gathered(record)))
+            boundary = boundary._replace(snapshot=Saved(runs.copy(state), gathered(record)))
         return boundary, state, record
 
     def _settle(self, boundary: _Boundary) -> None:
@@ -184,8 +210,8 @@ class Loop:
             "steps": boundary.updates * config.steps_per_update,
             "seconds": round(seconds, 3),
             "steps_per_second": round(steps / (seconds - seconds_before), 1) if steps else None,
-            **summary.means(record.sums),
-            **summary.evaluated(evaluation, np.asarray(record.diverged) >= 0),
+            **_means(record.sums),
+            **_evaluated(evaluation, np.asarray(record.diverged) >= 0),
             **(jax.device_get(boundary.columns) or {}),
         }
         self.directory.append(line)
@@ -209,3 +235,20 @@ class Loop:
         if not self.divergence.of_all:
             for report in reports:
                 self.display.say(f"qlax: {report}; its last good weights are kept, the others go on", always=True)
+
+
+def _means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
+    """The metrics of some updates `[R]`; nan where nothing was counted."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {name: np.asarray(total) / weight for name, (total, weight) in sums.items()}
+    return {"episodes": np.asarray(sums["episode_return"].weight)} | found
+
+
+def _evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> dict[str, np.ndarray]:
+    """Means over the episodes of an evaluation `[R]`; nan without one, and for agents that are frozen."""
+    keys = measurements.evaluated()
+    if evaluation is None:
+        return {key: np.full(len(frozen), np.nan) for key in keys.values()}
+    with np.errstate(invalid="ignore"):  # an environment's own metric may have no value in any episode
+        found = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
+    return {keys.get(name, f"eval_{name}"): np.where(frozen, np.nan, mean) for name, mean in found.items()}

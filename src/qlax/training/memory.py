@@ -10,9 +10,9 @@ Axes as in `qlax.pqn`; R agents.
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
@@ -29,6 +29,12 @@ from qlax.types import PyTree, is_key
 _PLACES = {name: field.metadata["remedy"] for name, field in FIELDS.items()}
 REMEDIES = sorted(filter(_PLACES.get, _PLACES), key=_PLACES.__getitem__)  # what to make smaller, the cheapest first
 MOST_HALVINGS = 40
+# Of control groups by their controllers, version 2 and 1: the folder; files of the limit and of what is used; and which
+# number counts what is read from files.
+CONTROL_GROUPS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 class Part(NamedTuple):
@@ -72,24 +78,14 @@ class Needs(NamedTuple):
         return left(self.always) + max(map(left, self.in_turn))
 
 
-class Compiled(Protocol):
-    """Compiled programs of a run: `DeviceRuns` or `HostRuns`."""
-
-    def needs(self) -> Needs:
-        """The memory that they need; see `of_device` and `of_host`."""
-        ...
-
-    def compile_fewer(self, there: int) -> bool:
-        """Compile for so few agents at once that this memory may hold them; False where there cannot be fewer."""
-        ...
-
-
-def fit(config: Config, runs: Compiled) -> None:
+def fit(config: Config, needed: Callable[[], Needs], compile_fewer: Callable[[int], bool]) -> None:
     """Make sure that the memory holds compiled programs; compile once more for fewer agents at once where that helps.
 
     Args:
       config: of the run.
-      runs: its compiled programs.
+      needed: the memory that its compiled programs need; see `of_device` and `of_host`.
+      compile_fewer: compiles for so few agents at once that this memory may hold them; False where there cannot be
+        fewer.
 
     Raises:
       UserError: it does not; says by how much, and what to make smaller.
@@ -98,16 +94,16 @@ def fit(config: Config, runs: Compiled) -> None:
     there = processes.least(-1 if found is None else found // 1024) * 1024
     if there < 0:
         return
-    needs = runs.needs()
-    if needs.bytes > there and runs.compile_fewer(there):
-        needs = runs.needs()
+    needs = needed()
+    if needs.bytes > there and compile_fewer(there):
+        needs = needed()
     if needs.bytes > there:
         much = f"and there are {_written(there)}: {_written(needs.bytes - there)} too much"
         raise UserError(f"{_described(needs)}, {much}; {_remedy(config, needs, there)}")
 
 
 @contextlib.contextmanager
-def out_of_memory(config: Config, runs: Compiled) -> Iterator[None]:
+def out_of_memory(config: Config, needed: Callable[[], Needs]) -> Iterator[None]:
     """Say what the memory is needed for where it runs out within.
 
     Raises:
@@ -118,7 +114,7 @@ def out_of_memory(config: Config, runs: Compiled) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needs = runs.needs()
+        needs = needed()
         message = f"the device is out of memory; {_described(needs)}; {_remedy(config, needs, needs.bytes - 1)}"
         raise RunError(message) from error
 
@@ -262,19 +258,14 @@ def machine_memory(root: Path = Path("/")) -> int | None:
     if not left:
         with contextlib.suppress(AttributeError, OSError, ValueError):  # no such name where there is no POSIX
             left.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    groups = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
-        number, _, path = line.partition(":")
-        controllers, _, path = path.partition(":")
-        own = path.lstrip("/")
-        if number == "0" and not controllers:
+        _, controllers, path = line.split(":", 2)
+        if controllers in CONTROL_GROUPS:
+            folder, *files = CONTROL_GROUPS[controllers]
+            groups = root / "sys/fs/cgroup" / folder
             # A group may have no more than those it is part of; within a container, the path may be that outside.
-            for group in (groups / own, *(groups / own).parents):
-                if group.is_relative_to(groups):
-                    left.append(_left(group, "memory.max", "memory.current", "inactive_file"))
-        elif controllers == "memory":
-            for group in (groups / "memory" / own, groups / "memory"):
-                left.append(_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+            own = groups / path.lstrip("/")
+            left += [_left(group, *files) for group in (own, *own.parents) if group.is_relative_to(groups)]
     known = [number for number in left if number is not None]
     return min(known) if known else None
 
@@ -299,9 +290,8 @@ def _halved(config: Config, setting: str, times: int) -> str | None:
     value, minibatches = getattr(config, setting), config.num_minibatches
     if setting == "hidden":
         candidates: list[Any] = [tuple(width >> times for width in value)]
-    else:
-        halved = value >> times
-        candidates = [halved, halved - halved % minibatches]  # the latter is divided by the minibatches for certain
+    else:  # the latter is divided by the minibatches for certain
+        candidates = [value >> times, (value >> times) // minibatches * minibatches]
     for new in candidates:
         with contextlib.suppress(UserError):
             configure(config, **{setting: new})

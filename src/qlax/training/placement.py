@@ -88,14 +88,15 @@ class Placement:
         self._most_parts = most_parts
         self.axis_name = DATA if self.parts > 1 else None
         self.num_devices = self.groups * self.parts
-        self.at_once = 1 if is_cpu else num_runs // self.groups
-        self._num_runs = num_runs
+        self._num_runs, self._on_each = num_runs, num_runs // self.groups
+        self.at_once = 1 if is_cpu else self._on_each
         self._deterministic = deterministic
         self._device = device()
         mesh = Mesh(_evenly(there, self.num_devices, several).reshape(self.groups, self.parts), (RUNS, DATA))
         self.runs, self.split, self.each, self.whole = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((RUNS,), (RUNS, DATA), ((RUNS, DATA),), ())
         )
+        self._together = jax.jit(lambda tree: tree, out_shardings=self.whole)
 
     def __str__(self) -> str:
         """What a user may want to know; nothing if all runs are computed at once on one device."""
@@ -110,10 +111,6 @@ class Placement:
         if self.num_devices < min(self._available, self._num_runs * self._most_parts):
             parts.append(f"as it does not come out even on {self._available} {devices}")
         return ", ".join(parts)
-
-    @property
-    def _on_each(self) -> int:
-        return self._num_runs // self.groups
 
     def spread(
         self,
@@ -188,10 +185,24 @@ class Placement:
 
         return jax.tree.map(placed, tree, everywhere(where, tree))
 
+    def gathered(self, tree: PyTree) -> PyTree:
+        """The same of all runs where this process can read it, asked for before a chunk takes its memory."""
+        return self._together(tree) if jax.process_count() > 1 else tree
+
+    def votes(self, *values: int) -> Callable[[], np.ndarray]:
+        """What every process says at this point of the run, `[processes, values]`, once it is waited for."""
+        processes, here = jax.process_count(), np.array([values], np.int32)
+        if processes == 1:
+            return lambda: here
+        each = jax.make_array_from_callback((self.num_devices, len(values)), self.each, lambda _: here)
+        dispatched = self._together(each)
+        return lambda: np.asarray(dispatched)[:: self.num_devices // processes]
+
     def taking_turns(self, at_once: int) -> "Placement":
         """The same with at most so many agents side by side on a device, as many as divide those that it has."""
         placement = copy.copy(self)
-        placement.at_once = _largest_divisor(self._on_each, at_once)
+        sizes = range(min(self._on_each, at_once), 0, -1)
+        placement.at_once = next(size for size in sizes if self._on_each % size == 0)
         return placement
 
     def _in_turns(self, function: Callable[..., PyTree], num_of_runs: int) -> Callable[..., PyTree]:
@@ -257,10 +268,6 @@ def _evenly(devices: list[jax.Device], number: int, num_processes: int) -> np.nd
     for each in devices:
         by_process.setdefault(each.process_index, []).append(each)
     return np.array([each for index in sorted(by_process) for each in by_process[index][: number // num_processes]])
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 
 
 @functools.cache

@@ -133,7 +133,8 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     algorithm = _algorithm(config, vec, network, placement, plugins)
     rollout = _rollout(algorithm, vec, config, build.shared_at(built.env, config.num_updates))
     learn, measure = guard.make(algorithm, network, placement.axis_name)
-    seeds, hyper = _of_agents(config)
+    seeds = np.array([agent["seed"] for agent in config.members], np.uint32)
+    hyper = Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in Hyper._fields})
     where = _where(placement, built)
     with _contract(config, sources):
         shapes = _shapes(algorithm, built, seeds, hyper)
@@ -216,7 +217,7 @@ def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bo
                 f"the environments of {config.env} live on the host, and cannot be split over processes; "
                 "train seeds or games in jobs of their own: qlax sweep, with --on ray"
             )
-        return Placement(1, devices=1)
+        return Placement(1, devices=1, deterministic=config.deterministic)
     most_devices = config.devices
     if not all(leaf.size for leaf in jax.tree.leaves((built.world, built.step))):
         # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
@@ -257,22 +258,21 @@ def _rollout(algorithm: PQN, vec: Vec | None, config: Config, share: Callable[[T
     return lambda state: rollout(share(state))
 
 
-def _of_agents(config: Config) -> tuple[np.ndarray, Hyper]:
-    """Seeds and hyper-parameters of all agents, `[R]` each."""
-    agents = config.members
-
-    def floats(name: str) -> jax.Array:
-        return jnp.array([agent[name] for agent in agents], jnp.float32)
-
-    return np.array([agent["seed"] for agent in agents], np.uint32), Hyper(**{n: floats(n) for n in Hyper._fields})
-
-
 def _where(placement: Placement, built: Built) -> TrainState:
     """Sharding of each part of the state."""
-    dealt: Any = placement.runs
+    runs: Any = placement.runs
     split: Any = placement.split
-    of_env = built.world and VecState(copies=split, shared=dealt)
-    return TrainState(dealt, dealt, dealt, of_env, split, split, dealt, dealt, dealt)
+    return TrainState(
+        params=runs,
+        stats=runs,
+        opt_state=runs,
+        env=built.world and VecState(copies=split, shared=runs),
+        step=split,
+        memory=split,
+        updates=runs,
+        key=runs,
+        hyper=runs,
+    )
 
 
 def _shapes(algorithm: PQN, built: Built, seeds: np.ndarray, hyper: Hyper) -> TrainState:

@@ -252,8 +252,7 @@ def losing() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        if isinstance(error, UserError | RunError) or not any(word in str(error) for word in LOST):
-            raise
-        if not are_several():
+        is_loss = any(word in str(error) for word in LOST) and not isinstance(error, UserError | RunError)
+        if not is_loss or not are_several():
             raise
         raise LostError(described(error)) from error

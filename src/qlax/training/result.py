@@ -1,20 +1,25 @@
 """What a training leaves behind: weights, pictures and, last of all, the summary."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from qlax._version import __version__
 from qlax.agents.agent import Agent
 from qlax.config.settings import Config
 from qlax.errors import DivergedError
 from qlax.play import film
 from qlax.reports import results
+from qlax.storage import measurements
 from qlax.storage.history import History
 from qlax.storage.metrics import curves
-from qlax.training import best, population, processes, summary
+from qlax.training import population, processes, weights
 from qlax.training.loop import Loop
+from qlax.training.plan import Plan
 from qlax.types import PyTree
 from qlax.util.text import six_digits
 
@@ -53,9 +58,9 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     arrays = curves(run.metrics.read(config.num_members))
     final = [name for name in config.swept if name in arrays]  # those that changed in training
     more = {index: {name: six_digits(arrays[name][-1, index]) for name in final} for index in range(config.num_members)}
-    agents = best.save(plan, run, "agents", variables, more)
+    agents = weights.save(plan, run, "agents", variables, more)
     run.wait()
-    found = summary.summarise(plan, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
+    found = _summarise(plan, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
     if divergence.of_all:
         run.write("summary.json", found)
         again = f"begin from them, with other settings: qlax train ... --init {run.path}"
@@ -67,6 +72,70 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     if loop.tracking:
         loop.tracking.finish(found, film.best_run_as_gif(run.path, found, loop.display.say))
     return Result(run.path, config, found, arrays, agents)
+
+
+def _summarise(
+    plan: Plan,
+    curves: dict[str, np.ndarray],
+    seconds: dict[str, float],
+    diverged: list[dict[str, Any] | None],
+    inexact: list[str],
+    updates: int,
+) -> dict[str, Any]:
+    """What `summary.json` holds.
+
+    Args:
+      plan: of what was trained.
+      curves: the lines of the metrics, `[lines]` or `[lines, R]`.
+      seconds: spent and waited.
+      diverged: of every agent when and where, if it did.
+      inexact: in what the run is not what an undisturbed one would have been.
+      updates: that were done: all, unless every agent diverged before.
+    """
+    config, runs = plan.config, plan.config.members
+    if not curves:  # they diverged before the first line
+        nothing = np.full((1, len(runs)), np.nan)
+        keys = ("episodes", "episode_return", *measurements.evaluated().values())
+        curves = {"updates": np.zeros(1)} | dict.fromkeys(keys, nothing)
+    late = curves["updates"] > 0.9 * config.num_updates
+    episodes = curves["episodes"][late]
+    with np.errstate(invalid="ignore"):
+        train_return = np.nansum(curves["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
+    returns = {"train_return": train_return, "eval_return": curves["eval_return"][-1]}
+    if score := getattr(plan.env, "score", None):
+        returns["eval_score"] = np.array([score(x) for x in returns["eval_return"]])
+    own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
+    returns |= {name: curves[name][-1] for name in own}
+    returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
+    device = jax.devices()[0]
+    steps = updates * config.steps_per_update
+    return {
+        "env": config.env,
+        "preset": config.preset,
+        "seeds": [run["seed"] for run in runs],
+        "settings": {name: [run[name] for run in runs] for name in config.swept},
+        **population.outcome(config, curves),
+        "network": plan.description,
+        "total_steps": steps,
+        "updates": updates,
+        "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": plan.placement.num_devices,
+        "jax_version": jax.__version__,
+        "qlax_version": __version__,
+        "inexact": inexact,
+        "diverged": diverged,
+        **{name: round(value, 3) for name, value in seconds.items()},
+        "steps_per_second": round(steps * len(runs) / max(seconds["train_seconds"], 1e-3), 1),
+        **{name: _mean_and_runs(values) for name, values in returns.items()},
+        "eval_episodes": config.eval_episodes,
+        "eval_cut": [cut if math.isfinite(cut) else None for cut in curves["eval_cut"][-1].tolist()],
+    }
+
+
+def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
+    per_run = [float(x) if math.isfinite(x) else None for x in values]
+    known = [x for x in per_run if x is not None]
+    return {"mean": sum(known) / len(known) if known else None, "per_run": per_run}
 
 
 def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:

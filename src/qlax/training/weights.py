@@ -1,14 +1,18 @@
-"""Weights of agents in files: those of the best evaluations and the last ones."""
+"""Weights of agents in files: those to begin with, those of the best evaluations and the last ones."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from qlax.agents.agent import Agent
+from qlax.errors import UserError
+from qlax.storage import checkpoint
 from qlax.storage.directory import RunDirectory
-from qlax.training.plan import Plan
+from qlax.storage.formats import config_of_file
+from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
 from qlax.util.text import six_digits
 
@@ -81,3 +85,30 @@ def save(
     }
     directory.save_agents(folder, {index: (agent.variables, agent.info) for index, agent in agents.items()})
     return list(agents.values())
+
+
+def initial(plan: Plan) -> PyTree:
+    """Read the weights of an earlier run, for agents that begin with them: variables of the network, `[R, ...]`.
+
+    Args:
+      plan: whose setting `init` is a run's directory, whose agents are dealt to as many agents, or whose only one to
+        all; or one file of weights.
+
+    Raises:
+      UserError: there are none, or they are not of such a network.
+    """
+    path, num_members = Path(plan.config.init or ""), len(plan.seeds)
+    files = [path]
+    if path.is_dir():
+        files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
+        if not files:
+            raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
+        if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
+            raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
+    if len(files) not in (1, num_members):
+        raise UserError(
+            f"init={path} has {len(files)} agents, and the run has {num_members}; name one file of its agents/"
+        )
+    single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables_of(plan.shapes))
+    trees = [checkpoint.restore(file, single)[1] for file in files]
+    return jax.tree.map(lambda *x: np.stack(x), *trees * (num_members // len(trees)))
