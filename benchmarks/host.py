@@ -88,8 +88,9 @@ def measure(target: str, **overrides) -> dict:
     still = dataclasses.replace(plan, make_envs=lambda num_envs: Still(make_envs(num_envs)))
     learner = HostRuns(still, (), lambda: False)
     learner._compiled = whole._compiled
-    states = {runs: runs.begin(None) for runs in (learner, whole)}
-    record = whole.record(plan.new_record())
+    states, record = {}, plan.new_record()
+    for runs in (learner, whole):
+        states[runs], record = runs.begin(None, record)
     for runs in states:  # once, to warm up
         states[runs], _ = runs.chunk(states[runs], record, 1, True)
     envs = make_envs(plan.config.num_envs)

@@ -132,7 +132,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     chunk = placement.compile(runs.lowered_chunk())
     compile_seconds = time.perf_counter() - begun
     runs.compile()
-    state, record = runs.begin(None), runs.record(plan.new_record())
+    state, record = runs.begin(None, plan.new_record())
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     begun = time.perf_counter()
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))

@@ -52,11 +52,9 @@ class Env(Protocol):
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """A new episode: state and first step (reward 0, neither terminated nor truncated)."""
-        ...
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """The transition of `action`, int32 of shape `[M]` (scalar for a single agent)."""
-        ...
 
 
 class HostEnv(Protocol):
@@ -82,15 +80,12 @@ class HostEnv(Protocol):
 
     def reset(self, seed: int) -> Step:
         """N new episodes: first steps (reward 0, neither terminated nor truncated)."""
-        ...
 
     def step(self, action: Any) -> Step:
         """The transitions of `action`, int32 of shape `[N, M]` (`[N]` for single agents)."""
-        ...
 
     def close(self) -> None:
         """Give back what it holds: processes, threads."""
-        ...
 
 
 class Network(Protocol):
@@ -104,19 +99,15 @@ class Network(Protocol):
     @property
     def recurrent(self) -> bool:
         """Whether `memory` tells what was seen before."""
-        ...
 
     def initial_memory(self, batch: int, /) -> PyTree:
         """Memory of `batch` rows, each leaf `[batch, ...]`; `()` without memory."""
-        ...
 
     def init(self, *arguments: Any, **options: Any) -> Any:
         """Variables: a dict of collections, `"params"` among them."""
-        ...
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
         """`(q, memory), changed collections`, the latter for those named in `mutable`."""
-        ...
 
 
 def is_key(x: Any) -> bool:

@@ -14,7 +14,7 @@ from runs import CARTPOLE, SMALL, flags
 
 from qlax.config.configure import configure
 from qlax.errors import UserError
-from qlax.jobs.place import Place
+from qlax.jobs.ray import Place
 from qlax.jobs.runner import Job
 
 LONGER = SMALL | {"total_steps": 32 * 4000, "log_interval": 20, "eval_interval": 200, "checkpoint_interval": 20}

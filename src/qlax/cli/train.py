@@ -30,7 +30,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> None:
     from qlax.jobs import sweep
-    from qlax.jobs.place import Place
+    from qlax.jobs.ray import Place
 
     overrides, several = {}, {}
     for name, values in flags.given(options).items():

@@ -72,9 +72,7 @@ def setting(
 
 def _number(x: Any, low: float, high: float, whole: bool) -> float:
     x = _plain(x)
-    if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high:
-        raise ValueError
-    if whole and x != int(x):
+    if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high or (whole and x != int(x)):
         raise ValueError
     return int(x) if whole else float(x)
 
@@ -85,11 +83,8 @@ def _plain(x: Any) -> Any:
 
 
 def _range(noun: str, low: float, high: float) -> str:
-    return " to ".join([f"{noun} from {_number_shown(low)}", _number_shown(high)])
-
-
-def _number_shown(x: float) -> str:
-    return f"{x:,}" if isinstance(x, int) else f"{x:.10g}"
+    least, most = (f"{x:,}" if isinstance(x, int) else f"{x:.10g}" for x in (low, high))
+    return f"{noun} from {least} to {most}"
 
 
 def _is_short(x: Any, longest: int = LONGEST_NAME) -> bool:
@@ -163,11 +158,7 @@ def sweep(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
 
     expected = _range("a number", low, high) + ", or uniform:LOW:HIGH or log-uniform:LOW:HIGH of two such, LOW < HIGH"
     expected += ", 0 < LOW if log" if low <= 0 else ""
-
-    def parse(text: str) -> Any:
-        return convert(text if ":" in text else float(text))
-
-    return Kind(expected, convert, parse, low=low, high=high)
+    return Kind(expected, convert, lambda text: convert(text if ":" in text else float(text)), low=low, high=high)
 
 
 def widths() -> Kind:
@@ -179,10 +170,8 @@ def widths() -> Kind:
             raise ValueError
         return tuple(_number(width, 1, WIDEST, whole=True) for width in x)
 
-    def parse(text: str) -> Any:
-        return convert([float(width) for width in text.split(",")])
-
-    return Kind(f"whole numbers from 1 to {WIDEST:,}, as 256,256, at most {DEEPEST} of them", convert, parse)
+    expected = f"whole numbers from 1 to {WIDEST:,}, as 256,256, at most {DEEPEST} of them"
+    return Kind(expected, convert, lambda text: convert([float(width) for width in text.split(",")]))
 
 
 def text(choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Kind:
@@ -217,10 +206,7 @@ def truth() -> Kind:
             raise ValueError
         return x
 
-    def parse(text: str) -> Any:
-        return convert({"true": True, "false": False}.get(text, text))
-
-    return Kind("true or false", convert, parse)
+    return Kind("true or false", convert, lambda text: convert({"true": True, "false": False}.get(text, text)))
 
 
 def table() -> Kind:

@@ -1,7 +1,8 @@
-"""Jobs on a Ray cluster: Ray says where there is room, and a process there does what it would do here."""
+"""Places of jobs: this machine, or a Ray cluster: Ray says where there is room, and a process there trains as here."""
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import socket
@@ -10,11 +11,51 @@ from pathlib import Path
 from typing import Any
 
 from qlax.errors import UserError
-from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Process, Runner, say, share_of_gpu
+from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Process, Runner, here, say, share_of_gpu
 
 PASSED_ON = ("JAX_", "XLA_")  # variables that hold for jobs elsewhere too, by how they begin
 LOCK_SECONDS = 60.0  # that an earlier attempt, whose worker died, may take to save
 LATEST = Path("/tmp/ray/ray_current_cluster")  # where Ray says which cluster was started last; it may be gone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where jobs are run.
+
+    Attributes:
+      on: "ray", or None: this machine.
+      jobs: at a time; None: one here, and on Ray as many as there is room for.
+      cpus: that a job occupies on Ray; None: a GPU's job one, others an equal share of what there is.
+      gpus: that a job occupies on Ray, may be a fraction; None: one, if there is any.
+
+    Raises:
+      UserError: a number is out of range, or for Ray alone.
+    """
+
+    on: str | None = None
+    jobs: int | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"jobs={self.jobs}: expected a whole number from 1")
+        for name, least in (("cpus", "more than 0"), ("gpus", "0 or more")):
+            value = getattr(self, name)
+            if value is not None and self.on != "ray":
+                raise UserError(f"{name}_per_job={value:g} is for jobs on Ray; add --on ray")
+            if value is not None and not (0 < value < math.inf or (value == 0 and name == "gpus")):
+                raise UserError(f"{name}_per_job={value:g}: expected {least}")
+
+    def runner(self, num_jobs: int) -> Runner:
+        """What runs so many jobs there.
+
+        Raises:
+          UserError: there is no Ray, or no room in its cluster.
+        """
+        if self.on is None:
+            return here(self.jobs or 1)
+        return on_ray(num_jobs, at_once=self.jobs, cpus=self.cpus, gpus=self.gpus)
 
 
 def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: float | None) -> Runner:

@@ -13,7 +13,7 @@ from qlax.config.atari57 import SCORES
 from qlax.config.command_line import written
 from qlax.config.settings import Config, fields_where
 from qlax.errors import UserError
-from qlax.jobs.place import Place
+from qlax.jobs.ray import Place
 from qlax.jobs.runner import Job, check_same, conclude, make_directory, run_jobs, say, writing
 from qlax.reports import results, scores
 from qlax.storage.formats import stamped, upgraded

@@ -27,43 +27,33 @@ class Operations(Protocol):
 
     def number(self, x: Array) -> Array:
         """As float32."""
-        ...
 
     def flat(self, x: Array) -> Array:
         """`[B, ...]` -> `[B, F]`, rows first."""
-        ...
 
     def planes(self, x: Array) -> Array:
         """`[B, H, W, C]` -> `[B, F]`, plane after plane."""
-        ...
 
     def joined(self, parts: list[Array]) -> Array:
         """Each `[B, I]` -> `[B, F]`, one beside the other."""
-        ...
 
     def convolution(self, x: Array, kernel: np.ndarray, stride: int, padding: str) -> Array:
         """`[B, H, W, C]`, `[K, K, C, F]` -> `[B, h, w, F]`; padding "VALID" or "SAME", as XLA has them."""
-        ...
 
     def max_pool(self, x: Array, size: int, stride: int) -> Array:
         """`[B, H, W, C]` -> `[B, h, w, C]`, padding "SAME"."""
-        ...
 
     def layer_norm(self, x: Array, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> Array:
         """Over the last axis."""
-        ...
 
     def relu(self, x: Array) -> Array:
         """The positive part."""
-        ...
 
     def tanh(self, x: Array) -> Array:
         """The hyperbolic tangent."""
-        ...
 
     def kept(self, memory: Array, first: Array) -> Array:
         """`memory [B, F]`, with 0 where `first [B]` is True, whatever it was."""
-        ...
 
 
 class NumPy:

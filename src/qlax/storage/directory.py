@@ -102,14 +102,9 @@ class RunDirectory:
         """
         return config_of(self.path)
 
-    @property
-    def summary(self) -> dict[str, Any] | None:
-        """Summary of a finished run; None without one that can be read."""
-        return summary_of(self.path)
-
     def is_finished(self, config: Config) -> bool:
         """Tell whether the run has come to the end that its configuration says."""
-        updates = (self.summary or {}).get("updates")
+        updates = (summary_of(self.path) or {}).get("updates")
         return isinstance(updates, int) and updates >= config.num_updates
 
     def newest(self, like: PyTree) -> tuple[dict[str, Any], PyTree] | None:

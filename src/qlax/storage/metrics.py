@@ -93,10 +93,6 @@ class MetricsFile:
         self.path.rename(aside)
         return f"; set aside as {aside.name}"
 
-    def rewrite(self, content: bytes) -> None:
-        """Have it hold just this."""
-        self.path.write_bytes(content)
-
     def content(self) -> bytes:
         """What it holds."""
         return self.path.read_bytes() if self.path.exists() else b""

@@ -203,8 +203,7 @@ def _launch(
             runs.compile()
             after_evaluation = population.compile(plan)
             processes.in_all(lambda: memory.fit(config, runs.needs, runs.compile_fewer))
-            state = runs.begin(saved and saved.state)
-            record = runs.record(saved.record if saved else plan.new_record())
+            state, record = runs.begin(*saved) if saved else runs.begin(None, plan.new_record())
             stop.at_once = ""
             clock.spend("compile_seconds")
             saved = None  # its memory is as large as the state's
@@ -213,7 +212,7 @@ def _launch(
             processes.say_if_lost(f"go on with: qlax resume {run.path}")
             written = processes.from_first(lambda: run.begin_metrics(info, config))
             if not is_first:
-                run.metrics.rewrite(written)
+                run.metrics.path.write_bytes(written)
             best = weights.Best(plan, run, info)
             notify(run.damage[len(damage) :])
             lines = run.metrics.read(config.num_members)

@@ -129,16 +129,13 @@ class DeviceRuns:
         self.compile()
         return True
 
-    def begin(self, restored: TrainState | None) -> TrainState:
-        """The state before the first update, or the one that was saved."""
+    def begin(self, restored: TrainState | None, record: Record) -> tuple[TrainState, Record]:
+        """The state before the first update, or the one that was saved; and the record where `chunk` wants it."""
         plan, placement = self._plan, self._placement
+        record = placement.put(record, placement.runs)
         if restored is not None:
-            return placement.put(restored, plan.where)
-        return self._compiled["start"](*placement.put((plan.seeds, plan.hyper, self._initial), placement.runs))
-
-    def record(self, saved: Record) -> Record:
-        """Where `chunk` wants it."""
-        return self._placement.put(saved, self._placement.runs)
+            return placement.put(restored, plan.where), record
+        return self._compiled["start"](*placement.put((plan.seeds, plan.hyper, self._initial), placement.runs)), record
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
         """So many updates; takes the memory of `state`. The sums of `record` begin at zero if `fresh`."""

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressDisplay(Progress):
@@ -24,7 +23,7 @@ class ProgressDisplay(Progress):
         self._visible = console.is_terminal if visible is None else visible
         super().__init__(
             BarColumn(bar_width=None),
-            _Steps(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[speed]}"),
             TextColumn("[bold]return {task.fields[shown]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
@@ -47,11 +46,6 @@ class ProgressDisplay(Progress):
         """A line of its own above the display; `always`: even where there is none."""
         if self._visible or always:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Steps(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
 
 
 def _mean(x: np.ndarray) -> float:

@@ -86,11 +86,10 @@ class HostRuns:
 
     def compile_fewer(self, there: int) -> bool:
         """Nothing: the agents take turns already."""
-        del there
         return False
 
-    def begin(self, restored: TrainState | None) -> TrainState:
-        """The state before the first update, or the one that was saved with new episodes in place of its own."""
+    def begin(self, restored: TrainState | None, record: Record) -> tuple[TrainState, Record]:
+        """The state before the first update, or the saved one with new episodes; and the record for `chunk`."""
         plan, config = self._plan, self._plan.config
         parts = host.sizes(config.num_envs)
         self._workers = [[self._worker(size) for size in parts] for _ in plan.seeds]
@@ -109,11 +108,7 @@ class HostRuns:
                 state = jax.tree.map(lambda x, run=run: x[run], restored)
                 forgotten = jax.tree.map(jnp.zeros_like, state.memory)
                 states.append(state._replace(step=host.first_steps(step), memory=forgotten))
-        return _together(states)
-
-    def record(self, saved: Record) -> Record:
-        """Where `chunk` wants it."""
-        return jax.device_put(saved)
+        return _together(states), jax.device_put(record)
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
         """So many updates of every run; the sums of `record` begin at zero if `fresh`.

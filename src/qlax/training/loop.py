@@ -125,7 +125,7 @@ class Loop:
           HostError: environments on the host crashed or hang; the state before was saved.
         """
         runs, config, gathered = self.runs, self.plan.config, self.plan.placement.gathered
-        total, log_interval = config.num_updates, self.plan.intervals.log
+        total, log_interval = config.num_updates, config.log_interval or 1  # the plan's settings have it derived
         resume = f"go on with: qlax resume {self.directory.path}"
         if config.init is not None and self.done == 0:  # the weights may not be where they were when it is resumed
             self._save(0, runs.copy(state), gathered(record))
@@ -133,7 +133,8 @@ class Loop:
         pending: _Boundary | None = None
         settled = (self.done, state, record, self.clock.seconds())
         try:
-            if self.line < self.done and self._ends_line():  # stopped while it was evaluated, or the line was lost
+            # Stopped while it was evaluated, or the line was lost.
+            if self.line < self.done and self._is_due(log_interval):
                 self._settle(self._boundary(state, record, 0)[0])
             while self.done < total and not self.stop.asked and not self.divergence.of_all:
                 updates = min(log_interval - self.done % log_interval, total - self.done, self.piece)
@@ -160,25 +161,26 @@ class Loop:
             raise Stopped(f"stopped after {steps:,} of {all_steps:,} steps; {resume}", self.stop.asked)
         return state
 
-    def _ends_line(self) -> bool:
-        return self.done % self.plan.intervals.log == 0 or self.done == self.plan.config.num_updates
+    def _is_due(self, interval: Any) -> bool:
+        """Tell whether what is done every so many updates, and at the end, is done now."""
+        return self.done % interval == 0 or self.done == self.plan.config.num_updates
 
     def _boundary(self, state: TrainState, record: Record, piece: int) -> tuple[_Boundary, TrainState, Record]:
         """Dispatch what is to be read of the piece of work dispatched last; return also what the next begins with."""
-        runs, placement, total = self.runs, self.plan.placement, self.plan.config.num_updates
-        _, eval_interval, checkpoint_interval = self.plan.intervals
+        runs, placement, config = self.runs, self.plan.placement, self.plan.config
+        is_last = self.done == config.num_updates
         gathered, votes = placement.gathered, placement.votes(self.stop.request, self.wanted)
-        boundary = _Boundary(self.done, piece, gathered(record), self._ends_line(), votes)
+        boundary = _Boundary(self.done, piece, gathered(record), self._is_due(config.log_interval), votes)
         if not boundary.ends_line:
             return boundary, state, record
         self.begun = self.done
-        if self.done % eval_interval == 0 or self.done == total:
+        if self._is_due(config.eval_interval):
             evaluation = runs.evaluate(state)
             boundary = boundary._replace(evaluation=evaluation, variables=runs.variables(state))
             if self.after_evaluation and piece:  # where an evaluation is repeated, it was done before
-                state, record, columns = self.after_evaluation(state, record, evaluation.returns, self.done == total)
+                state, record, columns = self.after_evaluation(state, record, evaluation.returns, is_last)
                 boundary = boundary._replace(columns=columns)
-        if self.done % checkpoint_interval == 0 and self.done < total:
+        if self._is_due(config.checkpoint_interval) and not is_last:
             boundary = boundary._replace(snapshot=Saved(runs.copy(state), gathered(record)))
         return boundary, state, record
 

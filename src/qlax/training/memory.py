@@ -252,10 +252,9 @@ def machine_memory(root: Path = Path("/")) -> int | None:
     Args:
       root: of the file system.
     """
-    left: list[int | None] = []
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        left.append(_numbers(root / "proc/meminfo")["MemAvailable:"] * 1024)
-    if not left:
+    kibibytes = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    left = [None if kibibytes is None else kibibytes * 1024]
+    if kibibytes is None:
         with contextlib.suppress(AttributeError, OSError, ValueError):  # no such name where there is no POSIX
             left.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for line in _lines(root / "proc/self/cgroup"):

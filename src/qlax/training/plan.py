@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,6 @@ PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 Act = Callable[[TrainState], tuple[TrainState, Rollout]]
 
 
-class Intervals(NamedTuple):
-    """Numbers of updates; the first divides the others."""
-
-    log: int
-    evaluation: int
-    checkpoint: int
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Everything of a run that is decided before it starts. R agents with N environments each, n of them on a device.
@@ -59,7 +51,6 @@ class Plan:
       rollout: of one agent, `state -> state, Rollout [T, n, ...]`; on the host of steps that all show the same, as it
         is only traced.
       learn: what one agent learns from it, guarded and recorded, see `qlax.training.guard`.
-      intervals: in updates.
       seeds: `[R]` uint32.
       hyper: each `[R]` float32.
       shapes: of the state of all agents, `[R, ...]`.
@@ -79,7 +70,6 @@ class Plan:
     algorithm: PQN
     rollout: Act
     learn: Learn
-    intervals: Intervals
     seeds: np.ndarray
     hyper: Hyper
     shapes: TrainState
@@ -152,7 +142,6 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
         algorithm=algorithm,
         rollout=rollout,
         learn=learn,
-        intervals=Intervals(config.log_interval, config.eval_interval, config.checkpoint_interval),  # type: ignore[arg-type]
         seeds=seeds,
         hyper=hyper,
         shapes=shapes,
@@ -246,8 +235,7 @@ def _check_population(config: Config) -> None:
 def _algorithm(config: Config, vec: Vec | None, network: Network, placement: Placement, plugins: dict[str, Any]) -> PQN:
     sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
     shape = pqn.Shape(**sizes | {"num_envs": config.num_envs // placement.parts})
-    own = {"mixing": MIXINGS[config.mixing]} | plugins
-    return pqn.make(vec, network, shape, axis_name=placement.axis_name, **own)
+    return pqn.make(vec, network, shape, axis_name=placement.axis_name, **{"mixing": MIXINGS[config.mixing], **plugins})
 
 
 def _rollout(algorithm: PQN, vec: Vec | None, config: Config, share: Callable[[TrainState], TrainState]) -> Act:

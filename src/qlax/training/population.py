@@ -10,7 +10,6 @@ and perturbation, section 4.1.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -136,13 +135,3 @@ def outcome(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
         "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
         "replaced": int((known != np.arange(config.num_members)).sum()),
     }
-
-
-def draw(path: Path, config: Config, curves: dict[str, np.ndarray]) -> None:
-    """Draw how the members of populations descend from each other, if there are any; see `pictures.lineage`."""
-    if "parent" in curves:
-        from qlax.reports import pictures, style  # matplotlib takes its time to import
-
-        seeds = list(range(config.seed, config.seed + config.seeds))
-        figure = pictures.lineage(curves, config.swept, seeds, config.preset or config.env)
-        style.save(figure, path / "population.png")

@@ -198,9 +198,8 @@ def in_all(check: Callable[[], None]) -> None:
         failed = error
     if are_several():
         failures = multihost_utils.process_allgather(np.array([failed is not None]))
-        others = np.flatnonzero(failures).tolist()
-        if failed is None and others:
-            failed = UserError(f"process {others[0]} cannot go on, and says why")
+        if failed is None and failures.any():
+            failed = UserError(f"process {failures.argmax()} cannot go on, and says why")
     if failed is not None:
         raise failed
 

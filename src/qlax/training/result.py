@@ -139,14 +139,16 @@ def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
 
 
 def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
-    """Draw the learning curve, and what compares settings."""
+    """Draw the learning curve, what compares settings, and how the members of populations descend from each other."""
     from qlax.reports import pictures, plot, style  # matplotlib takes its time to import
 
-    history = History(path, config, arrays, found)
-    curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=config.preset or config.env)
+    history, title = History(path, config, arrays, found), config.preset or config.env
+    curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=title)
     style.save(curve, path / "curve.png")
     if fields := config.compared:
         rows = results.rows(config, found)
         results.write(path, rows)
-        style.save(pictures.comparison(config, rows, fields, config.preset or config.env), path / "sweep.png")
-    population.draw(path, config, arrays)
+        style.save(pictures.comparison(config, rows, fields, title), path / "sweep.png")
+    if "parent" in arrays:
+        seeds = list(range(config.seed, config.seed + config.seeds))
+        style.save(pictures.lineage(arrays, config.swept, seeds, title), path / "population.png")
