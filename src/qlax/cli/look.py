@@ -6,19 +6,19 @@ Each imports what it needs when it is called: JAX and matplotlib take their time
 import argparse
 from typing import Any
 
+import qlax
 from qlax.cli.flags import Command, argument
 from qlax.config.command_line import parse
 from qlax.errors import UserError
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from qlax.play import evaluate as playing
     from qlax.training import enable_compilation_cache
     from qlax.util.files import check_is_new, write_result
 
     file = None if options.json is None else check_is_new(options.json)
     enable_compilation_cache()
-    played = playing.evaluate(options.run, index=options.index, episodes=options.episodes, **_play(options))
+    played = qlax.evaluate(options.run, index=options.index, episodes=options.episodes, **_play(options))
     print(played)
     if file is not None:
         write_result(file, played.to_json().encode(), is_named=True)
@@ -26,12 +26,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _render(options: argparse.Namespace) -> None:
-    from qlax.play import film as video
     from qlax.training import enable_compilation_cache
 
     enable_compilation_cache()
     own = {"index": options.index, "episodes": options.episodes, "values": options.values, "fps": options.fps}
-    film = video.render(options.run, options.out, **own, **_play(options))
+    film = qlax.render(options.run, options.out, **own, **_play(options))
     for number, (episode_return, length, cut) in enumerate(zip(film.returns, film.lengths, film.cut, strict=True)):
         ended = " (cut; see --max-steps)" if cut else ""
         print(f"episode {number}: return {episode_return:g}, {length:,} steps{ended}")
@@ -53,28 +52,23 @@ def _play(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from qlax.reports.plot import plot
-
     choices = {"kind": options.kind, "x": options.x, "y": options.y, "by": options.by, "title": options.title}
-    drawn = plot(options.runs, options.out, **choices)
+    drawn = qlax.plot(options.runs, options.out, **choices)
     print(f"{drawn.text}\n{drawn.path}")
 
 
 def _report(options: argparse.Namespace) -> None:
-    from qlax import report
-
-    print(report(options.runs, options.out, video=options.video))
+    print(qlax.report(options.runs, options.out, video=options.video))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from qlax import export
     from qlax.util.text import shown
 
     try:
         index = int(options.index)
     except ValueError:
         raise UserError(f"index={shown(options.index)}: expected a whole number from 0") from None
-    path = export(options.run, options.out, format=options.format, index=index, best=options.best)
+    path = qlax.export(options.run, options.out, format=options.format, index=index, best=options.best)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 

@@ -14,7 +14,6 @@ from qlax.config.configure import configure
 from qlax.config.settings import Config
 from qlax.errors import UserError
 from qlax.storage import checkpoint, directory, paths
-from qlax.storage.directory import RunDirectory
 from qlax.trackers import tracking
 from qlax.trackers.base import MakeTracker, Tracked
 from qlax.training import memory, population, processes, weights
@@ -133,7 +132,7 @@ def extend(
             steps = config.num_updates * config.steps_per_update
             raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
 
-        def lengthened() -> RunDirectory:
+        def lengthened() -> directory.RunDirectory:
             processes.from_first(run.move_earlier_end_aside)
             processes.from_first(lambda: run.write_config(longer))
             return run
@@ -155,8 +154,8 @@ def _together(compilation_cache: bool) -> Iterator[None]:
 def _launch(
     plan: Plan,
     progress: bool | None,
-    claim: Callable[[], RunDirectory],
-    begun: RunDirectory | None = None,
+    claim: Callable[[], directory.RunDirectory],
+    begun: directory.RunDirectory | None = None,
 ) -> Result:
     """Compile what a plan says, check the memory, claim the directory and train; until then nothing is written.
 
@@ -250,7 +249,7 @@ def _launch(
         return finish(loop, variables)
 
 
-def _newest(run: RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:
+def _newest(run: directory.RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:
     """Read the newest checkpoint, as the first process finds it."""
     like = Saved(plan.shapes, plan.new_record())
 
@@ -273,18 +272,18 @@ def _plan(config: Config, plugins: dict[str, Any] | None) -> Plan:
     here = dataclasses.asdict(plan.config) | {"plugins": plan.plugins}
     there = processes.from_first(lambda: here)
 
-    def compare() -> None:
+    def check() -> None:
         differing = [f"{name}={value!r}, not {there[name]!r}" for name, value in here.items() if value != there[name]]
         if differing:
             raise UserError(f"this process was started with other settings than the first: {', '.join(differing)}")
 
-    processes.in_all(compare)
+    processes.in_all(check)
     return plan
 
 
-def _opened(make: Callable[[], RunDirectory]) -> RunDirectory:
+def _opened(make: Callable[[], directory.RunDirectory]) -> directory.RunDirectory:
     """The directory of the first process, which writes; in the others one that does not."""
-    opened: list[RunDirectory] = []
+    opened: list[directory.RunDirectory] = []
 
     def path() -> Path:
         opened.append(make())

@@ -215,16 +215,14 @@ def _beside(program: Any) -> int:
 
 def _largest(state: TrainState, num_steps: int) -> str:
     """The largest array that has a name: one of the state, or what a rollout holds of each step."""
-    arrays = [(_name(path), x.dtype, x.shape) for path, x in jax.tree_util.tree_leaves_with_path(state)]
-    seen = jax.tree_util.tree_leaves_with_path(state.step)
-    arrays += [(f"{_name(path)} of the rollouts", x.dtype, (num_steps, *x.shape)) for path, x in seen]
-    name, dtype, shape = max(arrays, key=lambda array: nbytes(jax.ShapeDtypeStruct(array[2], array[1])))
-    size = _written(nbytes(jax.ShapeDtypeStruct(shape, dtype)))
-    return f"{name}, {dtype}{list(shape)}, {size}"
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    of_rollouts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_steps, *x.shape), x.dtype), state.step)
+    arrays = {
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')}{of}": x
+        for tree, of in ((state, ""), (of_rollouts, " of the rollouts"))
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    name, x = max(arrays.items(), key=lambda array: nbytes(array[1]))
+    return f"{name}, {x.dtype}{list(x.shape)}, {_written(nbytes(x))}"
 
 
 def nbytes(tree: PyTree) -> int:

@@ -31,16 +31,11 @@ class Best:
 
     def __init__(self, plan: Plan, directory: RunDirectory, info: dict[str, Any]):
         self._plan, self._directory = plan, directory
-        agents, names = plan.config.members, ("seed", *plan.config.compared)
-        before = info.get("best", [])  # none where training begins
-        self.returns = (
-            [-np.inf] * len(agents)
-            if not info
-            else [
-                directory.best(index, {name: agent[name] for name in names}, best)
-                for index, (agent, best) in enumerate(zip(agents, before, strict=True))
-            ]
-        )
+        names = ("seed", *plan.config.compared)
+        own = [{name: agent[name] for name in names} for agent in plan.config.members]
+        self.returns = [-np.inf] * len(own)
+        if info:
+            self.returns = [directory.best(i, *each) for i, each in enumerate(zip(own, info["best"], strict=True))]
 
     def keep(self, variables: PyTree, line: dict[str, Any]) -> None:
         """Keep the weights of the agents that are better than before.
