@@ -147,7 +147,6 @@ class _Task:
 
     def stop(self, number: int) -> None:
         """Interrupt it; all signals are the same to Ray."""
-        del number
         self._ray.cancel(self._reference)
 
 

@@ -26,8 +26,10 @@ from qlax.training.placement import Placement, device, everywhere
 from qlax.training.plan import Plan
 from qlax.types import PyTree, is_key
 
-_PLACES = {name: field.metadata["remedy"] for name, field in FIELDS.items()}
-REMEDIES = sorted(filter(_PLACES.get, _PLACES), key=_PLACES.__getitem__)  # what to make smaller, the cheapest first
+REMEDIES = sorted(  # what to make smaller, the cheapest first
+    (name for name, field in FIELDS.items() if field.metadata["remedy"]),
+    key=lambda name: FIELDS[name].metadata["remedy"],
+)
 MOST_HALVINGS = 40
 # Of control groups by their controllers, version 2 and 1: the folder; files of the limit and of what is used; and which
 # number counts what is read from files.
