@@ -16,8 +16,7 @@ from qlax.errors import UserError
 from qlax.storage import checkpoint, directory, paths
 from qlax.trackers import tracking
 from qlax.trackers.base import MakeTracker, Tracked
-from qlax.training import memory, population, processes, weights
-from qlax.training.compare import compare, made_with
+from qlax.training import compare, memory, population, processes, weights
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.guard import Divergence
@@ -170,7 +169,7 @@ def _launch(
     """
     config, is_first = plan.config, processes.is_first()
     info, saved = (begun and _newest(begun, plan)) or ({}, None)
-    inexact, notices = compare(begun.path, plan, info) if begun and saved else ([], [])
+    inexact, notices = compare.on_resume(begun.path, plan, info) if begun and saved else ([], [])
     damage = list(begun.damage) if begun else []
     makers: dict[str, MakeTracker] = {}
     processes.in_all(lambda: makers.update(tracking.makers(config) if is_first else {}))
@@ -237,7 +236,7 @@ def _launch(
                 about={
                     "config": dataclasses.asdict(config),
                     "plugins": plan.plugins,
-                    "made_with": made_with(plan),
+                    "made_with": compare.made_with(plan),
                     "inexact": inexact,
                 },
                 done=done,

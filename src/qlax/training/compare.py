@@ -16,7 +16,7 @@ from qlax.errors import UserError
 from qlax.training.plan import Plan
 
 
-def compare(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], list[str]]:
+def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Refuse to go on otherwise than a run began, and find what may change the last bits.
 
     Args:
