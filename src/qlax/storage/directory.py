@@ -331,9 +331,6 @@ class NonWritingRunDirectory(RunDirectory):
         """Return what the best evaluation was before."""
         return before
 
-    def move_earlier_end_aside(self) -> None:
-        """Do nothing."""
-
     def _write_aside(self, write: Callable[[], None]) -> None:
         """Do nothing."""
 
