@@ -41,15 +41,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The end of an error message: what was probably meant, or nothing."""
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def check_options(env_id: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Whether an environment has these options.
-
-    Raises:
-      UserError: it has not; names the first it lacks.
-    """
-    known = sorted(known)
-    for option in options:
-        if option not in known:
-            raise UserError(f"{env_id} has no option {option!r}{nearest(option, known)}; options: {', '.join(known)}")

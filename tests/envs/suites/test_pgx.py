@@ -204,7 +204,7 @@ def test_wrappers_would_not_be_around_the_opponent(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("connect_for", {}, "pgx has no game 'connect_for'; did you mean 'connect_four'?"),
+        ("connect_for", {}, "pgx has no environment 'connect_for'; did you mean 'connect_four'?"),
         ("connect_four", {"oponent": "self"}, "has no option 'oponent'; did you mean 'opponent'?"),
         (
             "connect_four",

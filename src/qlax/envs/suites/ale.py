@@ -7,7 +7,8 @@ from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 
 from qlax.envs.suites import atari
-from qlax.errors import UserError, nearest
+from qlax.envs.suites.options import check_name
+from qlax.errors import UserError
 
 TO_DRAW = {"render_mode": "rgb_array"}
 MULTIPLAYER = ("combat", "joust", "maze_craze", "warlords")  # not to be played alone: ale-py would end the process
@@ -33,8 +34,7 @@ def make(name: str, /, num_envs: int, *, render_mode: str | None = None, **optio
       UserError: no such game or option, or a value that cannot be.
     """
     known = _roms()
-    if name not in known:
-        raise UserError(f"ale has no game {name!r}{nearest(name, known)}; 'qlax envs ale' lists them")
+    check_name("ale", name, known)
     if render_mode not in (None, TO_DRAW["render_mode"]):
         raise UserError(f"ale/{name}: render_mode={render_mode!r}: expected {TO_DRAW['render_mode']}")
     chosen = atari.settings(f"ale/{name}", options)

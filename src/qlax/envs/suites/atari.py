@@ -7,8 +7,8 @@ import numpy as np
 
 from qlax.config.atari57 import SCORES
 from qlax.envs.episodes import Episodes
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, nearest
+from qlax.envs.suites.options import checked
+from qlax.errors import UserError, nearest
 from qlax.types import Step
 
 FRAMES_PER_SECOND = 60  # of the console
@@ -49,8 +49,7 @@ def settings(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
         hint = nearest(str(protocol), PROTOCOLS)
         raise UserError(f"{env_id}: unknown protocol {protocol!r}{hint}; protocols: {', '.join(PROTOCOLS)}")
     chosen = PROTOCOLS[protocol]
-    check_options(env_id, options, [*chosen, "protocol"])
-    chosen = chosen | {name: like_default(chosen[name], name, value) for name, value in options.items()}
+    chosen = chosen | checked(env_id, options, chosen)
     for name, lowest in (("frame_skip", 1), ("max_frames", 1), ("noop_max", 0), ("num_threads", 0)):
         if chosen[name] < lowest:
             raise UserError(f"{env_id}: {name}={chosen[name]}: expected a whole number from {lowest}")

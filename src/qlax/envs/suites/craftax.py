@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from craftax import craftax_env
 
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, described, nearest
+from qlax.envs.suites.options import check_name, checked
+from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 from qlax.util.imports import silently
 
@@ -108,8 +108,7 @@ def make(name: str, /, **options: Any) -> Craftax:
     Raises:
       UserError: unknown name or option.
     """
-    if name not in NAMES:
-        raise UserError(f"craftax has no environment {name!r}{nearest(name, NAMES)}; environments: {', '.join(NAMES)}")
+    check_name("craftax", name, NAMES)
     try:
         with silently():  # it says when it draws
             env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
@@ -118,8 +117,4 @@ def make(name: str, /, **options: Any) -> Craftax:
     params = env.default_params
     defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
     defaults = {option: value for option, value in defaults.items() if isinstance(value, bool | int | float)}
-    check_options(f"craftax/{name}", options, defaults)
-    params = params.replace(
-        **{option: like_default(defaults[option], option, value) for option, value in options.items()}
-    )
-    return Craftax(name, env, params)
+    return Craftax(name, env, params.replace(**checked(f"craftax/{name}", options, defaults)))

@@ -7,7 +7,8 @@ import numpy as np
 
 from qlax.envs.episodes import Episodes
 from qlax.envs.suites import atari, spaces
-from qlax.errors import UserError, check_options, nearest
+from qlax.envs.suites.options import check_name, check_options
+from qlax.errors import UserError
 from qlax.types import Step
 
 OURS = ("num_envs", "batch_size", "seed", "env_seed", "max_num_players", "gym_reset_return_info", "base_path")
@@ -57,8 +58,7 @@ def make(name: str, /, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
       UserError: unknown name or option, something not installed, or spaces PQN cannot use.
     """
     known = envpool.list_all_envs()
-    if name not in known:
-        raise UserError(f"envpool has no {name!r}{nearest(name, known)}; 'qlax envs envpool' lists what it has")
+    check_name("envpool", name, known)
     if "zero_discount_on_life_loss" in envpool.make_spec(name).config._fields:  # a game of Atari
         chosen = atari.settings(f"envpool/{name}", options)
         return atari.Atari(name.rpartition("-")[0], _Emulators(name, num_envs, chosen), num_envs, chosen)

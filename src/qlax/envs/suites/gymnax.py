@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.envs.suites import drawing
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, described, nearest
+from qlax.envs.suites.options import check_name, check_options, like_default
+from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used
 
@@ -197,10 +197,7 @@ def make(name: str, /, **options) -> Gymnax:
     Raises:
       UserError: unknown name or option, a continuous action space, or data that cannot be downloaded.
     """
-    if name not in gymnax.registered_envs:
-        raise UserError(
-            f"gymnax has no environment {name!r}{nearest(name, gymnax.registered_envs)}; 'qlax envs gymnax' lists them"
-        )
+    check_name("gymnax", name, gymnax.registered_envs)
     try:
         env, params = gymnax.make(name)
     except OSError as error:

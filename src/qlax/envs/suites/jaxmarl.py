@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.envs.suites import drawing
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, described, nearest
+from qlax.envs.suites.options import check_name, checked
+from qlax.errors import UserError, described, nearest
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used, silently
 
@@ -306,14 +306,11 @@ def make(name: str, /, **options: Any) -> JaxMARL:
     Raises:
       UserError: unknown name or option, or a value that cannot be.
     """
-    if name not in ENVIRONMENTS:
-        hint = nearest(name, ENVIRONMENTS)
-        raise UserError(f"jaxmarl has no environment {name!r}{hint}; 'qlax envs jaxmarl' lists them")
+    check_name("jaxmarl", name, ENVIRONMENTS)
     adapter, classes, arguments = ENVIRONMENTS[name]
     own = _options(adapter)
     defaults = own | {k: v for each in reversed(classes) for k, v in _options(each).items() if k not in NOT_OPTIONS}
-    check_options(f"jaxmarl/{name}", options, defaults)
-    options = {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    options = checked(f"jaxmarl/{name}", options, defaults)
     mode = options.get("attack_mode", ATTACK_MODES[0])
     if mode not in ATTACK_MODES:
         raise UserError(f"attack_mode={mode!r}: expected {' or '.join(ATTACK_MODES)}{nearest(mode, ATTACK_MODES)}")

@@ -17,8 +17,8 @@ import jumanji
 import numpy as np
 from jumanji.viewer import MatplotlibViewer
 
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, described, nearest
+from qlax.envs.suites.options import check_name, checked
+from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 
 CONTINUOUS = "SearchAndRescue-v0"
@@ -341,9 +341,7 @@ def make(name: str, /, **options: Any) -> Jumanji:
     Raises:
       UserError: unknown name or option, a value that cannot be, continuous actions, or levels that cannot be had.
     """
-    known = jumanji.registered_environments()
-    if name not in known:
-        raise UserError(f"jumanji has no environment {name!r}{nearest(name, known)}; 'qlax envs jumanji' lists them")
+    check_name("jumanji", name, jumanji.registered_environments())
     if name == CONTINUOUS:
         raise UserError(f"jumanji/{name} has continuous actions; PQN needs discrete actions")
     try:
@@ -353,8 +351,7 @@ def make(name: str, /, **options: Any) -> Jumanji:
     parameters = inspect.signature(type(env)).parameters.values()
     defaults = {each.name: getattr(env, each.name, each.default) for each in parameters}
     defaults = {option: value for option, value in defaults.items() if isinstance(value, bool | int | float | str)}
-    check_options(f"jumanji/{name}", options, defaults)
-    options = {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    options = checked(f"jumanji/{name}", options, defaults)
     if not options:
         return Jumanji(env)
     try:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, nearest
+from qlax.envs.suites.options import check_name, checked
+from qlax.errors import UserError, nearest
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used
 
@@ -86,14 +86,12 @@ def make(name: str, /, **options: Any) -> Navix:
     Raises:
       UserError: unknown name or option, a value that cannot be, or an environment without a goal.
     """
-    if name not in names():
-        if name in registry():
-            raise UserError(f"navix/{name} has no goal in navix {version('navix')}: nothing is ever rewarded")
-        raise UserError(f"navix has no environment {name!r}{nearest(name, names())}; 'qlax envs navix' lists them")
+    if name in registry() and name.startswith(WITHOUT_GOAL):
+        raise UserError(f"navix/{name} has no goal in navix {version('navix')}: nothing is ever rewarded")
+    check_name("navix", name, names())
     construct = registry()[name]  # past `make`, which in navix 0.7 sets a limit of 100 steps, however large the grid
     defaults = {"max_steps": construct().max_steps, "observation": OBSERVATIONS[0]}
-    check_options(f"navix/{name}", options, defaults)
-    chosen = defaults | {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    chosen = defaults | checked(f"navix/{name}", options, defaults)
     observation = chosen["observation"]
     if observation not in OBSERVATIONS:
         hint = nearest(observation, OBSERVATIONS)

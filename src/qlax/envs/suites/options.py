@@ -1,13 +1,47 @@
-"""Options of environments: a value takes the type of its default."""
+"""Names and options of environments: both are checked, and a value takes the type of its default."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from qlax.errors import UserError
+from qlax.errors import UserError, nearest
 
 STEP_LIMITS = ("max_steps", "max_steps_in_episode", "max_timesteps", "time_limit")
+
+
+def check_name(suite: str, name: str, known: Iterable[str]) -> None:
+    """Check that a suite has an environment of this name.
+
+    Raises:
+      UserError: it has not.
+    """
+    if name not in known:
+        hint = nearest(name, known)
+        raise UserError(f"{suite} has no environment {name!r}{hint}; 'qlax envs {suite}' lists them")
+
+
+def check_options(env_id: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Check that an environment has these options.
+
+    Raises:
+      UserError: it has not; names the first it lacks.
+    """
+    known = sorted(known)
+    for option in options:
+        if option not in known:
+            raise UserError(f"{env_id} has no option {option!r}{nearest(option, known)}; options: {', '.join(known)}")
+
+
+def checked(env_id: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an environment with the types of their defaults.
+
+    Raises:
+      UserError: it has no such option, or a value that is not like its default.
+    """
+    check_options(env_id, options, defaults)
+    return {option: like_default(defaults[option], option, value) for option, value in options.items()}
 
 
 def like_default(default: Any, option: str, value: Any) -> Any:

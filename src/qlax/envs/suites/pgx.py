@@ -18,8 +18,8 @@ from pgx.minatar import freeway
 
 from qlax.agents.agent import load
 from qlax.envs.suites import drawing
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, described, nearest
+from qlax.envs.suites.options import check_name, checked
+from qlax.errors import UserError, described, nearest
 from qlax.mixing import only_legal
 from qlax.networks.qnetwork import build
 from qlax.types import Network, PyTree, Step
@@ -104,7 +104,9 @@ class Game:
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        return self._begun(key, self._policy)
+        key_init, key_answer = jax.random.split(key)
+        state, _ = self._answered(key_answer, self._env.init(key_init), self._policy)
+        return state, self._step(state, jnp.float32(0))
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -113,11 +115,6 @@ class Game:
     def render(self, state: PyTree) -> np.ndarray:
         """See `qlax.Env`."""
         return _board(state)
-
-    def _begun(self, key: jax.Array, policy: Policy) -> tuple[PyTree, Step]:
-        key_init, key_answer = jax.random.split(key)
-        state, _ = self._answered(key_answer, self._env.init(key_init), policy)
-        return state, self._step(state, jnp.float32(0))
 
     def _moved(self, key: jax.Array, state: PyTree, action: jax.Array, policy: Policy) -> tuple[PyTree, Step]:
         key_step, key_answer = jax.random.split(key)
@@ -267,16 +264,14 @@ def make(name: str, /, **options: Any) -> SinglePlayer | Game:
     Raises:
       UserError: unknown name, option or opponent, or a value that cannot be.
     """
-    if name not in names():
-        raise UserError(f"pgx has no game {name!r}{nearest(name, names())}; 'qlax envs pgx' lists them")
+    check_name("pgx", name, names())
     env = pgx.make(name)
     parameters = inspect.signature(type(env).__init__).parameters.values()
     of_game = {each.name: each.default for each in parameters if isinstance(each.default, bool | int | float)}
     if name.startswith("go_"):
         of_game["size"] = env._game.size  # the name's, not the class's
     defaults = of_game | (OPPONENT if env.num_players > 1 else {})
-    check_options(f"pgx/{name}", options, defaults)
-    chosen = defaults | {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    chosen = defaults | checked(f"pgx/{name}", options, defaults)
     arguments = {option: chosen.pop(option) for option in of_game}
     if options.keys() & of_game:
         try:

@@ -12,8 +12,8 @@ import xminigrid
 from xminigrid.core.constants import NUM_COLORS, NUM_TILES, Tiles
 from xminigrid.rendering import rgb_render
 
-from qlax.envs.suites.options import like_default
-from qlax.errors import UserError, check_options, nearest
+from qlax.envs.suites.options import check_name, checked
+from qlax.errors import UserError
 from qlax.types import PyTree, Step
 
 CATEGORIES = (NUM_TILES, NUM_COLORS)
@@ -72,16 +72,13 @@ def make(name: str, /, **options: Any) -> XMiniGrid:
     Raises:
       UserError: unknown name or option, a value that cannot be, or an environment without a goal.
     """
-    if name not in names():
-        if name in xminigrid.registered_environments():
-            remedy = "wrap one that has rules of your own in qlax.envs.suites.xminigrid.XMiniGrid"
-            raise UserError(f"xminigrid/{name} has no goal, as no rules come with it, so there is no reward; {remedy}")
-        hint = nearest(name, names())
-        raise UserError(f"xminigrid has no environment {name!r}{hint}; 'qlax envs xminigrid' lists them")
+    if name in xminigrid.registered_environments() and name.startswith(WITHOUT_GOAL):
+        remedy = "wrap one that has rules of your own in qlax.envs.suites.xminigrid.XMiniGrid"
+        raise UserError(f"xminigrid/{name} has no goal, as no rules come with it, so there is no reward; {remedy}")
+    check_name("xminigrid", name, names())
     env, params = xminigrid.make(name)
     defaults = {"max_steps": params.max_steps, "view_size": params.view_size, "show_carried": False}
-    check_options(f"xminigrid/{name}", options, defaults)
-    chosen = defaults | {option: like_default(defaults[option], option, value) for option, value in options.items()}
+    chosen = defaults | checked(f"xminigrid/{name}", options, defaults)
     show_carried, view_size = chosen.pop("show_carried"), chosen["view_size"]
     if view_size < 3 or view_size % 2 == 0:
         raise UserError(f"view_size={view_size}: expected an odd number from 3, like {params.view_size}")
