@@ -212,7 +212,7 @@ BREAKS_THE_CONTRACT = {
     "legal of a team": ({"env": Team(), **legal_as(bool, 3)}, "legal of reset is bool[3]; expected bool[2, 3]"),
     "obs of a team": (
         {"env": Team(), **both(obs=lambda obs: obs[0, :1])},
-        "obs of reset has shape (1,); expected the team of (2,) first",
+        "obs of reset has shape (1,); expected (2,) first: a row for each member",
     ),
     "metrics not a dict": (both(metrics=lambda _: ()), "metrics of reset are (); expected a dict of scalars"),
     "metrics per member": (both(metrics=lambda _: {"count": jnp.zeros(2)}), "metrics"),

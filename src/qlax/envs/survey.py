@@ -1,6 +1,8 @@
 """Survey of environments: their sizes, whether they keep their contract, and how fast they step."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,16 +35,11 @@ def sizes(env_id: str) -> Sizes:
     Raises:
       UserError: see `qlax.make`.
     """
-    make, on_host = maker(env_id)
-    if on_host:
-        env = make(num_envs=1)
-        try:
+    with _made(env_id, num_envs=1) as env:
+        if hasattr(env, "num_envs"):
             obs = jax.tree.map(lambda x: np.asarray(x)[0], env.reset(0).obs)
-        finally:
-            env.close()
-    else:
-        env = make()
-        obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
+        else:
+            obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
     num_agents = getattr(env, "num_agents", None)
     return Sizes(int(env.num_actions), num_agents, _written(obs, num_agents), getattr(env, "time_limit", None))
 
@@ -60,17 +57,18 @@ def check(env_id: str, seconds: float = 1.0) -> float:
     Raises:
       UserError: what is wrong with it.
     """
+    with _made(env_id, NUM_ENVS_ON_HOST) as env:
+        check_env(env, CHECKED_STEPS)
+        return _speed_on_host(env, seconds) if hasattr(env, "num_envs") else _speed(env, seconds)
+
+
+@contextlib.contextmanager
+def _made(env_id: str, num_envs: int) -> Iterator[Any]:
+    """Make an `Env`, or so many on the host, which are closed in the end."""
     make, on_host = maker(env_id)
-    if on_host:
-        env = make(num_envs=NUM_ENVS_ON_HOST)
-        try:
-            check_env(env, CHECKED_STEPS)
-            return _speed_on_host(env, seconds)
-        finally:
-            env.close()
-    env = make()
-    check_env(env, CHECKED_STEPS)
-    return _speed(env, seconds)
+    env = make(num_envs=num_envs) if on_host else make()
+    with contextlib.closing(env) if on_host else contextlib.nullcontext():
+        yield env
 
 
 def _written(obs: PyTree, num_agents: int | None) -> str:

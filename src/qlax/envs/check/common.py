@@ -12,7 +12,7 @@ from qlax.config.kinds import LARGEST_COUNT
 from qlax.errors import UserError, described
 from qlax.networks.qnetwork import is_understood
 from qlax.storage import measurements
-from qlax.types import PyTree
+from qlax.types import PyTree, Step
 from qlax.util.text import shown
 
 Expect = Callable[[Any, str], None]
@@ -51,8 +51,7 @@ def check_attributes(
         try:
             float(score(0.0))
         except Exception as error:
-            raised = shown(described(error), LONGEST_SHOWN)
-            expect(False, f"score(0.0) is no number: {raised}; expected score(return), a number")
+            expect(False, f"score(0.0) is no number: {raised(error)}; expected score(return), a number")
 
 
 def _attribute(env: Any, name: str, expect: Expect) -> Any:
@@ -60,16 +59,44 @@ def _attribute(env: Any, name: str, expect: Expect) -> Any:
     try:
         return getattr(env, name, None)
     except Exception as error:
-        expect(False, f"{name} cannot be read: {shown(described(error), LONGEST_SHOWN)}; expected an attribute")
+        expect(False, f"{name} cannot be read: {raised(error)}; expected an attribute")
 
 
-def check_holds_numbers(obs: PyTree, what: str, expect: Expect) -> None:
-    """Check that an observation holds any number."""
+def raised(error: Exception) -> str:
+    """Return an exception of the user's code in a line that is not too long."""
+    return shown(described(error), LONGEST_SHOWN)
+
+
+def check_step(
+    step: Step, what: str, rows: tuple[int, ...], team: tuple[int, ...], num_actions: int, expect: Expect
+) -> None:
+    """Check the shapes and dtypes of a step; `rows` is `(N,)` of environments on the host, `()` of one in JAX."""
+    wanted = f"{rows}, one an environment" if rows else "a scalar (one reward and one end for the whole team)"
+    for field in ("reward", "terminated", "truncated"):
+        shape = getattr(getattr(step, field), "shape", None)
+        expect(shape == rows, f"{field} of {what} has shape {shape}; expected {wanted}")
+    for field in ("terminated", "truncated"):
+        dtype = getattr(step, field).dtype
+        expect(dtype == np.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
+    members = (*rows, *team)
+    if step.legal is not None:
+        wanted = f"bool{[*members, int(num_actions)]}"
+        found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
+        expect(found == wanted, f"legal of {what} is {found}; expected {wanted}, True where an action may be taken")
+    _check_observation(step.obs, what, members, expect)
+    check_metrics(step.metrics, what, rows, expect)
+
+
+def _check_observation(obs: PyTree, what: str, members: tuple[int, ...], expect: Expect) -> None:
+    """Check that an observation holds any number, and something for each member."""
     leaves = jax.tree.leaves(obs)
     wanted = "expected an array or a tree of them"
     expect(leaves, f"obs of {what} holds no array: {shown(repr(obs))}; {wanted}")
     sizes = ", ".join(str(leaf.shape) for leaf in leaves[:3])
     expect(any(math.prod(leaf.shape) for leaf in leaves), f"obs of {what} has shape {sizes}: no number; {wanted}")
+    wanted = f"expected {members} first: a row for each member"
+    for leaf in leaves:
+        expect(leaf.shape[: len(members)] == members, f"obs of {what} has shape {leaf.shape}; {wanted}")
 
 
 def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:

@@ -16,17 +16,17 @@ from qlax.envs.check.common import (
     Ends,
     Expect,
     check_attributes,
-    check_holds_numbers,
-    check_metrics,
+    check_step,
     expecting,
     is_real,
     observation_advice,
+    raised,
     same,
     shared_of,
     team_of,
 )
 from qlax.envs.check.host import host_advice
-from qlax.errors import UserError, described
+from qlax.errors import UserError
 from qlax.types import PyTree, Step, is_key, strong
 from qlax.util.text import shown
 
@@ -61,12 +61,12 @@ class _Shapes(NamedTuple):
 def _traced(env: Any) -> _Shapes:
     expect = expecting(env)
     check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
-    actions, team, shared = env.num_actions, team_of(env), shared_of(env)
+    team, shared = team_of(env), shared_of(env)
 
     def run(what: str, function: Any, *arguments: Any) -> Any:
         result = _shapes_of(what, function, arguments, env, expect)
-        pair = isinstance(result, tuple) and len(result) == 2
-        expect(pair, f"{what} returns {type(result).__name__}; expected (state, Step)")
+        is_pair = isinstance(result, tuple) and len(result) == 2
+        expect(is_pair, f"{what} returns {type(result).__name__}; expected (state, Step)")
         found = type(result[1]).__name__
         expect(isinstance(result[1], Step), f"{what} returns {found} second; expected a qlax.Step, the state first")
         return result
@@ -84,37 +84,13 @@ def _traced(env: Any) -> _Shapes:
     given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # `Vec` strips weak types
     next_state, step = run("step(key, state, action)", env.step, jax.random.key(0), given, action, *shared)
     for what, result in (("reset", first), ("step", step)):
-        _check_step(result, what, team, actions, expect)
+        check_step(result, what, (), team, env.num_actions, expect)
+        dtype = result.reward.dtype
+        expect(is_real(dtype), f"reward of {what} is {dtype}; expected float32: .astype(jnp.float32)")
     expect(*same("state", state, next_state))
     for part in ("obs", "legal", "metrics"):
         expect(*same(part, getattr(first, part), getattr(step, part)))
     return _Shapes((state, first), (next_state, step))
-
-
-def _check_step(step: Step, what: str, team: tuple[int, ...], actions: int, expect: Expect) -> None:
-    for field in ("reward", "terminated", "truncated"):
-        shape = getattr(getattr(step, field), "shape", None)
-        found = f"{field} of {what} has shape {shape}"
-        expect(shape == (), f"{found}; expected a scalar (one reward and one end for the whole team)")
-    for field in ("terminated", "truncated"):
-        dtype = getattr(step, field).dtype
-        expect(dtype == jnp.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
-    expect(
-        is_real(step.reward.dtype), f"reward of {what} is {step.reward.dtype}; expected float32: .astype(jnp.float32)"
-    )
-    if step.legal is not None:
-        found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
-        expect(
-            found == f"bool{[*team, actions]}",
-            f"legal of {what} is {found}; expected bool{[*team, actions]}, True where an action may be taken",
-        )
-    check_holds_numbers(step.obs, what, expect)
-    for leaf in jax.tree.leaves(step.obs):
-        expect(
-            leaf.shape[: len(team)] == team,
-            f"obs of {what} has shape {leaf.shape}; expected the team of {team} first: a row for each member",
-        )
-    check_metrics(step.metrics, what, (), expect)
 
 
 def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
@@ -199,8 +175,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
         try:
             outcome, again = jax.block_until_ready([function(*arguments) for function in functions])
         except Exception as error:  # of a callback to Python
-            raised = shown(described(error), LONGEST_SHOWN)
-            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised}") from error
+            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised(error)}") from error
         same = jax.tree.map(lambda a, b: np.array_equal(_data(a), _data(b), equal_nan=True), outcome, again)
         pure = "expected a pure function, in which everything random comes from the key"
         expect(all(jax.tree.leaves(same)), f"{what} gave two outcomes for the same input; {pure}")
@@ -234,13 +209,13 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
                 right = bool(np.isnan(step.metrics[metric])) != ended
                 expect(right, f"{metric} is to be nan exactly where no episode ended; leave it out: qlax keeps it")
         ends.see(length, bool(step.terminated), bool(step.truncated))
-        if not ended:
-            begun.go_on(length, _vector(state))
-        else:
+        if ended:
             begun.end(_vector(before), _vector(state), key_step)
+        else:
+            begun.go_on(length, _vector(state))
     begun.check(expect)
-    advice = [*ends.check(), *begun.advice(), *observation_advice(shapes.reset[1].obs, team_of(env))]
-    return advice + _weak_advice(env, shapes)
+    seen = observation_advice(shapes.reset[1].obs, team)
+    return [*ends.check(), *begun.advice(), *seen, *_weak_advice(env, shapes)]
 
 
 def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:

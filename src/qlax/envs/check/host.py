@@ -7,21 +7,19 @@ import numpy as np
 
 from qlax.envs.check.common import (
     ACCOUNTS,
-    LONGEST_SHOWN,
     Ends,
     Expect,
     check_attributes,
-    check_holds_numbers,
-    check_metrics,
+    check_step,
     expecting,
     is_real,
     observation_advice,
+    raised,
     same,
     team_of,
 )
-from qlax.errors import UserError, described
+from qlax.errors import UserError
 from qlax.types import PyTree, Step
-from qlax.util.text import shown
 
 BY_EPISODES = ": qlax.envs.episodes.Episodes keeps these accounts"
 
@@ -64,9 +62,8 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
         try:
             step = env.step(action) if index else env.reset(seed)
         except Exception as error:
-            raised = shown(described(error), LONGEST_SHOWN)
-            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised}") from error
-        _check_host_step(step, what, legal.shape, expect)
+            raise UserError(f"environment {type(env).__name__}: {what} failed: {raised(error)}") from error
+        _check_host_step(step, what, env, expect)
         legal = legal if step.legal is None else step.legal
         first = step if first is None else first
         for part in ("obs", "legal", "metrics"):
@@ -83,9 +80,8 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
     return first, ends
 
 
-def _check_host_step(step: Any, what: str, legal_shape: tuple[int, ...], expect: Expect) -> None:
-    """Check that a step has the shapes, dtypes and finite numbers of its contract; `legal_shape` is `[N, M, A]`."""
-    rows, members = legal_shape[:1], legal_shape[:-1]
+def _check_host_step(step: Any, what: str, env: Any, expect: Expect) -> None:
+    """Check that a step has the shapes, dtypes and finite numbers of its contract."""
     expect(isinstance(step, Step), f"{what} returns {type(step).__name__}; expected a qlax.Step")
     arrays = {"reward": step.reward, "terminated": step.terminated, "truncated": step.truncated, "obs": step.obs}
     arrays |= {"metrics": step.metrics, "legal": step.legal}
@@ -93,32 +89,21 @@ def _check_host_step(step: Any, what: str, legal_shape: tuple[int, ...], expect:
         try:
             leaves = jax.tree.leaves(tree)
         except Exception as error:  # of a dict whose keys have no order
-            raised = shown(described(error), LONGEST_SHOWN)
-            expect(False, f"{field} of {what} is no tree of arrays: {raised}")
+            expect(False, f"{field} of {what} is no tree of arrays: {raised(error)}")
         odd = [type(leaf).__name__ for leaf in leaves if not hasattr(leaf, "dtype")]
         expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
         kinds = [leaf.dtype for leaf in leaves if not (is_real(leaf.dtype) or leaf.dtype == np.bool_)]
         expect(not kinds, f"{field} of {what} holds {', '.join(map(str, kinds[:3]))}; expected numbers or bool")
-    for field in ("reward", "terminated", "truncated"):
-        found = getattr(step, field)
-        shape = getattr(found, "shape", None)
-        expect(shape == rows, f"{field} of {what} has shape {shape}; expected {rows}, one an environment")
-        right = field == "reward" or found.dtype == np.bool_
-        expect(right, f"{field} of {what} is {found.dtype}; expected bool")
-    check_holds_numbers(step.obs, what, expect)
-    for leaf in jax.tree.leaves(step.obs):
-        fits = leaf.shape[: len(members)] == members
-        expect(fits, f"obs of {what} has shape {leaf.shape}; expected {members} first")
-    if step.legal is not None:
-        wanted = f"bool{list(legal_shape)}"
-        found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
-        expect(found == wanted, f"legal of {what} is {found}; expected {wanted}")
-        expect(step.legal.any(-1).all(), f"no legal action after a {what}; expected at least one per member")
-    metrics = step.metrics if isinstance(step.metrics, dict) else {}
+    check_step(step, what, (int(env.num_envs),), team_of(env), env.num_actions, expect)
     for metric in ACCOUNTS:
-        expect(metric in metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
-    check_metrics(metrics, what, rows, expect)
-    for field, tree in (("reward", step.reward), ("obs", step.obs), ("raw_reward", metrics.get("raw_reward", 0.0))):
+        expect(metric in step.metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
+    has_choice = step.legal is None or step.legal.any(-1).all()
+    expect(has_choice, f"no legal action after a {what}; expected at least one per member")
+    for field, tree in (
+        ("reward", step.reward),
+        ("obs", step.obs),
+        ("raw_reward", step.metrics.get("raw_reward", 0.0)),
+    ):
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
         expect(finite, f"{field} of {what} is not finite")
 

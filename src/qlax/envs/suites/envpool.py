@@ -5,40 +5,24 @@ from typing import Any
 import envpool
 import numpy as np
 
-from qlax.envs.episodes import Episodes
-from qlax.envs.suites import atari, spaces
+from qlax.envs.suites import atari
 from qlax.envs.suites.options import check_name, check_options
+from qlax.envs.suites.spaces import SpacesEnv
 from qlax.errors import UserError
-from qlax.types import Step
 
 OURS = ("num_envs", "batch_size", "seed", "env_seed", "max_num_players", "gym_reset_return_info", "base_path")
 
 
-class EnvPool:
+class EnvPool(SpacesEnv):
     """A pool of N environments as a `qlax.HostEnv`."""
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
-        self._pool = _Pool(name, num_envs, options)
-        env_id, space = f"envpool/{name}", self._pool.spec
-        self._observation = spaces.observations(env_id, space.gymnasium_observation_space)
-        self.num_actions, self._action = spaces.actions(env_id, space.gymnasium_action_space)
-        self._episodes = Episodes(num_envs)
-        self.num_envs = num_envs
+        pool = _Pool(name, num_envs, options)
+        space = pool.spec
+        super().__init__(
+            f"envpool/{name}", pool, space.gymnasium_observation_space, space.gymnasium_action_space, num_envs
+        )
         self.time_limit: int = space.config.max_episode_steps
-
-    def reset(self, seed: int) -> Step:
-        """See `qlax.HostEnv`."""
-        obs, _ = self._pool.reset(seed)
-        return self._episodes.begin(self._observation(obs))
-
-    def step(self, action: np.ndarray) -> Step:
-        """See `qlax.HostEnv`."""
-        obs, reward, terminated, truncated, _ = self._pool.step(self._action(action))
-        return self._episodes.step(self._observation(obs), reward, terminated, truncated)
-
-    def close(self) -> None:
-        """See `qlax.HostEnv`."""
-        self._pool.close()
 
 
 def names() -> list[str]:

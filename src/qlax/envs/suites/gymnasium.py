@@ -10,10 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from qlax.envs.episodes import Episodes
-from qlax.envs.suites import spaces
+from qlax.envs.suites.spaces import SpacesEnv
 from qlax.errors import UserError, described, nearest
-from qlax.types import Step
 from qlax.util.imports import import_object, import_own
 
 TO_DRAW = {"render_mode": "rgb_array"}
@@ -22,7 +20,7 @@ VECTORIZATIONS = ("sync", "async", "vector_entry_point")
 AUTORESETS = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
 
-class Gymnasium:
+class Gymnasium(SpacesEnv):
     """A vector environment of Gymnasium as a `qlax.HostEnv`.
 
     It has `render` if it was made with the option `render_mode="rgb_array"`: some are slower for it even while nobody
@@ -30,33 +28,16 @@ class Gymnasium:
     """
 
     def __init__(self, env_id: str, env: gymnasium.vector.VectorEnv, time_limit: int | None):
-        self._env = env
-        self._observation = spaces.observations(env_id, env.single_observation_space)
-        self.num_actions, self._action = spaces.actions(env_id, env.single_action_space)
-        self.num_envs: int = env.num_envs
         mode = env.metadata.get("autoreset_mode")
         if mode not in AUTORESETS.values():
             raise UserError(f"{env_id} resets its environments by {mode}; expected {' or '.join(AUTORESETS)}")
-        self._episodes = Episodes(self.num_envs, reset_takes_a_step=mode == AutoresetMode.NEXT_STEP)
+        takes_a_step = mode == AutoresetMode.NEXT_STEP
+        super().__init__(env_id, env, env.single_observation_space, env.single_action_space, env.num_envs, takes_a_step)
         if time_limit and time_limit > 0:  # -1 is none
             self.time_limit = time_limit
         if env.render_mode == "rgb_array":
             self.fps = float(env.metadata.get("render_fps", FPS))
             self.render: Callable[[], np.ndarray] = lambda: np.stack(env.render())  # type: ignore[arg-type]
-
-    def reset(self, seed: int) -> Step:
-        """See `qlax.HostEnv`."""
-        obs, _ = self._env.reset(seed=seed)
-        return self._episodes.begin(self._observation(obs))
-
-    def step(self, action: np.ndarray) -> Step:
-        """See `qlax.HostEnv`."""
-        obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
-        return self._episodes.step(self._observation(obs), reward, terminated, truncated)
-
-    def close(self) -> None:
-        """See `qlax.HostEnv`."""
-        self._env.close()
 
     def kill(self) -> None:
         """See `qlax.HostEnv`."""

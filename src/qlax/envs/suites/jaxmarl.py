@@ -39,6 +39,8 @@ class JaxMARL:
         self.num_actions = max(sizes)
         self.num_agents = len(self._agents)
         self._legal = jnp.arange(self.num_actions) < jnp.array(sizes)[:, None] if len(set(sizes)) > 1 else None
+        if hasattr(env, "max_steps"):
+            self.time_limit = env.max_steps + 1  # it compares before it counts
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -90,10 +92,6 @@ class MultiParticle(JaxMARL):
 
     fps = 8.0
 
-    def __init__(self, env: Any):
-        super().__init__(env)
-        self.time_limit = env.max_steps + 1  # it compares before it counts
-
     def _reward(self, rewards: dict[Any, jax.Array]) -> jax.Array:
         return jnp.stack([rewards[agent] for agent in self._agents]).sum()
 
@@ -122,10 +120,6 @@ class Smax(JaxMARL):
     """SMAX against enemies that follow a heuristic; `metrics["won"]` is 1 where the episode was, else 0."""
 
     fps = 8.0
-
-    def __init__(self, env: Any):
-        super().__init__(env)
-        self.time_limit = env.max_steps + 1  # it compares before it counts
 
     def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
         allies, enemies = self._alive(state)
@@ -182,7 +176,7 @@ class Overcooked(JaxMARL):
         if not 0 <= shaping_fraction <= 1:
             raise UserError(f"shaping_fraction={shaping_fraction}: expected a number from 0 to 1, a part of training")
         super().__init__(env)
-        self.time_limit = env.max_steps
+        self.time_limit = env.max_steps  # it counts before it compares
         self.shared = jnp.float32(shaping_fraction > 0)
         self._shaping_fraction = shaping_fraction
 

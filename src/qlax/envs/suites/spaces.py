@@ -1,4 +1,4 @@
-"""Gymnasium's spaces: observations as networks take them, and actions as one number."""
+"""Vector environments with Gymnasium's spaces: observations as networks take them, and actions as one number."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,57 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from qlax.envs.episodes import Episodes
 from qlax.errors import UserError
 from qlax.networks.names import is_image
-from qlax.types import PyTree
+from qlax.types import PyTree, Step
 
 MAX_JOINT_ACTIONS = 256  # of several choices taken at once
+
+
+class SpacesEnv:
+    """Vector environment of Gymnasium's interface as a `qlax.HostEnv`.
+
+    Args:
+      env_id: for messages.
+      env: of N environments, with `reset(seed=...)`, `step` and `close`.
+      observation_space: of one environment.
+      action_space: of one environment.
+      num_envs: N.
+      reset_takes_a_step: see `Episodes`.
+
+    Raises:
+      UserError: spaces PQN cannot use.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        env: Any,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        num_envs: int,
+        reset_takes_a_step: bool = True,
+    ):
+        self._env = env
+        self._observation = observations(env_id, observation_space)
+        self.num_actions, self._action = actions(env_id, action_space)
+        self._episodes = Episodes(num_envs, reset_takes_a_step=reset_takes_a_step)
+        self.num_envs = num_envs
+
+    def reset(self, seed: int) -> Step:
+        """See `qlax.HostEnv`."""
+        obs, _ = self._env.reset(seed=seed)
+        return self._episodes.begin(self._observation(obs))
+
+    def step(self, action: np.ndarray) -> Step:
+        """See `qlax.HostEnv`."""
+        obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
+        return self._episodes.step(self._observation(obs), reward, terminated, truncated)
+
+    def close(self) -> None:
+        """See `qlax.HostEnv`."""
+        self._env.close()
 
 
 def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
