@@ -33,6 +33,24 @@ class Wrapper:
         return getattr(self._env, name)
 
 
+class _OfSteps(Wrapper):
+    """Wrapper that changes every step by `_changed`, and keeps nothing."""
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = self._env.reset(key)
+        return state, self._changed(step, None)
+
+    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
+        """See `qlax.Env`."""
+        state, step = self._env.step(key, state, action, *shared)
+        return state, self._changed(step, action)
+
+    def _changed(self, step: Step, action: jax.Array | None) -> Step:
+        """Change a step; of a reset the action is None."""
+        raise NotImplementedError
+
+
 class _WithState(Wrapper):
     """Wrapper whose state holds that of the environment, as `env`."""
 
@@ -127,7 +145,7 @@ class FrameStack(_WithState):
         return jax.tree.map(lambda x: _with_channels(x, self._team), obs)
 
 
-class TransformReward(Wrapper):
+class TransformReward(_OfSteps):
     """Function of the environment's reward; episode returns stay those of the raw rewards.
 
     Args:
@@ -139,16 +157,10 @@ class TransformReward(Wrapper):
         super().__init__(env)
         self._function = function
 
-    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = self._env.reset(key)
-        return state, _with_raw_reward(step)
-
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = self._env.step(key, state, action, *shared)
-        step = _with_raw_reward(step)
-        return state, step._replace(reward=self._function(step.reward))
+    def _changed(self, step: Step, action: jax.Array | None) -> Step:
+        raw = jnp.asarray(step.reward, jnp.float32)
+        reward = raw if action is None else self._function(raw)
+        return step._replace(reward=reward, metrics={"raw_reward": raw, **step.metrics})
 
 
 class ClipReward(TransformReward):
@@ -181,18 +193,11 @@ class SymlogReward(TransformReward):
         super().__init__(env, lambda reward: jnp.sign(reward) * jnp.log1p(jnp.abs(reward)))
 
 
-class _ObservationWrapper(Wrapper):
+class _ObservationWrapper(_OfSteps):
     """Wrapper that changes every observation by `_shown`."""
 
-    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = self._env.reset(key)
-        return state, step._replace(obs=self._shown(step.obs))
-
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = self._env.step(key, state, action, *shared)
-        return state, step._replace(obs=self._shown(step.obs))
+    def _changed(self, step: Step, action: jax.Array | None) -> Step:
+        return step._replace(obs=self._shown(step.obs))
 
     def _shown(self, obs: PyTree) -> PyTree:
         raise NotImplementedError
@@ -257,7 +262,7 @@ class Flatten(_ObservationWrapper):
         return jnp.concatenate([vector(leaf) for leaf in jax.tree.leaves(obs)], axis=-1)
 
 
-class _Appended(Wrapper):
+class _Appended(_OfSteps):
     """Something of the last step with each member's observation: behind it, if it is a vector; else in a dict."""
 
     _name: str  # in the dict
@@ -266,21 +271,15 @@ class _Appended(Wrapper):
         super().__init__(env)
         self._team = team_of(env)
 
-    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = self._env.reset(key)
-        return state, self._append(step, jnp.zeros_like(self._of_last_step(step, jnp.zeros(self._team, jnp.int32))))
-
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array, *shared: PyTree) -> tuple[PyTree, Step]:
-        """See `qlax.Env`."""
-        state, step = self._env.step(key, state, action, *shared)
-        return state, self._append(step, self._of_last_step(step, action))
-
     def _of_last_step(self, step: Step, action: jax.Array) -> jax.Array:
         """`[M, k]` (`[k]` for a single agent) float32; zeros take its place after a reset."""
         raise NotImplementedError
 
-    def _append(self, step: Step, last: jax.Array) -> Step:
+    def _changed(self, step: Step, action: jax.Array | None) -> Step:
+        if action is None:
+            last = jnp.zeros_like(self._of_last_step(step, jnp.zeros(self._team, jnp.int32)))
+        else:
+            last = self._of_last_step(step, action)
         obs = step.obs
         if _is_vector(obs, self._team):
             obs = jnp.concatenate([obs, last.astype(obs.dtype)], axis=-1)
@@ -411,9 +410,3 @@ def _is_vector(obs: PyTree, team: tuple[int, ...]) -> bool:
 def _with_channels(x: jax.Array, team: tuple[int, ...]) -> jax.Array:
     """An array whose last axis holds features: a number and a grid of two axes get one for it."""
     return x[..., None] if x.ndim - len(team) in (0, 2) else x
-
-
-def _with_raw_reward(step: Step) -> Step:
-    """The step with a float32 reward, and in `raw_reward` what is reported as the reward."""
-    reward = jnp.asarray(step.reward, jnp.float32)
-    return step._replace(reward=reward, metrics={"raw_reward": reward, **step.metrics})
