@@ -222,7 +222,7 @@ class OneHot(_ObservationWrapper):
         super().__init__(env)
         self._categories = _whole("OneHot", "categories", categories)
         self._team = team_of(env)
-        obs = _members(env)
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[len(self._team) :], x.dtype), _first(env).obs)
         if not any(_is_whole(leaf) for leaf in jax.tree.leaves(obs)):
             raise UserError(
                 f"OneHot is for observations of whole numbers, screens aside; this one is {_described(obs)}"
@@ -385,12 +385,6 @@ def _whole(wrapper: str, name: str, value: Any) -> int:
 def _first(env: Env) -> Step:
     """Shapes and dtypes of the step that `reset` shows."""
     return jax.eval_shape(lambda: env.reset(jax.random.key(0)))[1]
-
-
-def _members(env: Env) -> PyTree:
-    """Shapes and dtypes of one member's observation."""
-    axes = len(team_of(env))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), _first(env).obs)
 
 
 def _described(obs: PyTree) -> str:

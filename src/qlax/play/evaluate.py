@@ -23,7 +23,7 @@ from qlax.play import evaluation, host
 from qlax.storage import checkpoint, history
 from qlax.types import HostEnv, Network, PyTree
 from qlax.util.statistics import of_episodes
-from qlax.util.text import four_digits, markdown, shown
+from qlax.util.text import ends_in_words, four_digits, markdown, shown
 
 LONGEST = 10_000  # steps of an episode, where nothing else limits it
 MOST_COPIES = 4096  # of environments that agents play in side by side; more agents take turns
@@ -364,8 +364,7 @@ def _scored(estimate: Estimate, score: Callable[[float], float]) -> Estimate:
 
 
 def _written(estimate: Estimate) -> list[str]:
-    interval = "-" if estimate.interval is None else " to ".join(map(four_digits, estimate.interval))
-    return [four_digits(estimate.mean), interval]
+    return [four_digits(estimate.mean), ends_in_words(estimate.interval)]
 
 
 def _mean_of_known(values: np.ndarray) -> str:

@@ -181,12 +181,10 @@ class _Mind:
 
     def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return Q `[N, M, A]` and actions `[N, M]`, without the axis M where `obs` and `legal` have none."""
-        q = self._agent.q_values(obs, first.reshape(-1, *(1,) * (self._axes(obs) - 1)))
+        axes = np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
+        q = self._agent.q_values(obs, first.reshape(-1, *(1,) * (axes - 1)))
         self._key, key = jax.random.split(self._key)
         return q, np.asarray(self._choose(key, q, legal, self._epsilon))
-
-    def _axes(self, obs: PyTree) -> int:
-        return np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
 
 
 def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:

@@ -174,8 +174,7 @@ def status(run: Run) -> dict[str, Any]:
 
 def learning_curve(run: Run) -> dict[str, Any]:
     """Returns during the training."""
-    returns = [each.key for each in in_group("return")]
-    return {"curve": curve([run.history], returns)}
+    return {"curve": curve([run.history], [each.key for each in in_group("return")])}
 
 
 def results(run: Run) -> dict[str, Any]:
@@ -261,8 +260,7 @@ def machine(run: Run) -> dict[str, Any]:
 
 def files(run: Run) -> dict[str, Any]:
     """What is in the directory."""
-    found = [(run.directory / name, what) for name, what in FILES.items() if (run.directory / name).exists()]
-    return {"files": found}
+    return {"files": [(path, what) for name, what in FILES.items() if (path := run.directory / name).exists()]}
 
 
 SECTIONS = (status, learning_curve, results, best_agent, settings, network, learning, machine, files)

@@ -27,7 +27,7 @@ from qlax.util.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
-from qlax.util.text import four_digits, markdown
+from qlax.util.text import ends_in_words, four_digits, markdown
 
 KINDS = ("curve", "profile", "improvement")
 AXES = ("steps", "seconds")
@@ -208,9 +208,8 @@ def _on_grid(agents: Sequence[AgentCurves], metric: str) -> tuple[np.ndarray, np
 def _profile(selection: Selection, title: str | None) -> Figure:
     """The share of agents above each score."""
     envs, groups = _in_common(selection)
-    name = shown(selection.metric)
     if len(envs) == 1:
-        label = f"final {name}"
+        label = f"final {shown(selection.metric)}"
         final = [[np.array([agent.final for agent in group.tasks[envs[0]]])] for group in groups]
     else:
         ends = "" if selection.has_scores else "\n(0: lowest agent of the environment, 1: highest)"
@@ -320,9 +319,8 @@ def _legend(figure: Figure, selection: Selection) -> None:
 
 def _name_of(env: str, envs: Sequence[str]) -> str:
     """An environment without its suite, unless there are two of this name."""
-    short = [each.replace(":", "/").rpartition("/")[2] for each in envs]
-    mine = env.replace(":", "/").rpartition("/")[2]
-    return mine if short.count(mine) == 1 else env
+    names = {each: each.replace(":", "/").rpartition("/")[2] for each in envs}
+    return names[env] if [*names.values()].count(names[env]) == 1 else env
 
 
 def _most(groups: Sequence[Group]) -> int:
@@ -360,8 +358,7 @@ def _estimate(tasks: Sequence[Sequence[AgentCurves]]) -> list[str]:
     """Number of agents, their final value and its interval."""
     scores = [np.array([agent.final if len(tasks) == 1 else agent.normalised for agent in agents]) for agents in tasks]
     interval = stratified_interval(interquartile_mean, scores)
-    ends = " to ".join(four_digits(float(end)) for end in interval) if interval else "-"
-    return [str(sum(map(len, tasks))), four_digits(float(interquartile_mean(scores))), ends]
+    return [str(sum(map(len, tasks))), four_digits(float(interquartile_mean(scores))), ends_in_words(interval)]
 
 
 def _score(selection: Selection) -> str:

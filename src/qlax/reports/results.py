@@ -75,8 +75,7 @@ def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
         means = (_mean(same, name) for name in ("eval_return", "train_return"))
         return [-math.inf if found is None else found for found in means]
 
-    ranked = sorted(settings.values(), key=rank, reverse=True)
-    return [Ranked(same, _mean(same, "eval_return")) for same in ranked]
+    return [Ranked(same, _mean(same, "eval_return")) for same in sorted(settings.values(), key=rank, reverse=True)]
 
 
 def _mean(same: Sequence[Row], name: str) -> float | None:
@@ -229,8 +228,7 @@ def _best(history: History) -> Best | None:
     if returns is None or not np.isfinite(returns).any():
         return None
     line, agent = np.unravel_index(np.nanargmax(returns), returns.shape)
-    own = history.config.members[agent]
-    setting = {name: own[name] for name in ("seed", *history.config.compared)}
+    setting = {name: history.config.members[agent][name] for name in ("seed", *history.config.compared)}
     return Best(int(agent), setting, int(history.curves["steps"][line]), float(returns[line, agent]))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from qlax.util.statistics import interquartile_mean, stratified_interval
-from qlax.util.text import four_digits, markdown
+from qlax.util.text import ends_in_words, four_digits, markdown
 
 RESAMPLES = 10_000
 UNITS = {"ale": "% of human", "envpool": "% of human", "craftax": "% of maximum"}  # of `eval_score`, by suite
@@ -99,8 +99,8 @@ def table(results: dict[str, Any]) -> str:
     parts = [f"{results['title']}: {len(targets)} of {wanted} targets, greedy returns", markdown(header, rows)]
     notes = []
     if found:
-        statistics = {name: found[name] for name in ("median", "mean", "iqm")}
-        rows = [[name.replace("iqm", "IQM"), four_digits(x["value"]), _interval(x)] for name, x in statistics.items()]
+        named = (("median", found["median"]), ("mean", found["mean"]), ("IQM", found["iqm"]))
+        rows = [[name, four_digits(x["value"]), ends_in_words(x["interval"])] for name, x in named]
         over = len(found["targets"])
         parts.append(markdown([f"over {over} target{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
         notes.append(
@@ -120,7 +120,3 @@ def table(results: dict[str, Any]) -> str:
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
-
-
-def _interval(statistic: dict[str, Any]) -> str:
-    return " to ".join(map(four_digits, statistic["interval"])) if statistic["interval"] else "-"

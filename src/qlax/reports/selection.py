@@ -14,7 +14,7 @@ from qlax.reports.results import compared_fields
 from qlax.reports.style import MOST_LABELS
 from qlax.storage.history import History, undamaged
 from qlax.util.statistics import interquartile_mean
-from qlax.util.text import four_digits, setting_in_words
+from qlax.util.text import setting_in_words
 
 MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
 DIRECTORY = "directory"
@@ -265,10 +265,7 @@ def _listed(names: str | Sequence[str]) -> list[str]:
 
 def _label(settings: dict[str, Any], fields: Sequence[str]) -> str:
     """What a group is called."""
-    values = {name: settings[name] for name in fields}
-    texts = {
-        name: four_digits(value) if type(value) is float else setting_in_words(value) for name, value in values.items()
-    }
+    texts = {name: setting_in_words(settings[name]) for name in fields}
     return ", ".join(text if name in (DIRECTORY, "preset") else f"{name} {text}" for name, text in texts.items())
 
 

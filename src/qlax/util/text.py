@@ -25,6 +25,11 @@ def four_digits(x: float | None) -> str:
     return f"{x:.0f}" if 1000 <= abs(x) < 1e9 else f"{x:.4g}"
 
 
+def ends_in_words(interval: tuple[Any, Any] | None) -> str:
+    """Write an interval as its ends in four digits; what is none as "-"."""
+    return " to ".join(map(four_digits, interval)) if interval else "-"
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table whose columns are as wide as what they hold, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -4,7 +4,7 @@ import pickle
 import random
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +51,8 @@ def check_contract(env: Any) -> None:
     _traced(env)
 
 
-class _Shapes(NamedTuple):
-    """Results of reset and step, as `jax.ShapeDtypeStruct`, weak types included."""
-
-    reset: tuple[PyTree, Step]
-    step: tuple[PyTree, Step]
-
-
-def _traced(env: Any) -> _Shapes:
+def _traced(env: Any) -> list[tuple[PyTree, Step]]:
+    """Return the results of reset and step, as `jax.ShapeDtypeStruct`, weak types included."""
     expect = expecting(env)
     check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
     team, shared = team_of(env), shared_of(env)
@@ -90,7 +84,7 @@ def _traced(env: Any) -> _Shapes:
     expect(*same("state", state, next_state))
     for part in ("obs", "legal", "metrics"):
         expect(*same(part, getattr(first, part), getattr(step, part)))
-    return _Shapes((state, first), (next_state, step))
+    return [(state, first), (next_state, step)]
 
 
 def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
@@ -214,7 +208,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
         else:
             begun.go_on(length, _vector(state))
     begun.check(expect)
-    seen = observation_advice(shapes.reset[1].obs, team)
+    seen = observation_advice(shapes[0][1].obs, team)
     return [*ends.check(), *begun.advice(), *seen, *_weak_advice(env, shapes)]
 
 
@@ -246,7 +240,7 @@ def _check_numbers(step: Step, count: int, expect: Expect) -> None:
         expect(some, f"{found}: add an action that waits, or end the episode before")
 
 
-def _weak_advice(env: Any, shapes: _Shapes) -> list[str]:
+def _weak_advice(env: Any, shapes: list[tuple[PyTree, Step]]) -> list[str]:
     """Return warnings of weak types, which make a loop that calls `step` itself compile twice."""
     (state, first), (next_state, step) = shapes
     if any(map(_is_weak, jax.tree.leaves(state))):

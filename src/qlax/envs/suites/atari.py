@@ -78,15 +78,12 @@ class Emulators(Protocol):
 
     def reset(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """New games: observations and lives."""
-        ...
 
     def step(self, action: np.ndarray) -> Shown:
         """Of all, action `[N]`."""
-        ...
 
     def close(self) -> None:
         """Give back what they hold."""
-        ...
 
 
 class Atari:
