@@ -71,18 +71,20 @@ def check_step(
     step: Step, what: str, rows: tuple[int, ...], team: tuple[int, ...], num_actions: int, expect: Expect
 ) -> None:
     """Check the shapes and dtypes of a step; `rows` is `(N,)` of environments on the host, `()` of one in JAX."""
-    wanted = f"{rows}, one an environment" if rows else "a scalar (one reward and one end for the whole team)"
     for field in ("reward", "terminated", "truncated"):
         shape = getattr(getattr(step, field), "shape", None)
-        expect(shape == rows, f"{field} of {what} has shape {shape}; expected {wanted}")
+        found = f"{field} of {what} has shape {shape}"
+        expect(shape == () or rows, f"{found}; expected a scalar (one reward and one end for the whole team)")
+        expect(shape == rows, f"{found}; expected {rows}, one an environment")
     for field in ("terminated", "truncated"):
         dtype = getattr(step, field).dtype
         expect(dtype == np.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
     members = (*rows, *team)
     if step.legal is not None:
-        wanted = f"bool{[*members, int(num_actions)]}"
+        shape = [*members, int(num_actions)]
         found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
-        expect(found == wanted, f"legal of {what} is {found}; expected {wanted}, True where an action may be taken")
+        right = f"expected bool{shape}, True where an action may be taken"
+        expect(found == f"bool{shape}", f"legal of {what} is {found}; {right}")
     _check_observation(step.obs, what, members, expect)
     check_metrics(step.metrics, what, rows, expect)
 
