@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from qlax.config.configure import from_dict
 from qlax.config.settings import SWEEPABLE, Config
 from qlax.errors import UserError
+from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.text import shown
 
 ENTRY = "format"
@@ -73,7 +74,10 @@ def upgraded(content: Settings, source: str) -> Settings:
 
 
 def absent(info: Settings, source: str) -> dict[str, float]:
-    """Leaves that a checkpoint may lack, with the values that change nothing: see `Older.hyper`.
+    """Leaves that a checkpoint may lack, with the values that change nothing.
+
+    They are hyper-parameters that came later, see `Older.hyper`, and sums of measurements: of one that is new in the
+    table nothing was added up before.
 
     Args:
       info: description of the checkpoint.
@@ -83,7 +87,8 @@ def absent(info: Settings, source: str) -> dict[str, float]:
       UserError: the checkpoint is of a newer format.
     """
     older = OLDER[_checked(info.get(ENTRY, 0), source) :]
-    return {f"state/hyper/{name}": value for each in older for name, value in each.hyper.items()}
+    sums = {f"record/sums/{key}/{part}": 0.0 for key in MEASUREMENTS for part in ("total", "weight")}
+    return sums | {f"state/hyper/{name}": value for each in older for name, value in each.hyper.items()}
 
 
 def to_json(config: Config) -> str:
