@@ -194,7 +194,7 @@ def _act(action: str, run: Path, new: Path, index: int) -> Any:
 
 
 def _check_kept(before: dict[str, Any], after: dict[str, Any], message: str) -> None:
-    """Whether a refusal left everything as it was, but for what was set aside under another name."""
+    """Whether a refusal left everything as it was, but for what was moved aside under another name."""
     for name, what in before.items():
         stem = name.removesuffix(".jsonl")
         aside = [after[other] for other in after if other.startswith(stem) and "damaged" in other]
@@ -269,7 +269,7 @@ def _check_trained(
     for name in losses:
         assert Path(name).name.partition(".")[0] in said, f"a loss in {name} is not named: {said!r}"
     assert all(len(line) < LONGEST_MESSAGE for line in said.splitlines()), f"long lines: {said!r}"
-    return "exact, loss named" if losses or "set aside" in said else "exact"
+    return "exact, loss named" if losses or "moved aside" in said else "exact"
 
 
 def _reference(sources: Sources, source: str, config: Config, intact: int) -> Path:
@@ -333,7 +333,7 @@ def _damage(draw: random.Random, run: Path, outside: Path) -> str:
     kind = draw.choice(kinds)
     if kind in CONTENTS and not path.is_file():
         kind = "delete"
-    where = top if top in TOPS else "what was set aside"
+    where = top if top in TOPS else "what was moved aside"
     if kind in CONTENTS:
         content = CONTENTS[kind](draw, path.read_bytes())
         if path.is_symlink():

@@ -323,7 +323,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
                     begin(*waiting.popleft())
                 time.sleep(POLL_SECONDS)
                 if requests and not passed_on:
-                    say("stopping after the work in hand; Ctrl-C again stops at once, without checkpoints")
+                    say("stopping after the work in progress; Ctrl-C again stops at once, without checkpoints")
                 for number in requests[passed_on:]:
                     for each in running:
                         each.attempt.stop(number)

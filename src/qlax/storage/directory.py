@@ -142,7 +142,7 @@ class RunDirectory:
             if info:
                 lost = [self.metrics.cut(info["metrics_checksums"])]
             else:
-                lost = [self.metrics.clear(set_aside_from=interval, num_members=config.num_members)]
+                lost = [self.metrics.clear(moved_aside_from=interval, num_members=config.num_members)]
                 if any(lost) or self.damage:
                     lost += [self._move_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
         self.damage += filter(None, lost)
@@ -258,11 +258,13 @@ class RunDirectory:
         aside = free_name(path.with_name(f"{path.name}.damaged"))
         with self.writing():
             path.rename(aside)
-        self.damage.append(f"{' '.join(str(error).split())}; set aside as {aside.name}")
+        self.damage.append(f"{' '.join(str(error).split())}; moved aside as {aside.name}")
 
     def _move_best_aside(self) -> str:
         best = self.path / "best"
-        return f"{best} set aside as {best.rename(free_name(self.path / 'best.damaged')).name}" if best.exists() else ""
+        if not best.exists():
+            return ""
+        return f"{best} moved aside as {best.rename(free_name(self.path / 'best.damaged')).name}"
 
     def _write_aside(self, write: Callable[[], None]) -> Future | None:
         """Queue work for the writer; a failure ends what comes after it, and is raised by the next call."""

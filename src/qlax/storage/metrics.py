@@ -51,7 +51,7 @@ class MetricsFile:
           checksums: of the lines that were there.
 
         Returns:
-          What was lost, if the file does not begin with them; it is then set aside, and those still in it are kept.
+          What was lost, if the file does not begin with them; it is then moved aside, and those still in it are kept.
         """
         wanted = [checksums[begin : begin + CHECKSUM] for begin in range(0, len(checksums), CHECKSUM)]
         content = self.content()
@@ -64,19 +64,19 @@ class MetricsFile:
         self._begin(kept, content)
         return lost
 
-    def clear(self, set_aside_from: int, num_members: int) -> str:
+    def clear(self, moved_aside_from: int, num_members: int) -> str:
         """Drop all: it will be written again.
 
         Args:
-          set_aside_from: a file whose lines come as far as this number of updates, or are damaged, is set aside.
+          moved_aside_from: a file whose lines come as far as this number of updates, or are damaged, is moved aside.
           num_members: of the run.
 
         Returns:
-          Where it was set aside, if it was.
+          Where it was moved aside, if it was.
         """
         content = self.content()
         lines = _lines(content, num_members)
-        is_kept = any(line["updates"] >= set_aside_from for line in lines) or len(lines) < content.count(b"\n")
+        is_kept = any(line["updates"] >= moved_aside_from for line in lines) or len(lines) < content.count(b"\n")
         aside = f"{self.path} was written already{self._set_aside()}" if is_kept else ""
         self._begin([], content)
         return aside
@@ -91,7 +91,7 @@ class MetricsFile:
             return ""
         aside = free_name(self.path.with_suffix(".damaged.jsonl"))
         self.path.rename(aside)
-        return f"; set aside as {aside.name}"
+        return f"; moved aside as {aside.name}"
 
     def content(self) -> bytes:
         """What it holds."""

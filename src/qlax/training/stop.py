@@ -46,7 +46,7 @@ class Stop:
             self.request = self.request or number
             if self.at_once:
                 raise Stopped(self.at_once, number)
-            say("stopping after the work in hand; Ctrl-C again stops at once, without a checkpoint")
+            say("stopping after the work in progress; Ctrl-C again stops at once, without a checkpoint")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -97,7 +97,7 @@ def initial(plan: Plan) -> PyTree:
     if path.is_dir():
         files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
         if not files:
-            raise UserError(f"init={path} has no agents/: a run leaves them at its end; or name a file of its best/")
+            raise UserError(f"init={path} has no agents/: a run leaves them when it ends; or name a file of its best/")
         if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
             raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
     if len(files) not in (1, num_members):
