@@ -3,7 +3,6 @@
 import numpy as np
 
 import qlax
-from qlax.envs.episodes import Episodes
 
 REST, PULL = 0, 1
 
@@ -50,7 +49,7 @@ class Team:
     """N worlds with the parallel API, as a `qlax.HostEnv`. The team's reward is the mean of its members'.
 
     A world that ended is reset in the next step, which ignores its actions: so the last observation of an episode
-    that only time cut is there to be learned from. `Episodes` says so to the learner. An agent that leaves before the
+    that only time cut is there to be learned from. `qlax.Episodes` says so to the learner. An agent that leaves before the
     others sees zeros from then on, and what it does counts for nothing.
     """
 
@@ -62,7 +61,7 @@ class Team:
     def __init__(self, num_envs):
         self.num_envs = num_envs
         self.worlds = [self.world() for _ in range(num_envs)]
-        self.episodes = Episodes(num_envs)
+        self.episodes = qlax.Episodes(num_envs)
 
     def reset(self, seed):
         """N new episodes."""

@@ -61,10 +61,9 @@ class HostEnv(Protocol):
     """N environments that live on the host: stateful, in NumPy, stepped together, and reset by themselves.
 
     Every array has the axis N first; those of a single agent (without `num_agents`) have no axis M, and its actions
-    are `[N]`. What a step shows where an episode ended is written at `Step` and in `qlax.envs.episodes`, whose
-    `Episodes` turns what most back ends return into it. `metrics` has `episode_return` and `episode_length` (of raw
-    rewards and whole games), nan but where an episode ended; where `reward` was shaped or clipped, also `raw_reward`,
-    at every step.
+    are `[N]`. What a step shows where an episode ended is written at `Step`; `qlax.Episodes` turns what most
+    back ends return into it. `metrics` has `episode_return` and `episode_length` (of raw rewards and whole games), nan
+    but where an episode ended; where `reward` was shaped or clipped, also `raw_reward`, at every step.
 
     Arrays are copied before the next step begins: an environment may use its memory again. Steps of two instances run
     at the same time, in threads.

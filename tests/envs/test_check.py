@@ -666,7 +666,7 @@ BREAKS_ON_THE_HOST = {
     "resets that take a step, passed on": (
         Host(raw=True, time_limit=100),
         "the step after an end ignores its action and begins a new episode; expected truncated there: "
-        "qlax.envs.episodes.Episodes keeps these accounts",
+        "qlax.Episodes keeps these accounts",
     ),
     "the same, begun at random": (
         Host(raw=True, time_limit=100, random_starts=True, pay=lambda count: count),
@@ -674,7 +674,7 @@ BREAKS_ON_THE_HOST = {
     ),
     "a cut that is not marked": (
         changed(unmarked, time_limit=2),
-        "the step after an episode was cut begins a new one; expected truncated there: qlax.envs.episodes.Episodes",
+        "the step after an episode was cut begins a new one; expected truncated there: qlax.Episodes",
     ),
     "length": (
         changed(with_metric("episode_length", lambda x: x + 1)),
@@ -682,7 +682,7 @@ BREAKS_ON_THE_HOST = {
     ),
     "return": (
         changed(with_metric("episode_return", lambda x: x * 2)),
-        "episode_return is 6 where rewards (raw_reward, if shown) add up to 3: qlax.envs.episodes.Episodes keeps",
+        "episode_return is 6 where rewards (raw_reward, if shown) add up to 3: qlax.Episodes keeps",
     ),
     "clipped, and not said so": (
         changed(clipped, pay=lambda count: 2.0),

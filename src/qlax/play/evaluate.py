@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     interval: tuple[float, float] | None
 
 
-class Played(NamedTuple):
+class EvaluationResult(NamedTuple):
     """Whole episodes of R agents, N each.
 
     Attributes:
@@ -144,7 +144,7 @@ def evaluate(
     env_options: dict[str, Any] | None = None,
     wrappers: Sequence[str] | None = None,
     max_steps: int | None = None,
-) -> Played:
+) -> EvaluationResult:
     """Play whole episodes with the agents of a run: the first one in each of as many environments.
 
     All agents play in the same environments, begun with the same random numbers.
@@ -196,7 +196,7 @@ def evaluate(
         "seed": seed,
         "max_steps": stage.max_steps,
     }
-    return Played(settings, _described(stage), returns, lengths, cut, records, each, overall, scores)
+    return EvaluationResult(settings, _described(stage), returns, lengths, cut, records, each, overall, scores)
 
 
 def checked(name: str, value: Any) -> Any:

@@ -39,7 +39,7 @@ MOST_PAIRS = 15  # of groups in a figure
 RESAMPLES = 2_000  # percentiles of 95 % then have a standard error of 0.3 %
 
 
-class Drawn(NamedTuple):
+class PlotResult(NamedTuple):
     """A figure that was written."""
 
     path: Path
@@ -55,7 +55,7 @@ def plot(
     y: str | Sequence[str] = "eval_return",
     by: str | Sequence[str] | None = None,
     title: str | None = None,
-) -> Drawn:
+) -> PlotResult:
     """Draw runs as a figure for a paper; they may be trained still.
 
     Agents of a group are summed up by their interquartile mean (IQM; of fewer than four it is the mean) with a 95 %
@@ -104,7 +104,7 @@ def plot(
     with rc_context(STYLE):
         figure = {"curve": _curves, "profile": _profile, "improvement": _improvement}[kind](selection, title)
     path = write_result(path, as_file(figure, path.suffix), is_named=out is not None)
-    return Drawn(path, f"{_table(selection, kind)}\n{_caption(selection, kind)}")
+    return PlotResult(path, f"{_table(selection, kind)}\n{_caption(selection, kind)}")
 
 
 def curve_figure(

@@ -21,7 +21,7 @@ from qlax.envs.check.common import (
 from qlax.errors import UserError
 from qlax.types import PyTree, Step
 
-BY_EPISODES = ": qlax.envs.episodes.Episodes keeps these accounts"
+BY_EPISODES = ": qlax.Episodes keeps these accounts"
 
 
 def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
