@@ -49,8 +49,8 @@ class Team:
     """N worlds with the parallel API, as a `qlax.HostEnv`. The team's reward is the mean of its members'.
 
     A world that ended is reset in the next step, which ignores its actions: so the last observation of an episode
-    that only time cut is there to be learned from. `qlax.Episodes` says so to the learner. An agent that leaves before the
-    others sees zeros from then on, and what it does counts for nothing.
+    that only time cut is there to be learned from. `qlax.Episodes` says so to the learner. An agent that leaves before
+    the others sees zeros from then on, and what it does counts for nothing.
     """
 
     world = Rowers

@@ -3,6 +3,7 @@
 A trial is a run of two seeds. The best one was also lucky: train it with other seeds before you believe its number.
 """
 
+import numpy as np
 import optuna
 
 import qlax
@@ -18,8 +19,16 @@ def objective(trial: optuna.Trial) -> float:
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
         "lam": trial.suggest_float("lam", 0.0, 1.0),
     }
+
+    def prune(line: dict) -> None:
+        """Stop a trial that is worse so far than the median of earlier ones."""
+        if not np.isnan(line["eval_return"]).all():
+            trial.report(np.nanmean(line["eval_return"]), int(line["steps"]))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
     try:
-        result = qlax.train("cartpole-fast", seeds=2, total_steps=STEPS, progress=False, **settings)
+        result = qlax.train("cartpole-fast", seeds=2, total_steps=STEPS, progress=False, callback=prune, **settings)
     except qlax.DivergedError as error:
         raise optuna.TrialPruned(str(error)) from error
     return result.summary["eval_return"]["mean"]

@@ -12,7 +12,7 @@ from qlax.cli import flags, main, train
 from qlax.config.configure import configure
 from qlax.training.plan import make
 
-IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md")
+IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md", "docs/running.md")
 PAGES = (*IN_PYTHON, "docs/scaling.md", "docs/looking-at-runs.md")
 COMMANDS = dict.fromkeys(tuple(words) for page in PAGES for block in blocks(page) for words in block.commands)
 

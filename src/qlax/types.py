@@ -6,6 +6,7 @@ features; A actions; L steps of a segment; B = N * M rows of a batch.
 
 from __future__ import annotations  # a trained agent acts without JAX, where it is not installed
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 PyTree = Any
 Array = Any  # jax.Array, or numpy.ndarray from environments on the host
+
+# Parts of the algorithm that a user may replace; `qlax.pqn.make` says what they are given.
+Optimizer = Callable[[Any, int], Any]  # hyper, num_gradient_steps -> optax.GradientTransformation
+Explore = Callable[[Array, Array, Any, Array], Array]  # key, q [N, M, A], legal, epsilon -> action [N, M]
+Loss = Callable[[Array], Array]  # error -> cost, elementwise
+Returns = Callable[..., Array]  # the arguments of `qlax.q_lambda` -> targets [T, N, G]
 
 
 class Step(NamedTuple):

@@ -35,7 +35,6 @@ def in_an_empty_directory(monkeypatch, tmp_path):
         ("train gymnas/CartPole-v1", "unknown suite 'gymnas'; did you mean 'gymnax'"),
         ("train gymnax/Pendulum-v1", "continuous action space"),
         ("train cartpole --lamm 0.5", "unknown flag '--lamm'; did you mean '--lam'"),
-        ("train cartpole --lam uniform:0:1 --runs 4", "unknown flag '--runs'; did you mean '--draws'"),
         ("train cartpole --gama 0.5", "unknown flag '--gama'; did you mean '--gamma'"),
         ("train cartpole extra", "unknown argument 'extra'"),
         ("train cartpole --gamma 1.5", "gamma=1.5: expected a number from 0 to 1"),

@@ -1,10 +1,17 @@
 """From presets, environments and other settings to settings."""
 
+from collections.abc import Sequence
+from typing import get_type_hints
+
 import pytest
 
 from qlax.config import presets
-from qlax.config.configure import configure
+from qlax.config.configure import Overrides, Sweepable, configure
+from qlax.config.intervals import with_intervals
+from qlax.config.kinds import Sweep
+from qlax.config.settings import FIELDS
 from qlax.errors import UserError
+from qlax.mixing import Mixing
 from qlax.storage.formats import config_of_file, to_json
 
 ENV = "gymnax/CartPole-v1"
@@ -58,13 +65,13 @@ def test_no_name_of_a_preset_leads_elsewhere(name):
 
 
 def test_what_follows_from_other_settings_follows_anew(tmp_path):
-    written = configure(ENV, total_steps=100_000, eval_episodes=5).with_intervals(500).derive(encoder="mlp")
+    written = with_intervals(configure(ENV, total_steps=100_000, eval_episodes=5), 500).derive(encoder="mlp")
     assert set(written.derived) == {"log_interval", "eval_interval", "checkpoint_interval", "eval_max_steps", "encoder"}
     (tmp_path / "config.json").write_text(to_json(written))
     longer = config_of_file(tmp_path / "config.json", total_steps=10_000_000)
     expected = configure(ENV, total_steps=10_000_000, eval_episodes=5)
     assert longer == expected
-    assert longer.with_intervals(500).eval_interval > written.eval_interval
+    assert with_intervals(longer, 500).eval_interval > written.eval_interval
     assert configure(written, total_steps=10_000_000) == expected
 
 
@@ -84,3 +91,11 @@ def test_with_another_environment_the_preset_is_forgotten(tmp_path):
     assert configure(configure("cartpole"), env=acrobot).preset is None
     (tmp_path / "config.json").write_text(to_json(configure("cartpole")))
     assert config_of_file(tmp_path / "config.json", env=acrobot) == config
+
+
+def test_type_checkers_know_every_setting_with_the_type_of_its_field():
+    hints = get_type_hints(Overrides, None, {"Mixing": Mixing})
+    assert hints.keys() == {name for name, field in FIELDS.items() if not field.metadata["origin"]}
+    for name in hints.keys() - {"hidden", "init", "mixing"}:  # these also take an int, a path or an object
+        field = FIELDS[name].type
+        assert hints[name] == {tuple[str, ...]: Sequence[str], Sweep: Sweepable}.get(field, field), name

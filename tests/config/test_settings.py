@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from qlax.config.intervals import with_intervals
 from qlax.config.kinds import GROUPS
 from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where
 from qlax.errors import UserError
@@ -132,7 +133,7 @@ def test_steps_are_rounded_up_to_whole_updates():
 def test_derived_intervals_divide_each_other():
     for steps in (1, 5_000, 10**6, 10**9):
         for given in ({}, {"log_interval": 7}, {"eval_interval": 9}, {"eval_interval": 9, "checkpoint_interval": 6}):
-            config = Config(env=ENV, total_steps=steps, seeds=3, **given).with_intervals(500)
+            config = with_intervals(Config(env=ENV, total_steps=steps, seeds=3, **given), 500)
             assert config.eval_interval % config.log_interval == 0
             assert config.checkpoint_interval % config.log_interval == 0
             assert {name: getattr(config, name) for name in given} == given
@@ -140,7 +141,7 @@ def test_derived_intervals_divide_each_other():
 
 
 def test_fields_are_found_by_what_is_known_of_them():
-    assert fields_where(changeable=True) == ["total_steps", "host_timeout", "keep", "trackers"]
+    assert fields_where(changeable=True) == ["total_steps", "until", "minutes", "host_timeout", "keep", "trackers"]
     assert fields_where(group="exploration", flag=True) == ["epsilon_start", "epsilon_end", "epsilon_fraction"]
     assert fields_where(origin=True) == ["preset", "derived"]
     assert sorted(name for group in GROUPS for name in fields_where(group=group)) == sorted(FIELDS)

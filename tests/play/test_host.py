@@ -259,9 +259,8 @@ def test_mistakes_are_told_before_anything_is_written(env, settings, error, mess
 
 
 def test_a_plugin_is_tried_before_anything_is_written(tmp_path):
-    plugins = {"loss": lambda error: error[0, 0, 0, 0, 0]}
     with pytest.raises(UserError, match=r"plugin loss breaks its contract"):
-        qlax.train(WALK, out=tmp_path / "run", plugins=plugins, **TINY)
+        qlax.train(WALK, out=tmp_path / "run", loss=lambda error: error[0, 0, 0, 0, 0], **TINY)
     assert not (tmp_path / "run").exists()
 
 

@@ -15,6 +15,7 @@ from runs import lines_of
 
 import qlax
 from qlax.config.configure import configure
+from qlax.config.intervals import with_intervals
 from qlax.config.settings import Config
 from qlax.errors import UserError
 from qlax.storage import checkpoint, formats, history
@@ -198,7 +199,7 @@ def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(tmp_path):
 
 def test_what_is_written_is_read_back(tmp_path):
     config = Config(env=ENV, lam=[0, 0.5], hidden=[8, 8], env_options={"length": 3}, gamma="uniform:0:1", draws=2)
-    config = config.with_intervals(100)
+    config = with_intervals(config, 100)
     (tmp_path / "config.json").write_text(formats.to_json(config))
     assert formats.config_of_file(tmp_path / "config.json") == config
     assert formats.config_of_file(tmp_path / "config.json", lam=1).lam == 1.0

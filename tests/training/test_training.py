@@ -16,6 +16,7 @@ from runs import CARTPOLE, SMALL, interrupt_at, lines_of, same_weights
 
 import qlax
 from qlax.cli.train import report
+from qlax.config.intervals import with_intervals
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import DivergedError, RunError, Stopped, UserError
 from qlax.mixing import VDN
@@ -286,11 +287,11 @@ def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_p
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Stopped):
-            qlax.train(CARTPOLE, out=tmp_path / "run", plugins=plugins, **SMALL)
+            qlax.train(CARTPOLE, out=tmp_path / "run", **plugins, **SMALL)
     assert calls
     with pytest.raises(qlax.UserError, match="never_explore"):
         qlax.resume(tmp_path / "run")
-    assert qlax.resume(tmp_path / "run", plugins=plugins).summary["updates"] == 12
+    assert qlax.resume(tmp_path / "run", **plugins).summary["updates"] == 12
 
 
 def scaled(error, factor):
@@ -505,10 +506,10 @@ def test_a_team_learns_apart_if_asked_to():
 
 
 def test_intervals_follow_from_the_sizes_alone():
-    config = qlax.Config(env=CARTPOLE, total_steps=10_000_000).with_intervals(1000)
+    config = with_intervals(qlax.Config(env=CARTPOLE, total_steps=10_000_000), 1000)
     assert config.num_updates == math.ceil(10_000_000 / 4096)
     assert config.log_interval == 4
     assert config.eval_interval % config.log_interval == 0
     assert config.checkpoint_interval % config.log_interval == 0
     assert config.num_updates / config.eval_interval <= 20
-    assert config.with_intervals(1000) == config
+    assert with_intervals(config, 1000) == config

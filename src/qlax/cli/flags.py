@@ -136,10 +136,11 @@ def settings(several: bool = False) -> list[Argument]:
     Args:
       several: whether each takes several values, or only those that are swept in one program.
     """
-    return [each for name in fields_where(flag=True) for each in _setting(name, several)]
+    return [each for name in fields_where(flag=True) for each in setting(name, several)]
 
 
-def _setting(name: str, several: bool) -> list[Argument]:
+def setting(name: str, several: bool = False) -> list[Argument]:
+    """Describe the flags of one setting; arguments as of `settings`."""
     field = FIELDS[name]
     kind, group = field.metadata["kind"], f"{field.metadata['group']} settings"
     default = f"{field.default:,}" if type(field.default) in (int, float) else field.default

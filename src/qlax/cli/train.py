@@ -10,7 +10,6 @@ import qlax
 from qlax.cli import flags
 from qlax.cli.flags import Command, argument
 from qlax.config import presets
-from qlax.config.command_line import parse
 from qlax.config.configure import configure
 from qlax.config.settings import SWEEPABLE, Config
 from qlax.errors import UserError
@@ -79,14 +78,15 @@ def targets(options: argparse.Namespace) -> dict[str, Callable[..., Config]]:
 
 
 def _resume(options: argparse.Namespace) -> None:
+    settings = flags.given(options)
     _join(options)
-    report(qlax.resume(options.run, compilation_cache=options.compilation_cache))
+    report(qlax.resume(options.run, **settings, compilation_cache=options.compilation_cache))
 
 
 def _extend(options: argparse.Namespace) -> None:
-    total_steps = parse("total_steps", options.total_steps)
+    settings = flags.given(options)
     _join(options)
-    report(qlax.extend(options.run, total_steps, compilation_cache=options.compilation_cache))
+    report(qlax.extend(options.run, **settings, compilation_cache=options.compilation_cache))
 
 
 def _join(options: argparse.Namespace) -> None:
@@ -118,6 +118,10 @@ def report(result: "qlax.Result") -> None:
     speed = f"{summary['steps_per_second']:,.0f} steps/s on {times}{summary['device']}"
     print(f"{agents} x {steps:,} steps: {speed}, after {summary['compile_seconds']:.1f} s of compilation")
     print(f"run directory {result.directory}, learning curve {result.directory / 'curve.png'}")
+    if name := summary["stopped_by"]:
+        planned = result.config.num_updates * result.config.steps_per_update
+        reason = "a callback" if name == "callback" else f"--{name} {getattr(result.config, name):g}"
+        print(f"{reason} ended training before the planned {planned:,} steps; continue: qlax resume {result.directory}")
     if ranked:
         print(results.best_setting_in_words(result.config, ranked, fields))
         print(f"all agents: {result.directory / 'sweep.csv'}, {result.directory / 'sweep.png'}")
@@ -155,6 +159,7 @@ def _report_agents(result: "qlax.Result") -> None:
         print(f"{which} {', '.join(measured)}")
 
 
+LIMITS = [*flags.setting("until"), *flags.setting("minutes")]
 COMMANDS = (
     Command(
         "train",
@@ -188,7 +193,9 @@ COMMANDS = (
         "resume",
         _resume,
         "go on with an interrupted run",
-        [argument("run", metavar="RUN", help="directory of the run"), flags.CACHE, *flags.PROCESSES],
+        [argument("run", metavar="RUN", help="directory of the run"), *LIMITS, flags.CACHE, *flags.PROCESSES],
+        description="Continue an interrupted run, or one that --until or --minutes ended, to its planned length. The "
+        "setting that ended it no longer holds, unless it is given again.",
     ),
     Command(
         "extend",
@@ -199,6 +206,7 @@ COMMANDS = (
             argument(
                 "--total-steps", metavar="STEPS", required=True, help="environment steps an agent, from the beginning"
             ),
+            *LIMITS,
             flags.CACHE,
             *flags.PROCESSES,
         ],

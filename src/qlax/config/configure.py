@@ -1,7 +1,11 @@
 """From a target, or from the contents of a file, to settings."""
 
+from __future__ import annotations  # Mixing needs JAX, which settings are checked without
+
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from qlax.config import presets
 from qlax.config.kinds import LONGEST_NAME
@@ -9,8 +13,67 @@ from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError, nearest
 from qlax.util.text import shown
 
+if TYPE_CHECKING:
+    from qlax.mixing import Mixing
 
-def configure(target: str | Config | None = None, **overrides: Any) -> Config:
+Sweepable = float | str | Sequence[float]
+
+
+class Overrides(TypedDict, total=False):
+    """Types of the settings that `qlax.train` takes as keyword arguments; `qlax.Config` describes them.
+
+    A field that may be swept takes one number, several, or a distribution such as "log-uniform:1e-5:1e-2".
+    """
+
+    env: str
+    env_options: dict[str, Any]
+    seed: int
+    seeds: int
+    draws: int | None
+    total_steps: int
+    until: float | None
+    minutes: float | None
+    num_envs: int
+    num_steps: int
+    num_minibatches: int
+    num_epochs: int
+    learning_rate: Sweepable
+    learning_rate_end: Sweepable
+    gamma: Sweepable
+    lam: Sweepable
+    epsilon_start: Sweepable
+    epsilon_end: Sweepable
+    epsilon_fraction: Sweepable
+    max_grad_norm: Sweepable
+    reward_scale: Sweepable
+    population: str
+    network: str | None
+    encoder: str | None
+    hidden: int | Sequence[int] | None
+    norm: str
+    input_norm: str
+    memory: str
+    dueling: bool
+    compute_dtype: str
+    wrappers: Sequence[str]
+    mixing: str | Mixing
+    reset_ratio: int | None
+    time_limit_is_terminal: bool
+    overlap: bool
+    host_timeout: float
+    eval_episodes: int
+    eval_max_steps: int | None
+    log_interval: int | None
+    eval_interval: int | None
+    checkpoint_interval: int | None
+    keep: int
+    trackers: Sequence[str]
+    init: str | Path | None
+    devices: int | None
+    deterministic: bool
+
+
+def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]) -> Config:
     """Make the settings of a preset or of an environment, with some of them replaced.
 
     Args:

@@ -90,6 +90,24 @@ class Config:
         "environment steps of each agent, rounded up to whole updates",
         changeable=True,
     )
+    until: float | None = setting(
+        None,
+        number(),
+        "run",
+        "end training once every agent's latest greedy evaluation reaches this return; --eval-interval sets how often "
+        "agents are evaluated",
+        changeable=True,
+        compared=False,
+    )
+    minutes: float | None = setting(
+        None,
+        number(low=1e-3, high=1e9),
+        "run",
+        "end training after this many minutes, those before an interruption included; compilation and evaluation do "
+        "not count",
+        changeable=True,
+        compared=False,
+    )
 
     num_envs: int = setting(128, whole(), "learning", "number of environments of each agent, N", remedy=3)
     num_steps: int = setting(32, whole(), "learning", "steps of a rollout, T", remedy=4)
@@ -352,38 +370,6 @@ class Config:
         """Seed and sweepable fields of every agent of the run, ordered by setting, then seed."""
         seeds = range(self.seed, self.seed + self.seeds)
         return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
-
-    def with_intervals(self, time_limit: int | None, on_host: bool = False) -> "Config":
-        """The same with whatever intervals are None derived, by the sizes of the run alone.
-
-        A line of metrics is some seconds of a laptop's work, or a thousandth of a long run; all evaluations
-        together take a tenth of the run's arithmetic and of its steps in sequence at most, or a tenth of its steps if
-        the environments are on the host; checkpoints are a minute of a laptop's work apart at most, or a two-hundredth
-        of a long run.
-        """
-        steps = self.steps_per_update * self.num_members
-        line_steps, checkpoint_steps = (2_048, 16_384) if on_host else (16_384, 200_000)
-        log_interval = self.log_interval or min(
-            max(math.ceil(line_steps / steps), math.ceil(self.num_updates / 1000)),
-            *(interval for interval in (self.eval_interval, self.checkpoint_interval, self.num_updates) if interval),
-        )
-        if not self.log_interval:  # intervals asked for are kept, so the derived one has to divide them
-            log_interval = math.gcd(log_interval, *(i for i in (self.eval_interval, self.checkpoint_interval) if i))
-        max_steps = self.eval_max_steps or time_limit or 10_000
-        # A backward pass costs two forward passes. Small batches cost as much as large ones, hence the second bound.
-        cost = 1 if on_host else 1 + 3 * self.num_epochs
-        arithmetic = self.total_steps * cost / (self.eval_episodes * max_steps)
-        gradient_steps = self.num_epochs * self.num_minibatches
-        sequence = self.num_updates * (self.num_steps + 3 * gradient_steps) / max_steps
-        evaluations = min(20, max(1, int(0.1 * min(arithmetic, sequence))))
-        lines = self.num_updates / log_interval
-        checkpoint_lines = max(math.ceil(checkpoint_steps / (steps * log_interval)), math.ceil(lines / 200))
-        return self.derive(
-            log_interval=log_interval,
-            eval_interval=log_interval * math.ceil(lines / evaluations),
-            checkpoint_interval=log_interval * checkpoint_lines,
-            eval_max_steps=max_steps,
-        )
 
     def derive(self, **values: Any) -> "Config":
         """The same with these values for whichever of the fields are None, remembered in `derived`."""

@@ -166,6 +166,7 @@ def status(run: Run) -> dict[str, Any]:
         "diverged": diverged,
         "done": summary["total_steps"] if run.is_finished else done,
         "wanted": config.num_updates * config.steps_per_update,
+        "stopped_by": summary.get("stopped_by", ""),
         "inexact": summary.get("inexact", []),
         "last": time.strftime("%Y-%m-%d %H:%M", time.localtime(metrics.stat().st_mtime)) if metrics.exists() else None,
         "machine": machine(run),

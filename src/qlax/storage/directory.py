@@ -102,8 +102,14 @@ class RunDirectory:
         """
         return config_of(self.path)
 
+    @property
+    def stopped_by(self) -> str:
+        """Name of the callback that ended training before its planned length; empty if none did."""
+        found = (summary_of(self.path) or {}).get("stopped_by")
+        return found if isinstance(found, str) else ""
+
     def is_finished(self, config: Config) -> bool:
-        """Tell whether the run has come to the end that its configuration says."""
+        """Tell whether the run has its planned length."""
         updates = (summary_of(self.path) or {}).get("updates")
         return isinstance(updates, int) and updates >= config.num_updates
 
@@ -246,8 +252,9 @@ class RunDirectory:
         left = [name for name in (*AT_THE_END, "agents") if (self.path / name).exists()]
         if not left:
             return
-        config = self.config
-        folder = free_name(self.path / "earlier" / f"{config.num_updates * config.steps_per_update}")
+        config, updates = self.config, (summary_of(self.path) or {}).get("updates")
+        steps = (updates if isinstance(updates, int) else config.num_updates) * config.steps_per_update
+        folder = free_name(self.path / "earlier" / f"{steps}")
         with self.writing():
             folder.mkdir(parents=True)
             shutil.copy2(self.path / "config.json", folder)

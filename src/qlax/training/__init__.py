@@ -4,19 +4,21 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 import platformdirs
 
-from qlax.config.configure import configure
-from qlax.config.settings import Config
+from qlax.config.configure import Overrides, configure
+from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError
+from qlax.mixing import Mixing
 from qlax.storage import checkpoint, directory, paths
 from qlax.trackers import tracking
 from qlax.trackers.base import MakeTracker, Tracked
 from qlax.training import compare, memory, population, processes, weights
+from qlax.training.callbacks import Callback, Callbacks
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.guard import Divergence
@@ -26,117 +28,212 @@ from qlax.training.placement import use_cores
 from qlax.training.plan import Plan, make
 from qlax.training.result import Result, finish
 from qlax.training.stop import Stop
+from qlax.types import Explore, Loss, Optimizer, Returns
 
 
 def train(
     target: str | Config,
     *,
     out: Path | str | None = None,
+    callback: Callback | None = None,
+    optimizer: Optimizer | None = None,
+    explore: Explore | None = None,
+    loss: Loss | None = None,
+    returns: Returns | None = None,
     progress: bool | None = None,
     compilation_cache: bool = True,
-    plugins: dict[str, Any] | None = None,
-    **overrides: Any,
+    **settings: Unpack[Overrides],
 ) -> Result:
-    """Train agents in one program, and write all about them to a directory.
+    """Train agents in one program, and write everything about them to a directory.
 
-    Several agents on a CPU get a core each, or take turns on it, if this is the first use of JAX in the process: JAX
-    then counts every core as a device.
+    On a CPU, several agents share the cores if this is the first use of JAX in the process: JAX then counts every core
+    as a device.
 
     Args:
-      target: a preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `Config`.
-      out: the directory; None: a new one under `runs/`.
-      progress: whether to show it on the terminal; None: if there is one.
-      compilation_cache: keep compiled programs in the user's cache directory, for the next time.
-      plugins: `optimizer`, `explore`, `loss`, `returns` or `mixing`, as `qlax.pqn.make` takes them.
-      overrides: fields of `Config`; several values of a sweepable one make as many settings.
+      target: A preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `qlax.Config`.
+      out: Directory of the run, new or empty; None: a new one under `runs/`.
+      callback: Function that is called with every line of metrics, as `metrics.jsonl` has it: a dictionary with
+        numbers such as `steps`, and float arrays `[R]` over the R agents such as `eval_return`, nan without a value.
+        It returns True to end training; False or None to go on. A run that a callback ended is complete, and
+        `qlax.resume` goes on to its planned length. An exception it raises ends training after a checkpoint was saved.
+      optimizer: Function of `(hyper, num_gradient_steps)` that returns an Optax transformation, see `qlax.pqn.make`.
+      explore: Function of `(key, q, legal, epsilon)` that returns actions, see `qlax.pqn.make`.
+      loss: Function of the error `target - q`, see `qlax.pqn.make`.
+      returns: Targets in place of `qlax.q_lambda`, see `qlax.pqn.make`.
+      progress: Whether to show progress on the terminal; None: only if there is one.
+      compilation_cache: Whether to keep compiled programs in the user's cache directory for the next time.
+      settings: Fields of `qlax.Config` that replace those of the target. Several values of a field that can be swept
+        train as many settings side by side. `mixing` may also be a `qlax.Mixing`.
+
+    Returns:
+      The finished run: its directory, summary, learning curves and agents.
 
     Raises:
-      UserError: something asked for cannot be, or does not fit into memory; nothing was written.
-      Stopped: interrupted by Ctrl-C or SIGTERM, after a checkpoint, or before anything was written.
-      DivergedError: in every agent a number was not finite. Where others are left, an agent that diverges is frozen
-        with its last good weights, and named in the summary.
-      HostError: environments on the host crashed or hang; after a checkpoint, if training had begun.
-      RunError: the disk is full, or memory ran out; what was saved before is still there.
+      UserError: A setting is invalid, or the run does not fit into memory; nothing was written.
+      Stopped: Ctrl-C or SIGTERM interrupted training, after a checkpoint or before anything was written.
+      DivergedError: In every agent a number was not finite. As long as others are left, an agent that diverges is
+        frozen with its last finite weights, and named in the summary.
+      HostError: Environments on the host crashed or hang; if training had begun, a checkpoint was saved.
+      RunError: The disk is full, or memory ran out; what was saved before is still there.
+
+    Example:
+      ```python
+      result = qlax.train("cartpole-fast", seeds=2, total_steps=100_000, until=475)
+      print(result.summary["eval_return"]["mean"])
+      ```
     """
-    if isinstance(overrides.get("init"), Path):
-        overrides["init"] = str(overrides["init"])
-    config = configure(target, **overrides)
+    own = settings.pop("mixing") if isinstance(settings.get("mixing"), Mixing) else None
+    plugins = _given(optimizer=optimizer, explore=explore, loss=loss, returns=returns, mixing=own)
+    if isinstance(settings.get("init"), Path):
+        settings["init"] = str(settings["init"])
+    config = configure(target, **settings)
     if config.init is not None:
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     with _together(compilation_cache):
         plan = _plan(config, plugins)
         processes.from_first(lambda: paths.check_free(out))
-        return _launch(plan, progress, lambda: _opened(lambda: directory.claim(out, plan.config)))
+        callbacks = Callbacks(config, callback)
+        return _launch(plan, callbacks, progress, lambda: _opened(lambda: directory.claim(out, plan.config)))
 
 
 def resume(
     path: Path | str,
     *,
+    until: float | None = None,
+    minutes: float | None = None,
+    callback: Callback | None = None,
+    optimizer: Optimizer | None = None,
+    explore: Explore | None = None,
+    loss: Loss | None = None,
+    returns: Returns | None = None,
+    mixing: Mixing | None = None,
     progress: bool | None = None,
     compilation_cache: bool = True,
-    plugins: dict[str, Any] | None = None,
 ) -> Result:
-    """Go on with an interrupted run: with the same versions and devices to the same numbers bit for bit.
+    """Continue an interrupted run, or one that a callback ended, to its planned length.
 
-    Whatever is not as it was, so that the last bits may differ, is printed, and kept in the summary as `inexact`.
+    With the same versions and devices the numbers are the same bit for bit as without the interruption. Whatever
+    differs, so that the last bits may differ too, is printed, and kept in the summary as `inexact`.
 
     Args:
-      path: the directory of the run.
-      progress: as in `train`.
-      compilation_cache: as in `train`.
-      plugins: the same as the run was begun with.
+      path: Directory of the run.
+      until: As in `train`; None: as the run has it, unless that is what ended it.
+      minutes: As in `train`; None: as the run has it, unless that is what ended it.
+      callback: As in `train`.
+      optimizer: The same as the run was begun with; as are `explore`, `loss`, `returns` and `mixing`.
+      explore: See `optimizer`.
+      loss: See `optimizer`.
+      returns: See `optimizer`.
+      mixing: See `optimizer`; None where the run has none of the user's own.
+      progress: As in `train`.
+      compilation_cache: As in `train`.
+
+    Returns:
+      The finished run.
 
     Raises:
-      UserError: there is no such run, it is finished, in use, or was begun otherwise.
-      Stopped, DivergedError, HostError, RunError: as in `train`.
+      UserError: There is no such run, it has its planned length already, is in use, or was begun with other settings.
+      Stopped: As in `train`.
+      DivergedError: As in `train`.
+      HostError: As in `train`.
+      RunError: As in `train`.
     """
+    plugins = _given(optimizer=optimizer, explore=explore, loss=loss, returns=returns, mixing=mixing)
     with _together(compilation_cache), _opened(lambda: directory.existing(path)) as run:
-        config = processes.from_first(lambda: run.config)
-        if processes.from_first(lambda: run.is_finished(config)):
+        if processes.from_first(lambda: run.is_finished(run.config)):
             raise UserError(
                 f"{path} holds a finished run; train it longer with: qlax extend {path} --total-steps STEPS"
             )
-        return _launch(_plan(config, plugins), progress, lambda: run, run)
+        changes = _given(until=until, minutes=minutes)
+        return _continue(run, changes, plugins, callback, progress)
 
 
 def extend(
     path: Path | str,
     total_steps: int,
     *,
+    until: float | None = None,
+    minutes: float | None = None,
+    callback: Callback | None = None,
+    optimizer: Optimizer | None = None,
+    explore: Explore | None = None,
+    loss: Loss | None = None,
+    returns: Returns | None = None,
+    mixing: Mixing | None = None,
     progress: bool | None = None,
     compilation_cache: bool = True,
-    plugins: dict[str, Any] | None = None,
 ) -> Result:
-    """Train a run longer than it was meant to be.
+    """Train a run longer than it was planned.
 
-    Schedules go on as those of a run of `total_steps`: the learning rate, which may have come to its end, is then again
-    what it would be at this point of such a run, and so is epsilon. What the earlier end left (weights, summary, curve)
-    is kept in `earlier/<steps>/`.
+    Schedules continue as those of a run of `total_steps`: a learning rate that had fallen to its end is again what it
+    would be at this point of such a run, and so is epsilon. What the earlier end left (weights, summary, curve) is
+    kept in `earlier/<steps>/`.
 
     Args:
-      path: the directory of the run, finished or not.
-      total_steps: environment steps of each agent, the ones already done included.
-      progress: as in `train`.
-      compilation_cache: as in `train`.
-      plugins: the same as the run was begun with.
+      path: Directory of the run, finished or not.
+      total_steps: Environment steps of each agent, those already done included.
+      until: As in `resume`.
+      minutes: As in `resume`.
+      callback: As in `train`.
+      optimizer: The same as the run was begun with; as are `explore`, `loss`, `returns` and `mixing`.
+      explore: See `optimizer`.
+      loss: See `optimizer`.
+      returns: See `optimizer`.
+      mixing: See `optimizer`; None where the run has none of the user's own.
+      progress: As in `train`.
+      compilation_cache: As in `train`.
+
+    Returns:
+      The finished run.
 
     Raises:
-      UserError: as in `resume`, or the run is as long already.
-      Stopped, DivergedError, HostError, RunError: as in `train`.
+      UserError: As in `resume`, or the run already has as many steps.
+      Stopped: As in `train`.
+      DivergedError: As in `train`.
+      HostError: As in `train`.
+      RunError: As in `train`.
     """
+    plugins = _given(optimizer=optimizer, explore=explore, loss=loss, returns=returns, mixing=mixing)
     with _together(compilation_cache), _opened(lambda: directory.existing(path)) as run:
         config = processes.from_first(lambda: run.config)
         longer = dataclasses.replace(config, total_steps=total_steps)
         if longer.num_updates <= config.num_updates:
             steps = config.num_updates * config.steps_per_update
-            raise UserError(f"total_steps={total_steps}: {path} is of {steps:,} steps already; expected more")
+            raise UserError(f"total_steps={total_steps}: {path} is planned for {steps:,} steps; expected more")
+        changes = _given(total_steps=total_steps, until=until, minutes=minutes)
+        return _continue(run, changes, plugins, callback, progress)
 
-        def lengthened() -> directory.RunDirectory:
-            processes.from_first(run.move_earlier_end_aside)
-            processes.from_first(lambda: run.write_config(longer))
-            return run
 
-        return _launch(_plan(longer, plugins), progress, lengthened, run)
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _continue(
+    run: directory.RunDirectory,
+    changes: dict[str, Any],
+    plugins: dict[str, Any],
+    callback: Callback | None,
+    progress: bool | None,
+) -> Result:
+    """Continue a run with some of its settings changed; what an earlier end of it left is moved aside.
+
+    The setting that ended the run no longer holds, unless it is among the changes.
+    """
+    before = processes.from_first(lambda: run.config)
+    ended_by = processes.from_first(lambda: run.stopped_by)
+    changes = ({ended_by: None} if ended_by in ("until", "minutes") else {}) | changes
+    changes = {name: checked(FIELDS[name], value) for name, value in changes.items()}
+    config = dataclasses.replace(before, **changes)
+    plan = _plan(config, plugins)
+
+    def reopened() -> directory.RunDirectory:
+        processes.from_first(run.move_earlier_end_aside)
+        if config != before:
+            processes.from_first(lambda: run.write_config(config))
+        return run
+
+    return _launch(plan, Callbacks(config, callback), progress, reopened, run)
 
 
 @contextmanager
@@ -152,6 +249,7 @@ def _together(compilation_cache: bool) -> Iterator[None]:
 
 def _launch(
     plan: Plan,
+    callbacks: Callbacks,
     progress: bool | None,
     claim: Callable[[], directory.RunDirectory],
     begun: directory.RunDirectory | None = None,
@@ -160,6 +258,7 @@ def _launch(
 
     Args:
       plan: of what to train.
+      callbacks: that may end training.
       progress: whether to show it on the terminal; None: if there is one.
       claim: gives the directory to write to, which is closed at the end.
       begun: the same directory, where there is a run to go on with.
@@ -233,6 +332,7 @@ def _launch(
                 clock,
                 Divergence(config),
                 best,
+                callbacks,
                 about={
                     "config": dataclasses.asdict(config),
                     "plugins": plan.plugins,

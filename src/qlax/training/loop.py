@@ -1,8 +1,9 @@
 """The loop of a training: pieces of work for the device; log, evaluate and save between them."""
 
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
 from qlax.trackers.tracking import Tracking
 from qlax.training import processes
+from qlax.training.callbacks import Callbacks
 from qlax.training.device_runs import DeviceRuns, Evaluation
 from qlax.training.display import ProgressDisplay
 from qlax.training.guard import Divergence, Record
@@ -93,6 +95,7 @@ class Loop:
       since: updates and seconds of training when the last line was written, or the loop began.
       piece: updates of the next piece of work.
       wanted: updates of the piece that this process would take.
+      at_end: Metrics and explored settings `[R]` of agents that a callback ended, where the last line has others.
     """
 
     plan: Plan
@@ -105,6 +108,7 @@ class Loop:
     clock: Clock
     divergence: Divergence
     best: Best
+    callbacks: Callbacks
     about: dict[str, Any]
     done: int
     line: int
@@ -112,17 +116,21 @@ class Loop:
     since: tuple[int, float]
     piece: int = 1
     wanted: int = 1
+    at_end: dict[str, np.ndarray] = field(default_factory=dict)
 
     def train(self, state: TrainState, record: Record) -> TrainState:
-        """Train piece after piece; the host reads what came of one while the device computes the next.
+        """Train chunk after chunk; the host reads the measurements of one while the device computes the next.
+
+        A callback decides before the next chunk begins, so that the weights are those of the line it has seen.
 
         Args:
-          state: of the agents, `[R, ...]`; its memory is taken.
-          record: what was measured so far, `[R, ...]`.
+          state: State of the agents, `[R, ...]`; its memory is reused.
+          record: Measurements so far, `[R, ...]`.
 
         Raises:
-          Stopped: asked to stop; a checkpoint was saved.
-          HostError: environments on the host crashed or hang; the state before was saved.
+          Stopped: A signal asked to stop; a checkpoint was saved.
+          HostError: Environments on the host crashed or hang; the state before was saved.
+          Exception: Whatever the user's callback raised; a checkpoint was saved.
         """
         runs, config, gathered = self.runs, self.plan.config, self.plan.placement.gathered
         total, log_interval = config.num_updates, config.log_interval or 1  # the plan's settings have it derived
@@ -130,36 +138,57 @@ class Loop:
         if config.init is not None and self.done == 0:  # the weights may not be where they were when it is resumed
             self._save(0, runs.copy(state), gathered(record))
         self._report(jax.device_get(gathered(record)))
-        pending: _Boundary | None = None
+        pending: deque[_Boundary] = deque()
         settled = (self.done, state, record, self.clock.seconds())
         try:
             # Stopped while it was evaluated, or the line was lost.
             if self.line < self.done and self._is_due(log_interval):
                 self._settle(self._boundary(state, record, 0)[0])
-            while self.done < total and not self.stop.asked and not self.divergence.of_all:
+            while self.done < total and not self._is_over:
                 updates = min(log_interval - self.done % log_interval, total - self.done, self.piece)
                 state, record = runs.chunk(state, record, updates, self.done == self.begun)
                 self.done += updates
                 # It reads the state, so it has to be dispatched before the next chunk takes it.
-                boundary: _Boundary | None
                 boundary, state, record = self._boundary(state, record, updates)
-                if runs.asynchronous:
-                    pending, boundary = boundary, pending
-                if boundary:
-                    self._settle(boundary)
+                pending.append(boundary)
+                waits = not runs.asynchronous or (boundary.ends_line and self.callbacks)
+                while len(pending) > (0 if waits else 1):
+                    self._settle(pending.popleft())
                 settled = (self.done, state, record, self.clock.seconds())
-            if pending and not self.divergence.of_all:
-                self._settle(pending)
+            while pending and not self.divergence.of_all:
+                self._settle(pending.popleft())
         except HostError as error:
             self._save(*settled)  # on the host nothing takes its memory, and nothing of the chunk was written
             self.directory.wait()
             raise HostError(f"{error}; the state before it is saved; {resume}") from error
         self._save(self.done, gathered(state), gathered(record))
         self.directory.wait()
-        if self.stop.asked and (self.done < total or self.line < self.done):
+        if self.callbacks.failure is not None:
+            self.callbacks.failure.add_note(f"qlax: a checkpoint was saved; {resume}")
+            raise self.callbacks.failure
+        if self.callbacks.reason and not self.divergence.of_all:
+            self._evaluate_end(state, record)
+        elif self.stop.asked and (self.done < total or self.line < self.done):
             steps, all_steps = (n * config.steps_per_update for n in (self.done, total))
             raise Stopped(f"stopped after {steps:,} of {all_steps:,} steps; {resume}", self.stop.asked)
         return state
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether training ends before its planned length."""
+        return bool(self.stop.asked) or self.divergence.of_all or self.callbacks.asks_to_end
+
+    def _evaluate_end(self, state: TrainState, record: Record) -> None:
+        """Evaluate the agents that a callback ended, unless the last line of metrics is about the same weights."""
+        if self._is_due(self.plan.config.eval_interval) and not self.after_evaluation:
+            return
+        gathered, names = self.plan.placement.gathered, self.plan.config.swept if self.after_evaluation else ()
+        evaluation = self.runs.evaluate(state).wait()
+        record, hyper = jax.device_get((gathered(record), gathered(state.hyper)))
+        self.at_end = {name: getattr(hyper, name) for name in names}
+        if evaluation is not None:
+            self.at_end |= _evaluated(evaluation, record.diverged >= 0)
+        self.clock.spend("eval_seconds")
 
     def _is_due(self, interval: Any) -> bool:
         """Tell whether what is done every so many updates, and at the end, is done now."""
@@ -225,6 +254,7 @@ class Loop:
             self._save(boundary.updates, *boundary.snapshot)
         done = boundary.updates * config.steps_per_update * config.num_members
         self.display.show(done, line["steps_per_second"] or 0.0, line["episode_return"], line["eval_return"])
+        self.callbacks.call(line)
 
     def _save(self, updates: int, state: TrainState, record: Record, seconds: dict[str, float] | None = None) -> None:
         so_far = {"updates": updates, "line": self.line, "best": list(self.best.returns)}  # a copy: it is written later

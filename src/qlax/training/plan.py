@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax import pqn
+from qlax.config.intervals import with_intervals
 from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
 from qlax.envs.build import Built
@@ -116,7 +117,7 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     if placement.axis_name is not None:
         network = qnetwork.build(description, built.env.num_actions, placement.axis_name)
     built = built.against_itself(network)
-    config = config.with_intervals(getattr(built.env, "time_limit", None), built.make_envs is not None)
+    config = with_intervals(config, getattr(built.env, "time_limit", None), built.make_envs is not None)
     _check_population(config)
     vec = built.copies(config.num_envs // placement.parts)
     episodes = -(-config.eval_episodes // placement.parts)  # one fresh episode a step has to do for so many

@@ -125,13 +125,13 @@ def compile(plan: Plan) -> Exchange | None:
     return placement.compile(jitted.lower(*shapes, False))
 
 
-def outcome(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+def outcome(config: Config, curves: dict[str, np.ndarray], last: dict[str, np.ndarray]) -> dict[str, Any]:
     """What the summary says of populations: their final settings, and how often a member was replaced."""
     if config.population == "none":
         return {}
     found = curves.get("parent", np.empty((0, config.num_members)))  # lines may be lost
     known = found[np.isfinite(found).all(axis=1)]
     return {
-        "final_settings": {name: list(map(six_digits, curves[name][-1])) for name in config.swept if name in curves},
+        "final_settings": {name: list(map(six_digits, last[name])) for name in config.swept if name in curves},
         "replaced": int((known != np.arange(config.num_members)).sum()),
     }

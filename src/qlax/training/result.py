@@ -19,7 +19,6 @@ from qlax.storage.history import History
 from qlax.storage.metrics import curves
 from qlax.training import population, processes, weights
 from qlax.training.loop import Loop
-from qlax.training.plan import Plan
 from qlax.types import PyTree
 from qlax.util.text import six_digits
 
@@ -56,11 +55,12 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     plan, run, divergence = loop.plan, loop.directory, loop.divergence
     config = plan.config
     arrays = curves(run.metrics.read(config.num_members))
+    last = {name: values[-1] for name, values in arrays.items()} | loop.at_end
     final = [name for name in config.swept if name in arrays]  # those that changed in training
-    more = {index: {name: six_digits(arrays[name][-1, index]) for name in final} for index in range(config.num_members)}
+    more = {index: {name: six_digits(last[name][index]) for name in final} for index in range(config.num_members)}
     agents = weights.save(plan, run, "agents", variables, more)
     run.wait()
-    found = _summarise(plan, arrays, loop.clock.seconds(), divergence.found, loop.about["inexact"], loop.done)
+    found = _summarise(loop, arrays, last)
     if divergence.of_all:
         run.write("summary.json", found)
         again = f"begin from them, with other settings: qlax train ... --init {run.path}"
@@ -74,38 +74,30 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     return Result(run.path, config, found, arrays, agents)
 
 
-def _summarise(
-    plan: Plan,
-    curves: dict[str, np.ndarray],
-    seconds: dict[str, float],
-    diverged: list[dict[str, Any] | None],
-    inexact: list[str],
-    updates: int,
-) -> dict[str, Any]:
-    """What `summary.json` holds.
+def _summarise(loop: Loop, curves: dict[str, np.ndarray], last: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what `summary.json` holds.
 
     Args:
-      plan: of what was trained.
-      curves: the lines of the metrics, `[lines]` or `[lines, R]`.
-      seconds: spent and waited.
-      diverged: of every agent when and where, if it did.
-      inexact: in what the run is not what an undisturbed one would have been.
-      updates: that were done: all, unless every agent diverged before.
+      loop: The training, which has ended.
+      curves: The lines of the metrics as arrays, `[lines]` or `[lines, R]`.
+      last: Values of the last line `[R]`, or newer ones.
     """
+    plan, updates, seconds = loop.plan, loop.done, loop.clock.seconds()
     config, runs = plan.config, plan.config.members
     if not curves:  # they diverged before the first line
         nothing = np.full((1, len(runs)), np.nan)
         keys = ("episodes", "episode_return", *measurements.evaluated().values())
         curves = {"updates": np.zeros(1)} | dict.fromkeys(keys, nothing)
-    late = curves["updates"] > 0.9 * config.num_updates
+        last = {name: values[-1] for name, values in curves.items()}
+    late = curves["updates"] > 0.9 * updates
     episodes = curves["episodes"][late]
     with np.errstate(invalid="ignore"):
         train_return = np.nansum(curves["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
-    returns = {"train_return": train_return, "eval_return": curves["eval_return"][-1]}
+    returns = {"train_return": train_return, "eval_return": last["eval_return"]}
     if score := getattr(plan.env, "score", None):
         returns["eval_score"] = np.array([score(x) for x in returns["eval_return"]])
     own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
-    returns |= {name: curves[name][-1] for name in own}
+    returns |= {name: last[name] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)
     device = jax.devices()[0]
     steps = updates * config.steps_per_update
@@ -114,7 +106,7 @@ def _summarise(
         "preset": config.preset,
         "seeds": [run["seed"] for run in runs],
         "settings": {name: [run[name] for run in runs] for name in config.swept},
-        **population.outcome(config, curves),
+        **population.outcome(config, curves, last),
         "network": plan.description,
         "total_steps": steps,
         "updates": updates,
@@ -122,14 +114,29 @@ def _summarise(
         "num_devices": plan.placement.num_devices,
         "jax_version": jax.__version__,
         "qlax_version": __version__,
-        "inexact": inexact,
-        "diverged": diverged,
+        "stopped_by": loop.callbacks.reason if updates < config.num_updates else "",
+        **_reached(config, curves),
+        "inexact": loop.about["inexact"],
+        "diverged": loop.divergence.found,
         **{name: round(value, 3) for name, value in seconds.items()},
         "steps_per_second": round(steps * len(runs) / max(seconds["train_seconds"], 1e-3), 1),
         **{name: _mean_and_runs(values) for name, values in returns.items()},
         "eval_episodes": config.eval_episodes,
-        "eval_cut": [cut if math.isfinite(cut) else None for cut in curves["eval_cut"][-1].tolist()],
+        "eval_cut": [cut if math.isfinite(cut) else None for cut in last["eval_cut"].tolist()],
     }
+
+
+def _reached(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return when each agent first reached the return of the setting `until`, None for one that never did."""
+    if config.until is None:
+        return {}
+    reached = np.asarray(curves["eval_return"] >= config.until)  # [lines, R]
+    lines = [int(column.argmax()) if column.any() else None for column in reached.T]
+    when = [
+        None if line is None else {"steps": int(curves["steps"][line]), "seconds": float(curves["seconds"][line])}
+        for line in lines
+    ]
+    return {"reached": when}
 
 
 def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:

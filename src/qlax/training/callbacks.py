@@ -1,0 +1,99 @@
+"""Callbacks: functions that see every line of metrics, and may end a training before its planned length."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qlax.config.settings import Config
+from qlax.errors import RunError, UserError, described
+from qlax.training import processes
+
+Callback = Callable[[dict[str, Any]], bool | None]
+
+
+def until(target: float) -> Callback:
+    """Make a callback that ends training once every agent's greedy return has reached a target.
+
+    Agents that diverged are left out, as their weights no longer change.
+
+    Args:
+      target: Mean undiscounted return over the episodes of one evaluation.
+    """
+
+    def reached(line: dict[str, Any]) -> bool:
+        known = line["eval_return"][np.isfinite(line["eval_return"])]
+        return bool(known.size and (known >= target).all())
+
+    return reached
+
+
+def minutes(limit: float) -> Callback:
+    """Make a callback that ends training after a number of minutes, those before an interruption included.
+
+    Args:
+      limit: Minutes of training; compilation and evaluation do not count.
+    """
+    return lambda line: bool(line["seconds"] >= 60 * limit)
+
+
+class Callbacks:
+    """All callbacks of a run: the settings `until` and `minutes`, and the user's own function.
+
+    Where several processes train together, the first one calls them and tells the others the answer, so that all end
+    training after the same update.
+
+    Args:
+      config: Settings of the run.
+      own: The user's callback; None without one.
+
+    Attributes:
+      reason: Name of the callback that asked to end training: "until", "minutes" or "callback"; "" before that.
+      failure: Exception of the user's callback; in processes other than the first, a `RunError` that quotes it.
+
+    Raises:
+      UserError: The user's callback cannot be called.
+    """
+
+    def __init__(self, config: Config, own: Callback | None):
+        if own is not None and not callable(own):
+            raise UserError(f"callback={own!r}: expected a function that takes a line of metrics")
+        self._callbacks: dict[str, Callback] = {"callback": own} if own is not None else {}
+        if config.until is not None:
+            self._callbacks["until"] = until(config.until)
+        if config.minutes is not None:
+            self._callbacks["minutes"] = minutes(config.minutes)
+        self.reason = ""
+        self.failure: Exception | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def call(self, line: dict[str, Any]) -> None:
+        """Call every callback with a line of metrics; the answer is in `reason` and `failure`."""
+        if not self:
+            return
+        failures: list[Exception] = []
+
+        def asked() -> tuple[str, str]:
+            reasons = []
+            for name, callback in self._callbacks.items():
+                try:
+                    answer = callback(line)
+                    if answer is not None and not isinstance(answer, bool | np.bool):
+                        raise TypeError(
+                            f"the callback returned {answer!r}; expected True to end training, or else False or None"
+                        )
+                    reasons += [name] * bool(answer)
+                except Exception as error:
+                    failures.append(error)
+            return next(iter(reasons), ""), " and ".join(map(described, failures))
+
+        self.reason, said = processes.from_first(asked)
+        if said:
+            self.failure = failures[0] if failures else RunError(f"the callback failed in the first process: {said}")
+
+    @property
+    def asks_to_end(self) -> bool:
+        """Whether training ends after the last line, because a callback asked for it or failed."""
+        return bool(self.reason) or self.failure is not None
