@@ -4,19 +4,23 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 
 # XLA's newer code for fused operations takes twice as long to compile as the older.
 OLDER_CODE = "--xla_cpu_use_fusion_emitters=false"
+MUCH_MEMORY = 1.3e9  # bytes; a single file adds up to 1 GB
 
 
 def pytest_configure(config):
+    settings = {"jax_persistent_cache_min_compile_time_secs": 0.1, "jax_disable_most_optimizations": True}
     if config.pluginmanager.has_plugin("cacheprovider"):
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_disable_most_optimizations", True)
+        settings["jax_compilation_cache_dir"] = str(config.cache.mkdir("jax"))
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for the processes that tests start
     # Slow tests hold presets to the scores that users get, so they compile as users do.
     if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
         _use_older_code()
@@ -33,10 +37,18 @@ def _use_older_code():
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Drop the compiled programs of a file after its last test: those of all files together take 3.4 GB a worker."""
-    if nextitem is None or nextitem.path != item.path:
+    """Drop compiled programs after a file's last test if they take much memory: all together take 3.4 GB a worker."""
+    if (nextitem is None or nextitem.path != item.path) and _resident_memory() > MUCH_MEMORY:
         jax.clear_caches()
         gc.collect()
+
+
+def _resident_memory():
+    """Bytes of this process in memory; where the system does not tell, more than there can be."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return sys.maxsize
 
 
 @pytest.hookimpl(optionalhook=True)

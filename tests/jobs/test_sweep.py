@@ -122,6 +122,7 @@ def test_a_report_of_many_runs_names_the_best_settings(capsys):
         "device": "cpu",
         "network": {},
         "num_devices": 1,
+        "stopped_by": "",
     }
     train.report(qlax.Result(Path("run"), config, summary, {}, [None] * 40))
     said = capsys.readouterr().out

@@ -87,6 +87,7 @@ def test_two_processes_learn_what_two_devices_of_one_learn_and_one_writes(tmp_pa
     assert qlax.load(tmp_path / "two", best=True)
 
 
+@pytest.mark.slow
 def test_a_population_is_dealt_to_two_processes(tmp_path, cache):
     settings = SMALL | {
         "draws": 4,
