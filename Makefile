@@ -14,14 +14,19 @@ test: $(VENV)/installed-test
 site: $(VENV)/installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# --no-compile: Python compiles what is imported, a small part of what is installed.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+
 $(VENV)/installed: pyproject.toml
 	python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --editable .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[atari,craftax,gymnasium,jaxmarl,jumanji,navix,onnx,pgx,tensorboard,video,wandb,xminigrid]' --group test
-	touch $@
+$(VENV)/installed-test: pyproject.toml
+	python3 -m venv $(VENV)
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --editable '.[atari,craftax,gymnasium,jaxmarl,jumanji,navix,onnx,pgx,tensorboard,video,wandb,xminigrid]' --group test
+	touch $(VENV)/installed $@
 
 .PHONY: demo site test

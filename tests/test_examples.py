@@ -83,6 +83,7 @@ def is_drawn(path):
         assert len(image.convert("RGB").getcolors(2**24)) > 3
 
 
+@pytest.mark.slow  # the README's blocks do the same, and run in CI
 def test_the_notebook_runs(monkeypatch, tmp_path, pytestconfig):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

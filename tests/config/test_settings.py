@@ -85,8 +85,14 @@ def test_distributions_are_spread_as_they_say():
         ({"lam": "uniform:0"}, r"lam='uniform:0': expected"),
         ({"lam": "normal:0:1"}, r"lam='normal:0:1': expected"),
         ({"lam": ["uniform:0:1", 0.5], "draws": 2}, r"lam=\['uniform:0:1', 0.5\]: expected"),
-        ({"lam": "uniform:0:1"}, r"lam=uniform:0:1 is drawn from: say how many settings to draw, as draws=16$"),
-        ({"lam": (0, 1), "draws": 3}, r"draws=3: nothing is drawn; leave it out, or give a distribution, as learning_"),
+        (
+            {"lam": "uniform:0:1"},
+            r"lam=uniform:0:1 is a distribution: give the number of settings to draw from it, as in draws=16$",
+        ),
+        (
+            {"lam": (0, 1), "draws": 3},
+            r"draws=3: no setting has a distribution; leave draws out, or give one, as in learning_",
+        ),
         (
             {"lam": "uniform:0:1", "gamma": (0, 1), "draws": 32_769},
             r"draws=32769 x seeds=1 x 2 values of gamma: the agents would be 65,538; expected at most 65,536",

@@ -193,7 +193,7 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpole --seeds 2 3", "seeds has several values, but holds for all jobs of a sweep; give it one"),
         ("sweep cartpole --population none pbt", "population has several values, but holds for all jobs"),
         ("sweep cartpole --lamm 0 1", "unknown flag '--lamm'; did you mean '--lam'"),
-        ("sweep cartpole --lam uniform:0:1 --num-envs 16 32", "lam=uniform:0:1 is drawn from: say how many settings"),
+        ("sweep cartpole --lam uniform:0:1 --num-envs 16 32", "lam=uniform:0:1 is a distribution: give the number"),
         ("sweep cartpole --lam 0 1 --jobs 0", "jobs=0: expected a whole number from 1"),
         ("sweep cartpole acrobot --num-envs 8 16 --out begun", "was begun with env='gymnax/CartPole-v1', "),
         ("sweep cartpole --lam 0 1 --out used", "used is neither empty nor a sweep; name another directory with --out"),
@@ -256,36 +256,34 @@ def test_without_ray_it_is_named(capsys, monkeypatch, tmp_path):
 def test_two_targets_are_trained_to_the_table_and_never_twice(capsys, monkeypatch, pytestconfig, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    settings = SMALL | {"total_steps": 64, "encoder": "mlp"}
-    words = ["sweep", "minatar/breakout", "minatar/asterix", "--jobs", "2", *flags(settings), "--dueling"]
+    settings = SMALL | {"total_steps": 64}
+    words = ["sweep", "cartpole", "acrobot", "--jobs", "2", *flags(settings), "--dueling"]
     assert main.main(words) == 0
     first = capsys.readouterr()
     assert first.err.count("done after") == 2
     (out,) = (tmp_path / "runs").iterdir()
-    assert out.name == "minatar-breakout-minatar-asterix-sweep-1"
-    breakout, asterix = out / "0-minatar-breakout", out / "1-minatar-asterix"
-    config = json.loads((asterix / "config.json").read_text())
-    expected = {"env": "gymnax/Asterix-MinAtar", "preset": "minatar/asterix", "dueling": True, "hidden": [8]}
+    assert out.name == "cartpole-acrobot-sweep-1"
+    cartpole, acrobot = out / "0-cartpole", out / "1-acrobot"
+    config = json.loads((acrobot / "config.json").read_text())
+    expected = {"env": "gymnax/Acrobot-v1", "preset": "acrobot", "dueling": True, "hidden": [8]}
     assert {name: config[name] for name in expected} == expected
     assert first.out == (out / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in first.out.splitlines() if line.startswith("|")]
-    assert rows[2:] == ["minatar/breakout", "minatar/asterix"]
+    assert rows[2:] == ["cartpole", "acrobot"]
     (results,) = json.loads((out / "results.json").read_text())
-    summary = json.loads((breakout / "summary.json").read_text())
-    assert results["targets"]["minatar/breakout"].items() <= summary.items()
+    summary = json.loads((cartpole / "summary.json").read_text())
+    assert results["targets"]["cartpole"].items() <= summary.items()
     assert (results["failed"], results["incomplete"], results["aggregates"]) == ({}, [], None)
 
-    (breakout / "summary.json").unlink()  # as if it had been interrupted before its end
+    (cartpole / "summary.json").unlink()  # as if it had been interrupted before its end
     words += ["--out", str(out.relative_to(tmp_path))]
     assert main.main(words) == 0
     again = capsys.readouterr()
     assert "jobs 2, complete 1, to go on with 1" in again.err
-    assert f"{breakout.name}: goes on" in again.err
-    assert asterix.name not in again.err
-    lines = [
-        line.partition("qlax ")[2].split()[:2] for line in (out / "0-minatar-breakout.log").open() if line[0] == "$"
-    ]
-    assert lines == [["train", "minatar/breakout"], ["resume", str(breakout.relative_to(tmp_path))]]
+    assert f"{cartpole.name}: goes on" in again.err
+    assert acrobot.name not in again.err
+    lines = [line.partition("qlax ")[2].split()[:2] for line in (out / "0-cartpole.log").open() if line[0] == "$"]
+    assert lines == [["train", "cartpole"], ["resume", str(cartpole.relative_to(tmp_path))]]
 
 
 def test_settings_are_compared_on_every_target(capsys, stand_in, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -13,9 +14,10 @@ RUNS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
 
 def python(code, *arguments):
-    """What a fresh process prints last, as JSON."""
+    """Return what a fresh process prints last, as JSON; it compiles as users do, as equal bits depend on it."""
     command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "False"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -40,13 +42,30 @@ def test_agents_take_turns_in_groups_of_one_size(at_once, expected):
     assert ("at a time" in str(placement)) == (expected in (2, 3))
 
 
+@pytest.fixture
+def optimised():
+    """Compiled as users do, not as tests."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    compiler_options.cache_clear()
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    compiler_options.cache_clear()
+
+
+@pytest.mark.usefixtures("optimised")
 def test_options_xla_does_not_know_are_left_out(monkeypatch):
     assert compiler_options("gpu") == {}
     known = dict(CPU_OPTIONS)
     monkeypatch.setitem(CPU_OPTIONS, "xla_cpu_no_such_option", True)
-    compiler_options.cache_clear()
     assert compiler_options("cpu") == known
+
+
+def test_the_level_of_optimisation_is_jax_s_where_it_was_asked_for_little(optimised):
+    assert compiler_options("cpu")["xla_backend_optimization_level"] == 1
+    jax.config.update("jax_disable_most_optimizations", True)
     compiler_options.cache_clear()
+    assert "xla_backend_optimization_level" not in compiler_options("cpu")
 
 
 TRAIN = """

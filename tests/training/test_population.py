@@ -222,7 +222,7 @@ def test_a_population_is_trained_resumed_bit_for_bit_and_drawn(monkeypatch, tmp_
 @pytest.mark.parametrize(
     ("target", "settings", "said"),
     [
-        (CARTPOLE, {}, "population=pbt explores what has several values or a distribution, and nothing has"),
+        (CARTPOLE, {}, "population=pbt explores settings with several values or a distribution, but there are none"),
         (
             "hosts:HostWalk",
             {"lam": [0.1, 0.9]},

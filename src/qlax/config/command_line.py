@@ -1,4 +1,4 @@
-"""Settings on a command line: read from words, and written as the words that ask for them."""
+"""Settings on a command line: read from words, and written as words."""
 
 import json
 from collections.abc import Collection
@@ -11,10 +11,10 @@ from qlax.util.text import shown
 
 
 def parse(name: str, text: str) -> Any:
-    """Read the value of a field from a word; one of several values where the field is a sweep.
+    """Read the value of a field from a word of the command line.
 
     Raises:
-      UserError: it cannot be read as the field's type.
+      UserError: The word is not a value of the field.
     """
     try:
         return FIELDS[name].metadata["kind"].parse(text)
@@ -23,21 +23,21 @@ def parse(name: str, text: str) -> Any:
 
 
 def flag(name: str) -> str:
-    """Name of a field's flag."""
+    """Return the flag of a field, as `--num-envs`."""
     return "--" + name.replace("_", "-")
 
 
 def as_words(config: Config, always: Collection[str] = ()) -> list[str]:
-    """Write settings as a target, and flags for all that is not as the target has it.
+    """Return the words after `qlax train` that give these settings: a target, and flags for what differs from it.
 
     Args:
-      config: the settings.
-      always: fields to name, even if they are.
+      config: Settings to write.
+      always: Fields to write even if they do not differ.
     """
     target, asked = config.env, configure(config.env)
     if config.preset and presets.is_preset(config.preset):
         preset = configure(config.preset)
-        # No flag takes back what a preset says: where something of it is gone, all is said.
+        # No flag sets a field back to None: if the preset has a value there, it cannot be the target.
         gone = [name for name in FIELDS if getattr(config, name) is None and getattr(preset, name) is not None]
         if not gone and preset.env == config.env and preset.env_options.keys() <= config.env_options.keys():
             target, asked = config.preset, preset
@@ -48,7 +48,7 @@ def as_words(config: Config, always: Collection[str] = ()) -> list[str]:
 
 
 def _as_words(name: str, value: Any) -> list[str]:
-    """Words of one field, which `parse` reads back."""
+    """Return the words of one field, which `parse` reads back."""
     if isinstance(value, bool):
         return [flag(name) if value else flag(f"no_{name}")]
     if isinstance(value, dict):
@@ -60,5 +60,5 @@ def _as_words(name: str, value: Any) -> list[str]:
 
 
 def written(value: Any) -> str:
-    """Write a value of a field in one word."""
+    """Return a value of a field as one word."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""From a target, or from the contents of a file, to settings."""
+"""Settings from a preset, an environment or the contents of a file."""
 
 from __future__ import annotations  # Mixing needs JAX, which settings are checked without
 
@@ -74,14 +74,14 @@ class Overrides(TypedDict, total=False):
 
 
 def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]) -> Config:
-    """Make the settings of a preset or of an environment, with some of them replaced.
+    """Return the settings of a preset or of an environment, with some of them replaced.
 
     Args:
-      target: a preset, such as "cartpole"; an environment, "suite/name" or "module:Name"; or settings to start from.
-      overrides: fields of `Config`; options of the environment are added to those of the preset.
+      target: A preset such as "cartpole", an environment as "suite/name" or "module:Name", or other settings.
+      overrides: Fields of `Config` to replace; options of the environment are added to those of the preset.
 
     Raises:
-      UserError: no such preset or field, or a value that cannot be.
+      UserError: The preset or a field does not exist, or a value is invalid.
     """
     settings: dict[str, Any] = {}
     if isinstance(target, Config):
@@ -100,28 +100,28 @@ def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]
 
 
 def from_dict(settings: dict[str, Any], source: str, /, **overrides: Any) -> Config:
-    """Make the settings that a dictionary holds, with some of them replaced.
+    """Return the settings that a dictionary holds, with some of them replaced.
 
     Args:
-      settings: fields of `Config`; those left out have their defaults.
-      source: where they come from, for error messages.
-      overrides: fields of `Config`; options of the environment are added to the others.
+      settings: Fields of `Config`; missing ones have their defaults.
+      source: Where the dictionary comes from, for error messages.
+      overrides: Fields of `Config` to replace; options of the environment are added to those of the dictionary.
 
     Raises:
-      UserError: no such field, or a value that cannot be.
+      UserError: A field does not exist, or a value is invalid.
     """
     for name in (*settings, *overrides):
         if name not in FIELDS:
             raise UserError(f"unknown setting {shown(repr(name))} in {source}{nearest(name[:LONGEST_NAME], FIELDS)}")
-    for name in ("derived", "env_options"):  # others are checked where all are there
+    for name in ("derived", "env_options"):  # `Config` checks all others
         for given in (settings, overrides):
             if name in given:
                 checked(FIELDS[name], given[name])
-    if overrides:  # what followed from other settings has to follow anew
+    if overrides:  # settings that were derived from others are derived again
         settings = {name: value for name, value in settings.items() if name not in settings.get("derived", ())}
         settings.pop("derived", None)
     if "env" in overrides and overrides["env"] != settings.get("env"):
-        settings.pop("preset", None)  # it was made for another environment, and would name this one
+        settings.pop("preset", None)  # the preset was made for another environment
     if "env_options" in overrides and "env_options" in settings and "env" not in overrides:
         overrides = {**overrides, "env_options": {**settings["env_options"], **overrides["env_options"]}}
     return Config(**{**settings, **overrides})

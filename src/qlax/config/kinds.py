@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from qlax.util.text import six_digits
 
-Sweep = float | str | tuple[float, ...]  # one value, or one a setting, or the distribution they are drawn from
+Sweep = float | str | tuple[float, ...]  # one value, several, or a distribution such as "uniform:0:1"
 Group = Literal["environment", "run", "learning", "exploration", "network", "evaluation", "output", "machine"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 LARGEST_COUNT = 2**31 - 1  # the device counts in int32
@@ -26,8 +26,8 @@ class Kind:
     """The values that a setting may hold."""
 
     expected: str  # for error messages
-    convert: Callable[[Any], Any]  # to the setting's own type; ValueError where it does not fit
-    parse: Callable[[str], Any]  # the same for a word of the command line
+    convert: Callable[[Any], Any]  # to the type of the setting; raises ValueError for other values
+    parse: Callable[[str], Any]  # from a word of the command line; raises ValueError for other words
     choices: tuple[str, ...] = ()
     low: float = -LARGEST_NUMBER
     high: float = LARGEST_NUMBER
@@ -48,21 +48,21 @@ def setting(
     remedy: int = 0,
     world: Literal["on the host", "in JAX"] | None = None,
 ) -> Any:
-    """Declare a field of `Config`; its metadata are these arguments by their names.
+    """Declare a field of `Config`, with these arguments as its metadata.
 
     Args:
-      default: value unless another is asked for; None where it follows from other settings.
-      kind: values it may hold.
-      group: heading under which help and documentation show the setting.
-      help: what the setting is, for people.
-      flag: whether the command line has a flag for it.
-      origin: whether it says where the settings came from, and changes nothing.
-      changeable: whether it may be changed in the `config.json` of a run that was begun.
-      compared: whether runs that differ in it are runs of different settings.
-      varies: whether it may differ between the jobs of a sweep.
-      tracked: whether trackers show it beside a single agent.
-      remedy: place among the settings to reduce if memory is short, from 1, the cheapest first; 0: none of them.
-      world: where the environments are that it is for; None: anywhere.
+      default: Default value; None if it is derived from other settings.
+      kind: Values that the setting may hold.
+      group: Heading under which help and documentation show the setting.
+      help: Description for users.
+      flag: Whether the command line has a flag for the setting.
+      origin: Whether the setting only records where the others came from.
+      changeable: Whether the setting may be changed in the `config.json` of a run that was begun.
+      compared: Whether figures tell runs apart by the setting.
+      varies: Whether the setting may differ between the jobs of a sweep.
+      tracked: Whether trackers show the setting beside every agent.
+      remedy: Rank among the settings to reduce when memory is short, from 1, the cheapest first; 0: not among them.
+      world: Where environments have to be for the setting to apply; None: anywhere.
     """
     metadata = dict(locals())
     return dataclasses.field(
@@ -78,7 +78,7 @@ def _number(x: Any, low: float, high: float, whole: bool) -> float:
 
 
 def _plain(x: Any) -> Any:
-    """NumPy's and JAX's numbers and arrays as Python's."""
+    """Convert numbers and arrays of NumPy and JAX to those of Python."""
     return x.tolist() if hasattr(x, "tolist") else x
 
 
@@ -88,12 +88,12 @@ def _range(noun: str, low: float, high: float) -> str:
 
 
 def _is_short(x: Any, longest: int = LONGEST_NAME) -> bool:
-    """Whether it is text of one line, and not a file's worth of it."""
+    """Return whether `x` is printable text on one line, of at most `longest` characters."""
     return isinstance(x, str) and len(x) <= longest and x.isprintable()
 
 
 def whole(low: int = 1, high: int = LARGEST_COUNT) -> Kind:
-    """A whole number."""
+    """Return the kind of whole numbers within a range."""
 
     def convert(x: Any) -> Any:
         return _number(x, low, high, whole=True)
@@ -102,7 +102,7 @@ def whole(low: int = 1, high: int = LARGEST_COUNT) -> Kind:
 
 
 def number(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
-    """A number."""
+    """Return the kind of numbers within a range."""
 
     def convert(x: Any) -> Any:
         return _number(x, low, high, whole=False)
@@ -111,14 +111,14 @@ def number(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
 
 
 class Distribution(NamedTuple):
-    """Distribution that values are drawn from."""
+    """Distribution from which values are drawn."""
 
-    is_log: bool  # whether their logarithms are spread evenly, and not they themselves
+    is_log: bool  # whether the logarithms of values are uniform, instead of the values
     low: float
     high: float
 
     def at(self, share: float) -> float:
-        """The value that this share of all draws lies below, in six digits: what is shown of it is all of it."""
+        """Return the quantile at `share`, rounded to the six digits with which values are shown."""
         if self.is_log:
             value = math.exp((1 - share) * math.log(self.low) + share * math.log(self.high))
         else:
@@ -130,7 +130,7 @@ def distribution(word: str) -> Distribution:
     """Read `uniform:LOW:HIGH` or `log-uniform:LOW:HIGH`.
 
     Raises:
-      ValueError: it is neither of them.
+      ValueError: The word is neither of them.
     """
     if not _is_short(word):
         raise ValueError
@@ -142,7 +142,7 @@ def distribution(word: str) -> Distribution:
 
 
 def sweep(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
-    """A number, or several: one a setting; or one distribution, as a word."""
+    """Return the kind of one number within a range, several of them, or one distribution as a word."""
 
     def convert(x: Any) -> Any:
         x = _plain(x)
@@ -162,7 +162,7 @@ def sweep(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
 
 
 def widths() -> Kind:
-    """Whole numbers in one word, as 256,256."""
+    """Return the kind of widths of dense layers, as in 256,256."""
 
     def convert(x: Any) -> Any:
         x = x if isinstance(x, list | tuple) else [x]
@@ -175,7 +175,7 @@ def widths() -> Kind:
 
 
 def text(choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Kind:
-    """A word; one of `choices` where there are any."""
+    """Return the kind of text, which is one of `choices` if there are any."""
 
     def convert(x: Any) -> Any:
         if not _is_short(x, longest) or (choices and x not in choices):
@@ -187,7 +187,7 @@ def text(choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Kind:
 
 
 def words() -> Kind:
-    """Names in one word, as a,b."""
+    """Return the kind of several names in one word, as in a,b."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, list | tuple) or len(x) > MOST_NAMES or not all(map(_is_short, x)):
@@ -199,7 +199,7 @@ def words() -> Kind:
 
 
 def truth() -> Kind:
-    """True or false."""
+    """Return the kind of true or false."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, bool):
@@ -210,7 +210,7 @@ def truth() -> Kind:
 
 
 def table() -> Kind:
-    """Names with values: true or false, numbers or text."""
+    """Return the kind of names with values, which are true or false, numbers or text."""
 
     def convert(x: Any) -> Any:
         x = {name: _plain(value) for name, value in x.items()} if isinstance(x, dict) else None
@@ -233,3 +233,12 @@ def table() -> Kind:
             return {name: value}
 
     return Kind("name=value, the value true, false, a number or text", convert, parse)
+
+
+def nearest_divisors(number: int, wanted: int) -> str:
+    """Return the divisors of a number that are nearest to the wanted one, for an error message."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = sorted({*small, *(number // d for d in small)})
+    below = max(d for d in divisors if d <= wanted)
+    above = [d for d in divisors if d > wanted][:1]
+    return " or ".join(str(d) for d in [below, *above])

@@ -16,6 +16,7 @@ from qlax.config.kinds import (
     LONGEST_PATH,
     Sweep,
     distribution,
+    nearest_divisors,
     number,
     setting,
     sweep,
@@ -36,39 +37,39 @@ TRACKERS = ("tensorboard", "wandb")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every choice of a training run; the defaults are the paper's for MinAtar.
+    """All settings of a training run; the defaults are those of the paper for MinAtar.
 
-    A field of type `Sweep` may hold several values, or a distribution of which they are drawn: every combination of
-    values with every joint draw is trained with every seed.
-    Intervals count updates. What is None follows from the rest when a run begins; `derived` then names it.
+    A field of type `Sweep` may hold several values, or a distribution from which values are drawn: every combination
+    of values is trained with every draw and every seed. Intervals count updates. A field that is None is derived from
+    the others when a run begins, and is then listed in `derived`.
 
     Raises:
-      UserError: a value of the wrong type or out of range, or sizes that do not fit each other.
+      UserError: A value has the wrong type or is out of range, or sizes do not fit each other.
     """
 
     env: str = setting("", text(), "environment", "suite/name, or module:Name of your own", flag=False, compared=False)
     env_options: dict[str, Any] = setting(
-        {}, table(), "environment", "parameters of the environment, as name=value", varies=False
+        {}, table(), "environment", "parameters that the environment is made with, as NAME=VALUE", varies=False
     )
     preset: str | None = setting(
-        None, text(), "run", "preset these settings came from", flag=False, origin=True, compared=False
+        None, text(), "run", "preset that the settings came from", flag=False, origin=True, compared=False
     )
     derived: tuple[str, ...] = setting(
         (),
         words(),
         "run",
-        "settings that were not asked for but follow from the others",
+        "settings that were not given but follow from the others",
         flag=False,
         origin=True,
         compared=False,
         tracked=False,
     )
-    seed: int = setting(0, whole(low=0), "run", "seed of the first agent", compared=False, varies=False)
+    seed: int = setting(0, whole(low=0), "run", "random seed of the first agent", compared=False, varies=False)
     seeds: int = setting(
         1,
         whole(),
         "run",
-        "agents of each setting, with the seeds seed, seed + 1, ...",
+        "number of agents per setting; their random seeds are SEED, SEED + 1, ...",
         compared=False,
         varies=False,
         tracked=False,
@@ -87,15 +88,14 @@ class Config:
         1_000_000,
         whole(high=LARGEST_WHOLE),
         "run",
-        "environment steps of each agent, rounded up to whole updates",
+        "environment steps per agent, rounded up to whole updates",
         changeable=True,
     )
     until: float | None = setting(
         None,
         number(),
         "run",
-        "end training once every agent's latest greedy evaluation reaches this return; --eval-interval sets how often "
-        "agents are evaluated",
+        "end training once the latest greedy evaluation of every agent reaches this return",
         changeable=True,
         compared=False,
     )
@@ -103,136 +103,175 @@ class Config:
         None,
         number(low=1e-3, high=1e9),
         "run",
-        "end training after this many minutes, those before an interruption included; compilation and evaluation do "
-        "not count",
+        "end training after this many minutes of training; those before an interruption count, compilation does not",
         changeable=True,
         compared=False,
     )
 
-    num_envs: int = setting(128, whole(), "learning", "number of environments of each agent, N", remedy=3)
-    num_steps: int = setting(32, whole(), "learning", "steps of a rollout, T", remedy=4)
-    num_minibatches: int = setting(32, whole(), "learning", "gradient steps of an epoch")
-    num_epochs: int = setting(2, whole(), "learning", "times each rollout is learned from")
+    num_envs: int = setting(
+        128,
+        whole(),
+        "learning",
+        "number N of parallel environments per agent; more are faster per step, but leave fewer updates",
+        remedy=3,
+    )
+    num_steps: int = setting(
+        32,
+        whole(),
+        "learning",
+        "number T of steps per rollout in each environment; longer rollouts allow longer returns, but fewer updates",
+        remedy=4,
+    )
+    num_minibatches: int = setting(
+        32, whole(), "learning", "number of minibatches per epoch, one gradient step each; more are smaller and noisier"
+    )
+    num_epochs: int = setting(
+        2, whole(), "learning", "number of passes over each rollout; more learn faster, but overfit to it"
+    )
 
     learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of RAdam")
     learning_rate_end: Sweep = setting(
-        0.0, sweep(low=0, high=1), "learning", "final learning rate, as a fraction of learning_rate; 1 is constant"
+        0.0, sweep(low=0, high=1), "learning", "final learning rate as a fraction of the initial one; 1 is constant"
     )
-    gamma: Sweep = setting(0.99, sweep(low=0, high=1), "learning", "discount of future rewards")
+    gamma: Sweep = setting(
+        0.99, sweep(low=0, high=1), "learning", "discount factor; values closer to 1 weigh later rewards more"
+    )
     lam: Sweep = setting(
-        0.65, sweep(low=0, high=1), "learning", "lambda of Q(lambda): 0 is one-step Q-learning, 1 full returns"
+        0.65,
+        sweep(low=0, high=1),
+        "learning",
+        "lambda of Q(lambda): 0 is one-step Q-learning, 1 full returns; larger values have less bias, more variance",
     )
     epsilon_start: Sweep = setting(
-        1.0, sweep(low=0, high=1), "exploration", "initial share of random actions while training"
+        1.0, sweep(low=0, high=1), "exploration", "initial probability of a random action while training"
     )
-    epsilon_end: Sweep = setting(0.05, sweep(low=0, high=1), "exploration", "final share of random actions")
+    epsilon_end: Sweep = setting(
+        0.05, sweep(low=0, high=1), "exploration", "final probability of a random action while training"
+    )
     epsilon_fraction: Sweep = setting(
-        0.1, sweep(low=0, high=1), "exploration", "fraction of the training after which epsilon_end is reached"
+        0.1, sweep(low=0, high=1), "exploration", "fraction of training over which epsilon falls to its final value"
     )
     max_grad_norm: Sweep = setting(
-        10.0, sweep(low=1e-9), "learning", "global norm to which larger gradients are clipped"
+        10.0, sweep(low=1e-9), "learning", "largest global norm of a gradient; larger gradients are scaled down to it"
     )
-    reward_scale: Sweep = setting(1.0, sweep(), "learning", "factor of the rewards learned from")
+    reward_scale: Sweep = setting(
+        1.0, sweep(), "learning", "factor of the rewards that are learned from; returns are reported without it"
+    )
 
     population: str = setting(
         "none",
         text(("none", "pbt")),
         "run",
-        "pbt: after each evaluation the worst agents continue as copies of the best",
+        "pbt: after each evaluation, the worst agents continue as copies of the best with other settings",
         varies=False,
         world="in JAX",
     )
 
     network: str | None = setting(
-        None, text(), "network", "module:Name of your own network, called with the number of actions"
+        None, text(), "network", "your own network as module:Name, called with the number of actions"
     )
     encoder: str | None = setting(
-        None, text((*ENCODERS,)), "network", "encoder of the observation; one that fits it, unless given"
+        None, text((*ENCODERS,)), "network", "encoder of the observation (default one that fits the observation)"
     )
     hidden: tuple[int, ...] | None = setting(
-        None, widths(), "network", "widths of the dense layers; the encoder's own, unless given", remedy=5
+        None, widths(), "network", "widths of the dense layers, as in 256,256 (default the encoder's own)", remedy=5
     )
-    norm: str = setting("layer", text(NORMS), "network", "normalisation before every activation")
+    norm: str = setting("layer", text(NORMS), "network", "normalisation before every activation function")
     input_norm: str = setting("none", text(NORMS), "network", "normalisation of the observation")
-    memory: str = setting("none", text((*MEMORIES,)), "network", "memory between encoder and head")
-    dueling: bool = setting(False, truth(), "network", "separate value and advantage")
+    memory: str = setting(
+        "none", text((*MEMORIES,)), "network", "recurrent memory, for tasks in which one observation does not suffice"
+    )
+    dueling: bool = setting(False, truth(), "network", "compute Q from a state value and advantages (dueling network)")
     compute_dtype: str = setting(
-        "float32", text(DTYPES), "network", "dtype of products; bfloat16 where a device is faster at it"
+        "float32", text(DTYPES), "network", "dtype of matrix products; bfloat16 is less precise, and faster on a GPU"
     )
 
     wrappers: tuple[str, ...] = setting(
         (),
         words(),
         "environment",
-        "wrappers around the environment, the innermost first: frame_stack=4,last_action,module:Name",
+        "wrappers around the environment, the innermost first, as in frame_stack=4,last_action,module:Name",
     )
     mixing: str = setting(
         "sum",
         text(("sum", "none")),
         "learning",
-        "how a team learns: sum of its members' values (VDN), or none: each by itself",
+        "how a team learns: sum adds its members' Q-values (VDN), none trains each member by itself",
     )
     reset_ratio: int | None = setting(
         None,
         whole(),
         "environment",
-        "number of copies that share a fresh episode each step; the environment's own, unless given",
+        "number of environments that share one new episode per step; more make resets cheaper (default the "
+        "environment's own)",
         world="in JAX",
     )
-    time_limit_is_terminal: bool = setting(False, truth(), "environment", "learn as if nothing followed a time limit")
+    time_limit_is_terminal: bool = setting(
+        False, truth(), "environment", "treat the end at a time limit as terminal, instead of bootstrapping from it"
+    )
 
     overlap: bool = setting(
         False,
         truth(),
         "environment",
-        "on the host, collect a rollout while learning from the last one: parameters are one update older",
+        "collect the next rollout on the host while learning from the last one; actions then come from parameters "
+        "that are one update older",
         world="on the host",
     )
     host_timeout: float = setting(
         120.0,
         number(low=1e-3, high=1e9),
         "environment",
-        "seconds after which an environment on the host counts as hanging",
+        "seconds without an answer after which an environment on the host counts as hanging",
         changeable=True,
         compared=False,
         world="on the host",
     )
 
     eval_episodes: int = setting(
-        64, whole(), "evaluation", "greedy episodes of each evaluation, one in each of as many environments", remedy=1
+        64, whole(), "evaluation", "number of greedy episodes per evaluation, which are played in parallel", remedy=1
     )
     eval_max_steps: int | None = setting(
-        None, whole(), "evaluation", "steps after which evaluation cuts an episode; the time limit, unless given"
+        None, whole(), "evaluation", "steps after which evaluation cuts an episode (default the time limit, or 10,000)"
     )
     log_interval: int | None = setting(
-        None, whole(high=LARGEST_WHOLE), "output", "updates between lines of metrics.jsonl", compared=False
+        None,
+        whole(high=LARGEST_WHOLE),
+        "output",
+        "updates between lines of metrics.jsonl (default a few seconds of work on a laptop)",
+        compared=False,
     )
     eval_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "evaluation",
-        "updates between evaluations, a multiple of log_interval",
+        "updates between evaluations, a multiple of LOG_INTERVAL (default at most 20 evaluations per run)",
         compared=False,
     )
     checkpoint_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "output",
-        "updates between checkpoints, a multiple of log_interval",
+        "updates between checkpoints, a multiple of LOG_INTERVAL (default at most a minute of work on a laptop)",
         compared=False,
     )
-    keep: int = setting(2, whole(), "output", "number of newest checkpoints to keep", changeable=True, compared=False)
+    keep: int = setting(
+        2, whole(), "output", "number of checkpoints to keep, the newest ones", changeable=True, compared=False
+    )
     trackers: tuple[str, ...] = setting(
         (),
         words(),
         "output",
-        "trackers that receive every line of metrics: tensorboard, wandb, or module:Name of your own",
+        "trackers that receive every line of metrics: tensorboard, wandb, or your own as module:Name",
         changeable=True,
         compared=False,
         tracked=False,
     )
     init: str | None = setting(
-        None, text(longest=LONGEST_PATH), "run", "run, or file of its agents/, whose weights to begin with"
+        None,
+        text(longest=LONGEST_PATH),
+        "run",
+        "run directory, or file of its agents/ or best/, whose weights to start from",
     )
     devices: int | None = setting(
         None,
@@ -245,7 +284,7 @@ class Config:
         False,
         truth(),
         "machine",
-        "on a GPU, only operations that give the same bits every time; a CPU's always do",
+        "use only operations that give the same bits every time; needed on a GPU only, where they are slower",
         compared=False,
     )
 
@@ -257,18 +296,15 @@ class Config:
         self._check_members()
         self._check_sizes()
         self._check_trackers()
-        segments = self.num_envs if self.memory != "none" else self.num_envs * self.num_steps
+        is_recurrent = self.memory != "none"
+        segments = self.num_envs if is_recurrent else self.num_envs * self.num_steps
         if segments % self.num_minibatches:
-            what = f"{self.num_envs} environments"
-            what += (
-                " (whole rollouts, as the network has a memory)"
-                if self.memory != "none"
-                else f" x {self.num_steps} steps"
-            )
-            fitting = _nearest_divisors(segments, self.num_minibatches)
+            more = " (whole rollouts, as the network has a memory)" if is_recurrent else f" x {self.num_steps} steps"
+            what = f"{self.num_envs} environments{more}"
+            fitting = nearest_divisors(segments, self.num_minibatches)
             raise UserError(f"num_minibatches={self.num_minibatches} does not divide the {what}; use {fitting}")
         if self.reset_ratio and self.num_envs % self.reset_ratio:
-            fitting = _nearest_divisors(self.num_envs, self.reset_ratio)
+            fitting = nearest_divisors(self.num_envs, self.reset_ratio)
             raise UserError(f"reset_ratio={self.reset_ratio} does not divide num_envs={self.num_envs}; use {fitting}")
         for name in ("eval_interval", "checkpoint_interval"):
             interval, log_interval = getattr(self, name), self.log_interval
@@ -277,11 +313,11 @@ class Config:
                 raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; use {fitting}")
 
     def _check_members(self) -> None:
-        """Check that lists, distributions and draws fit each other."""
+        """Check that lists of values, distributions and the number of draws fit each other."""
         if self.population != "none" and not self.swept:
             raise UserError(
-                f"population={self.population} explores what has several values or a distribution, and nothing has; "
-                "say for example learning_rate=log-uniform:1e-5:1e-2 and draws=16"
+                f"population={self.population} explores settings with several values or a distribution, but there are "
+                "none; give for example learning_rate=log-uniform:1e-5:1e-2 and draws=16"
             )
         drawn = {name: getattr(self, name) for name in self.swept if isinstance(getattr(self, name), str)}
         for name, values in self._lists.items():
@@ -289,15 +325,17 @@ class Config:
                 raise UserError(f"{name}: {twice[0]:g} is given twice; for more agents of a setting use seeds")
         if drawn and self.draws is None:
             name, value = next(iter(drawn.items()))
-            raise UserError(f"{name}={value} is drawn from: say how many settings to draw, as draws=16")
+            raise UserError(
+                f"{name}={value} is a distribution: give the number of settings to draw from it, as in draws=16"
+            )
         if self.draws is not None and not drawn:
             raise UserError(
-                f"draws={self.draws}: nothing is drawn; leave it out, or give a distribution, as "
+                f"draws={self.draws}: no setting has a distribution; leave draws out, or give one, as in "
                 "learning_rate=log-uniform:1e-5:1e-2"
             )
 
     def _check_sizes(self) -> None:
-        """Check that all that the device counts can be counted, and the members be listed."""
+        """Check that all counts fit into the int32 counters of a device, and that there are not too many agents."""
         gradient_steps = self.num_updates * self.num_epochs * self.num_minibatches
         among = f" (num_updates={self.num_updates:,} x num_epochs x num_minibatches)"
         lists = [f"{len(values)} values of {name}" for name, values in self._lists.items()]
@@ -312,7 +350,7 @@ class Config:
                 raise UserError(f"{what} would be {count:,}; expected at most {most:,}")
 
     def _check_trackers(self) -> None:
-        """Check that the trackers are known, or may be somebody's own."""
+        """Check that each tracker is known, or names one of the user's own."""
         for name in self.trackers:
             if name not in TRACKERS and ":" not in name:
                 known = f"expected {', '.join(TRACKERS)}, or module:Name of your own"
@@ -327,33 +365,33 @@ class Config:
 
     @property
     def steps_per_update(self) -> int:
-        """Number of environment steps in one update of one agent."""
+        """Number of environment steps in one update of one agent, N * T."""
         return self.num_envs * self.num_steps
 
     @property
     def swept(self) -> list[str]:
-        """Names of the fields that hold several values, or a distribution of them."""
+        """Names of the fields that hold several values, or a distribution."""
         return [name for name in SWEEPABLE if isinstance(getattr(self, name), tuple | str)]
 
     @property
     def compared(self) -> list[str]:
-        """Names of the swept fields by which agents are compared; a population's change while it is trained."""
+        """Names of the swept fields by which agents are compared; none in a population, whose settings change."""
         return self.swept if self.population == "none" else []
 
     @property
     def _lists(self) -> dict[str, tuple[float, ...]]:
-        """Values of the fields that hold several."""
+        """Values of the fields that hold several values, by name."""
         return {name: getattr(self, name) for name in SWEEPABLE if isinstance(getattr(self, name), tuple)}
 
     @property
     def num_members(self) -> int:
-        """Number of agents of the run: settings drawn x lists x seeds."""
+        """Number of agents R of the run: draws x combinations of listed values x seeds."""
         return (self.draws or 1) * self.seeds * math.prod(map(len, self._lists.values()))
 
     def settings(self) -> list[dict[str, float]]:
-        """One setting of the sweepable fields for every draw and every combination of values, ordered in this way.
+        """Return the values of the sweepable fields for every draw and, within it, every combination of listed values.
 
-        What is drawn depends on `seed` and the field alone, so that more draws begin with the settings of fewer.
+        Drawn values depend on `seed` and the name of the field alone, so that more draws begin with those of fewer.
         """
         asked = {name: getattr(self, name) for name in SWEEPABLE}
         drawn = {name: distribution(value) for name, value in asked.items() if isinstance(value, str)}
@@ -367,12 +405,12 @@ class Config:
 
     @cached_property
     def members(self) -> list[dict[str, Any]]:
-        """Seed and sweepable fields of every agent of the run, ordered by setting, then seed."""
+        """Seed and sweepable fields of every agent of the run, ordered by setting and then by seed."""
         seeds = range(self.seed, self.seed + self.seeds)
         return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
 
     def derive(self, **values: Any) -> "Config":
-        """The same with these values for whichever of the fields are None, remembered in `derived`."""
+        """Return these settings with the given values in place of those that are None, listed in `derived`."""
         missing = {name: value for name, value in values.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **missing, derived=(*self.derived, *missing))
 
@@ -382,17 +420,17 @@ SWEEPABLE = [name for name, field in FIELDS.items() if field.type == Sweep]
 
 
 def fields_where(**metadata: Any) -> list[str]:
-    """Names of the fields whose metadata are these; see `kinds.setting` for what there is."""
+    """Return the names of the fields with this metadata, the arguments of `kinds.setting`."""
     return [
         name for name, field in FIELDS.items() if all(field.metadata[key] == value for key, value in metadata.items())
     ]
 
 
 def checked(field: dataclasses.Field, value: Any) -> Any:
-    """Convert a value to a field's own type.
+    """Convert a value to the type of a field.
 
     Raises:
-      UserError: it does not fit.
+      UserError: The field cannot hold the value.
     """
     if value is None and field.default is None:
         return None
@@ -403,7 +441,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
 
 
 def unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
-    """Make the error that says what a field may hold, for a value that does not fit, as it is written."""
+    """Return the error for a value that a field cannot hold; `written` is how the message shows the value."""
     kind = field.metadata["kind"]
     hint = nearest(value[:LONGEST_NAME], kind.choices) if isinstance(value, str) else ""
     if isinstance(value, str) and ":" in value and field.type == Sweep:
@@ -412,11 +450,3 @@ def unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
     if isinstance(value, list | tuple) and "tuple" not in str(field.type):
         hint = f"; several values are for {', '.join(SWEEPABLE)}; of others for qlax sweep"
     return UserError(f"{field.name}={written}: expected {kind.expected}{hint}")
-
-
-def _nearest_divisors(number: int, wanted: int) -> str:
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    divisors = sorted({*small, *(number // d for d in small)})
-    below = max(d for d in divisors if d <= wanted)
-    above = [d for d in divisors if d > wanted][:1]
-    return " or ".join(str(d) for d in [below, *above])

@@ -290,6 +290,8 @@ def compiler_options(platform: str, deterministic: bool = False) -> dict[str, An
         return True
 
     options = CPU_OPTIONS if platform == "cpu" else {}
+    if jax.config.values["jax_disable_most_optimizations"]:  # JAX's own option then sets the level
+        options = {name: value for name, value in options.items() if name != "xla_backend_optimization_level"}
     wanted = DETERMINISTIC_OPTIONS if deterministic and platform == "gpu" else {}
     for name, value in wanted.items():
         if not known(name, value):
