@@ -53,7 +53,7 @@ def in_an_empty_directory(monkeypatch, tmp_path):
         ("train --config missing.json", "missing.json cannot be read"),
         ("train nowhere:Env", "cannot import 'nowhere'"),
         ("train broken_world:Silent2", "has no 'Silent2'; did you mean 'Silent'"),
-        ("train broken_world:Silent", "environment Silent: reset(key) returns NoneType second; expected a qlax.Step"),
+        ("train broken_world:Silent", "environment Silent: reset(key) returns NoneType as its second result"),
         ("train cartpole --encoder cnn", "encoder=cnn: expected an observation with three axes"),
         ("train cartpole --env-options max_steps_in_episode=Infinity", "max_steps_in_episode=inf: expected a number"),
         ("train cartpole --out /dev/null/run", "cannot make /dev/null/run: Not a directory"),

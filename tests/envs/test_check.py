@@ -193,7 +193,7 @@ BREAKS_THE_CONTRACT = {
     ),
     "not a Step": (
         {"step": lambda state, step: (state, tuple(step))},
-        "step(key, state, action) returns tuple second; expected a qlax.Step",
+        "step(key, state, action) returns tuple as its second result; expected a qlax.Step",
     ),
     "reward a list": (both(reward=lambda _: None), "reward of reset has shape None; expected a scalar"),
     "reward per member": (both(reward=doubled), "reward of reset has shape (2,); expected a scalar (one reward"),
@@ -238,10 +238,10 @@ BREAKS_THE_CONTRACT = {
         "metrics differs between reset and step: {'count': 'float32[]'} against {'bonus': 'float32[]'}",
     ),
     "half a copy": ({"reset_ratio": 0.5}, "reset_ratio is 0.5; expected a whole number of copies"),
-    "nothing shared": ({"shared_at": lambda progress: progress}, "it has shared_at but nothing shared"),
+    "nothing shared": ({"shared_at": lambda progress: progress}, "it has shared_at but no shared"),
     "other shared": (
         {"shared": jnp.int32(1), "shared_at": lambda progress: 1 - progress},
-        "shared_at gives float32[], but shared is int32[]",
+        "shared_at returns float32[], but shared is int32[]",
     ),
     "if on a tracer": ({"step": if_on_a_tracer}, "step(key, state, action) cannot be traced by JAX: Attempted boolean"),
     "how to fix an if": ({"step": if_on_a_tracer}, "; use jnp.where or jax.lax.cond instead of if"),
@@ -252,7 +252,7 @@ BREAKS_THE_CONTRACT = {
     "steps counted in a list": ({"env": FillsAList()}, "changes self.steps, but JAX runs Python only once"),
     "state in a global variable": (
         {"env": LeavesBehind()},
-        "step(key, state, action) uses what another call left behind",
+        "step(key, state, action) uses a value that another call stored",
     ),
     "NumPy's randomness in step": (
         {"step": noise_of_numpy},
@@ -266,7 +266,7 @@ BREAKS_THE_CONTRACT = {
     "a generator of its own": ({"env": OwnGenerator()}, "draws self.random's random numbers; expected a pure"),
     "no team": ({"num_agents": 0}, "num_agents is 0; expected a whole number of members, at least 1; leave it out"),
     "half a limit": ({"time_limit": 2.5}, "time_limit is 2.5; expected a whole number of steps, at least 1"),
-    "score a number": ({"score": 100}, "score is no function; expected score(return), a number"),
+    "score a number": ({"score": 100}, "score is not a function; expected score(return), a number"),
     "complex reward": (both(reward=jnp.complex64), "reward of reset is complex64; expected float32: .astype"),
     "no obs": (both(obs=lambda _: {}), "obs of reset holds no array: {}; expected an array or a tree of them"),
     "a name of the log": (
@@ -284,7 +284,7 @@ BREAKS_THE_CONTRACT = {
     ),
     "an empty obs": (
         both(obs=lambda _: jnp.zeros((0, 3))),
-        "obs of reset has shape (0, 3): no number; expected an array",
+        "obs of reset has shape (0, 3), so it is empty; expected an array",
     ),
     "a tree of metrics": (
         both(metrics=lambda _: {"own": {"count": jnp.float32(0)}}),
@@ -301,11 +301,11 @@ BREAKS_THE_CONTRACT = {
     "no end of actions": ({"num_actions": 10**30}, "num_actions is 1000000000000000000000000000000; expected a whole"),
     "too many actions": (
         {"num_actions": 2**26, "num_agents": 2},
-        "its environments, members and actions together are 134,217,728; expected at most 67,108,864",
+        "num_envs x num_agents x num_actions is 134,217,728; expected at most 67,108,864",
     ),
     "too long a limit": ({"time_limit": 2**31}, "time_limit is 2147483648; expected a whole number of steps"),
-    "score of two": ({"score": lambda x, y: x}, "score(0.0) is no number: TypeError: "),
-    "score in words": ({"score": lambda x: "high"}, "score(0.0) is no number: ValueError: could not convert string"),
+    "score of two": ({"score": lambda x, y: x}, "score(0.0) is not a number: TypeError: "),
+    "score in words": ({"score": lambda x: "high"}, "score(0.0) is not a number: ValueError: could not convert string"),
     "a property that fails": (
         {"env": NotReady()},
         "time_limit cannot be read: RuntimeError: not ready; expected an attr",
@@ -372,7 +372,7 @@ BREAKS_WHILE_RUNNING = {
     "goes on after its limit": ({"step": never_cut}, "an episode goes on after 4 steps, but time_limit is 4; expected"),
     "a cut is a termination": (
         {"step": cut_is_over},
-        "terminated is set where the time limit of 4 falls; expected truncated: set only that there, or leave",
+        "terminated is set at the time limit of 4 steps; expected truncated instead, or leave",
     ),
     "one end for both": (
         {"step": done_is_both},
@@ -380,17 +380,17 @@ BREAKS_WHILE_RUNNING = {
     ),
     "resets itself": (
         {"env": Restarting(lengths=(9, 17))},
-        "where an episode ended, step shows a new one; expected the last state and observation of the one that ended: "
-        "never reset in step, qlax does it",
+        "where an episode ended, step begins a new one; expected the final state and observation of the one that "
+        "ended: never reset in step, qlax does it",
     ),
-    "resets itself after a cut": ({"env": Restarting(time_limit=6, random_starts=False)}, "step shows a new one"),
+    "resets itself after a cut": ({"env": Restarting(time_limit=6, random_starts=False)}, "step begins a new one"),
     "nothing legal after a cut": (
         nothing_legal_where(lambda step: step.truncated),
         "expected at least one per member, also where an episode is cut: add an action that waits, or end the episode",
     ),
     "nan in the first obs": (
         {"reset": both(obs=lambda obs: obs * jnp.nan)["reset"]},
-        "obs is not finite after 0 steps; expected numbers, in last observations too",
+        "obs is not finite after 0 steps; expected numbers, in final observations too",
     ),
     "raw reward": (
         {"reset": nan_raw_reward_at_count_2, "step": nan_raw_reward_at_count_2},
@@ -403,7 +403,7 @@ BREAKS_WHILE_RUNNING = {
     ),
     "running return": (
         both(metrics=lambda _: {"episode_return": jnp.float32(0)}),
-        "episode_return is to be nan exactly where no episode ended",
+        "episode_return has to be nan exactly where no episode ended",
     ),
     "nan reward": ({"step": nan_at_count_2("reward")}, "reward is not finite after 2 steps"),
     "nan obs": ({"step": nan_at_count_2("obs")}, "obs is not finite after 2 steps"),
@@ -417,10 +417,10 @@ BREAKS_WHILE_RUNNING = {
     ),
     "reset terminated": (
         {"reset": both(terminated=jnp.logical_not)["reset"]},
-        "reset shows an end or a reward; expected a first step without",
+        "reset returns a reward or an end of the episode; expected reward 0 and no end",
     ),
-    "reset truncated": ({"reset": both(truncated=jnp.logical_not)["reset"]}, "reset shows an end or a reward"),
-    "reset with a reward": ({"reset": both(reward=lambda x: x + 1)["reset"]}, "reset shows an end or a reward"),
+    "reset truncated": ({"reset": both(truncated=jnp.logical_not)["reset"]}, "reset returns a reward or an end"),
+    "reset with a reward": ({"reset": both(reward=lambda x: x + 1)["reset"]}, "reset returns a reward or an end"),
 }
 
 
@@ -498,7 +498,7 @@ def with_strong_types(state):
 ADVICE = {
     "whole numbers": (
         both(obs=jnp.int32),
-        "obs is int32[2], which no network of qlax takes; expected bool, float, or uint8 with three axes (an image): "
+        "obs is int32[2], which no network of qlax accepts; expected bool, float, or uint8 with three axes (an image): "
         "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>",
     ),
     "one of several": (
@@ -512,7 +512,8 @@ ADVICE = {
     ),
     "both at the limit": (
         {"step": lambda state, step: (state, step._replace(terminated=step.terminated | step.truncated))},
-        "terminated is set beside truncated where the time limit of 4 falls, and counts: set only truncated there, or",
+        "terminated and truncated are both set at the time limit of 4 steps, and count as terminated: "
+        "set only truncated there, or",
     ),
     "cut before the limit": (
         {
@@ -523,7 +524,7 @@ ADVICE = {
     ),
     "may reset itself": (
         {"env": Home()},
-        "the state at the end of an episode is one that episodes begin with: never reset in step, qlax does it",
+        "the state at the end of an episode equals an initial state: never reset in step, qlax does it",
     ),
 }
 
@@ -666,7 +667,7 @@ BREAKS_ON_THE_HOST = {
     "resets that take a step, passed on": (
         Host(raw=True, time_limit=100),
         "the step after an end ignores its action and begins a new episode; expected truncated there: "
-        "qlax.Episodes keeps these accounts",
+        "qlax.Episodes does this bookkeeping",
     ),
     "the same, begun at random": (
         Host(raw=True, time_limit=100, random_starts=True, pay=lambda count: count),
@@ -678,23 +679,23 @@ BREAKS_ON_THE_HOST = {
     ),
     "length": (
         changed(with_metric("episode_length", lambda x: x + 1)),
-        "episode_length is 4 after 3 steps that were no",
+        "episode_length is 4 after 3 steps, not counting resets",
     ),
     "return": (
         changed(with_metric("episode_return", lambda x: x * 2)),
-        "episode_return is 6 where rewards (raw_reward, if shown) add up to 3: qlax.Episodes keeps",
+        "episode_return is 6, but the rewards (raw_reward, if reported) add up to 3: qlax.Episodes does",
     ),
     "clipped, and not said so": (
         changed(clipped, pay=lambda count: 2.0),
-        "where rewards (raw_reward, if shown) add up to",
+        "but the rewards (raw_reward, if reported) add up to",
     ),
     "one account only": (
         changed(with_metric("episode_length", lambda x: x * np.nan)),
-        "episode_return and episode_length do not agree; expected numbers where an episode ended, nan elsewhere",
+        "episode_return and episode_length are nan at different steps; expected numbers where an episode ended, nan",
     ),
     "a cut without accounts": (
         changed(silent_where_cut),
-        "truncated is set where no episode ended, by metrics['episode_return'], nor in the step before",
+        "truncated is set where no episode ended, neither in this step nor in the one before, by metrics['episode_",
     ),
     "goes on after its limit": (
         changed(time_limit=9, says_limit=3),
@@ -702,11 +703,11 @@ BREAKS_ON_THE_HOST = {
     ),
     "a cut is a termination": (
         changed(lambda step: step._replace(terminated=step.terminated | ended(step)), time_limit=3),
-        "terminated is set where the time limit of 3 falls; expected truncated",
+        "terminated is set at the time limit of 3 steps; expected truncated",
     ),
     "a reward each": (
         changed(lambda step: step._replace(reward={"a": step.reward})),
-        "reward of reset has shape None; expected (3,), one an environment",
+        "reward of reset has shape None; expected (3,), one per environment",
     ),
     "words for obs": (
         changed(lambda step: step._replace(obs=np.array(["a"] * 3))),
@@ -714,7 +715,7 @@ BREAKS_ON_THE_HOST = {
     ),
     "names that have no order": (
         changed(lambda step: step._replace(obs={1: step.obs, "a": step.obs})),
-        "obs of reset is no tree of arrays: ",
+        "obs of reset is not a tree of arrays: ",
     ),
     "nothing to see": (
         changed(lambda step: step._replace(obs=())),
@@ -763,7 +764,7 @@ def test_a_good_host_env_passes_without_a_word(env):
 
 def test_advice_for_a_host_env():
     whole = changed(lambda step: step._replace(obs=step.obs.astype(int)))
-    with pytest.warns(UserWarning, match=r"^environment Host: obs is int64\[2\], which no network of qlax takes"):
+    with pytest.warns(UserWarning, match=r"^environment Host: obs is int64\[2\], which no network of qlax accepts"):
         check_env(whole)
     with pytest.warns(UserWarning, match="^environment Host: episodes are cut after 2 steps, but time_limit is 7"):
         check_env(changed(time_limit=2, says_limit=7))

@@ -418,10 +418,10 @@ FLOATS, PLANES = np.ones(3, np.float32), np.ones((3, 3, 2), bool)
         (Counting(), "clip_reward=0", "ClipReward: bound=0; expected a number above 0"),
         (Counting(), "clip_reward=nan", "ClipReward: bound=nan; expected a number above 0"),
         (Accountant(), "time_limit=9", "TimeLimit: the environment reports episode_length itself"),
-        (Still(FLOATS), "one_hot=4", r"of whole numbers, screens aside; this one is float32\[3\]"),
+        (Still(FLOATS), "one_hot=4", r"of whole numbers other than screens; this one is float32\[3\]"),
         (Still({"a": FLOATS, "b": PLANES}), "one_hot=4", r"\['a'\] float32\[3\], \['b'\] bool\[3, 3, 2\]"),
         (Still(np.ones((36, 36, 1), np.uint8)), "one_hot=4", r"this one is uint8\[36, 36, 1\]"),
-        (Still(np.ones(3, bool)), "last_reward", "an observation of floats; this one is bool: put Flatten within"),
+        (Still(np.ones(3, bool)), "last_reward", "which is bool; expected floats: put Flatten before LastReward"),
     ],
 )
 def test_wrappers_that_do_not_fit(env, wrapper, message):
@@ -430,5 +430,5 @@ def test_wrappers_that_do_not_fit(env, wrapper, message):
 
 
 def test_those_for_jax_do_not_go_around_what_lives_on_the_host(tmp_path):
-    with pytest.raises(UserError, match="wrapper frame_stack=4 is for environments in JAX, and hosts:HostWalk lives"):
+    with pytest.raises(UserError, match="wrapper frame_stack=4 is for environments in JAX, but hosts:HostWalk runs"):
         qlax.train("hosts:HostWalk", out=tmp_path / "run", wrappers=("frame_stack=4",))

@@ -241,9 +241,9 @@ def test_what_fails_in_an_evaluation_is_evaluated_again(tmp_path, monkeypatch):
     ("env", "settings", "error", "message"),
     [
         ("hosts:HangingAtOnce", {}, qlax.HostError, "did not answer within 1 seconds"),
-        ("hosts:OneOnly", {}, UserError, "made 1 environments where 2 were asked for"),
-        (WALK, {"env_options": {"num_envs": 3}}, UserError, "num_envs is no option"),
-        (WALK, {"wrappers": ("last_action",)}, UserError, "wrapper last_action is for environments in JAX, and"),
+        ("hosts:OneOnly", {}, UserError, "made 1 environments; expected 2, as asked for by num_envs"),
+        (WALK, {"env_options": {"num_envs": 3}}, UserError, "num_envs is a setting, not an option"),
+        (WALK, {"wrappers": ("last_action",)}, UserError, "wrapper last_action is for environments in JAX, but"),
         (
             "gymnax/CartPole-v1",
             {"overlap": True, "host_timeout": 120.0},
@@ -312,7 +312,7 @@ class Silent(HostWalk):
         return step._replace(metrics={name: np.full(2, np.nan) for name in step.metrics})
 
 
-@pytest.mark.parametrize(("env", "message"), [(NeverNan(2), "reset are not nan"), (Silent(2), "nan all the time")])
+@pytest.mark.parametrize(("env", "message"), [(NeverNan(2), "reset are not nan"), (Silent(2), "was always nan")])
 def test_accounts_that_are_wrong_are_named(env, message):
     with pytest.raises(UserError, match=message):
         qlax.check_env(env)

@@ -1,4 +1,4 @@
-"""Environments of a run, from its settings: in JAX, or on the host."""
+"""Make the environments of a run from its settings, in JAX or on the host."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from qlax.types import HostEnv, Network, PyTree, Step, strong
 
 
 class Built(NamedTuple):
-    """What is trained or played in.
+    """Environment to train or play in, with the shapes of its arrays.
 
     Attributes:
-      config: the settings, with those that the environment decides.
-      env: an `Env` within its wrappers; of those on the host a `HostEnv` that is closed again.
-      world: shapes of the state of all environments, `[N, ...]`; () on the host, which keeps it to itself.
-      step: shapes of their first steps, `[N, M, ...]`.
-      make_envs: makes so many environments on the host; None for an `Env`.
+      config: The settings, completed by those that depend on the environment.
+      env: The wrapped `Env`; or a `HostEnv` that is already closed, for its attributes.
+      world: Shapes of the state of all N environments, `[N, ...]`; () on the host, where the state is hidden.
+      step: Shapes of the first steps, `[N, M, ...]`.
+      make_envs: Constructor of a `HostEnv` from its number of environments; None for an `Env`.
     """
 
     config: Config
@@ -33,7 +33,12 @@ class Built(NamedTuple):
     make_envs: Callable[[int], HostEnv] | None
 
     def copies(self, num_envs: int, reset_ratio: int | None = None) -> Vec | None:
-        """So many copies of an `Env`, with the settings' `reset_ratio` unless another is given; None on the host."""
+        """Return a `Vec` of `num_envs` copies; None on the host.
+
+        Args:
+          num_envs: Number of copies.
+          reset_ratio: See `Vec`; None for that of the settings.
+        """
         if self.make_envs is not None:
             return None
         ratio = reset_ratio or self.config.reset_ratio
@@ -41,30 +46,32 @@ class Built(NamedTuple):
 
     @property
     def evaluated(self) -> "Built":
-        """The same, where agents are evaluated."""
+        """The environment in which agents are evaluated."""
         return self._replace(env=getattr(self.env, "evaluated", self.env))
 
     def against_itself(self, network: Network) -> "Built":
-        """The same, where the environment asks for it with the learner's network as the opponent.
+        """Give the learner's network to an environment that plays against itself; return other environments unchanged.
 
         Raises:
-          UserError: such an environment is wrapped.
+          UserError: The environment plays against itself and has wrappers.
         """
         if not hasattr(self.env, "with_network"):
             return self
         config = self.config
         if config.wrappers:
             wrappers = ", ".join(config.wrappers)
-            raise UserError(f"wrappers={wrappers}: {config.env} plays against itself, and would not be wrapped there")
-        return _of_env(config, self.env.with_network(network))
+            found = f"wrappers={wrappers}: {config.env} plays against itself"
+            raise UserError(f"{found}, and the opponent would see unwrapped observations; leave wrappers out")
+        return _build_in_jax(config, self.env.with_network(network))
 
 
 def build(config: Config) -> Built:
-    """Make what these settings name, and look at the first steps; nothing is compiled.
+    """Make the environment that the settings name, and find the shapes of its first steps; nothing is compiled.
 
     Raises:
-      UserError: unknown, not installed, it breaks its contract, or a setting is not for this kind of environment.
-      HostError: environments on the host crashed or hang.
+      UserError: The environment is unknown, not installed or breaks its contract, or a setting is not for this kind of
+        environment.
+      HostError: An environment on the host crashed or hangs.
     """
     make, on_host = envs.maker(config.env)
     here = "on the host" if on_host else "in JAX"
@@ -72,26 +79,26 @@ def build(config: Config) -> Built:
         if field.metadata["world"] not in (None, here) and getattr(config, name) != field.default:
             raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
     if on_host:
-        return _of_host(config, make)
-    return _of_env(config, envs.wrap(make(**config.env_options), config.wrappers))
+        return _build_on_host(config, make)
+    return _build_in_jax(config, envs.wrap(make(**config.env_options), config.wrappers))
 
 
-def _of_env(config: Config, env: Any) -> Built:
+def _build_in_jax(config: Config, env: Any) -> Built:
     built = Built(config, env, (), (), None)  # type: ignore[arg-type]
     copies: Any = built.copies(config.num_envs)
     world, step = jax.eval_shape(copies.reset, jax.random.key(0))
     return built._replace(config=config.derive(reset_ratio=copies.reset_ratio), world=world, step=step)
 
 
-def _of_host(config: Config, make: Callable[..., HostEnv]) -> Built:
+def _build_on_host(config: Config, make: Callable[..., HostEnv]) -> Built:
     for name in ("num_envs", "wrappers"):
         if name in config.env_options:
-            raise UserError(f"{name} is no option of the environment but a setting: --{name.replace('_', '-')}")
+            raise UserError(f"{name} is a setting, not an option of the environment: --{name.replace('_', '-')}")
     options = dict(config.env_options)
     for name in config.wrappers:
         if is_named(name) or not config.env.startswith("gymnasium/"):
             where = "" if is_named(name) else " and of gymnasium"
-            raise UserError(f"wrapper {name} is for environments in JAX{where}, and {config.env} lives on the host")
+            raise UserError(f"wrapper {name} is for environments in JAX{where}, but {config.env} runs on the host")
         options["wrappers"] = config.wrappers
 
     def make_envs(num_envs: int) -> HostEnv:
@@ -108,7 +115,16 @@ def _of_host(config: Config, make: Callable[..., HostEnv]) -> Built:
 
 
 def shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.TrainState]:
-    """Before an update: what the copies share becomes what the environment wants it to be by then."""
+    """Return the function that brings `shared` up to date before an update.
+
+    Args:
+      env: The environment.
+      num_updates: Number of updates of the whole run.
+
+    Returns:
+      Function from the state before an update to the state with `shared` for this part of the run; the identity if the
+      environment's `shared` never changes.
+    """
     if not (hasattr(env, "shared_at") or hasattr(env, "shared_after")):
         return lambda state: state
 
@@ -121,13 +137,16 @@ def shared_at(env: Any, num_updates: int) -> Callable[[pqn.TrainState], pqn.Trai
 
 
 def shared_by(env: Any, shared: tuple[PyTree, ...], progress: jax.Array, variables: PyTree) -> tuple[PyTree, ...]:
-    """What the copies share when this fraction of training is done: the last arguments of `step`.
+    """Return what all copies share after a fraction of the training.
 
     Args:
-      env: that they are copies of.
-      shared: before.
-      progress: float32 scalar.
-      variables: of the learner's network.
+      env: The environment.
+      shared: The last arguments of `step` so far: one value, or none for an environment without `shared`.
+      progress: Fraction of the training that is done, a float32 scalar.
+      variables: Variables of the learner's network.
+
+    Returns:
+      The new last arguments of `step`.
     """
     if hasattr(env, "shared_at"):
         shared = (env.shared_at(progress),)

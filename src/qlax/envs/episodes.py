@@ -1,4 +1,4 @@
-"""Episodes of environments on the host that are reset by their back end."""
+"""Bookkeeping of episodes for environments on the host that reset themselves."""
 
 import numpy as np
 
@@ -6,16 +6,17 @@ from qlax.types import PyTree, Step
 
 
 class Episodes:
-    """Steps of N environments as the learner needs them, with the metrics of their episodes.
+    """Converter of a back end's steps to `Step`, which counts the returns and lengths of N environments' episodes.
 
-    Most back ends take a step for a reset: the step after an end ignores its action and shows the first observation
-    of a new episode. So the last observation of an episode cut by a time limit is there to be learned from, and that
-    the next one does not follow from it is said there. Some reset in the very step of the end, and show the new
-    episode in place of the last observation: a cut episode's last step is then not learned from.
+    Back ends differ in when they reset. Most take one step for a reset: the step after the end of an episode ignores
+    its action and returns the first observation of the next episode. The final observation of a truncated episode is
+    then seen and learned from, and the step that resets is marked by `Step.truncated`. Other back ends reset in the
+    same step in which an episode ends, and return the first observation of the next episode in place of the final
+    one; the last transition of a truncated episode is then not learned from.
 
     Args:
-      num_envs: N.
-      reset_takes_a_step: whether it does, or happens in the step of the end.
+      num_envs: Number of environments, N.
+      reset_takes_a_step: True if the step after an end resets, False if the step that ends an episode does.
     """
 
     def __init__(self, num_envs: int, *, reset_takes_a_step: bool = True):
@@ -31,13 +32,17 @@ class Episodes:
         return Step(obs, None, self._zeros, self._falses, self._falses, metrics)
 
     def step(self, obs: PyTree, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> Step:
-        """Turn the back end's step into the learner's.
+        """Convert one step of the back end.
 
         Args:
-          obs: each `[N, ...]`.
-          reward: `[N]`, raw.
-          terminated: `[N]` bool, the task came to its end.
-          truncated: `[N]` bool, a time limit cut the episode.
+          obs: Observations, each array `[N, ...]`.
+          reward: Raw rewards, `[N]`.
+          terminated: Bool `[N]`, True where the task ended.
+          truncated: Bool `[N]`, True where a time limit cut the episode.
+
+        Returns:
+          The step with the meaning of `terminated` and `truncated` that `Step` defines, and with the metrics
+          `episode_return` and `episode_length`.
         """
         acted = ~self._ended if self._reset_takes_a_step else ~self._falses
         reward = np.where(acted, reward, 0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Survey of environments: their sizes, whether they keep their contract, and how fast they step."""
+"""Survey of environments: their sizes, checks of their contract, and their speed."""
 
 import contextlib
 import time
@@ -15,63 +15,64 @@ from qlax.envs.check.env import check_env
 from qlax.envs.vec import Vec
 from qlax.types import PyTree
 
-NUM_ENVS, NUM_STEPS = 128, 32  # of random play in JAX: copies, and steps a call of the device
+NUM_ENVS, NUM_STEPS = 128, 32  # for the speed in JAX: number of copies, and steps per call of the device
 NUM_ENVS_ON_HOST = 8
 CHECKED_STEPS = 100
 
 
 class Sizes(NamedTuple):
-    """Sizes that a network has to fit."""
+    """Sizes of an environment's actions and observations, which its network has to fit."""
 
     num_actions: int
-    num_agents: int | None  # None: a single agent
-    observation: str  # of one member: dtype and shape of every array
-    time_limit: int | None
+    num_agents: int | None  # None for a single agent
+    observation: str  # dtype and shape of every array of one member's observation
+    time_limit: int | None  # in steps; None if there is none
 
 
 def sizes(env_id: str) -> Sizes:
-    """Find the sizes of an environment; one in JAX is only traced, one on the host is reset.
+    """Return the sizes of an environment; one in JAX is only traced, one on the host is reset.
 
     Raises:
-      UserError: see `qlax.make`.
+      UserError: The environment cannot be made, see `qlax.make`.
     """
-    with _made(env_id, num_envs=1) as env:
+    with _opened(env_id, num_envs=1) as env:
         if hasattr(env, "num_envs"):
             obs = jax.tree.map(lambda x: np.asarray(x)[0], env.reset(0).obs)
         else:
             obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
     num_agents = getattr(env, "num_agents", None)
-    return Sizes(int(env.num_actions), num_agents, _written(obs, num_agents), getattr(env, "time_limit", None))
+    return Sizes(int(env.num_actions), num_agents, _as_text(obs, num_agents), getattr(env, "time_limit", None))
 
 
 def check(env_id: str, seconds: float = 1.0) -> float:
-    """Check that an environment keeps its contract, see `qlax.check_env`, and measure its speed.
+    """Check the contract of an environment, see `qlax.check_env`, and measure its speed.
 
     Args:
-      env_id: suite/name, or your own.
-      seconds: of random legal play, once everything is compiled.
+      env_id: Name of the environment, suite/name or module:Name.
+      seconds: Wall-clock time over which random legal actions are measured, after compilation.
 
     Returns:
-      Steps a second: of 128 copies in JAX, of 8 on the host.
+      Steps per second, summed over 128 copies in JAX or 8 environments on the host.
 
     Raises:
-      UserError: what is wrong with it.
+      UserError: The environment cannot be made or breaks its contract; the message says how.
     """
-    with _made(env_id, NUM_ENVS_ON_HOST) as env:
+    with _opened(env_id, NUM_ENVS_ON_HOST) as env:
         check_env(env, CHECKED_STEPS)
         return _speed_on_host(env, seconds) if hasattr(env, "num_envs") else _speed(env, seconds)
 
 
 @contextlib.contextmanager
-def _made(env_id: str, num_envs: int) -> Iterator[Any]:
-    """Make an `Env`, or so many on the host, which are closed in the end."""
+def _opened(env_id: str, num_envs: int) -> Iterator[Any]:
+    """Make an `Env`, or a `HostEnv` with `num_envs` environments, which is closed afterwards."""
     make, on_host = maker(env_id)
     env = make(num_envs=num_envs) if on_host else make()
     with contextlib.closing(env) if on_host else contextlib.nullcontext():
         yield env
 
 
-def _written(obs: PyTree, num_agents: int | None) -> str:
+def _as_text(obs: PyTree, num_agents: int | None) -> str:
+    """Return name, dtype and shape of every array of one member's observation, as "float32[4]"."""
     parts = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
         shape = leaf.shape if num_agents is None else leaf.shape[1:]
@@ -81,6 +82,7 @@ def _written(obs: PyTree, num_agents: int | None) -> str:
 
 
 def _speed(env: Any, seconds: float) -> float:
+    """Measure the steps per second of many copies of an `Env`."""
     vec = Vec(env, NUM_ENVS)
 
     @jax.jit
@@ -104,6 +106,7 @@ def _speed(env: Any, seconds: float) -> float:
 
 
 def _speed_on_host(env: Any, seconds: float) -> float:
+    """Measure the steps per second of a `HostEnv`, summed over its environments."""
     random, step, calls = np.random.default_rng(0), env.reset(0), 0
     begin = time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds:

@@ -1,4 +1,4 @@
-"""Many copies of one environment: reset by itself, with the metrics of its episodes."""
+"""Many copies of one environment, reset automatically, with the returns and lengths of their episodes."""
 
 import math
 from typing import NamedTuple
@@ -11,39 +11,39 @@ from qlax.types import Env, PyTree, Step, strong
 
 
 class Copies(NamedTuple):
-    """What every copy has of its own, `[N, ...]`."""
+    """State of every copy, each array `[N, ...]`."""
 
-    env: PyTree
-    overdue: jax.Array  # bool: the final observation of a cut episode was shown, the next step resets
-    episode_return: jax.Array  # float32, of the raw rewards so far
-    episode_length: jax.Array  # float32, steps so far
+    env: PyTree  # state of the environment
+    overdue: jax.Array  # bool, True after the final observation of a truncated episode: the next step resets
+    episode_return: jax.Array  # float32, sum of the raw rewards so far
+    episode_length: jax.Array  # float32, number of steps so far
 
 
 class VecState(NamedTuple):
-    """Everything the environments know between two steps."""
+    """State of a `Vec` between two steps."""
 
     copies: Copies
-    shared: tuple[PyTree, ...]  # what all copies have in common and no reset wipes; empty where nothing is declared
+    shared: tuple[PyTree, ...]  # the environment's `shared`, common to all copies and kept by resets; () if it has none
 
 
 class Vec:
-    """N copies of an `Env` as one, with the axes N and M that `Step` promises.
+    """N copies of an `Env`, stepped together, with the axes N and M that `Step` promises.
 
-    A copy that terminates is reset in the same step. At a time limit the final observation is shown,
-    and the copy is reset in the next step, whose action is ignored and whose `truncated` is set: so
-    the last transition of a cut episode can be learned from, and nothing is stored for it.
+    A copy that terminates is reset in the same step. A copy that reaches its time limit shows its final observation,
+    and is reset in the next step, which ignores its action and sets `truncated`. So the last transition of a
+    truncated episode can be learned from without storing an extra observation.
 
     Args:
-      env: one environment.
-      num_envs: copies, N.
-      reset_ratio: a step in which a copy ended makes `num_envs / reset_ratio` fresh episodes and deals them
-        to the copies that ended, which share one where more have; 1 makes one for every copy at every step.
-        For environments whose reset is dear. None: what the environment asks for, as far as it divides
-        `num_envs`; 1 if it asks for nothing.
-      time_limit_is_terminal: a time limit counts as termination, as in most of the literature.
+      env: One environment.
+      num_envs: Number of copies, N.
+      reset_ratio: Number of copies that share one new episode, for environments whose reset is expensive. If any copy
+        ended, a step makes `num_envs / reset_ratio` new episodes and deals them to the copies that ended; if more
+        copies ended, several get the same episode. With 1, every step makes a new episode for every copy. None means
+        the environment's own `reset_ratio`, or the largest divisor it shares with `num_envs`; 1 if it has none.
+      time_limit_is_terminal: If True, a time limit counts as termination, as in most of the literature.
 
     Raises:
-      UserError: `num_envs` or `reset_ratio` is not a whole number that fits.
+      UserError: `num_envs` is not a positive whole number, or `reset_ratio` does not divide it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Vec:
         self.num_agents: int = getattr(env, "num_agents", 1)
 
     def reset(self, key: jax.Array) -> tuple[VecState, Step]:
-        """N new episodes."""
+        """Begin N new episodes; return the state and the first steps."""
         env, step = jax.vmap(self.env.reset)(jax.random.split(key, self.num_envs))
         step, _ = self._with_axes(step)
         zeros = jnp.zeros(self.num_envs)
@@ -75,7 +75,7 @@ class Vec:
         return strong((VecState(copies, self._shared), step))
 
     def step(self, key: jax.Array, state: VecState, action: jax.Array) -> tuple[VecState, Step]:
-        """One step of every copy; action `[N, M]` int32."""
+        """Step every copy with its action, int32 `[N, M]`; return the state and the steps."""
         copies, shared = state
         key_step, key_reset = jax.random.split(key)
         keys = jax.random.split(key_step, self.num_envs)
@@ -103,7 +103,16 @@ class Vec:
         return strong((VecState(copies, shared), step))
 
     def _renewed(self, key: jax.Array, renew: jax.Array, shown: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-        """Environment state, observation and legal actions, those of a new episode in every copy to be renewed."""
+        """Reset the copies where `renew` is True.
+
+        Args:
+          key: Random key for the new episodes.
+          renew: Bool `[N]`.
+          shown: Environment states, observations and legal actions of all copies.
+
+        Returns:
+          The same as `shown`, but with those of a new episode in the copies that were reset.
+        """
 
         def fresh(num_fresh):
             env, step = jax.vmap(self.env.reset)(jax.random.split(key, num_fresh))
@@ -122,11 +131,11 @@ class Vec:
             new = strong(jax.tree.map(lambda x: x[dealt], fresh(num_fresh)))
             return choose(new, carry[0]), jnp.bool_(False)
 
-        # A loop of one turn at most, as runs that are mapped side by side would take both sides of a `cond`.
+        # A loop of at most one turn in place of a `cond`, both branches of which would be computed under `vmap`.
         return jax.lax.while_loop(lambda carry: carry[1], deal, (strong(shown), renew.any()))[0]
 
     def _with_axes(self, step: Step) -> tuple[Step, jax.Array]:
-        """Steps of single agents get the axis M, the dtypes are those of `Step`; and the raw reward."""
+        """Return the step with the axes and dtypes that `Step` promises, and the raw rewards."""
         obs, legal = step.obs, step.legal
         if not self.is_team:
             obs, legal = jax.tree.map(lambda x: x[:, None], (obs, legal))
@@ -137,5 +146,5 @@ class Vec:
 
 
 def _where(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """`condition [N]` chooses between rows of `[N, ...]`, random keys included."""
+    """Choose between the rows of two arrays `[N, ...]` by `condition [N]`; random keys are allowed."""
     return jnp.where(condition.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

@@ -1,4 +1,4 @@
-"""Environments on the host, each batch on a thread of its own."""
+"""Environments on the host, stepped on a thread of their own."""
 
 import contextlib
 import queue
@@ -15,18 +15,18 @@ from qlax.types import HostEnv, Step
 
 
 class Worker:
-    """A `HostEnv` on a thread of its own.
+    """Thread that makes a `HostEnv` and steps it on request.
 
     Args:
-      env_id: for messages.
-      make: makes so many environments; called on that thread.
-      num_envs: of this worker, n.
-      device: where its steps go.
-      timeout: seconds, after which an environment counts as hanging.
-      time_limit_is_terminal: learn as if nothing followed a time limit.
+      env_id: Name of the environment, for messages.
+      make: Constructor of a `HostEnv` from its number of environments; called on the thread.
+      num_envs: Number of this worker's environments, n.
+      device: Device to which steps are copied.
+      timeout: Seconds to wait for an answer, after which the environment counts as hanging.
+      time_limit_is_terminal: If True, a time limit counts as termination.
 
     Attributes:
-      env: what `make` gave; there once the first result is.
+      env: The environments; set once the first `result` has returned.
     """
 
     env: HostEnv
@@ -47,36 +47,42 @@ class Worker:
         self._hangs = False
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
-        # A thread that hangs must not keep the process from ending.
+        # The thread is a daemon, as one that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Begin to see whether the environment keeps its contract; `result` gives the first steps."""
-        self._requests.put(lambda: self._delivered(check_host_env(self.env)))
+        """Begin to check the environment's contract; `result` returns the first steps."""
+        self._requests.put(lambda: self._on_device(check_host_env(self.env)))
 
     def reset(self, seed: int) -> None:
-        """Begin new episodes; `result` gives their first steps."""
-        self._requests.put(lambda: self._delivered(self.env.reset(seed)))
+        """Begin to reset the environments; `result` returns the first steps."""
+        self._requests.put(lambda: self._on_device(self.env.reset(seed)))
 
     def step(self, action: np.ndarray) -> None:
-        """Begin a step, action `[n, M]`; `result` gives it."""
-        self._requests.put(lambda: self._delivered(self.env.step(self._for_env(action))))
+        """Begin a step with actions `[n, M]`; `result` returns the step."""
+        self._requests.put(lambda: self._on_device(self.env.step(self._for_env(action))))
 
     def result(self) -> tuple[Step, dict[str, np.ndarray]]:
-        """The step begun last: on the device, `[n, M, ...]`, and its metrics, with `raw_reward`, on the host.
+        """Wait for the step begun last.
+
+        Returns:
+          The step on the device, with the axes `[n, M, ...]`, and its metrics on the host, `raw_reward` included.
 
         Raises:
-          UserError: the environment cannot be made, or breaks its contract.
-          HostError: it crashed, or gave no answer in time.
+          UserError: The environment cannot be made or breaks its contract.
+          HostError: The environment crashed or did not answer in time.
         """
         return self._answer()
 
     def render(self) -> np.ndarray:
-        """Wait for a picture of every environment, uint8 `[n, height, width, 3]`: its own until the next step begins.
+        """Render every environment.
+
+        Returns:
+          Uint8 `[n, height, width, 3]`. The memory belongs to the environment, which may reuse it in the next step.
 
         Raises:
-          HostError: it crashed, or gave no answer in time.
+          HostError: The environment crashed or did not answer in time.
         """
         self._requests.put(lambda: np.asarray(self.env.render()))  # type: ignore[attr-defined]
         return self._answer()
@@ -91,13 +97,13 @@ class Worker:
         if isinstance(answer, UserError | HostError):
             raise answer
         if isinstance(answer, EOFError | ConnectionError):
-            raise HostError(f"{self._env_id} crashed: a process of it ended") from answer
+            raise HostError(f"{self._env_id} crashed: one of its processes ended") from answer
         if isinstance(answer, BaseException):
             raise HostError(f"{self._env_id} crashed: {described(answer)}") from answer
         return answer
 
     def close(self) -> None:
-        """Close the environment; what hangs is killed, if that can be."""
+        """Close the environment; kill it if it hangs and has a method `kill`."""
         self._requests.put(None)
         self._thread.join(timeout=0 if self._hangs else 5)
         if self._thread.is_alive():
@@ -107,11 +113,11 @@ class Worker:
         try:
             self.env = self._make(self._num_envs)
             if self.env.num_envs != self._num_envs:
-                found = f"{self.env.num_envs} environments where {self._num_envs} were asked for"
+                found = f"{self.env.num_envs} environments; expected {self._num_envs}, as asked for by num_envs"
                 raise UserError(f"{self._env_id} made {found}")
             while (request := self._requests.get()) is not None:
                 self._answers.put(request())
-        except BaseException as error:  # whatever a back end raises
+        except BaseException as error:  # some back ends raise exceptions that are no Exception
             self._answers.put(error)
             self._kill()
         finally:
@@ -122,25 +128,27 @@ class Worker:
         return action if hasattr(self.env, "num_agents") else action[:, 0]
 
     def _kill(self) -> None:
-        env = getattr(self, "env", None)  # none if it could not be made
+        env = getattr(self, "env", None)  # None if the environment could not be made
         getattr(env, "kill", lambda: None)()
 
-    def _delivered(self, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+    def _on_device(self, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
+        """Copy a step to the device, and return it with its metrics on the host; see `result`."""
         step, metrics = _with_axes(self.env, step)
         if self._time_limit_is_terminal:
             step = step._replace(terminated=step.terminated | ~np.isnan(metrics["episode_return"]))
         specification = [(x.dtype, x.shape) for x in jax.tree.leaves(step)]
         if specification != (self._specification or specification):
-            raise HostError(f"{self._env_id} shows {specification}, where it was {self._specification} before")
+            found = f"{specification}; expected {self._specification}, as in its first steps"
+            raise HostError(f"{self._env_id} changed the dtypes and shapes of its steps to {found}")
         self._specification = specification
-        if self._device.platform == "cpu":  # where JAX takes memory that lies right for its own, unasked
+        if self._device.platform == "cpu":  # on a CPU, JAX may use a contiguous array's memory without copying it
             step = jax.tree.map(lambda x: x.copy() if x.flags.c_contiguous else x, step)
-        # Waiting here holds nobody up, and the environment may then use its memory again.
+        # Wait for the copy on this thread, as the environment may reuse its memory afterwards.
         return jax.block_until_ready(jax.device_put(step, self._device)), metrics
 
 
 def _with_axes(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
-    """The step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` among them."""
+    """Return a step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` included."""
     obs, legal = jax.tree.map(np.asarray, (step.obs, step.legal))
     if not hasattr(env, "num_agents"):
         obs, legal = jax.tree.map(lambda x: x[:, None], (obs, legal))

@@ -1,9 +1,9 @@
-"""Wrappers around an `Env`: pure functions of its steps. Everything else is the environment's own.
+"""Wrappers of an `Env`: pure functions of its steps. All other attributes are those of the wrapped environment.
 
-In Python a class, `TimeLimit(env, 500)`; by name `qlax.wrap(env, ["time_limit=500"])` or `--wrappers time_limit=500`.
-A factor of rewards is none of them but the hyper-parameter `reward_scale`, which can be swept.
+Use a wrapper as a class, `TimeLimit(env, 500)`, or by name, `qlax.wrap(env, ["time_limit=500"])` or
+`--wrappers time_limit=500`. Scaling rewards needs no wrapper: it is the hyper-parameter `reward_scale`.
 
-Shapes are those of one environment: M team members first, if it is a team; then those of a member's array.
+Shapes are those of one environment: an axis M of members if it is a team, then the axes of one member's array.
 """
 
 import inspect
@@ -22,19 +22,19 @@ from qlax.types import Env, PyTree, Step
 
 
 class Wrapper:
-    """Environment around another one, which provides all that is not defined here, optional attributes included."""
+    """Environment around another one, from which it takes every attribute that the wrapper does not define."""
 
     def __init__(self, env: Env):
         self._env = env
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_env":  # not there yet, as while it is copied
+        if name == "_env":  # not set yet, as while an instance is copied
             raise AttributeError(name)
         return getattr(self._env, name)
 
 
-class _OfSteps(Wrapper):
-    """Wrapper that changes every step by `_changed`, and keeps nothing."""
+class _StepWrapper(Wrapper):
+    """Wrapper that changes every step by `_changed` and has no state of its own."""
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -47,12 +47,12 @@ class _OfSteps(Wrapper):
         return state, self._changed(step, action)
 
     def _changed(self, step: Step, action: jax.Array | None) -> Step:
-        """Change a step; of a reset the action is None."""
+        """Return the changed step; `action` is None for the first step of an episode."""
         raise NotImplementedError
 
 
 class _WithState(Wrapper):
-    """Wrapper whose state holds that of the environment, as `env`."""
+    """Wrapper with a state of its own, whose field `env` holds the environment's state."""
 
     def __init__(self, env: Env):
         super().__init__(env)
@@ -64,18 +64,19 @@ class Limited(NamedTuple):
     """State of `TimeLimit`."""
 
     env: PyTree
-    steps: jax.Array  # int32, taken in this episode
+    steps: jax.Array  # int32, number of steps taken in this episode
 
 
 class TimeLimit(_WithState):
-    """Time limit: episodes are cut after so many steps, unless they end before.
+    """Time limit: episodes that have not ended by then are truncated.
 
     Args:
-      env: the environment; a limit of its own stays, where that comes first.
-      steps: of an episode.
+      env: The environment; a shorter time limit of its own stays in force.
+      steps: Largest number of steps in an episode.
 
     Raises:
-      UserError: not a whole number from 1, or the environment keeps accounts of its episodes itself.
+      UserError: `steps` is not a positive whole number, or the environment reports its episodes' returns or lengths
+        itself, which it would not do at this limit.
     """
 
     def __init__(self, env: Env, steps: int):
@@ -84,7 +85,7 @@ class TimeLimit(_WithState):
         self.time_limit = min(steps, getattr(env, "time_limit", None) or steps)
         for metric in ACCOUNTS:
             if metric in _first(env).metrics:
-                raise UserError(f"TimeLimit: the environment reports {metric} itself, but not where this limit falls")
+                raise UserError(f"TimeLimit: the environment reports {metric} itself, but would not at this limit")
 
     def reset(self, key: jax.Array) -> tuple[Limited, Step]:
         """See `qlax.Env`."""
@@ -102,22 +103,22 @@ class Stacked(NamedTuple):
     """State of `FrameStack`."""
 
     env: PyTree
-    obs: PyTree  # as last shown
+    obs: PyTree  # the stacked observation shown last
 
 
 class FrameStack(_WithState):
-    """Stack of the last observations, oldest first; the first one of an episode is repeated.
+    """Stack of the last observations, oldest first; an episode begins with copies of its first observation.
 
-    Those of a vector `[k]` are one vector `[frames * k]`, those of a grid with channels `[H, W, C]` one grid
-    `[H, W, frames * C]`. A number becomes a vector and a grid without channels `[H, W]` gets them: `[H, W, frames]`.
-    Of a tree each array is stacked.
+    Vectors `[k]` become one vector `[frames * k]`, grids with channels `[H, W, C]` one grid `[H, W, frames * C]`,
+    grids without channels `[H, W]` one grid `[H, W, frames]`, and numbers a vector `[frames]`. In a tree, each array
+    is stacked.
 
     Args:
-      env: the environment.
-      frames: how many.
+      env: The environment.
+      frames: Number of observations in a stack.
 
     Raises:
-      UserError: not a whole number from 1.
+      UserError: `frames` is not a positive whole number.
     """
 
     def __init__(self, env: Env, frames: int):
@@ -145,12 +146,12 @@ class FrameStack(_WithState):
         return jax.tree.map(lambda x: _with_channels(x, self._team), obs)
 
 
-class TransformReward(_OfSteps):
-    """Function of the environment's reward; episode returns stay those of the raw rewards.
+class TransformReward(_StepWrapper):
+    """Function applied to the rewards; reported episode returns stay those of the raw rewards.
 
     Args:
-      env: the environment.
-      function: of a float32 scalar, traced by JAX; not asked where nothing was done yet, after a reset.
+      env: The environment.
+      function: Function from a float32 scalar to the new reward, traced by JAX; the reward 0 of a reset is unchanged.
     """
 
     def __init__(self, env: Env, function: Callable[[jax.Array], jax.Array]):
@@ -167,11 +168,11 @@ class ClipReward(TransformReward):
     """Rewards clipped to `[-bound, bound]`.
 
     Args:
-      env: the environment.
-      bound: above 0.
+      env: The environment.
+      bound: Largest absolute value of a reward, above 0.
 
     Raises:
-      UserError: it is not.
+      UserError: `bound` is not a finite number above 0.
     """
 
     def __init__(self, env: Env, bound: float):
@@ -186,15 +187,15 @@ class SymlogReward(TransformReward):
     Source: Hafner et al., "Mastering diverse domains through world models", 2023, arXiv:2301.04104.
 
     Args:
-      env: the environment.
+      env: The environment.
     """
 
     def __init__(self, env: Env):
         super().__init__(env, lambda reward: jnp.sign(reward) * jnp.log1p(jnp.abs(reward)))
 
 
-class _ObservationWrapper(_OfSteps):
-    """Wrapper that changes every observation by `_shown`."""
+class _ObservationWrapper(_StepWrapper):
+    """Wrapper that changes every observation by `_shown` and has no state of its own."""
 
     def _changed(self, step: Step, action: jax.Array | None) -> Step:
         return step._replace(obs=self._shown(step.obs))
@@ -204,18 +205,18 @@ class _ObservationWrapper(_OfSteps):
 
 
 class OneHot(_ObservationWrapper):
-    """One-hot bool in place of whole numbers from 0: one that is none of the categories is False in all of them.
+    """One-hot bool vectors in place of whole numbers from 0 to `categories - 1`; other numbers are False everywhere.
 
-    A number becomes a vector `[categories]`, a vector `[k]` one vector `[k * categories]`, and a grid gets them as
-    channels: `[H, W]` becomes `[H, W, categories]` and `[H, W, C]` becomes `[H, W, C * categories]`. Of a tree each
-    array of whole numbers does, and the others stay; so do screens, uint8 with three axes and at least 36 x 36.
+    A number becomes a vector `[categories]`, a vector `[k]` one vector `[k * categories]`, a grid `[H, W]` one of
+    `[H, W, categories]`, and a grid `[H, W, C]` one of `[H, W, C * categories]`. In a tree, this applies to each array
+    of whole numbers; other arrays, and screens (uint8 with three axes, at least 36 x 36), are unchanged.
 
     Args:
-      env: the environment.
-      categories: how many.
+      env: The environment.
+      categories: Number of categories.
 
     Raises:
-      UserError: not a whole number from 1, or no array of whole numbers is there.
+      UserError: `categories` is not a positive whole number, or no array holds whole numbers.
     """
 
     def __init__(self, env: Env, categories: int):
@@ -225,7 +226,7 @@ class OneHot(_ObservationWrapper):
         obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[len(self._team) :], x.dtype), _first(env).obs)
         if not any(_is_whole(leaf) for leaf in jax.tree.leaves(obs)):
             raise UserError(
-                f"OneHot is for observations of whole numbers, screens aside; this one is {_described(obs)}"
+                f"OneHot is for observations of whole numbers other than screens; this one is {_described(obs)}"
             )
 
     def _shown(self, obs: PyTree) -> PyTree:
@@ -233,7 +234,7 @@ class OneHot(_ObservationWrapper):
             if not _is_whole(jax.ShapeDtypeStruct(x.shape[len(self._team) :], x.dtype)):
                 return x
             x = _with_channels(x, self._team)
-            # As int32, for there may be more categories than the observation's own dtype can count.
+            # Compare as int32, as the observation's own dtype may be too small for the number of categories.
             categories = jnp.arange(self._categories).reshape(*(1,) * x.ndim, -1)
             return (x.astype(jnp.int32)[..., None] == categories).reshape(*x.shape[:-1], -1)
 
@@ -241,12 +242,12 @@ class OneHot(_ObservationWrapper):
 
 
 class Flatten(_ObservationWrapper):
-    """One float32 vector a member in place of every observation, an array or a tree of them.
+    """One float32 vector per member in place of the observation, which may be an array or a tree of arrays.
 
-    The numbers are those that a network is given: images, uint8 with three axes, are divided by 255.
+    Images, uint8 with three axes, are divided by 255, as networks do.
 
     Args:
-      env: the environment.
+      env: The environment.
     """
 
     def __init__(self, env: Env):
@@ -262,61 +263,64 @@ class Flatten(_ObservationWrapper):
         return jnp.concatenate([vector(leaf) for leaf in jax.tree.leaves(obs)], axis=-1)
 
 
-class _Appended(_OfSteps):
-    """Something of the last step with each member's observation: behind it, if it is a vector; else in a dict."""
+class _Appended(_StepWrapper):
+    """Wrapper that adds a vector from the last step to each member's observation.
 
-    _name: str  # in the dict
+    If the observation is a vector, the numbers are appended to it; else the two become entries of a dict.
+    """
+
+    _name: str  # key in the dict
 
     def __init__(self, env: Env):
         super().__init__(env)
         self._team = team_of(env)
 
-    def _of_last_step(self, step: Step, action: jax.Array) -> jax.Array:
-        """`[M, k]` (`[k]` for a single agent) float32; zeros take its place after a reset."""
+    def _addition(self, step: Step, action: jax.Array) -> jax.Array:
+        """Return the vector to add, float32 `[M, k]` (`[k]` for a single agent); it is zeros after a reset."""
         raise NotImplementedError
 
     def _changed(self, step: Step, action: jax.Array | None) -> Step:
         if action is None:
-            last = jnp.zeros_like(self._of_last_step(step, jnp.zeros(self._team, jnp.int32)))
+            last = jnp.zeros_like(self._addition(step, jnp.zeros(self._team, jnp.int32)))
         else:
-            last = self._of_last_step(step, action)
+            last = self._addition(step, action)
         obs = step.obs
         if _is_vector(obs, self._team):
             obs = jnp.concatenate([obs, last.astype(obs.dtype)], axis=-1)
         elif isinstance(obs, dict) and {"obs"} <= obs.keys() <= {"obs", "last_action", "last_reward"} - {self._name}:
-            obs = {**obs, self._name: last}  # of the other wrapper
+            obs = {**obs, self._name: last}  # the dict was made by the other wrapper of this kind
         else:
             obs = {"obs": obs, self._name: last}
         return step._replace(obs=obs)
 
 
 class LastAction(_Appended):
-    """Last action, one-hot behind the observation that it led to; zeros after a reset.
+    """Last action, appended one-hot to the observation that followed it; zeros after a reset.
 
-    An observation that is no vector becomes a dict, `{"obs": observation, "last_action": float32 [A]}`. For networks
-    with memory, which otherwise cannot know what was explored.
+    An observation that is no vector becomes a dict, `{"obs": observation, "last_action": float32 [A]}`. Useful for
+    networks with memory, which cannot otherwise know which actions were exploratory.
 
     Args:
-      env: the environment.
+      env: The environment.
     """
 
     _name = "last_action"
 
-    def _of_last_step(self, step: Step, action: jax.Array) -> jax.Array:
+    def _addition(self, step: Step, action: jax.Array) -> jax.Array:
         return jax.nn.one_hot(action, self._env.num_actions)
 
 
 class LastReward(_Appended):
-    """Last reward, behind the observation that it came with; 0 after a reset.
+    """Last reward, appended to the observation that came with it; 0 after a reset.
 
-    An observation that is no vector becomes a dict, `{"obs": observation, "last_reward": float32 [1]}`; with
-    `LastAction` around it or within, one dict of three.
+    An observation that is no vector becomes a dict, `{"obs": observation, "last_reward": float32 [1]}`; together with
+    `LastAction`, in either order, it becomes one dict of three entries.
 
     Args:
-      env: the environment.
+      env: The environment.
 
     Raises:
-      UserError: its observations are vectors, but not of floats.
+      UserError: The observations are vectors, but not of floats.
     """
 
     _name = "last_reward"
@@ -326,10 +330,11 @@ class LastReward(_Appended):
         obs = _first(env).obs
         if _is_vector(obs, self._team) and not jnp.issubdtype(obs.dtype, jnp.floating):
             raise UserError(
-                f"LastReward appends a number to an observation of floats; this one is {obs.dtype}: put Flatten within"
+                f"LastReward appends a float to the observation, which is {obs.dtype}; expected floats: "
+                "put Flatten before LastReward"
             )
 
-    def _of_last_step(self, step: Step, action: jax.Array) -> jax.Array:
+    def _addition(self, step: Step, action: jax.Array) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(step.reward, jnp.float32), (*self._team, 1))
 
 
@@ -346,10 +351,10 @@ WRAPPERS: dict[str, Callable[..., Env]] = {
 
 
 def by_name(name: str, env: Env) -> Env:
-    """Put one of `WRAPPERS` around an environment, as "last_action" or, with its number, "frame_stack=4".
+    """Put one of `WRAPPERS` around an environment, by a name such as "last_action" or, with a number, "frame_stack=4".
 
     Raises:
-      UserError: unknown, without the number it needs or with one it has no use for, or not for this environment.
+      UserError: The wrapper is unknown, lacks its number or takes none, or does not suit this environment.
     """
     name, equals, number = name.partition("=")
     if name not in WRAPPERS:
@@ -367,23 +372,28 @@ def by_name(name: str, env: Env) -> Env:
 
 
 def is_named(name: str) -> bool:
-    """Tell whether `by_name` knows this wrapper, with or without its number."""
+    """Return True if `by_name` knows this wrapper, with or without a number."""
     return name.partition("=")[0] in WRAPPERS
 
 
 def _usage(name: str) -> str:
-    """Return how a wrapper is written, as "flatten" or "frame_stack=<frames>"."""
+    """Return how to write a wrapper, as "flatten" or "frame_stack=<frames>"."""
     return "=".join([name, *(f"<{number}>" for number in list(inspect.signature(WRAPPERS[name]).parameters)[1:])])
 
 
 def _whole(wrapper: str, name: str, value: Any) -> int:
+    """Return a value that is a positive whole number.
+
+    Raises:
+      UserError: The value is not a positive whole number that fits in int32.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
         raise UserError(f"{wrapper}: {name}={value!r}; expected a whole number from 1")
     return value
 
 
 def _first(env: Env) -> Step:
-    """Shapes and dtypes of the step that `reset` shows."""
+    """Return the shapes and dtypes of the step that `reset` returns."""
     return jax.eval_shape(lambda: env.reset(jax.random.key(0)))[1]
 
 
@@ -393,7 +403,7 @@ def _described(obs: PyTree) -> str:
 
 
 def _is_whole(leaf: Any) -> bool:
-    """Whether a member's array holds whole numbers, and not an image for a network."""
+    """Return True if one member's array holds whole numbers and is no screen."""
     return jnp.issubdtype(leaf.dtype, jnp.integer) and not is_screen(leaf.dtype, leaf.shape)
 
 
@@ -402,5 +412,5 @@ def _is_vector(obs: PyTree, team: tuple[int, ...]) -> bool:
 
 
 def _with_channels(x: jax.Array, team: tuple[int, ...]) -> jax.Array:
-    """An array whose last axis holds features: a number and a grid of two axes get one for it."""
+    """Add an axis of size 1 to a number or a grid without channels, so that the last axis holds features."""
     return x[..., None] if x.ndim - len(team) in (0, 2) else x

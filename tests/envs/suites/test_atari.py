@@ -220,7 +220,7 @@ def test_scores_are_between_random_and_human():
         ("Pong", {"protocol": "machadoo"}, "did you mean 'machado'"),
         ("Pong", {"noop": 3}, "did you mean 'noop_max'"),
         ("Pong", {"frame_skip": 0}, "frame_skip=0"),
-        ("Pong", {"repeat_action_probability": 2.0}, "expected 0 to 1"),
+        ("Pong", {"repeat_action_probability": 2.0}, "expected a probability, from 0 to 1"),
         ("Pong", {"episodic_life": 1}, "true or false"),
     ],
 )

@@ -250,7 +250,7 @@ def test_random_play_leaves_no_category_out(env_id):
         ("xminigrid/MiniGrid-Empty-5x5", {"view_size": 1}, "view_size=1: expected an odd number from 3, like 7"),
         ("xminigrid/MiniGrid-Empty-5x5", {"max_steps": 0}, "max_steps=0: expected a number like"),
         ("xminigrid/MiniGrid-Empty-5x5", {"show_carried": 1}, "show_carried=1: expected true or false, like False"),
-        ("xminigrid/XLand-MiniGrid-R1-9x9", {}, "has no goal, as no rules come with it, so there is no reward"),
+        ("xminigrid/XLand-MiniGrid-R1-9x9", {}, "has no goal and no reward, as it comes without a ruleset"),
     ],
 )
 def test_errors(env_id, options, message):

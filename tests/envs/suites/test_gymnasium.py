@@ -142,7 +142,7 @@ def test_pictures_are_there_if_asked_for():
         ("CartPole-v1", {"vectorization": "asinc"}, "did you mean 'async'"),
         ("CartPole-v1", {"length": 3}, "unexpected keyword argument 'length'"),
         ("CartPole-v1", {"wrappers": ("failing:Nothing",)}, "no 'Nothing'"),
-        ("CartPole-v1", {"vectorization": "vector_entry_point", "autoreset": "same_step"}, "the environment's own"),
+        ("CartPole-v1", {"vectorization": "vector_entry_point", "autoreset": "same_step"}, "autoreset cannot be"),
     ],
 )
 def test_what_cannot_be_is_named(name, options, message):
@@ -163,7 +163,7 @@ def test_what_is_refused_is_closed(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"wrappers": ("last_action",)}, "wrapper last_action is for environments in JAX, and"),
+        ({"wrappers": ("last_action",)}, "wrapper last_action is for environments in JAX, but"),
         ({"reset_ratio": 2}, "reset_ratio is for environments in JAX"),
     ],
 )

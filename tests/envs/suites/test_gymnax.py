@@ -158,7 +158,7 @@ def test_data_that_cannot_be_downloaded(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(gymnax, "make", offline)
-    with pytest.raises(UserError, match="gymnax/MNISTBandit-bsuite downloads data, which failed: no route to host"):
+    with pytest.raises(UserError, match="gymnax/MNISTBandit-bsuite cannot download its data: no route to host"):
         make("gymnax/MNISTBandit-bsuite")
 
 

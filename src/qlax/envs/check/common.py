@@ -1,4 +1,4 @@
-"""Checks that environments in JAX and on the host have in common."""
+"""Checks shared by environments in JAX and on the host."""
 
 import math
 from collections.abc import Callable
@@ -17,21 +17,32 @@ from qlax.util.text import shown
 
 Expect = Callable[[Any, str], None]
 ACCOUNTS = ("episode_return", "episode_length")
-WHOLE_NUMBERS = {  # none larger than the device can count
+WHOLE_NUMBERS = {  # attributes that fit in int32, and what each counts
     "num_actions": "a whole number of discrete actions, at least 1",
     "num_envs": "a whole number of environments, at least 1",
     "num_agents": "a whole number of members, at least 1; leave it out for a single agent",
     "reset_ratio": "a whole number of copies that share a fresh episode",
     "time_limit": "a whole number of steps, at least 1; leave it out if there is no limit",
 }
-MOST_CHOICES = 2**26  # num_envs x num_agents x num_actions, which fill arrays
-LONGEST_SHOWN = 200  # characters of what belongs to the user in a message
+MOST_CHOICES = 2**26  # largest num_envs x num_agents x num_actions, as arrays of this size are made
+LONGEST_SHOWN = 200  # characters of a value or exception of the user's in a message
 
 
 def check_attributes(
     env: Any, methods: tuple[str, ...], needed: tuple[str, ...], contract: str, expect: Expect
 ) -> None:
-    """Check that methods exist and numbers are in their range; those `needed` may not be left out."""
+    """Check the methods and attributes of an environment.
+
+    Args:
+      env: The environment.
+      methods: Names of the methods that it must have.
+      needed: Names of the numbers in `WHOLE_NUMBERS` that it must have; the others may be left out.
+      contract: Name of the class in `qlax` that defines the contract, for messages.
+      expect: See `expecting`.
+
+    Raises:
+      UserError: A method is missing, or a number is missing or out of its range.
+    """
     for method in methods:
         expect(callable(_attribute(env, method, expect)), f"it has no method {method!r}; see qlax.{contract}")
     choices = 1
@@ -41,21 +52,21 @@ def check_attributes(
         absent = value is None and (name == "time_limit" or not hasattr(env, name))
         expect(valid or (absent and name not in needed), f"{name} is {shown(repr(value))}; expected {wanted}")
         choices *= int(value) if valid and name in ("num_envs", "num_agents", "num_actions") else 1
-    found = f"its environments, members and actions together are {choices:,}"
-    expect(choices <= MOST_CHOICES, f"{found}; expected at most {MOST_CHOICES:,}, as arrays have a number for each")
+    found = f"num_envs x num_agents x num_actions is {choices:,}"
+    expect(choices <= MOST_CHOICES, f"{found}; expected at most {MOST_CHOICES:,}, as arrays of this size are made")
     for name in ("shared", "shared_at"):
         _attribute(env, name, expect)
     score = _attribute(env, "score", expect)
     if hasattr(env, "score"):
-        expect(callable(score), "score is no function; expected score(return), a number")
+        expect(callable(score), "score is not a function; expected score(return), a number")
         try:
             float(score(0.0))
         except Exception as error:
-            expect(False, f"score(0.0) is no number: {raised(error)}; expected score(return), a number")
+            expect(False, f"score(0.0) is not a number: {raised(error)}; expected score(return), a number")
 
 
 def _attribute(env: Any, name: str, expect: Expect) -> Any:
-    """Read an attribute, which a property may compute; None where there is none."""
+    """Return an attribute, or None if there is none; a property that raises an exception is refused."""
     try:
         return getattr(env, name, None)
     except Exception as error:
@@ -63,19 +74,28 @@ def _attribute(env: Any, name: str, expect: Expect) -> Any:
 
 
 def raised(error: Exception) -> str:
-    """Return an exception of the user's code in a line that is not too long."""
+    """Return an exception of the user's code as one short line."""
     return shown(described(error), LONGEST_SHOWN)
 
 
 def check_step(
     step: Step, what: str, rows: tuple[int, ...], team: tuple[int, ...], num_actions: int, expect: Expect
 ) -> None:
-    """Check the shapes and dtypes of a step; `rows` is `(N,)` of environments on the host, `()` of one in JAX."""
+    """Check the shapes and dtypes of a step.
+
+    Args:
+      step: The step, or its shapes and dtypes.
+      what: Name of the function that returned it, for messages.
+      rows: `(N,)` for environments on the host, `()` for one in JAX.
+      team: `(M,)` for a team, `()` for a single agent.
+      num_actions: Number of actions, A.
+      expect: See `expecting`.
+    """
     for field in ("reward", "terminated", "truncated"):
         shape = getattr(getattr(step, field), "shape", None)
         found = f"{field} of {what} has shape {shape}"
         expect(shape == () or rows, f"{found}; expected a scalar (one reward and one end for the whole team)")
-        expect(shape == rows, f"{found}; expected {rows}, one an environment")
+        expect(shape == rows, f"{found}; expected {rows}, one per environment")
     for field in ("terminated", "truncated"):
         dtype = getattr(step, field).dtype
         expect(dtype == np.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
@@ -90,19 +110,19 @@ def check_step(
 
 
 def _check_observation(obs: PyTree, what: str, members: tuple[int, ...], expect: Expect) -> None:
-    """Check that an observation holds any number, and something for each member."""
+    """Check that an observation is not empty and has a row for each member."""
     leaves = jax.tree.leaves(obs)
     wanted = "expected an array or a tree of them"
     expect(leaves, f"obs of {what} holds no array: {shown(repr(obs))}; {wanted}")
     sizes = ", ".join(str(leaf.shape) for leaf in leaves[:3])
-    expect(any(math.prod(leaf.shape) for leaf in leaves), f"obs of {what} has shape {sizes}: no number; {wanted}")
+    expect(any(math.prod(leaf.shape) for leaf in leaves), f"obs of {what} has shape {sizes}, so it is empty; {wanted}")
     wanted = f"expected {members} first: a row for each member"
     for leaf in leaves:
         expect(leaf.shape[: len(members)] == members, f"obs of {what} has shape {leaf.shape}; {wanted}")
 
 
 def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expect) -> None:
-    """Check that metrics are arrays of numbers of this shape, by names that the log does not use itself."""
+    """Check that metrics are arrays of numbers of this shape, with names that qlax's own measurements do not use."""
     wanted = f"a dict of arrays of shape {shape}" if shape else "a dict of scalars"
     expect(isinstance(metrics, dict), f"metrics of {what} are {shown(repr(metrics))}; expected {wanted}")
     for name, value in metrics.items():
@@ -118,12 +138,21 @@ def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expec
 
 
 def is_real(dtype: Any) -> bool:
-    """Tell whether arrays of this dtype hold real numbers."""
+    """Return True if arrays of this dtype hold real numbers."""
     return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
 
 
 def same(part: str, before: PyTree, after: PyTree) -> tuple[bool, str]:
-    """Compare structure, shapes and dtypes; return whether they agree, and a message about the first that differs."""
+    """Compare the structure, shapes and dtypes of a part of the step after reset and after step.
+
+    Args:
+      part: Name of the part, for the message.
+      before: Tree of arrays after reset.
+      after: Tree of arrays after step.
+
+    Returns:
+      True if both agree, and a message about the first difference.
+    """
     fix = "show the same names after both" if part == "metrics" else "show the same arrays after both"
     structure: Any = jax.tree.structure(before)
     if structure == jax.tree.structure(after):
@@ -143,12 +172,17 @@ def _specified(tree: Any) -> str:
 
 
 def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
-    """Return a warning for each array of an observation that none of qlax's networks takes."""
+    """Return a warning for each array of an observation that none of qlax's networks accepts.
+
+    Args:
+      obs: Observation whose arrays begin with the axes `leading`.
+      leading: Sizes of the axes before those of one member's array.
+    """
     advice = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
         shape = leaf.shape[len(leading) :]
         if not is_understood(leaf.dtype, shape):
-            found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax takes"
+            found = f"obs{jax.tree_util.keystr(path)} is {leaf.dtype}{list(shape)}, which no network of qlax accepts"
             wanted = "expected bool, float, or uint8 with three axes (an image)"
             fix = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
             advice.append(f"{found}; {wanted}: {fix}")
@@ -156,7 +190,7 @@ def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
 
 
 class Ends:
-    """Check of the ends of episodes: terminations and cuts are told apart, and fall where `time_limit` says."""
+    """Check of the ends of episodes: they are either terminated or truncated, and agree with `time_limit`."""
 
     def __init__(self, env: Any, expect: Expect):
         self._limit: int | None = getattr(env, "time_limit", None)
@@ -172,27 +206,28 @@ class Ends:
             self._seen.append((length, terminated, truncated))
 
     def steps_to_be_sure(self) -> int:
-        """Return how many more steps to take: one end may fall on the time limit by chance."""
+        """Return the number of further steps to take: more ends are needed if the only one is at the time limit."""
         return 4 * (self._limit or 0) if [terminated for terminated, _ in self._at_limit()] == [True] else 0
 
     def check(self) -> list[str]:
-        """Return the warnings, once all steps are recorded.
+        """Return the warnings once all steps are recorded.
 
         Raises:
-          UserError: the ends are wrong.
+          UserError: Terminations and truncations are confused.
         """
         at_limit = self._at_limit()
         over = f"or leave time_limit out if the task itself is over after {self._limit} steps"
         alone = len(at_limit) > 1 and all(terminated and not truncated for terminated, truncated in at_limit)
-        at = f"where the time limit of {self._limit} falls"
-        self._expect(not alone, f"terminated is set {at}; expected truncated: set only that there, {over}")
+        at = f"at the time limit of {self._limit} steps"
+        self._expect(not alone, f"terminated is set {at}; expected truncated instead, {over}")
         both = len(self._seen) > 1 and all(terminated and truncated for _, terminated, truncated in self._seen)
-        fix = "expected terminated where the task ended, truncated where only time did"
+        fix = "expected terminated where the task ended, truncated where only the time limit was reached"
         elsewhere = len(at_limit) < len(self._seen)
         self._expect(not (both and elsewhere), f"terminated and truncated are both set at every end; {fix}")
         advice = []
         if len(at_limit) > 1 and all(terminated for terminated, _ in at_limit):
-            advice.append(f"terminated is set beside truncated {at}, and counts: set only truncated there, {over}")
+            found = f"terminated and truncated are both set {at}, and count as terminated"
+            advice.append(f"{found}: set only truncated there, {over}")
         cuts = [length for length, terminated, _ in self._seen if not terminated]
         if self._limit is not None and len(cuts) > 1 and {*cuts} == {cuts[0]} and cuts[0] < self._limit:
             advice.append(
@@ -201,12 +236,15 @@ class Ends:
         return advice
 
     def _at_limit(self) -> list[tuple[bool, bool]]:
-        """Return whether each episode that reached the limit was terminated, and truncated."""
+        """Return `(terminated, truncated)` of every episode that lasted as long as the time limit."""
         return [(terminated, truncated) for length, terminated, truncated in self._seen if length == self._limit]
 
 
 def expecting(env: Any) -> Expect:
-    """Return the function that refuses the environment with a message unless a condition holds."""
+    """Return the function `expect(condition, problem)`, which refuses the environment if the condition is false.
+
+    The function raises `UserError` with the name of the environment's class and the problem.
+    """
 
     def expect(condition: Any, problem: str) -> None:
         if not condition:
@@ -216,10 +254,10 @@ def expecting(env: Any) -> Expect:
 
 
 def team_of(env: Any) -> tuple[int, ...]:
-    """Return `(M,)`, or `()` for a single agent."""
+    """Return the shape of the members' axis: `(M,)`, or `()` for a single agent."""
     return (int(env.num_agents),) if hasattr(env, "num_agents") else ()
 
 
 def shared_of(env: Any) -> tuple[PyTree, ...]:
-    """Return the last arguments of `step`: what all copies share, if there is anything."""
+    """Return the last arguments of `step`: `(env.shared,)`, or `()` for an environment without `shared`."""
     return (env.shared,) if hasattr(env, "shared") else ()

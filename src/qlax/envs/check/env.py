@@ -33,26 +33,30 @@ from qlax.util.text import shown
 KEEP_IT = "keep it in the state that reset and step return"
 
 
-# What Python cannot do with values that are not known while JAX traces.
+# Remedies for what Python cannot do with values that are unknown while JAX traces.
 FIXES: tuple[tuple[type[Exception], str], ...] = (
     (jax.errors.TracerBoolConversionError, "use jnp.where or jax.lax.cond instead of if, and, or, not"),
     (jax.errors.TracerArrayConversionError, "use jax.numpy instead of NumPy"),
-    (jax.errors.TracerIntegerConversionError, "make what it is an index of a JAX array"),
+    (jax.errors.TracerIntegerConversionError, "make the array that is indexed a JAX array: jnp.asarray(...)"),
     (jax.errors.ConcretizationTypeError, "use .astype(...) instead of int(...), float(...)"),
 )
 
 
 def check_contract(env: Any) -> None:
-    """Check that shapes and dtypes of an `Env` are those its contract promises; nothing is compiled.
+    """Check that the shapes and dtypes of an `Env` are those of its contract; nothing is compiled.
 
     Raises:
-      UserError: what is wrong, what was expected, and how to fix it.
+      UserError: The environment breaks its contract; the message says what was expected and how to fix it.
     """
     _traced(env)
 
 
 def _traced(env: Any) -> list[tuple[PyTree, Step]]:
-    """Return the results of reset and step, as `jax.ShapeDtypeStruct`, weak types included."""
+    """Check the contract of an `Env`; return shapes and dtypes of its state and step, after reset and after step.
+
+    Returns:
+      The results of reset and step, with a `jax.ShapeDtypeStruct` for each array, weak types included.
+    """
     expect = expecting(env)
     check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
     team, shared = team_of(env), shared_of(env)
@@ -62,20 +66,21 @@ def _traced(env: Any) -> list[tuple[PyTree, Step]]:
         is_pair = isinstance(result, tuple) and len(result) == 2
         expect(is_pair, f"{what} returns {type(result).__name__}; expected (state, Step)")
         found = type(result[1]).__name__
-        expect(isinstance(result[1], Step), f"{what} returns {found} second; expected a qlax.Step, the state first")
+        wanted = "expected a qlax.Step, after the state"
+        expect(isinstance(result[1], Step), f"{what} returns {found} as its second result; {wanted}")
         return result
 
     if hasattr(env, "shared_at"):
-        expect(bool(shared), "it has shared_at but nothing shared; declare what all copies share at first")
+        expect(bool(shared), "it has shared_at but no shared; give it an attribute shared with the initial value")
         progress = (jax.ShapeDtypeStruct((), jnp.float32),)
         later = _shapes_of("shared_at(progress)", env.shared_at, progress, env, expect)
         given, wanted = (
             str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", x)) for x in (later, env.shared)
         )
-        expect(given == wanted, f"shared_at gives {given}, but shared is {wanted}")
+        expect(given == wanted, f"shared_at returns {given}, but shared is {wanted}; expected both to agree")
     state, first = run("reset(key)", env.reset, jax.random.key(0))
     action = jax.ShapeDtypeStruct(team, jnp.int32)
-    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # `Vec` strips weak types
+    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # without weak types, as in `Vec`
     next_state, step = run("step(key, state, action)", env.step, jax.random.key(0), given, action, *shared)
     for what, result in (("reset", first), ("step", step)):
         check_step(result, what, (), team, env.num_actions, expect)
@@ -88,7 +93,7 @@ def _traced(env: Any) -> list[tuple[PyTree, Step]]:
 
 
 def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Expect) -> Any:
-    """Return the shapes of a function's results, if JAX can trace it and it leaves nothing behind."""
+    """Return the shapes and dtypes of a function's results; refuse it if JAX cannot trace it or it has side effects."""
     before = _surroundings(env)
     try:
         traced, result = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arguments)
@@ -98,7 +103,7 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
         fixes = [fix for kind, fix in FIXES if isinstance(error, kind)]
         first_line = f"{first_line.rstrip('.')}; {fixes[0]}" if fixes else first_line
         raise UserError(f"environment {type(env).__name__}: {what} cannot be traced by JAX: {first_line}") from error
-    left = f"{what} uses what another call left behind, as in a global variable; expected a pure function: {KEEP_IT}"
+    left = f"{what} uses a value that another call stored, as in a global variable; expected a pure function: {KEEP_IT}"
     expect(not _holds_tracer(tuple(traced.consts)), left)
     after = _surroundings(env)
     for name, value in after.items():
@@ -106,7 +111,7 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
             found = f"{what} draws {name}; expected a pure function: draw with jax.random from the key"
             expect(value == before.get(name, value), f"{found}, as JAX runs Python only once, while it traces")
         else:
-            # What was nothing yet is a cache, and may be filled.
+            # An attribute that was empty may be filled, as it may be a cache.
             changed = before.get(name) not in (None, (), b"") and (value,) != (before[name],)
             found = f"{what} changes {name}, but JAX runs Python only once, while it traces"
             expect(not changed and not _holds_tracer(value), f"{found}: {KEEP_IT}")
@@ -114,7 +119,7 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
 
 
 def _surroundings(env: Any) -> dict[str, Any]:
-    """Record what a pure function leaves as it is: attributes of the environment, and random numbers without a key."""
+    """Record what a pure function leaves unchanged: the environment's attributes, and generators of random numbers."""
     generators = {"NumPy's random numbers": np.random.get_state(), "Python's random numbers": random.getstate()}
     attributes = {f"self.{name}": value for name, value in getattr(env, "__dict__", {}).items()}
     for name, value in attributes.items():
@@ -125,7 +130,10 @@ def _surroundings(env: Any) -> dict[str, Any]:
 
 
 def _comparable(value: Any, depth: int = 20) -> Any:
-    """Return a value that equals a later one if and only if nothing was changed or replaced, so deep in a tree."""
+    """Return a value that stays equal if and only if `value` was not changed or replaced meanwhile.
+
+    Containers are compared down to `depth` levels.
+    """
     if isinstance(value, dict) and depth:
         return tuple((key, _comparable(item, depth - 1)) for key, item in value.items())
     if isinstance(value, list | tuple) and depth:
@@ -134,7 +142,7 @@ def _comparable(value: Any, depth: int = 20) -> Any:
         return value.tobytes()
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
-    return id(value), value  # the latter, so that nothing else gets its place in memory
+    return id(value), value  # a reference to the value keeps its id from being reused
 
 
 def _holds_tracer(value: Any) -> bool:
@@ -142,18 +150,18 @@ def _holds_tracer(value: Any) -> bool:
 
 
 def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
-    """Run an `Env` or a `HostEnv` with random legal actions, and say what breaks its contract.
+    """Check the contract of an `Env` or a `HostEnv` while taking random legal actions.
 
-    What is no mistake but may be one, or makes things slow, is a warning. Time limits are seen where episodes are
-    that long: take `num_steps` a few times as large as `time_limit`.
+    Anything that is not an error but may be a mistake, or makes training slow, is reported as a warning. Time limits
+    are checked only if episodes reach them: choose `num_steps` several times as large as `time_limit`.
 
     Args:
-      env: one environment, or several on the host.
-      num_steps: random actions to take; an episode that ends is begun anew.
-      seed: of the actions and of the environment.
+      env: One environment in JAX, or a `HostEnv`.
+      num_steps: Number of random actions to take; a new episode begins where one ends.
+      seed: Seed of the actions and of the environment.
 
     Raises:
-      UserError: what is wrong, what was expected, and how to fix it.
+      UserError: The environment breaks its contract; the message says what was expected and how to fix it.
     """
     advice = host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
     for line in advice:
@@ -161,14 +169,14 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
 
 
 def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
-    """Play an `Env`, and return warnings."""
+    """Check an `Env` while taking random legal actions, and return the warnings."""
     shapes, expect = _traced(env), expecting(env)
     team, shared = team_of(env), shared_of(env)
 
     def run_twice(what: str, functions: tuple, *arguments: Any) -> Any:
         try:
             outcome, again = jax.block_until_ready([function(*arguments) for function in functions])
-        except Exception as error:  # of a callback to Python
+        except Exception as error:  # raised by a callback to Python
             raise UserError(f"environment {type(env).__name__}: {what} failed: {raised(error)}") from error
         same = jax.tree.map(lambda a, b: np.array_equal(_data(a), _data(b), equal_nan=True), outcome, again)
         pure = "expected a pure function, in which everything random comes from the key"
@@ -177,7 +185,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
 
     draws, key = np.random.default_rng(seed), jax.random.key(seed)
     resets = _compiled_twice(env.reset, key)
-    begun = _Beginnings(lambda key: _vector(resets[0](key)[0]), key)
+    begun = _SelfResets(lambda key: _vector(resets[0](key)[0]), key)
     steps = _compiled_twice(env.step, key, resets[0](key)[0], np.zeros(team, np.int32), *shared)
     state: Any = None
     step: Any = None
@@ -188,7 +196,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
             length = 0
             state, step = run_twice("reset", resets, key_reset)
             quiet = not (step.terminated or step.truncated or step.reward != 0)
-            expect(quiet, "reset shows an end or a reward; expected a first step without")
+            expect(quiet, "reset returns a reward or an end of the episode; expected reward 0 and no end")
             _check_numbers(step._replace(metrics={}), index, expect)
             begun.add(_vector(state))
         legal = np.ones((*team, env.num_actions), bool) if step.legal is None else np.asarray(step.legal)
@@ -201,7 +209,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
         for metric in ACCOUNTS:
             if metric in step.metrics:
                 right = bool(np.isnan(step.metrics[metric])) != ended
-                expect(right, f"{metric} is to be nan exactly where no episode ended; leave it out: qlax keeps it")
+                expect(right, f"{metric} has to be nan exactly where no episode ended; leave it out: qlax adds it")
         ends.see(length, bool(step.terminated), bool(step.truncated))
         if ended:
             begun.end(_vector(before), _vector(state), key_step)
@@ -213,9 +221,10 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
 
 
 def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
-    """Trace a function twice, so that what is not in its arguments, such as the time, differs; with strong types.
+    """Trace and compile a function twice, to find out if its results depend on more than its arguments.
 
-    Both are one if they are the same program: compiling takes long.
+    A function that reads the time, for example, gives two different programs. Equal programs are compiled once, as
+    compiling is slow. Weak types of the results are removed.
     """
     traced = [jax.jit(lambda *a: strong(function(*a))).trace(*arguments) for _ in range(2)]
     programs = [each.lower() for each in traced]
@@ -227,13 +236,13 @@ def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
 
 
 def _check_numbers(step: Step, count: int, expect: Expect) -> None:
-    """Check that a step of an `Env` is finite and leaves an action to choose."""
+    """Check that a step of an `Env` is finite and has a legal action."""
     shown = {"reward": step.reward, "obs": step.obs}
     shown |= {name: value for name, value in step.metrics.items() if name == "raw_reward"}
     for field, tree in shown.items():
         finite = all(np.isfinite(_data(leaf)).all() for leaf in jax.tree.leaves(tree))
-        expect(finite, f"{field} is not finite after {count} steps; expected numbers, in last observations too")
-    if step.legal is not None and not step.terminated:  # nothing is chosen after a termination
+        expect(finite, f"{field} is not finite after {count} steps; expected numbers, in final observations too")
+    if step.legal is not None and not step.terminated:  # no action follows a termination
         where = ", also where an episode is cut" if step.truncated else ""
         found = f"no legal action after {count} steps; expected at least one per member{where}"
         some = np.asarray(step.legal).any(-1).all()
@@ -241,7 +250,7 @@ def _check_numbers(step: Step, count: int, expect: Expect) -> None:
 
 
 def _weak_advice(env: Any, shapes: list[tuple[PyTree, Step]]) -> list[str]:
-    """Return warnings of weak types, which make a loop that calls `step` itself compile twice."""
+    """Return warnings about weak types, which make a loop that calls `step` compile twice."""
     (state, first), (next_state, step) = shapes
     if any(map(_is_weak, jax.tree.leaves(state))):
         action = jax.ShapeDtypeStruct(team_of(env), jnp.int32)
@@ -262,15 +271,16 @@ def _is_weak(x: Any) -> bool:
     return bool(getattr(x, "weak_type", False))
 
 
-class _Beginnings:
-    """Check that the end of an episode is not shown as the beginning of another one.
+class _SelfResets:
+    """Check that `step` does not reset the environment at the end of an episode.
 
-    States are vectors. That a terminated one equals a new one may be by chance; that one which counted every step
-    begins to count anew is not.
+    States are compared as vectors. A final state may equal an initial one by chance, which is a warning. If a number
+    in the state changed by the same amount at every step, a step counter, and is back at its initial value, the
+    environment resets itself, which is an error.
 
     Args:
-      reset: the state after a reset with a key, as a vector.
-      key: of some to begin with.
+      reset: Function from a key to the state after a reset, as a vector.
+      key: Key of the first initial states to compare with.
     """
 
     def __init__(self, reset: Callable[[jax.Array], np.ndarray], key: jax.Array):
@@ -279,18 +289,18 @@ class _Beginnings:
         self._new = vectors[0]
         self._constant = np.all(np.stack(vectors) == self._new, axis=0)
         self._slope: np.ndarray | None = None
-        self._counts = self._constant  # where a number grows or falls by the same at every step
+        self._counts = self._constant  # True for numbers that change by the same amount at every step
         self._longest = 0
         self._counted_anew = False
         self._known = {vector.tobytes() for vector in vectors}
         self._ends = self._ends_in_new = 0
 
     def add(self, vector: np.ndarray) -> None:
-        """Record another state after a reset."""
+        """Record a state after a reset."""
         self._known.add(vector.tobytes())
 
     def go_on(self, length: int, vector: np.ndarray) -> None:
-        """Record a state after `length` steps, not an episode's last."""
+        """Record the state after `length` steps of an episode that has not ended."""
         if length == 1 and self._slope is None:
             self._slope = vector - self._new
             self._counts = self._counts & (self._slope != 0)
@@ -299,34 +309,36 @@ class _Beginnings:
             self._longest = max(self._longest, length)
 
     def end(self, before: np.ndarray, after: np.ndarray, key: jax.Array) -> None:
-        """Record the last two states of an episode, and the key that led from one to the other."""
+        """Record the last two states of an episode, and the key of the last step."""
         if self._counts.any() and self._is_new(after) and not self._is_new(before):
             self._counted_anew = True
         if self._ends < 5 and before.tobytes() not in self._known:
             self._ends += 1
-            keys = [key, *jax.random.split(key), *jax.random.split(key, 3)]  # that step may have reset with
+            keys = [key, *jax.random.split(key), *jax.random.split(key, 3)]  # keys with which step may have reset
             self._ends_in_new += after.tobytes() in self._known | {self._reset(each).tobytes() for each in keys}
 
     def _is_new(self, vector: np.ndarray) -> bool:
         return bool((vector == self._new)[self._constant].all())
 
     def check(self, expect: Expect) -> None:
-        """Refuse an environment that resets itself, once all steps are recorded."""
+        """Refuse an environment that resets itself; call this once all steps are recorded."""
         resets_itself = self._counted_anew and self._counts.any() and self._longest >= 3
-        wanted = "expected the last state and observation of the one that ended"
+        wanted = "expected the final state and observation of the one that ended"
         fix = "never reset in step, qlax does it"
-        expect(not resets_itself, f"where an episode ended, step shows a new one; {wanted}: {fix}")
+        expect(not resets_itself, f"where an episode ended, step begins a new one; {wanted}: {fix}")
 
     def advice(self) -> list[str]:
-        """Return the warning that it may reset itself."""
+        """Return a warning if the environment may reset itself."""
         if self._ends < 2 or self._ends_in_new < self._ends:
             return []
-        return ["the state at the end of an episode is one that episodes begin with: never reset in step, qlax does it"]
+        return ["the state at the end of an episode equals an initial state: never reset in step, qlax does it"]
 
 
 def _vector(tree: PyTree) -> np.ndarray:
+    """Return all numbers of a tree of arrays as one float64 vector."""
     return np.concatenate([np.zeros(0), *(_data(leaf).ravel().astype(np.float64) for leaf in jax.tree.leaves(tree))])
 
 
 def _data(x: Any) -> np.ndarray:
+    """Return an array in NumPy; random keys become their whole numbers."""
     return np.asarray(jax.random.key_data(x) if is_key(x) else x)

@@ -21,28 +21,28 @@ from qlax.envs.check.common import (
 from qlax.errors import UserError
 from qlax.types import PyTree, Step
 
-BY_EPISODES = ": qlax.Episodes keeps these accounts"
+USE_EPISODES = ": qlax.Episodes does this bookkeeping"
 
 
 def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
-    """Reset a `HostEnv`, take random legal actions, and say what breaks its contract.
+    """Check the contract of a `HostEnv` while taking random legal actions.
 
     Args:
       env: N environments.
-      num_steps: to take, after a reset.
-      seed: of the actions and of the environments.
+      num_steps: Number of steps to take after the reset.
+      seed: Seed of the actions and of the environments.
 
     Returns:
-      The first steps, of the reset.
+      The first steps, as `reset` returned them.
 
     Raises:
-      UserError: what is wrong, what was expected, and how to fix it.
+      UserError: The environment breaks its contract; the message says what was expected and how to fix it.
     """
     return _play_on_host(env, num_steps, seed)[0]
 
 
 def host_advice(env: Any, num_steps: int, seed: int) -> list[str]:
-    """Check a `HostEnv` in the same way, and return warnings of what may be a mistake."""
+    """Check a `HostEnv` as `check_host_env` does, and return warnings of possible mistakes."""
     first, ends = _play_on_host(env, num_steps, seed)
     return [*ends.check(), *observation_advice(first.obs, (env.num_envs, *team_of(env)))]
 
@@ -72,9 +72,10 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
             accounts.see(step)
         else:
             quiet = not (step.terminated | step.truncated).any() and not step.reward.any()
-            expect(quiet, "reset shows an end or a reward; expected first steps without")
+            expect(quiet, "reset returns a reward or an end of the episode; expected rewards 0 and no end")
             nothing = all(np.isnan(step.metrics[metric]).all() for metric in ACCOUNTS)
-            expect(nothing, "episode_return and episode_length of reset are not nan; they are numbers but at an end")
+            wanted = "expected nan, as they are numbers only where an episode ended"
+            expect(nothing, f"episode_return and episode_length of reset are not nan; {wanted}")
             accounts = _Accounts(step, ends, expect)
     accounts.check()
     return first, ends
@@ -88,15 +89,16 @@ def _check_host_step(step: Any, what: str, env: Any, expect: Expect) -> None:
     for field, tree in arrays.items():
         try:
             leaves = jax.tree.leaves(tree)
-        except Exception as error:  # of a dict whose keys have no order
-            expect(False, f"{field} of {what} is no tree of arrays: {raised(error)}")
+        except Exception as error:  # raised for a dict whose keys cannot be sorted
+            expect(False, f"{field} of {what} is not a tree of arrays: {raised(error)}")
         odd = [type(leaf).__name__ for leaf in leaves if not hasattr(leaf, "dtype")]
         expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
         kinds = [leaf.dtype for leaf in leaves if not (is_real(leaf.dtype) or leaf.dtype == np.bool_)]
         expect(not kinds, f"{field} of {what} holds {', '.join(map(str, kinds[:3]))}; expected numbers or bool")
     check_step(step, what, (int(env.num_envs),), team_of(env), env.num_actions, expect)
     for metric in ACCOUNTS:
-        expect(metric in step.metrics, f"{what} has no metrics[{metric!r}], nan but where an episode ended")
+        wanted = "expected an array, nan except where an episode ended"
+        expect(metric in step.metrics, f"{what} has no metrics[{metric!r}]; {wanted}")
     has_choice = step.legal is None or step.legal.any(-1).all()
     expect(has_choice, f"no legal action after a {what}; expected at least one per member")
     for field, tree in (
@@ -109,7 +111,7 @@ def _check_host_step(step: Any, what: str, env: Any, expect: Expect) -> None:
 
 
 class _Accounts:
-    """Check that the ends, returns and lengths of a `HostEnv` fit its rewards and each other."""
+    """Check that the ends, returns and lengths of a `HostEnv`'s episodes agree with its rewards and each other."""
 
     def __init__(self, first: Step, ends: Ends, expect: Expect):
         self._ends, self._expect = ends, expect
@@ -124,15 +126,18 @@ class _Accounts:
         self._all_paid, self._never_paid = True, True
 
     def see(self, step: Step) -> None:
-        """Record what every environment shows after a step."""
+        """Record and check one step of all environments."""
         expect, truncated = self._expect, step.truncated
         reward = np.asarray(step.metrics.get("raw_reward", step.reward), np.float64)
         returns, lengths = (np.asarray(step.metrics[metric], np.float64) for metric in ACCOUNTS)
         ended = ~np.isnan(returns)
         where = "expected numbers where an episode ended, nan elsewhere"
-        expect((ended == ~np.isnan(lengths)).all(), f"episode_return and episode_length do not agree; {where}")
+        expect(
+            (ended == ~np.isnan(lengths)).all(),
+            f"episode_return and episode_length are nan at different steps; {where}",
+        )
         unmarked = "the step after an episode was cut begins a new one; expected truncated there"
-        expect(not (self._was_cut & ~truncated).any(), f"{unmarked}{BY_EPISODES}")
+        expect(not (self._was_cut & ~truncated).any(), f"{unmarked}{USE_EPISODES}")
 
         is_reset = truncated & ~step.terminated & ~ended  # the action was ignored
         unexplained = is_reset & ~self._ended & ~self._terminated
@@ -143,12 +148,13 @@ class _Accounts:
         self._scale = self._scale + np.where(is_reset, 0.0, np.abs(reward))
         wrong = ended & (lengths != self._taken)
         i = wrong.argmax()
-        found = f"episode_length is {lengths[i]:g} after {self._taken[i]} steps that were no reset"
-        expect(not wrong[i], f"{found}{BY_EPISODES}")
+        found = f"episode_length is {lengths[i]:g} after {self._taken[i]} steps, not counting resets"
+        expect(not wrong[i], f"{found}{USE_EPISODES}")
         wrong = ended & ~(np.abs(returns - self._rewards) <= 1e-3 * self._scale)
         i = wrong.argmax()
-        found = f"episode_return is {returns[i]:g} where rewards (raw_reward, if shown) add up to {self._rewards[i]:g}"
-        expect(not wrong[i], f"{found}{BY_EPISODES}")
+        total = f"{self._rewards[i]:g}"
+        found = f"episode_return is {returns[i]:g}, but the rewards (raw_reward, if reported) add up to {total}"
+        expect(not wrong[i], f"{found}{USE_EPISODES}")
         self._look_for_resets(step, reward, is_reset)
         for length, terminated in zip(self._taken[ended], step.terminated[ended], strict=True):
             self._ends.see(int(length), bool(terminated), not terminated)
@@ -162,22 +168,26 @@ class _Accounts:
         self._forget(ended)
 
     def _forget(self, where: np.ndarray) -> None:
-        """Begin the accounts of new episodes."""
+        """Set the sums of reward and steps to 0 where an episode begins."""
         self._taken = np.where(where, 0, self._taken)
         self._rewards, self._scale = np.where(where, 0.0, self._rewards), np.where(where, 1.0, self._scale)
 
     def check(self) -> None:
-        """Refuse what is wrong with the accounts as a whole, once all steps are recorded."""
+        """Check the episodes as a whole; call this once all steps are recorded."""
         silent = self._truncated and not self._reported
-        self._expect(not silent, "episodes ended, but metrics['episode_return'] was nan all the time")
-        unexplained = "truncated is set where no episode ended, by metrics['episode_return'], nor in the step before"
-        self._expect(not self._unexplained, f"{unexplained}{BY_EPISODES}")
+        self._expect(not silent, "episodes ended, but metrics['episode_return'] was always nan")
+        unexplained = "truncated is set where no episode ended, neither in this step nor in the one before"
+        self._expect(not self._unexplained, f"{unexplained}, by metrics['episode_return']{USE_EPISODES}")
         unpaid = self._unpaid > 1 and self._never_paid and self._all_paid
         first = "the step after an end ignores its action and begins a new episode; expected truncated there"
-        self._expect(not (self._restarts > 1 or unpaid), f"{first}{BY_EPISODES}")
+        self._expect(not (self._restarts > 1 or unpaid), f"{first}{USE_EPISODES}")
 
     def _look_for_resets(self, step: Step, reward: np.ndarray, is_reset: np.ndarray) -> None:
-        """Count signs of resets that take a step and are not shown as such: episodes begin alike, or all steps pay."""
+        """Count signs of steps that reset without being marked as truncated.
+
+        One sign is an observation that equals the first one of an episode, if all episodes begin alike. Another is a
+        reward of 0 after an end, if no other reward is 0.
+        """
         shows_start = self._at_start(step.obs)
         after_end = self._ended & ~step.truncated
         self._restarts += int((after_end & shows_start & ~self._shows_start).sum()) if self._starts_alike else 0
@@ -187,6 +197,6 @@ class _Accounts:
         self._shows_start = shows_start
 
     def _at_start(self, obs: PyTree) -> np.ndarray:
-        """Return `[N]`, whether an observation is the first one of the first environment."""
+        """Return bool `[N]`, True where an observation equals the first one of the first environment."""
         rows = jax.tree.map(lambda x, y: (x == y).reshape(len(x), -1).all(-1), obs, self._start)
         return np.logical_and.reduce(jax.tree.leaves(rows))

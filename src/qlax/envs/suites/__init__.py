@@ -1,1 +1,1 @@
-"""Adapters: a module a suite of environments."""
+"""Adapters of suites of environments, one module for each suite."""

@@ -1,4 +1,4 @@
-"""Atari games by ale-py: its emulators, stepped in C++, and the games that come with it."""
+"""Atari games of ale-py, whose emulators are stepped in C++."""
 
 from typing import Any
 
@@ -11,27 +11,27 @@ from qlax.envs.suites.options import check_name
 from qlax.errors import UserError
 
 TO_DRAW = {"render_mode": "rgb_array"}
-MULTIPLAYER = ("combat", "joust", "maze_craze", "warlords")  # not to be played alone: ale-py would end the process
+MULTIPLAYER = ("combat", "joust", "maze_craze", "warlords")  # with a single player, ale-py would end the process
 
 
 def names() -> list[str]:
-    """The games."""
+    """Return the names of the games."""
     return list(_roms())
 
 
 def make(name: str, /, num_envs: int, *, render_mode: str | None = None, **options: Any) -> atari.Atari:
-    """N games of `name`, such as "Pong".
+    """Make N environments that play an Atari game.
 
     Args:
-      name: of the game.
-      num_envs: N.
-      render_mode: "rgb_array": `render` gives the screens in colour, of a second set of emulators in which the same
-        is played; else what the learner sees.
-      options: `protocol`, "paper" or "machado", and whatever is to differ from it, see
+      name: Name of the game, such as "Pong".
+      num_envs: Number of environments, N.
+      render_mode: "rgb_array" makes `render` return the screens in colour, from a second set of emulators that take
+        the same actions; None makes it return the learner's grey frames.
+      options: `protocol`, "paper" or "machado", and settings that differ from the protocol, see
         `qlax.envs.suites.atari.PROTOCOLS`.
 
     Raises:
-      UserError: no such game or option, or a value that cannot be.
+      UserError: The game or an option is unknown, or a value is not allowed.
     """
     known = _roms()
     check_name("ale", name, known)
@@ -42,13 +42,13 @@ def make(name: str, /, num_envs: int, *, render_mode: str | None = None, **optio
 
 
 def _roms() -> dict[str, str]:
-    """The file's name of every game."""
+    """Return the name of the ROM file of every game, by the name of the game."""
     playable = sorted(set(roms.get_all_rom_ids()) - set(MULTIPLAYER))
     return {rom.title().replace("_", ""): rom for rom in playable}
 
 
 class _Emulators:
-    """See `qlax.envs.suites.atari.Emulators`."""
+    """Emulators of ale-py; see `qlax.envs.suites.atari.Emulators`."""
 
     def __init__(self, rom: str, num_envs: int, chosen: dict[str, Any], in_color: bool):
         def emulators(**screen: Any) -> AtariVectorEnv:
@@ -67,7 +67,7 @@ class _Emulators:
             )
 
         self._env = emulators()
-        # Emulators are deterministic: with the same seeds and actions they show the same game.
+        # Emulators are deterministic, so a second set with the same seeds and actions shows the same games.
         self._screens: Any = None
         self._twin = emulators(grayscale=False, stack_num=1, img_height=210, img_width=160) if in_color else None
         actions = self._env.ale.get_action_set()

@@ -1,4 +1,4 @@
-"""What Atari games mean, whichever back end plays them: protocols, lives, rewards and scores."""
+"""Protocols, lives, rewards and scores of Atari games, the same for every back end."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -11,20 +11,20 @@ from qlax.envs.suites.options import checked
 from qlax.errors import UserError, nearest
 from qlax.types import Step
 
-FRAMES_PER_SECOND = 60  # of the console
+FRAMES_PER_SECOND = 60  # of the Atari console
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    # As PQN, DQN and most since: Mnih et al., 2015, doi:10.1038/nature14236.
+    # The protocol of DQN and PQN: Mnih et al., 2015, doi:10.1038/nature14236.
     "paper": {
-        "repeat_action_probability": 0.0,  # "sticky actions"
-        "full_action_space": False,
-        "episodic_life": True,  # a lost life ends the learner's episode; the game goes on
-        "clip_rewards": True,  # to their sign, for learning alone
-        "noop_max": 30,  # a game begins with up to so many idle frames
-        "fire_reset": True,  # and with FIRE where a game wants it
-        "frame_skip": 4,
-        "max_frames": 108_000,  # of a game: half an hour of play
-        "num_threads": 0,  # that step the emulators; 0: one a core
+        "repeat_action_probability": 0.0,  # above 0 for "sticky actions"
+        "full_action_space": False,  # True for all 18 actions in every game
+        "episodic_life": True,  # a lost life terminates the episode for the learner, while the game goes on
+        "clip_rewards": True,  # learn from the sign of rewards; reported returns stay raw
+        "noop_max": 30,  # largest number of idle frames at the start of a game, drawn at random
+        "fire_reset": True,  # press FIRE at the start of games that need it
+        "frame_skip": 4,  # frames per step
+        "max_frames": 108_000,  # time limit of a game: half an hour of play
+        "num_threads": 0,  # threads that step the emulators; 0 for one per core
     },
 }
 # Machado et al., 2018, arXiv:1709.06009.
@@ -38,10 +38,14 @@ PROTOCOLS["machado"] = PROTOCOLS["paper"] | {
 
 
 def settings(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the protocol that `options` name ("paper" unless given), with the other options in their place.
+    """Return the settings of a protocol, changed by the given options.
+
+    Args:
+      env_id: Name of the environment, for messages.
+      options: `protocol`, a name in `PROTOCOLS` ("paper" unless given), and settings that differ from the protocol.
 
     Raises:
-      UserError: no such protocol or option, or a value that cannot be.
+      UserError: The protocol or an option is unknown, or a value is not allowed.
     """
     options = dict(options)
     protocol = options.pop("protocol", "paper")
@@ -54,49 +58,51 @@ def settings(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
         if chosen[name] < lowest:
             raise UserError(f"{env_id}: {name}={chosen[name]}: expected a whole number from {lowest}")
     if not 0 <= chosen["repeat_action_probability"] <= 1:
-        raise UserError(f"{env_id}: repeat_action_probability={chosen['repeat_action_probability']}: expected 0 to 1")
+        found = f"{env_id}: repeat_action_probability={chosen['repeat_action_probability']}"
+        raise UserError(f"{found}: expected a probability, from 0 to 1")
     return chosen
 
 
 class Shown(NamedTuple):
-    """What the emulators show after a step, raw: of a back end whose resets take a step."""
+    """Raw result of a step of N emulators, which take another step to reset after a game ended."""
 
     obs: np.ndarray  # [N, 4, 84, 84] uint8, the last four frames
-    reward: np.ndarray  # [N]
+    reward: np.ndarray  # [N], raw
     game_over: np.ndarray  # [N] bool
-    truncated: np.ndarray  # [N] bool, the game is cut
-    lives: np.ndarray  # [N]
+    truncated: np.ndarray  # [N] bool, True where the game reached its time limit
+    lives: np.ndarray  # [N], number of lives left
 
 
 class Emulators(Protocol):
-    """N emulators of a game, as a back end has them.
+    """Interface of a back end's N emulators of one game.
 
-    Optional attributes: `action_names`; `screens()`, in colour, uint8 `[N, height, width, 3]`, or None.
+    Optional attributes: `action_names`, see `qlax.Env`; `screens()`, which returns the screens in colour, uint8
+    `[N, height, width, 3]`, or None.
     """
 
     num_actions: int
 
     def reset(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """New games: observations and lives."""
+        """Begin N new games; return observations `[N, 4, 84, 84]` uint8 and lives `[N]`."""
 
     def step(self, action: np.ndarray) -> Shown:
-        """Of all, action `[N]`."""
+        """Step all emulators with actions `[N]`."""
 
     def close(self) -> None:
-        """Give back what they hold."""
+        """Release the emulators and their threads."""
 
 
 class Atari:
-    """N games as a `qlax.HostEnv`; observations `[N, 84, 84, 4]` uint8.
+    """N environments of an Atari game as a `qlax.HostEnv`, with observations `[N, 84, 84, 4]` uint8.
 
-    Returns are of raw rewards over whole games. Lives are read from the emulator, not left to a back end: ale-py and
-    EnvPool do different things where a life is lost.
+    Reported returns are sums of raw rewards over whole games. Lost lives are handled here, as the back ends ale-py
+    and EnvPool handle them differently.
 
     Args:
-      game: its name in `SCORES`, if it is there.
-      emulators: of the back end, with raw rewards and without an end where a life is lost.
-      num_envs: N.
-      chosen: what `settings` gives.
+      game: Name of the game as in `SCORES`; games that are not listed there have no score.
+      emulators: Emulators that return raw rewards and do not end an episode when a life is lost.
+      num_envs: Number of environments, N.
+      chosen: The settings, as `settings` returns them.
     """
 
     def __init__(self, game: str, emulators: Emulators, num_envs: int, chosen: dict[str, Any]):
@@ -123,14 +129,14 @@ class Atari:
         shown = self._emulators.step(action)
         step = self._episodes.step(_channels_last(shown.obs), shown.reward, shown.game_over, shown.truncated)
         step = step._replace(metrics=step.metrics | {"raw_reward": step.reward})
-        if self._episodic_life:  # some games show no life left for a few frames before they are over
+        if self._episodic_life:  # lives > 0, as some games show 0 lives for a few frames before they are over
             lost = (shown.lives < self._lives) & (shown.lives > 0) & ~step.truncated
             step = step._replace(terminated=step.terminated | lost)
         self._obs, self._lives = shown.obs, shown.lives
         return step._replace(reward=np.sign(step.reward)) if self._clip_rewards else step
 
     def render(self) -> np.ndarray:
-        """See `qlax.HostEnv`: the screens, or where there are none the newest frame as the learner sees it, grey."""
+        """See `qlax.HostEnv`; screens in colour if the emulators have them, else the learner's newest grey frame."""
         screens = self._emulators.screens() if hasattr(self._emulators, "screens") else None
         return np.repeat(self._obs[:, -1, :, :, None], 3, axis=-1) if screens is None else screens
 
@@ -140,11 +146,11 @@ class Atari:
 
 
 def _channels_last(obs: np.ndarray) -> np.ndarray:
-    """A view: it is copied to the device all the same."""
+    """Move the frames to the last axis, as a view, which is copied when it is sent to the device."""
     return obs.transpose(0, 2, 3, 1)
 
 
 def human_normalised(game: str, episode_return: float) -> float:
-    """In percent: 0 is a random player, 100 a professional tester of games."""
+    """Return the human-normalised score in percent: 0 for a random player, 100 for a professional human tester."""
     random, human = SCORES[game]
     return 100 * (episode_return - random) / (human - random)

@@ -1,6 +1,6 @@
 """Craftax: an open world of crafting and fighting, and its smaller Classic (Matthews et al., 2024, arXiv:2402.16801).
 
-Adapts craftax 1.6, whose environments without auto-reset end alike by death and by the time limit.
+Adapts craftax 1.6, whose environments do not distinguish death from the time limit.
 """
 
 import dataclasses
@@ -21,16 +21,20 @@ from qlax.types import PyTree, Step
 from qlax.util.imports import silently
 
 NAMES = ("Craftax-Symbolic-v1", "Craftax-Pixels-v1", "Craftax-Classic-Symbolic-v1", "Craftax-Classic-Pixels-v1")
-BLOCK_PIXELS = 16  # of a block's texture as it was painted
-NO_LIMIT = 2**30  # steps; the game itself never takes so many
+BLOCK_PIXELS = 16  # width and height of the original texture of a block
+NO_LIMIT = 2**30  # steps, more than any game takes
 
 
 class Craftax:
     """One Craftax environment.
 
-    `metrics` hold 1 or 0 for every achievement at the end of an episode. Pixels are delivered as uint8. A fresh
-    world costs as much as ten to a hundred steps, so there is one at most for every 16 copies at a step
-    (`reset_ratio`).
+    `metrics` hold 1 or 0 for every achievement at the end of an episode. Pixels are uint8. A new world costs as much
+    as ten to a hundred steps, so 16 copies share one (`reset_ratio`).
+
+    Args:
+      name: Name of the environment.
+      env: Environment of craftax without auto-reset.
+      params: Parameters of the environment.
     """
 
     reset_ratio = 16
@@ -55,7 +59,7 @@ class Craftax:
         self.time_limit = int(params.max_timesteps)
 
     def score(self, episode_return: float) -> float:
-        """The return in percent of all achievements' reward: 226, or 22 in Classic."""
+        """Return an episode's return in percent of the reward of all achievements, which is 226, or 22 in Classic."""
         return 100 * episode_return / self._max_return
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
@@ -70,18 +74,19 @@ class Craftax:
         return state, self._step(obs, state, reward, terminated, ended & ~terminated)
 
     def render(self, state: PyTree) -> np.ndarray:
-        """See `qlax.Env`; the first time textures are prepared, which takes up to a minute."""
+        """See `qlax.Env`; the first call prepares textures, which takes up to a minute."""
         return np.asarray(self._draw(state)).round().clip(0, 255).astype(np.uint8)
 
     @functools.cached_property
     def _draw(self) -> Callable[[PyTree], jax.Array]:
+        """The compiled function from a state to its picture."""
         if self._is_classic:
             from craftax.craftax_classic import constants, renderer
         else:
             from craftax.craftax import constants, renderer
 
         def textures():
-            """Those needed here; the package would prepare others as well, for minutes, and keep all within itself."""
+            """Load the textures of one size; craftax would prepare all sizes, which takes minutes, and cache them."""
             if Path(constants.TEXTURE_CACHE_FILE).exists():
                 return constants.load_all_textures()
             return {BLOCK_PIXELS: constants.load_all_textures_given_size(BLOCK_PIXELS)}
@@ -98,21 +103,25 @@ class Craftax:
 
 
 def names() -> list[str]:
-    """The environments."""
+    """Return the names of the environments."""
     return list(NAMES)
 
 
 def make(name: str, /, **options: Any) -> Craftax:
-    """`options` are fields of the environment's parameters, such as `max_timesteps`.
+    """Make an environment by its name.
+
+    Args:
+      name: Name of the environment.
+      options: Fields of the environment's parameters, such as `max_timesteps`.
 
     Raises:
-      UserError: unknown name or option.
+      UserError: The name or an option is unknown, a value is not allowed, or craftax cannot make the environment.
     """
     check_name("craftax", name, NAMES)
     try:
-        with silently():  # it says when it draws
+        with silently():  # craftax prints messages while it prepares textures
             env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
-    except Exception as error:  # pixels are drawn once and kept in the installed package, which may go wrong
+    except Exception as error:  # craftax caches textures in its installed package, which may not be writable
         raise UserError(f"craftax/{name} cannot be made: {described(error)}") from error
     params = env.default_params
     defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}

@@ -1,4 +1,4 @@
-"""EnvPool: environments in C++, all Atari games among them, with the protocols of `ale`."""
+"""EnvPool: environments in C++; its Atari games have the same protocols as those of `ale`."""
 
 from typing import Any
 
@@ -10,11 +10,12 @@ from qlax.envs.suites.options import check_name, check_options
 from qlax.envs.suites.spaces import SpacesEnv
 from qlax.errors import UserError
 
-OURS = ("num_envs", "batch_size", "seed", "env_seed", "max_num_players", "gym_reset_return_info", "base_path")
+# Fields of EnvPool's configuration that qlax sets, and users may not.
+RESERVED = ("num_envs", "batch_size", "seed", "env_seed", "max_num_players", "gym_reset_return_info", "base_path")
 
 
 class EnvPool(SpacesEnv):
-    """A pool of N environments as a `qlax.HostEnv`."""
+    """Pool of N environments as a `qlax.HostEnv`."""
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
         pool = _Pool(name, num_envs, options)
@@ -26,20 +27,24 @@ class EnvPool(SpacesEnv):
 
 
 def names() -> list[str]:
-    """All there are; those of continuous actions are refused when they are made, as finding out takes a while."""
+    """Return the names of all environments.
+
+    Those with continuous actions are included and refused only when they are made, as finding them out takes long.
+    """
     return sorted(envpool.list_all_envs())
 
 
 def make(name: str, /, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
-    """N environments of `name`, such as "Pong-v5" or "CartPole-v1".
+    """Make N environments by their name.
 
     Args:
-      name: of the environment.
-      num_envs: N.
-      options: of Atari games those of `qlax.envs.suites.ale.make`; else what EnvPool's configuration has.
+      name: Name of the environment, such as "Pong-v5" or "CartPole-v1".
+      num_envs: Number of environments, N.
+      options: For Atari games, the options of `qlax.envs.suites.ale.make`; else fields of EnvPool's configuration.
 
     Raises:
-      UserError: unknown name or option, something not installed, or spaces PQN cannot use.
+      UserError: The name or an option is unknown, a package is not installed, or PQN cannot use the environment's
+        spaces.
     """
     known = envpool.list_all_envs()
     check_name("envpool", name, known)
@@ -53,18 +58,18 @@ def make(name: str, /, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
 
 
 class _Pool:
-    """A pool that is made when it is reset: only then can it be seeded."""
+    """Pool that is made anew by every reset, as EnvPool takes its seed only when it is made."""
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
         self._env: Any = None
         self._make = lambda **more: envpool.make(name, env_type="gymnasium", num_envs=num_envs, **options, **more)
         try:
             self.spec = envpool.make_spec(name)
-            check_options(f"envpool/{name}", options, set(self.spec.config._fields) - set(OURS))
+            check_options(f"envpool/{name}", options, set(self.spec.config._fields) - set(RESERVED))
             self.spec = envpool.make_spec(name, **options)
         except UserError:
             raise
-        except BaseException as error:  # some raise what is no Exception
+        except BaseException as error:  # some environments raise an exception that is no Exception
             raise UserError(f"envpool/{name} cannot be made: {error}") from error
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -81,7 +86,7 @@ class _Pool:
 
 
 class _Emulators:
-    """See `qlax.envs.suites.atari.Emulators`."""
+    """Emulators of EnvPool; see `qlax.envs.suites.atari.Emulators`."""
 
     def __init__(self, name: str, num_envs: int, chosen: dict[str, Any]):
         options = {
@@ -90,7 +95,7 @@ class _Emulators:
             "repeat_action_probability": chosen["repeat_action_probability"],
             "full_action_space": chosen["full_action_space"],
             "frame_skip": chosen["frame_skip"],
-            "noop_max": max(chosen["noop_max"], 1),  # EnvPool counts the step of a reset
+            "noop_max": max(chosen["noop_max"], 1),  # EnvPool counts the step that resets as one
             "use_fire_reset": chosen["fire_reset"],
         }
         self._pool = _Pool(name, num_envs, options)

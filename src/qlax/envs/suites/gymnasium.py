@@ -1,4 +1,4 @@
-"""Gymnasium: any environment with discrete actions, in this process or in processes of their own."""
+"""Gymnasium: any environment with discrete actions, stepped in this process or in processes of its own."""
 
 import multiprocessing
 import os
@@ -15,16 +15,16 @@ from qlax.errors import UserError, described, nearest
 from qlax.util.imports import import_object, import_own
 
 TO_DRAW = {"render_mode": "rgb_array"}
-FPS = 30.0  # where an environment does not say
+FPS = 30.0  # frames per second of environments that do not specify them
 VECTORIZATIONS = ("sync", "async", "vector_entry_point")
 AUTORESETS = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
 
 
 class Gymnasium(SpacesEnv):
-    """A vector environment of Gymnasium as a `qlax.HostEnv`.
+    """Vector environment of Gymnasium as a `qlax.HostEnv`.
 
-    It has `render` if it was made with the option `render_mode="rgb_array"`: some are slower for it even while nobody
-    looks, as they keep what only pictures show.
+    The method `render` exists only if the environment was made with the option `render_mode="rgb_array"`, which makes
+    some environments slower even if they are never rendered.
     """
 
     def __init__(self, env_id: str, env: gymnasium.vector.VectorEnv, time_limit: int | None):
@@ -33,7 +33,7 @@ class Gymnasium(SpacesEnv):
             raise UserError(f"{env_id} resets its environments by {mode}; expected {' or '.join(AUTORESETS)}")
         takes_a_step = mode == AutoresetMode.NEXT_STEP
         super().__init__(env_id, env, env.single_observation_space, env.single_action_space, env.num_envs, takes_a_step)
-        if time_limit and time_limit > 0:  # -1 is none
+        if time_limit and time_limit > 0:  # Gymnasium writes -1 for no limit
             self.time_limit = time_limit
         if env.render_mode == "rgb_array":
             self.fps = float(env.metadata.get("render_fps", FPS))
@@ -43,11 +43,11 @@ class Gymnasium(SpacesEnv):
         """See `qlax.HostEnv`."""
         for process in getattr(self._env.unwrapped, "processes", ()):
             process.kill()
-        self._env.unwrapped.closed = True  # nobody is left to be asked
+        self._env.unwrapped.closed = True  # so that `close` does not wait for the processes
 
 
 def names() -> list[str]:
-    """The environments that Gymnasium itself registers; those of other packages work as well."""
+    """Return the names of the environments that Gymnasium itself registers; those of other packages work as well."""
     return sorted(gymnasium.registry)
 
 
@@ -61,19 +61,22 @@ def make(
     autoreset: str | None = None,
     **options: Any,
 ) -> Gymnasium:
-    """N environments of `name`, such as "LunarLander-v3", or "my_package:MyEnv-v0" to import what registers it.
+    """Make N environments by their name.
 
     Args:
-      name: of the environment.
-      num_envs: N.
-      wrappers: import paths, `module:Name`, of what is put around each, the first one innermost.
-      vectorization: "sync" steps them in turn, "async" each in a process of its own, "vector_entry_point" as the
-        environment itself wants it.
-      autoreset: "next_step" (unless given) or "same_step", see `Episodes`. For a vector entry point it is fixed.
-      options: arguments of the environment.
+      name: Name of the environment, such as "LunarLander-v3"; or, as in "my_package:MyEnv-v0", with the module that
+        registers it before the colon.
+      num_envs: Number of environments, N.
+      wrappers: Import paths, `module:Name`, of Gymnasium wrappers to put around each environment, the first innermost.
+      vectorization: "sync" steps the environments one after the other, "async" each in a process of its own,
+        "vector_entry_point" as the environment's own vector implementation does.
+      autoreset: "next_step" (unless given) or "same_step", see `Episodes`. It cannot be chosen for a vector entry
+        point.
+      options: Arguments of the environment.
 
     Raises:
-      UserError: unknown name, option or wrapper, something not installed, or spaces PQN cannot use.
+      UserError: The name, an option or a wrapper is unknown, a package is not installed, or PQN cannot use the
+        environment's spaces.
     """
     env_id = f"gymnasium/{name}"
     chosen = {"vectorization": (vectorization, VECTORIZATIONS), "autoreset": (autoreset or "next_step", AUTORESETS)}
@@ -81,14 +84,14 @@ def make(
         if value not in known:
             raise UserError(f"{env_id}: {option}={value!r}{nearest(str(value), known)}; expected {', '.join(known)}")
     if options.get("render_mode") == TO_DRAW["render_mode"]:
-        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # Pygame looks for a sound card, and complains without one
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # Pygame warns if there is no sound card
     own = [import_object(path) for path in wrappers]
     maker = os.getpid()
 
-    # Here, so that it is sent to the processes as it is: to import it there would be to import JAX.
+    # A nested function is pickled by value; a function of this module would make the processes import JAX.
     def without_interrupts(env):
-        """Ctrl-C reaches every process of a terminal; those of environments end when the training does."""
-        if os.getpid() != maker:  # one is made in this process too, for its spaces
+        """Ignore Ctrl-C in a process of an environment, which ends when the training does."""
+        if os.getpid() != maker:  # Gymnasium makes one environment in this process too, for its spaces
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return env
 
@@ -96,10 +99,10 @@ def make(
     if vectorization != "vector_entry_point":
         vector_kwargs["autoreset_mode"] = AUTORESETS[autoreset or "next_step"]
     elif autoreset is not None:
-        raise UserError(f"{env_id}: autoreset is the environment's own with vectorization=vector_entry_point")
+        raise UserError(f"{env_id}: autoreset cannot be chosen with vectorization=vector_entry_point; leave it out")
     if vectorization == "async":
         own.insert(0, without_interrupts)
-        # JAX runs threads, which a forked process would lack; a server that forks has none.
+        # JAX has threads, which a forked process would lack; a fork server has none.
         methods = multiprocessing.get_all_start_methods()
         vector_kwargs["context"] = "forkserver" if "forkserver" in methods else "spawn"
     module, colon, _ = name.partition(":")
@@ -121,5 +124,5 @@ def make(
     try:
         return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
     except BaseException:
-        env.close()  # it may have processes
+        env.close()  # the environment may have started processes
         raise

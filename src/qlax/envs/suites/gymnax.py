@@ -1,6 +1,6 @@
 """Gymnax: classic control, bsuite, MinAtar and small tasks written in JAX.
 
-Adapts gymnax 1.0, whose `step_env` neither resets nor knows the time limit.
+Adapts gymnax 1.0, whose `step_env` neither resets nor truncates.
 """
 
 import dataclasses
@@ -19,21 +19,26 @@ from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used
 
-with imported_when_used("seaborn", "matplotlib.pyplot"):  # for drawings: nine tenths of the time it takes to import
+with imported_when_used("seaborn", "matplotlib.pyplot"):  # used only for drawing; nine tenths of gymnax's import time
     import gymnax
     from gymnax.environments import spaces
     from gymnax.environments.misc import frozen_lake
 
-NEEDS_NETWORK = "MNISTBandit-bsuite"  # downloads its data when it is made
+NEEDS_INTERNET = "MNISTBandit-bsuite"  # downloads its data when it is made
 
 
 class Gymnax:
-    """One Gymnax environment of discrete actions."""
+    """One Gymnax environment with discrete actions.
+
+    Args:
+      env: Environment of gymnax.
+      params: Parameters of the environment.
+    """
 
     def __init__(self, env, params):
         self._env, self._params = env, params
         self._categories = getattr(env.observation_space(params), "n", None)
-        self._is_binary = ".minatar." in type(env).__module__  # planes of 0 and 1, delivered as float32
+        self._is_binary = ".minatar." in type(env).__module__  # observations are 0 or 1, although float32
         self.num_actions: int = env.num_actions
         self.time_limit = int(params.max_steps_in_episode)
         drawn = DRAWN.get(type(env).__name__)
@@ -58,7 +63,10 @@ class Gymnax:
         return state, Step(self._observation(obs), None, reward, terminated, truncated, {})
 
     def _observation(self, obs: jax.Array) -> jax.Array:
-        """Categories as one-hot bool, counts as float32; the dtypes of Gymnax's spaces are not to be trusted."""
+        """Convert categories to one-hot bool, planes of 0 and 1 to bool, and other numbers to float32.
+
+        The dtypes of Gymnax's spaces are not used, as some are wrong.
+        """
         if self._categories is not None:
             return jax.nn.one_hot(obs, self._categories, dtype=bool)
         return obs.astype(bool if self._is_binary else jnp.float32)
@@ -80,7 +88,7 @@ def _acrobot(env: Any, params: Any, state: Any) -> np.ndarray:
     elbow = np.array([np.sin(first), -np.cos(first)])
     hand = elbow + np.array([np.sin(second), -np.cos(second)])
     canvas = drawing.Canvas((300, 300), (-2.3, -2.3), 300 / 4.6)
-    canvas.line([(-2.2, 1), (2.2, 1)], drawing.GREY, 0.02)  # to be reached
+    canvas.line([(-2.2, 1), (2.2, 1)], drawing.GREY, 0.02)  # the height to be reached
     canvas.line([(0, 0), elbow], drawing.BLUE, 0.2)
     canvas.line([elbow, hand], drawing.ORANGE, 0.2)
     for joint in ((0, 0), elbow):
@@ -153,22 +161,22 @@ def _frozen_lake(env: Any, params: Any, state: Any) -> np.ndarray:
 
 
 def _at(shape: tuple[int, ...], row: Any, column: Any) -> np.ndarray:
-    """Bool of this shape, True at one place."""
+    """Return a bool array of this shape, True at one cell."""
     plane = np.zeros(shape, bool)
     plane[int(row), int(column)] = True
     return plane
 
 
 class Drawn(NamedTuple):
-    """How an environment is shown."""
+    """Drawing function of an environment, with its speed and the names of its actions."""
 
-    draw: Callable[[Any, Any, Any], np.ndarray]  # (env, params, state) of Gymnax
-    fps: float
-    action_names: tuple[str, ...] = ()
+    draw: Callable[[Any, Any, Any], np.ndarray]  # (env, params, state) of Gymnax -> picture
+    fps: float  # steps per second
+    action_names: tuple[str, ...] = ()  # () if they have no names
 
 
 ROUND = ("up", "right", "down", "left")
-DRAWN = {  # by class; what is not here has nothing to be seen
+DRAWN = {  # by the name of Gymnax's class; other environments cannot be rendered
     "CartPole": Drawn(_cart_pole, 50, ("left", "right")),
     "Acrobot": Drawn(_acrobot, 15, ("torque -1", "torque 0", "torque 1")),
     "MountainCar": Drawn(_mountain_car, 30, ("left", "none", "right")),
@@ -177,7 +185,7 @@ DRAWN = {  # by class; what is not here has nothing to be seen
         for game in drawing.MINATAR
     },
     "Catch": Drawn(_catch, 8, ("left", "stay", "right")),
-    "DeepSea": Drawn(_deep_sea, 8),  # which action is which may differ from cell to cell
+    "DeepSea": Drawn(_deep_sea, 8),  # without names, as the actions' meanings may differ from cell to cell
     "FourRooms": Drawn(_maze, 8, ROUND),
     "MetaMaze": Drawn(_maze, 8, ROUND),
     "Pong": Drawn(_pong, 30),
@@ -186,22 +194,26 @@ DRAWN = {  # by class; what is not here has nothing to be seen
 
 
 def names() -> list[str]:
-    """The environments of discrete actions."""
-    made = {name: gymnax.make(name) for name in gymnax.registered_envs if name != NEEDS_NETWORK}
+    """Return the names of the environments with discrete actions that need no download."""
+    made = {name: gymnax.make(name) for name in gymnax.registered_envs if name != NEEDS_INTERNET}
     return [name for name, (env, params) in made.items() if isinstance(env.action_space(params), spaces.Discrete)]
 
 
 def make(name: str, /, **options) -> Gymnax:
-    """`options` are fields of the environment's parameters, such as `max_steps_in_episode`, or arguments of its class.
+    """Make an environment by its name.
+
+    Args:
+      name: Name of the environment.
+      options: Fields of the environment's parameters, such as `max_steps_in_episode`, or arguments of its class.
 
     Raises:
-      UserError: unknown name or option, a continuous action space, or data that cannot be downloaded.
+      UserError: The name or an option is unknown, the actions are continuous, or data cannot be downloaded.
     """
     check_name("gymnax", name, gymnax.registered_envs)
     try:
         env, params = gymnax.make(name)
     except OSError as error:
-        raise UserError(f"gymnax/{name} downloads data, which failed: {error}") from error
+        raise UserError(f"gymnax/{name} cannot download its data: {error}") from error
     fields = {field.name for field in dataclasses.fields(params)}
     arguments = set(inspect.signature(type(env).__init__).parameters) - {"self", "args", "kwargs"}
     check_options(f"gymnax/{name}", options, fields | arguments)

@@ -1,7 +1,7 @@
 """JaxMARL: teams that share one reward (Rutherford et al., 2023, arXiv:2311.10090).
 
-Adapts jaxmarl 0.2, whose environments end alike by termination and by the time limit. Rewards, padding of unlike
-observations and one-hot members follow its own Q-learning baselines.
+Adapts jaxmarl 0.2, whose environments do not distinguish terminations from time limits. Rewards, the padding of
+observations of different sizes, and the one-hot members follow JaxMARL's own Q-learning baselines.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from qlax.errors import UserError, described, nearest
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used, silently
 
-# For drawings, most of the time it takes to import; and the package prints what else is installed.
+# Matplotlib is used only for drawing, and takes most of the import time; jaxmarl prints messages when it is imported.
 with silently(), imported_when_used("matplotlib", "matplotlib.pyplot"):
     from jaxmarl import environments
     from jaxmarl.environments.overcooked.overcooked import DELIVERY_REWARD
@@ -27,20 +27,23 @@ with silently(), imported_when_used("matplotlib", "matplotlib.pyplot"):
 
 
 class JaxMARL:
-    """A team in one JaxMARL environment; what the games do differently is in the classes below.
+    """Team in one JaxMARL environment; subclasses adapt the single games.
 
-    Observations that are vectors are padded to the longest, and the member is one-hot behind its own.
+    Observations that are vectors are padded to the longest, and the member's one-hot number is appended to them.
+
+    Args:
+      env: Environment of jaxmarl.
     """
 
     def __init__(self, env: Any):
         self._env = env
-        self._agents = list(env.agents)  # the order of members: jitted functions return dicts in another
+        self._agents = list(env.agents)  # fixes the order of members, as jitted functions sort the keys of dicts
         sizes = [int(env.action_space(agent).n) for agent in self._agents]
         self.num_actions = max(sizes)
         self.num_agents = len(self._agents)
         self._legal = jnp.arange(self.num_actions) < jnp.array(sizes)[:, None] if len(set(sizes)) > 1 else None
         if hasattr(env, "max_steps"):
-            self.time_limit = env.max_steps + 1  # it compares before it counts
+            self.time_limit = env.max_steps + 1  # JaxMARL compares with the limit before it counts the step
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -63,7 +66,7 @@ class JaxMARL:
         return dict(zip(self._agents, action, strict=True))
 
     def _metrics(self, state: PyTree) -> dict[str, jax.Array]:
-        """What is reported where an episode ended."""
+        """Return the metrics of an episode that ended."""
         del state
         return {}
 
@@ -78,17 +81,17 @@ class JaxMARL:
         return self._legal
 
     def _reward(self, rewards: dict[Any, jax.Array]) -> jax.Array:
-        """The first member's, where all have the same."""
+        """Return the team's reward: that of the first member, as all members have the same."""
         return rewards[self._agents[0]]
 
     def _terminated(self, state: PyTree) -> jax.Array:
-        """Whether an episode that is over ended by itself, rather than by its time limit."""
+        """Return True if an episode that is over was terminated, False if its time limit was reached."""
         del state
         return jnp.bool_(False)
 
 
 class MultiParticle(JaxMARL):
-    """The cooperative tasks of MPE; the team's reward is the sum of its members', and only time ends an episode."""
+    """Cooperative task of MPE, in which only the time limit ends an episode; its reward is the sum of the members'."""
 
     fps = 8.0
 
@@ -96,7 +99,7 @@ class MultiParticle(JaxMARL):
         return jnp.stack([rewards[agent] for agent in self._agents]).sum()
 
     def render(self, state: PyTree) -> np.ndarray:
-        """See `qlax.Env`: agents with a rim and a number, and landmarks; what is beyond the edge is not shown."""
+        """See `qlax.Env`; agents have a rim and a number, landmarks do not, and some places lie outside the picture."""
         env, extent = self._env, 1.5
         canvas = drawing.Canvas((360, 360), (-extent, -extent), 180 / extent)
         for number in reversed(range(env.num_entities)):
@@ -117,7 +120,7 @@ class MultiParticle(JaxMARL):
 
 
 class Smax(JaxMARL):
-    """SMAX against enemies that follow a heuristic; `metrics["won"]` is 1 where the episode was, else 0."""
+    """SMAX against heuristic enemies; `metrics["won"]` is 1 at the end of a won episode and 0 of a lost one."""
 
     fps = 8.0
 
@@ -134,16 +137,16 @@ class Smax(JaxMARL):
         return ~(allies & enemies)
 
     def render(self, state: PyTree) -> np.ndarray:
-        """See `qlax.Env`: allies blue, enemies red, with the letter of their type, health, and whom they attack."""
+        """See `qlax.Env`; allies are blue and enemies red, with the letter of their type, their health and attacks."""
         env, units = self._env, jax.device_get(state.state)
         places, alive = np.asarray(units.unit_positions), np.asarray(units.unit_alive, bool)
         reach, radii, health = (
-            np.asarray(of_type)[units.unit_types]
-            for of_type in (env.unit_type_attack_ranges, env.unit_type_radiuses, env.unit_type_health)
+            np.asarray(by_type)[units.unit_types]
+            for by_type in (env.unit_type_attack_ranges, env.unit_type_radiuses, env.unit_type_health)
         )
         canvas = drawing.Canvas((480, 480), (0, 0), 480 / env.map_width)
         for unit, action in enumerate(np.asarray(units.prev_attack_actions) - env.num_movement_actions):
-            is_ally = unit < env.num_allies  # enemies count targets from the last ally on
+            is_ally = unit < env.num_allies  # enemies number their targets backwards, from the last ally
             target = int(action) + env.num_allies if is_ally else env.num_allies - 1 - int(action)
             if action >= 0 and alive[unit] and np.linalg.norm(places[unit] - places[target]) < reach[unit]:
                 canvas.line([places[unit], places[target]], drawing.BLUE if is_ally else drawing.VERMILION, 0.08)
@@ -157,16 +160,22 @@ class Smax(JaxMARL):
         return canvas.picture()
 
     def _alive(self, state: PyTree) -> tuple[jax.Array, jax.Array]:
+        """Return whether any ally is alive, and whether any enemy is."""
         alive = state.state.unit_alive
         return alive[: self.num_agents].any(), alive[self.num_agents :].any()
 
 
 class Overcooked(JaxMARL):
-    """Overcooked; only time ends an episode.
+    """Overcooked, in which only the time limit ends an episode.
 
-    Picking up, filling pots and the like are rewarded at first: `shared` is the factor of that reward, which falls
-    to 0 linearly over the fraction `shaping_fraction` of training. Returns are of deliveries alone, 20 each;
-    `metrics["deliveries"]` counts them. Members see each other from their own side, so no one-hot member is needed.
+    At first, intermediate results such as filling a pot are rewarded too. `shared` is the factor of this shaping
+    reward, which falls linearly from 1 to 0. Reported returns count only deliveries, at 20 each;
+    `metrics["deliveries"]` is their number. Observations need no one-hot member, as each shows the game from the
+    member's own side.
+
+    Args:
+      env: Environment of jaxmarl.
+      shaping_fraction: Fraction of the training after which the shaping reward is 0; 0 for no shaping reward.
     """
 
     fps = 6.0
@@ -174,9 +183,9 @@ class Overcooked(JaxMARL):
 
     def __init__(self, env: Any, shaping_fraction: float = 0.5):
         if not 0 <= shaping_fraction <= 1:
-            raise UserError(f"shaping_fraction={shaping_fraction}: expected a number from 0 to 1, a part of training")
+            raise UserError(f"shaping_fraction={shaping_fraction}: expected a fraction of training, from 0 to 1")
         super().__init__(env)
-        self.time_limit = env.max_steps  # it counts before it compares
+        self.time_limit = env.max_steps  # unlike others, this game counts the step before it compares with the limit
         self.shared = jnp.float32(shaping_fraction > 0)
         self._shaping_fraction = shaping_fraction
 
@@ -192,7 +201,7 @@ class Overcooked(JaxMARL):
         nothing = jnp.float32(jnp.nan)
         return (state, jnp.float32(0)), step._replace(metrics={"raw_reward": nothing, "deliveries": nothing})
 
-    def step(  # type: ignore[override]  # what is shared comes last
+    def step(  # type: ignore[override]  # the shared value is the last argument
         self, key: jax.Array, state: PyTree, action: jax.Array, factor: jax.Array
     ) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -207,32 +216,32 @@ class Overcooked(JaxMARL):
 
     def render(self, state: PyTree) -> np.ndarray:
         """See `qlax.Env`."""
-        with imported_when_used("matplotlib.pyplot"):  # for its window
+        with imported_when_used("matplotlib.pyplot"):  # used only for a window, which is not opened here
             from jaxmarl.viz.overcooked_visualizer import OvercookedVisualizer
 
         state, _ = state
-        around = self._env.agent_view_size - 2  # walls, so that views do not end
+        around = self._env.agent_view_size - 2  # width of the walls that JaxMARL adds around the layout
         grid = np.asarray(state.maze_map)[around:-around, around:-around]
         return OvercookedVisualizer._render_grid(
             grid, tile_size=48, agent_dir_idx=np.asarray(state.agent_dir_idx), agent_inv=np.asarray(state.agent_inv)
         )
 
     def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
-        """`[M, H, W, 26]`; float32, as some planes count."""
+        """Return the planes `[M, H, W, 26]`, float32 as some of them hold counts."""
         return jnp.stack([obs[agent] for agent in self._agents]).astype(jnp.float32)
 
 
 class Hanabi(JaxMARL):
-    """Hanabi; the return is its score: cards played, or 0 if the team lost all its lives.
+    """Hanabi; the return is the score: the number of cards played, or 0 if the team lost all its lives.
 
-    Whoever's turn it is not has one legal action, to wait. `metrics` hold `fireworks`, the cards played all the
-    same, and `lost_lives`, 1 where that ended the episode.
+    Members that are not to move have one legal action, to wait. `metrics` hold `fireworks`, the number of cards played
+    even if all lives were lost, and `lost_lives`, 1 if they were.
     """
 
     fps = 1.0
 
     def render(self, state: PyTree) -> np.ndarray:
-        """See `qlax.Env`: cards played, tokens, and everybody's hands, with > before whose turn it is."""
+        """See `qlax.Env`; shows the cards played, the tokens, and all hands, with > before the member to move."""
         palette = (drawing.VERMILION, drawing.YELLOW, drawing.GREEN, drawing.WHITE, drawing.SKY)
         fireworks, hands = np.asarray(state.fireworks), np.asarray(state.player_hands)
         rows = [fireworks[..., None, :].sum(-1, dtype=int), *hands]
@@ -268,7 +277,7 @@ class Hanabi(JaxMARL):
 
 
 ENVIRONMENTS: dict[str, tuple[type[JaxMARL], tuple[type, ...], dict[str, Any]]] = {
-    # name: adapter; class to make, and its base where that takes more arguments; those that the name stands for
+    # name: adapter; JaxMARL's class, and base classes with further arguments; arguments that the name stands for
     **{
         f"smax/{name}": (Smax, (HeuristicEnemySMAX, SMAX), {"scenario": scenario})
         for name, scenario in MAP_NAME_TO_SCENARIO.items()
@@ -283,22 +292,27 @@ ENVIRONMENTS: dict[str, tuple[type[JaxMARL], tuple[type, ...], dict[str, Any]]] 
     "mpe/simple_speaker_listener": (MultiParticle, (environments.SimpleSpeakerListenerMPE, environments.SimpleMPE), {}),
 }
 NOT_OPTIONS = {
-    *("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation"),  # the map says them
-    *("action_type", "dim_c"),  # the task does: its actions are discrete
+    *("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation"),  # fixed by the map
+    *("action_type", "dim_c"),  # fixed by the task
 }
-ATTACK_MODES = ("closest", "random")  # SMAX takes any other for the first
+ATTACK_MODES = ("closest", "random")  # checked here, as SMAX treats any other text as "closest"
 
 
 def names() -> list[str]:
-    """The environments, as game or game/variant."""
+    """Return the names of the environments, as game or game/variant."""
     return list(ENVIRONMENTS)
 
 
 def make(name: str, /, **options: Any) -> JaxMARL:
-    """`options` are arguments of JaxMARL's class, such as `max_steps`; Overcooked has `shaping_fraction` (0.5) too.
+    """Make an environment by its name.
+
+    Args:
+      name: Name of the environment, as game or game/variant.
+      options: Arguments of JaxMARL's class, such as `max_steps`; for Overcooked also `shaping_fraction` (0.5 unless
+        given).
 
     Raises:
-      UserError: unknown name or option, or a value that cannot be.
+      UserError: The name or an option is unknown, or a value is not allowed.
     """
     check_name("jaxmarl", name, ENVIRONMENTS)
     adapter, classes, arguments = ENVIRONMENTS[name]
@@ -320,6 +334,6 @@ def make(name: str, /, **options: Any) -> JaxMARL:
 
 
 def _options(kind: type) -> dict[str, Any]:
-    """Arguments of a class that a command line can hold, with their defaults."""
+    """Return the arguments of a class that can be written on a command line, with their defaults."""
     parameters = inspect.signature(kind).parameters.values()
     return {each.name: each.default for each in parameters if isinstance(each.default, bool | int | float | str)}

@@ -1,6 +1,6 @@
 """Jumanji: puzzles, packing, routing and small games (Bonnet et al., 2024, arXiv:2306.09884).
 
-Adapts jumanji 1.1, most of whose environments end alike by themselves and by their time limit.
+Adapts jumanji 1.1, most of whose environments do not distinguish terminations from time limits.
 
 Axes: M members of a team, H and W rows and columns of a grid.
 """
@@ -22,11 +22,11 @@ from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 
 CONTINUOUS = "SearchAndRescue-v0"
-NEEDS_NETWORK = "Sokoban-v0"  # downloads its levels when it is made
+NEEDS_INTERNET = "Sokoban-v0"  # downloads its levels when it is made
 NO_LIMIT = 2**30  # steps
 DRAWN_SIZE = 480  # pixels of a picture's longer side
-FRIGHTENED = 30  # steps that ghosts stay so
-# By class: where a reset costs as much as 7 to 66 steps. Fewer share one where episodes are short.
+FRIGHTENED = 30  # steps for which ghosts stay frightened
+# Classes whose reset costs as much as 7 to 66 steps, with their reset_ratio, which is smaller if episodes are short.
 RESET_RATIOS = {
     "Cleaner": 8,
     "Connector": 8,
@@ -39,14 +39,14 @@ RESET_RATIOS = {
 
 
 class Jumanji:
-    """One Jumanji environment of discrete actions.
+    """One Jumanji environment with discrete actions.
 
-    Actions for several members are those of a team, whose reward is the sum of its members'. Several choices of a
-    single agent are one joint action, numbered in C order. `metrics` hold what the environment reports, at the
-    end of an episode.
+    An environment with one action per member is a team, whose reward is the sum of its members' rewards. Several
+    choices of a single agent become one joint action, numbered in C order. `metrics` are the values in Jumanji's
+    `timestep.extras` at the end of an episode.
 
     Args:
-      env: of Jumanji, of a class named in `OBSERVATIONS`.
+      env: Environment of Jumanji, of a class named in `OBSERVATIONS`.
     """
 
     fps = 4.0
@@ -59,9 +59,9 @@ class Jumanji:
         self._has_limit = hasattr(env, "time_limit")
         if self._has_limit:
             self.time_limit = int(env.time_limit)
-            self._env.time_limit = NO_LIMIT  # so that an end is one of the task
+            self._env.time_limit = NO_LIMIT  # so that every end that Jumanji reports is a termination
         mask = getattr(env.observation_spec, "action_mask", None)
-        choices = getattr(env.action_spec, "num_values", None)  # of each member, or one after the other
+        choices = getattr(env.action_spec, "num_values", None)  # number of values of each member's action or choice
         self._choices = () if choices is None else tuple(int(n) for n in jnp.atleast_1d(choices))
         self._is_masked = mask is not None
         shape = self._choices if mask is None else mask.shape
@@ -83,14 +83,14 @@ class Jumanji:
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        del key  # the state holds one
+        del key  # the state holds a key
         if self._is_joint:
             action = jnp.stack(jnp.unravel_index(action, self._choices))
         return self._shown(*self._env.step(state, action))
 
     def _render(self, state: Any) -> np.ndarray:
-        state = jax.tree.map(jnp.asarray, state)  # some drawings need more than NumPy has
-        self._env.render(state)  # which may return nothing
+        state = jax.tree.map(jnp.asarray, state)  # some of Jumanji's drawings need JAX arrays
+        self._env.render(state)  # some environments return no picture, so the viewer stores it
         return self._drawn.pop()
 
     def _shown(self, state: Any, timestep: Any) -> tuple[PyTree, Step]:
@@ -107,7 +107,7 @@ class Jumanji:
 
 
 def _without_window(viewer: MatplotlibViewer, drawn: list[np.ndarray]) -> MatplotlibViewer:
-    """The same, drawing in memory, pictures into `drawn`: left alone it opens windows."""
+    """Return a copy of the viewer that appends its pictures to `drawn` instead of opening a window."""
     viewer = copy.copy(viewer)
 
     def new_figure(*_: Any, **options: Any) -> tuple[Any, Any]:
@@ -132,22 +132,22 @@ def _without_window(viewer: MatplotlibViewer, drawn: list[np.ndarray]) -> Matplo
 
 
 def _one_hot(x: jax.Array, categories: int) -> jax.Array:
-    """Bool `[..., categories]`; nothing is True where `x` is not one of them, 0 and up."""
+    """Return a bool one-hot array `[..., categories]`, all False where `x` is not in 0 .. categories - 1."""
     return jax.nn.one_hot(x, categories, dtype=bool)
 
 
 def _plane(shape: tuple[int, ...], *index: jax.Array) -> jax.Array:
-    """Bool of this shape, True at the places `index`."""
+    """Return a bool array of this shape, True at `index`."""
     return jnp.zeros(shape, bool).at[index].set(True)
 
 
 def _for_each(x: jax.Array, members: int) -> jax.Array:
-    """`[M, ...]`: the same for every member."""
+    """Repeat an array for every member: `[...]` to `[M, ...]`."""
     return jnp.broadcast_to(x, (members, *x.shape))
 
 
 def _own_first(x: jax.Array) -> jax.Array:
-    """Of `[M, ...]`, `[M, M, ...]`: for every member its own, then those of the next ones."""
+    """Show every member the rows of all members, its own first and then the next ones: `[M, ...]` to `[M, M, ...]`."""
     return jnp.stack([jnp.roll(x, -member, axis=0) for member in range(len(x))])
 
 
@@ -163,7 +163,7 @@ def _bin_pack(env: Any, obs: Any) -> PyTree:
 
 
 def _cleaner(env: Any, obs: Any) -> jax.Array:
-    """Planes of dirt, walls, the member, and the others; these may share a place."""
+    """Return planes of dirt, walls, the member and the other members, which may stand in the same place."""
     rows, columns = obs.agents_locations.T
     own = jax.vmap(lambda *place: _plane(obs.grid.shape, *place))(rows, columns)
     dirt, walls = (_for_each(obs.grid == kind, env.num_agents) for kind in (0, 2))
@@ -171,7 +171,7 @@ def _cleaner(env: Any, obs: Any) -> jax.Array:
 
 
 def _connector(env: Any, obs: Any) -> jax.Array:
-    """Planes of the member's path, head and target, and of those of all others."""
+    """Return planes of the member's path, head and target, and of those of all other members."""
     cells = _for_each(obs.grid, env.num_agents)
     kinds = _one_hot((cells - 1) % 3, 3) & (cells > 0)[..., None]
     own = ((cells - 1) // 3 == jnp.arange(env.num_agents)[:, None, None])[..., None]
@@ -189,8 +189,8 @@ def _cvrp(env: Any, obs: Any) -> PyTree:
 
 
 def _flat_pack(env: Any, obs: Any) -> PyTree:
-    """Cells that are covered, and the blocks that are left, each cell of which holds its block's number."""
-    del env
+    """Return the covered cells, and the shapes of the blocks that are left."""
+    del env  # in a block, each cell holds the block's number
     numbers = obs.blocks.max((1, 2))
     is_placed = (obs.grid == numbers[:, None, None]).any((1, 2))
     blocks = (obs.blocks > 0) & ~is_placed[:, None, None]
@@ -206,7 +206,7 @@ def _graph_coloring(env: Any, obs: Any) -> PyTree:
 
 
 def _job_shop(env: Any, obs: Any) -> PyTree:
-    """Operations still to be scheduled; machines are numbered from the member on."""
+    """Return the operations still to be scheduled; each member counts machines from its own."""
     jobs, machines = env.num_jobs, env.num_machines
     numbers = (obs.ops_machine_ids - jnp.arange(machines)[:, None, None]) % machines
     numbers = jnp.where(obs.ops_mask, numbers, -1)
@@ -221,18 +221,21 @@ def _job_shop(env: Any, obs: Any) -> PyTree:
 
 def _level_based_foraging(env: Any, obs: Any) -> jax.Array:
     view = obs.agents_view / env.observation_spec.agents_view.maximum
-    return view.transpose(0, 2, 3, 1) if view.ndim == 4 else view  # planes come first
+    return view.transpose(0, 2, 3, 1) if view.ndim == 4 else view  # Jumanji puts planes before the grid's axes
 
 
 def _maze(env: Any, obs: Any) -> jax.Array:
-    """Planes of walls, the agent and its target."""
+    """Return planes of walls, the agent and its target."""
     del env
     places = (_plane(obs.walls.shape, *place) for place in (obs.agent_position, obs.target_position))
     return jnp.stack([obs.walls, *places], axis=-1)
 
 
 def _mmst(env: Any, obs: Any) -> PyTree:
-    """Nodes connected by the member, its own that are not, then the same of the next members."""
+    """Return the graph, the types of its nodes and the members' positions.
+
+    The types are: connected by the member, still to be connected by the member, then the same for the next members.
+    """
     members = env.num_agents
     types = (obs.node_types - 2 * jnp.arange(members)[:, None]) % (2 * members)
     return {
@@ -243,7 +246,11 @@ def _mmst(env: Any, obs: Any) -> PyTree:
 
 
 def _multi_cvrp(env: Any, obs: Any) -> PyTree:
-    """Distances in sizes of the map, demands in vehicles, times in what the last window needs to close."""
+    """Return nodes and vehicles, with all numbers scaled.
+
+    The unit of distance is the size of the map, of demand the capacity of a vehicle, and of time the end of the last
+    time window.
+    """
     members, (size, full, end) = env._num_vehicles, (env._map_max, env._max_capacity, env._max_end_window)
     nodes, windows, vehicles = obs.nodes, obs.windows, obs.vehicles
     times, coefficients = (windows.start / end, windows.end / end), (obs.coeffs.early, obs.coeffs.late)
@@ -260,11 +267,11 @@ def _columns(first: jax.Array, *others: jax.Array) -> jax.Array:
 
 
 def _pac_man(env: Any, obs: Any) -> PyTree:
-    """Planes of walls, the player, each of four ghosts, pellets and power-ups; and how frightened the ghosts are.
+    """Return planes of walls, the player, each of four ghosts, pellets and power-ups; and the ghosts' fright.
 
-    Places are written as column and row, and those of what was eaten as (0, 0), in a wall.
+    The fright is the fraction of time that is left until the ghosts are no longer frightened.
     """
-    del env
+    del env  # locations are (column, row), except the player's; what was eaten is at (0, 0), which is a wall
     player = _plane(obs.grid.shape, obs.player_locations.x, obs.player_locations.y)
     ghosts = [_plane(obs.grid.shape, row, column) for column, row in obs.ghost_locations]
     food = [_plane(obs.grid.shape, *places.T[::-1]) for places in (obs.pellet_locations, obs.power_up_locations)]
@@ -274,7 +281,7 @@ def _pac_man(env: Any, obs: Any) -> PyTree:
 
 
 def _robot_warehouse(env: Any, obs: Any) -> jax.Array:
-    """Two counts, the member's row and column, and what is there or not."""
+    """Return the member's view, whose first two numbers, the row and column, are divided by the size of the grid."""
     return obs.agents_view.astype(jnp.float32).at[:, :2].divide(jnp.array(env.grid_size, jnp.float32))
 
 
@@ -284,14 +291,14 @@ def _rubiks_cube(env: Any, obs: Any) -> jax.Array:
 
 
 def _sokoban(env: Any, obs: Any) -> jax.Array:
-    """Planes of walls, targets, the agent and boxes."""
+    """Return planes of walls, targets, the agent and boxes."""
     del env
     movable, fixed = jnp.moveaxis(obs.grid, -1, 0)
     return jnp.stack([fixed == 1, fixed == 2, movable == 3, movable == 4], axis=-1)
 
 
 def _tsp(env: Any, obs: Any) -> PyTree:
-    """Of the trajectory only its start matters, and what is left to visit."""
+    """Return the cities, the position, and of the trajectory only the start and the cities that are left to visit."""
     return {
         "coordinates": obs.coordinates,
         "position": _one_hot(obs.position, env.num_cities),
@@ -300,9 +307,9 @@ def _tsp(env: Any, obs: Any) -> PyTree:
     }
 
 
-# By class: what makes networks' food of an observation, `(env, obs) -> arrays`, with M first for a team. Categories
-# become one-hot bool, counts and measures float32; what says nothing about the future is left out, and what is in
-# `Step.legal`. Grids have three axes, so that networks convolve them, and nothing else has.
+# For each class, the function `(env, obs) -> arrays` that converts an observation for networks, with the axis M first
+# for a team. Categories become one-hot bool, counts and measures float32. Numbers that are irrelevant for the future,
+# or are in `Step.legal`, are left out. Only grids have three axes, as networks convolve arrays of three axes.
 OBSERVATIONS: dict[str, Callable[[Any, Any], PyTree]] = {
     "BinPack": _bin_pack,
     "Cleaner": _cleaner,
@@ -331,15 +338,20 @@ OBSERVATIONS: dict[str, Callable[[Any, Any], PyTree]] = {
 
 
 def names() -> list[str]:
-    """The environments of discrete actions that need no network."""
-    return sorted(jumanji.registered_environments() - {CONTINUOUS, NEEDS_NETWORK})
+    """Return the names of the environments with discrete actions that need no download."""
+    return sorted(jumanji.registered_environments() - {CONTINUOUS, NEEDS_INTERNET})
 
 
 def make(name: str, /, **options: Any) -> Jumanji:
-    """`options` are arguments of the environment's class, such as `time_limit` or `num_rows`.
+    """Make an environment by its name.
+
+    Args:
+      name: Name of the environment.
+      options: Arguments of the environment's class, such as `time_limit` or `num_rows`.
 
     Raises:
-      UserError: unknown name or option, a value that cannot be, continuous actions, or levels that cannot be had.
+      UserError: The name or an option is unknown, a value is not allowed, the actions are continuous, or the levels
+        cannot be downloaded.
     """
     check_name("jumanji", name, jumanji.registered_environments())
     if name == CONTINUOUS:
@@ -356,7 +368,7 @@ def make(name: str, /, **options: Any) -> Jumanji:
         return Jumanji(env)
     try:
         made = Jumanji(jumanji.make(name, **options))
-        jax.eval_shape(made.reset, jax.random.key(0))  # impossible sizes show themselves here
+        jax.eval_shape(made.reset, jax.random.key(0))  # raises an exception if the sizes are impossible
     except Exception as error:
         raise UserError(f"jumanji/{name} cannot be made with {options}: {described(error)}") from error
     return made

@@ -1,6 +1,6 @@
 """Navix: the tasks of MiniGrid written in JAX (Pignatelli et al., 2024, arXiv:2407.19396).
 
-Adapts navix 0.7 and 4.0, whose raw step, `_step`, does not reset and tells time limits apart.
+Adapts navix 0.7 and 4.0, whose raw step, `_step`, does not reset and distinguishes terminations from time limits.
 """
 
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from qlax.errors import UserError, nearest
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used
 
-with imported_when_used("wandb", "wandb.util"):  # for its own agents: a quarter of the time it takes to import
+with imported_when_used("wandb", "wandb.util"):  # used only by navix's own agents; a quarter of its import time
     from navix import observations
     from navix.entities import Directions, EntityIds
     from navix.environments.registry import registry
@@ -23,24 +23,29 @@ with imported_when_used("wandb", "wandb.util"):  # for its own agents: a quarter
     from navix.rendering.registry import PALETTE
 
 OBSERVATIONS = ("symbolic", "symbolic_first_person", "rgb", "rgb_first_person")
-# How names begin of what is never rewarded: in navix 0.7 a ball lies where the goal of these should be.
+# Beginnings of the names of environments without a reward: in navix 0.7, KeyCorridor has a ball in place of its goal.
 WITHOUT_GOAL = ("Navix-KeyCorridor",) if version("navix").startswith("0.") else ("Navix-Playground",)
 
 
 def _constants(kind: type) -> list[int]:
+    """Return the numbers that a class of navix defines as constants."""
     return [int(value) for value in vars(kind).values() if isinstance(value, jax.Array)]
 
 
-# What a cell holds, its colour, and its state: where the player looks, or whether a door is open, closed or locked.
+# Numbers of kinds of objects, of colours, and of states (the player's direction, or a door's open, closed, locked).
 CATEGORIES = (1 + max(_constants(EntityIds)), len(PALETTE.as_array()), 1 + max(_constants(Directions)))
 
 
 class Navix:
     """One Navix environment.
 
-    Symbolic observations are one-hot, bool `[height, width, sum(CATEGORIES)]`; images are uint8. No observation of
-    Navix shows a mission (which door to go to), nor one in the first person what the player carries. A fresh grid
-    costs as much as several steps, so there is one at most for every 4 copies at a step (`reset_ratio`).
+    Symbolic observations are one-hot, bool `[height, width, sum(CATEGORIES)]`; images are uint8. Observations never
+    show the mission (such as which door to go to), and first-person observations do not show what the player carries.
+    A new grid costs as much as several steps, so 4 copies share one (`reset_ratio`).
+
+    Args:
+      env: Environment of navix.
+      is_image: True if its observations are images, False if they are symbolic.
     """
 
     reset_ratio = 4
@@ -59,11 +64,11 @@ class Navix:
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        del key  # the state holds one
+        del key  # the state holds a key
         return self._shown(self._env._step(state, action))
 
     def render(self, state: PyTree) -> np.ndarray:
-        """See `qlax.Env`: the whole grid."""
+        """See `qlax.Env`; the picture shows the whole grid."""
         return np.asarray(self._draw(state.state))
 
     def _shown(self, timestep: Any) -> tuple[PyTree, Step]:
@@ -71,25 +76,29 @@ class Navix:
         if not self._is_image:
             each = [jax.nn.one_hot(obs[..., i], n, dtype=bool) for i, n in enumerate(CATEGORIES)]
             obs = jnp.concatenate(each, axis=-1)
-            state = state.replace(state=state.state.replace(cache=None))  # tiles to draw with: most of all there is
+            state = state.replace(state=state.state.replace(cache=None))  # only for rendering, and most of the state
         return state, Step(obs, None, timestep.reward, timestep.is_termination(), timestep.is_truncation(), {})
 
 
 def names() -> list[str]:
-    """The environments that have a goal."""
+    """Return the names of the environments that have a goal."""
     return [name for name in registry() if not name.startswith(WITHOUT_GOAL)]
 
 
 def make(name: str, /, **options: Any) -> Navix:
-    """`options` are `max_steps`, and `observation`: "symbolic" (the default) or another of `OBSERVATIONS`.
+    """Make an environment by its name.
+
+    Args:
+      name: Name of the environment.
+      options: `max_steps`, and `observation`, one of `OBSERVATIONS` ("symbolic" unless given).
 
     Raises:
-      UserError: unknown name or option, a value that cannot be, or an environment without a goal.
+      UserError: The name or an option is unknown, a value is not allowed, or the environment has no goal.
     """
     if name in registry() and name.startswith(WITHOUT_GOAL):
-        raise UserError(f"navix/{name} has no goal in navix {version('navix')}: nothing is ever rewarded")
+        raise UserError(f"navix/{name} has no goal in navix {version('navix')}, so there is never a reward")
     check_name("navix", name, names())
-    construct = registry()[name]  # past `make`, which in navix 0.7 sets a limit of 100 steps, however large the grid
+    construct = registry()[name]  # navix's own `make` sets a limit of 100 steps for every grid in version 0.7
     defaults = {"max_steps": construct().max_steps, "observation": OBSERVATIONS[0]}
     chosen = defaults | checked(f"navix/{name}", options, defaults)
     observation = chosen["observation"]

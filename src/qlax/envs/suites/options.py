@@ -1,4 +1,4 @@
-"""Names and options of environments: both are checked, and a value takes the type of its default."""
+"""Checks of environments' names and options; a value takes the type of its default."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ def check_name(suite: str, name: str, known: Iterable[str]) -> None:
     """Check that a suite has an environment of this name.
 
     Raises:
-      UserError: it has not.
+      UserError: The suite has no such environment.
     """
     if name not in known:
         hint = nearest(name, known)
@@ -26,7 +26,7 @@ def check_options(env_id: str, options: Iterable[str], known: Iterable[str]) -> 
     """Check that an environment has these options.
 
     Raises:
-      UserError: it has not; names the first it lacks.
+      UserError: The environment lacks an option; the message names the first one.
     """
     known = sorted(known)
     for option in options:
@@ -35,20 +35,20 @@ def check_options(env_id: str, options: Iterable[str], known: Iterable[str]) -> 
 
 
 def checked(env_id: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an environment with the types of their defaults.
+    """Return the given options with the types of their defaults.
 
     Raises:
-      UserError: it has no such option, or a value that is not like its default.
+      UserError: The environment has no such option, or a value does not have the type of its default.
     """
     check_options(env_id, options, defaults)
     return {option: like_default(defaults[option], option, value) for option, value in options.items()}
 
 
 def like_default(default: Any, option: str, value: Any) -> Any:
-    """The value with the type of the default: XLA does not mix whole numbers and others in one `select`.
+    """Convert a value to the type of its default, as XLA does not mix integers and floats in one `select`.
 
     Raises:
-      UserError: it cannot have it.
+      UserError: The value cannot be converted without loss.
     """
     for kind, expected in ((bool, "true or false"), (str, "a word")):
         if isinstance(default, kind) and not isinstance(value, kind):

@@ -1,7 +1,7 @@
 """Pgx: board and card games, 2048 and MinAtar (Koyamada et al., 2023, arXiv:2303.17503).
 
-Adapts pgx 2.6, whose steps never reset. In games for two the learner is one player; the other moves within its step,
-so that what follows its action is the next position in which it has to move.
+Adapts pgx 2.6, whose steps never reset. In games for two players the learner is one of them. The opponent moves
+within the learner's step, so the learner only sees positions in which it is to move.
 """
 
 import inspect
@@ -25,12 +25,12 @@ from qlax.networks.qnetwork import build
 from qlax.types import Network, PyTree, Step
 from qlax.util.imports import import_object
 
-LEARNER = 0  # by number; who begins is drawn anew in every game
+LEARNER = 0  # Pgx's number of the learner's player; which player begins is random in every game
 MINATAR = "minatar-"
-FOR_THREE = "sparrow_mahjong"  # may be over before the learner has moved
+FOR_THREE = "sparrow_mahjong"  # not adapted: it may be over before the learner has moved
 OPPONENT: dict[str, Any] = {"opponent": "random", "opponent_epsilon": 0.3, "generations": 100}
-DRAWN_SIZE = 480  # pixels of a board's longer side
-# No font that comes with anything here has the Japanese letters: the usual western ones, + for what was promoted.
+DRAWN_SIZE = 480  # pixels of the longer side of a rendered board
+# Western letters of shogi's pieces, with + for a promoted piece, as the font used has no Japanese letters.
 SHOGI_LETTERS = str.maketrans(
     {
         **dict(zip("歩香桂銀金角飛王玉", "PLNSGBRKK", strict=True)),
@@ -42,14 +42,18 @@ Policy = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (key, obs [..
 
 
 class Opponent(NamedTuple):
-    """What plays against the learner when it plays against itself."""
+    """Opponent in self-play: an earlier version of the learner."""
 
-    variables: PyTree  # those the learner had
-    generation: jax.Array  # int32, how often they were replaced; -1 before training
+    variables: PyTree  # variables of the network
+    generation: jax.Array  # int32, number of replacements of the variables so far, from 0; -1 before training
 
 
 class SinglePlayer:
-    """2048, or a game of MinAtar; of these only Freeway has a time limit, its own."""
+    """2048 or a game of MinAtar; only Freeway has a time limit.
+
+    Args:
+      env: Environment of Pgx for one player.
+    """
 
     def __init__(self, env: pgx.Env):
         self._env = env
@@ -57,7 +61,7 @@ class SinglePlayer:
         self._all_legal = env.id.startswith(MINATAR)
         self._only_time_ends = env.id == "minatar-freeway"
         if self._only_time_ends:
-            self.time_limit = int(freeway.time_limit) + 1  # it compares before it counts
+            self.time_limit = int(freeway.time_limit) + 1  # Pgx compares with the limit before it counts the step
         self.fps = 15.0 if self._all_legal else 4.0
         if self._all_legal:
             chosen = env.minimal_action_set if env.use_minimal_action_set else range(len(drawing.MINATAR_ACTIONS))
@@ -88,12 +92,12 @@ class SinglePlayer:
 
 
 class Game:
-    """A game against an opponent; `metrics` hold `won` and `drawn`, 1 or 0 at the end of a game.
+    """Game against an opponent, with the metrics `won` and `drawn`, 1 or 0 at the end of a game.
 
     Args:
-      env: of Pgx, for two players.
-      policy: the opponent's; None: a legal action drawn uniformly.
-      epsilon: how likely it moves at random instead.
+      env: Environment of Pgx for two players.
+      policy: The opponent's policy; None for legal actions drawn uniformly.
+      epsilon: Probability that the opponent moves at random instead.
     """
 
     fps = 1.5
@@ -123,9 +127,12 @@ class Game:
         return state, self._step(state, reward)
 
     def _answered(self, key: jax.Array, state: pgx.State, policy: Policy) -> tuple[pgx.State, jax.Array]:
-        """The state in which the learner is to move or the game is over, and its rewards on the way there.
+        """Let the opponent move until it is the learner's turn or the game is over.
 
         An opponent may move several times, as in Backgammon, or not at all.
+
+        Returns:
+          The new state, and the learner's reward: that of `state` and those of the opponent's moves.
         """
 
         def opponents_turn(carry):
@@ -146,22 +153,24 @@ class Game:
         return jax.lax.while_loop(opponents_turn, move, (key, state, state.rewards[LEARNER]))[1:]
 
     def _step(self, state: pgx.State, reward: jax.Array) -> Step:
-        obs = _observation(self._env._observe(state, jnp.int32(LEARNER)))  # at the end it may be nobody's turn
+        # The learner's view: `state.observation` is that of the player to move, who at the end may be the opponent.
+        obs = _observation(self._env._observe(state, jnp.int32(LEARNER)))
         outcomes = {"won": reward > 0, "drawn": reward == 0}
         metrics = {name: jnp.where(state.terminated, outcome, jnp.nan) for name, outcome in outcomes.items()}
         return Step(obs, state.legal_action_mask, reward, state.terminated, jnp.bool_(False), metrics)
 
 
 class SelfPlay(Game):
-    """A game against what the learner was; made by `Challenge.with_network`.
+    """Game against an earlier version of the learner; made by `Challenge.with_network`.
 
-    Where the opponent begins it opens at random. Evaluation is against one that always moves at random.
+    If the opponent has the first move of a game, that move is random. Agents are evaluated against an opponent that
+    always moves at random.
 
     Args:
-      env: see `Game`.
-      network: the learner's.
-      epsilon: see `Game`.
-      generations: how often in the course of training the opponent becomes the learner of then.
+      env: See `Game`.
+      network: The learner's network.
+      epsilon: See `Game`.
+      generations: Number of times during training that the opponent is replaced by the current learner.
     """
 
     def __init__(self, env: pgx.Env, network: Network, epsilon: float, generations: int):
@@ -170,9 +179,9 @@ class SelfPlay(Game):
         obs = jax.eval_shape(self.reset, jax.random.key(0))[1].obs
         rows = (jnp.zeros((1, 1, *obs.shape), obs.dtype), jnp.ones((1, 1), bool))
         self.shared = Opponent(network.init(jax.random.key(0), (), *rows, False), jnp.int32(-1))
-        self.evaluated = Game(env)  # by a measure that does not change
+        self.evaluated = Game(env)  # an opponent that stays the same, so that evaluations can be compared
 
-    def step(  # type: ignore[override]  # what is shared comes last
+    def step(  # type: ignore[override]  # the shared value is the last argument
         self, key: jax.Array, state: PyTree, action: jax.Array, opponent: Opponent
     ) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
@@ -186,9 +195,12 @@ class SelfPlay(Game):
 
 
 class Challenge(Game):
-    """A game whose opponent is to be the learner itself: `with_network` says how it looks at the board.
+    """Game for self-play before the learner's network is known; its opponent moves at random.
 
-    Until then the opponent moves at random.
+    Args:
+      env: See `Game`.
+      epsilon: See `SelfPlay`.
+      generations: See `SelfPlay`.
     """
 
     def __init__(self, env: pgx.Env, epsilon: float, generations: int):
@@ -203,19 +215,19 @@ class Challenge(Game):
 
 
 def _board(state: pgx.State) -> np.ndarray:
-    """A game as Pgx draws it, in SVG."""
+    """Render the SVG drawing that Pgx makes of a game."""
     import matplotlib
     import resvg_py
     from pgx._src.visualizer import Visualizer
     from PIL import Image
 
-    state = jax.tree.map(jnp.asarray, state)  # some drawings need more than NumPy has
+    state = jax.tree.map(jnp.asarray, state)  # some of Pgx's drawings need JAX arrays
     svg: Any = Visualizer().get_dwg(state)
     font, fonts = "DejaVu Sans", Path(matplotlib.get_data_path(), "fonts/ttf")
     png = resvg_py.svg_to_bytes(
         svg_string=svg.tostring().translate(SHOGI_LETTERS),
         zoom=DRAWN_SIZE / max(svg["width"], svg["height"]),
-        skip_system_fonts=True,  # the same picture everywhere
+        skip_system_fonts=True,  # so that pictures are the same on all machines
         font_files=[str(fonts / "DejaVuSans.ttf"), str(fonts / "DejaVuSans-Bold.ttf")],
         font_family=font,
         serif_family=font,
@@ -226,21 +238,24 @@ def _board(state: pgx.State) -> np.ndarray:
 
 
 def _num_actions(env: pgx.Env) -> int:
-    """Without beginning a game, as `env.num_actions` does."""
+    """Return the number of actions by tracing, as `env.num_actions` would begin a game to find it."""
     return jax.eval_shape(env.init, jax.random.key(0)).legal_action_mask.size
 
 
 def _observation(obs: jax.Array) -> jax.Array:
-    """Backgammon's counts, whole numbers, as float32."""
+    """Convert whole numbers, such as Backgammon's counts, to float32; leave bool unchanged."""
     return obs if obs.dtype == bool else obs.astype(jnp.float32)
 
 
 def _random(key: jax.Array, obs: jax.Array, legal: jax.Array) -> jax.Array:
+    """Draw a legal action uniformly; this is a `Policy`."""
     del obs
     return jax.random.categorical(key, jnp.where(legal, 0.0, -jnp.inf))
 
 
 def _greedy(network: Network, variables: PyTree) -> Policy:
+    """Return the greedy policy of a network without memory."""
+
     def policy(key, obs, legal):
         del key
         q, _ = network.apply(variables, (), _observation(obs)[None, None], jnp.ones((1, 1), bool), train=False)
@@ -250,30 +265,38 @@ def _greedy(network: Network, variables: PyTree) -> Policy:
 
 
 def names() -> list[str]:
-    """The games for one player or two."""
+    """Return the names of the games for one or two players."""
     return [name for name in pgx.available_envs() if name != FOR_THREE]
 
 
 def make(name: str, /, **options: Any) -> SinglePlayer | Game:
-    """`options` are arguments of the game's class, such as `sticky_action_prob` or `size`; and of who plays.
+    """Make a game by its name.
 
-    Games for two have `opponent`: "random", "self" (what the learner was, see `SelfPlay`), a run directory
-    or one of its agents, or `module:function` of a `Policy`. With "self" or an agent, `opponent_epsilon` (0.3) is how
-    likely it moves at random; with "self", `generations` (100) how often it becomes the learner of then.
+    Options are arguments of the game's class in Pgx, such as `sticky_action_prob` or `size`. Games for two players
+    also have:
+
+    - `opponent`: "random" (unless given), "self" (an earlier version of the learner, see `SelfPlay`), a run directory
+      or one of its agents, or the import path `module:function` of a `Policy`.
+    - `opponent_epsilon`: Probability that the opponent moves at random, for "self" or an agent; 0.3 unless given.
+    - `generations`: Number of times that the opponent is replaced by the current learner, for "self"; 100 unless given.
+
+    Args:
+      name: Name of the game, such as "connect_four".
+      options: The options above.
 
     Raises:
-      UserError: unknown name, option or opponent, or a value that cannot be.
+      UserError: The name, an option or the opponent is unknown, or a value is not allowed.
     """
     check_name("pgx", name, names())
     env = pgx.make(name)
     parameters = inspect.signature(type(env).__init__).parameters.values()
-    of_game = {each.name: each.default for each in parameters if isinstance(each.default, bool | int | float)}
+    game_defaults = {each.name: each.default for each in parameters if isinstance(each.default, bool | int | float)}
     if name.startswith("go_"):
-        of_game["size"] = env._game.size  # the name's, not the class's
-    defaults = of_game | (OPPONENT if env.num_players > 1 else {})
+        game_defaults["size"] = env._game.size  # the size in the name, as the class has another default
+    defaults = game_defaults | (OPPONENT if env.num_players > 1 else {})
     chosen = defaults | checked(f"pgx/{name}", options, defaults)
-    arguments = {option: chosen.pop(option) for option in of_game}
-    if options.keys() & of_game:
+    arguments = {option: chosen.pop(option) for option in game_defaults}
+    if options.keys() & game_defaults:
         try:
             env = type(env)(**arguments)
             _num_actions(env)
@@ -283,6 +306,7 @@ def make(name: str, /, **options: Any) -> SinglePlayer | Game:
 
 
 def _against(name: str, env: pgx.Env, opponent: str, opponent_epsilon: float, generations: int) -> Game:
+    """Make a game for two players against the opponent that the options describe; see `make`."""
     if not 0 <= opponent_epsilon <= 1:
         raise UserError(f"opponent_epsilon={opponent_epsilon}: expected a probability, from 0 to 1")
     if generations < 1:
@@ -300,13 +324,22 @@ def _against(name: str, env: pgx.Env, opponent: str, opponent_epsilon: float, ge
 
 
 def _trained(name: str, env: pgx.Env, path: str) -> Policy:
-    """The greedy policy of an agent of this game, on a board of this size."""
+    """Return the greedy policy of a trained agent.
+
+    Args:
+      name: Name of the game.
+      env: Environment of Pgx for two players.
+      path: Run directory, or the directory of one of its agents.
+
+    Raises:
+      UserError: The agent was trained in another game or on another board, or it has memory.
+    """
     agent = load(path)
     obs = jax.eval_shape(Game(env).reset, jax.random.key(0))[1].obs
     shown = [[str(obs.dtype), list(obs.shape)]]
     if agent.info["env"] != f"pgx/{name}" or agent.info["wrappers"] or agent.info["obs"] != shown:
-        found = f"{agent.info['env']}, which sees {agent.info['obs']}"
-        raise UserError(f"opponent={path}: an agent of {found}; expected one of pgx/{name}, which sees {shown}")
+        found = f"{agent.info['env']}, which observes {agent.info['obs']}"
+        raise UserError(f"opponent={path}: an agent of {found}; expected one of pgx/{name}, which observes {shown}")
     network = build(agent.info["network"], agent.info["num_actions"])
     if network.recurrent:
         raise UserError(f"opponent={path}: an agent with memory; expected one without")

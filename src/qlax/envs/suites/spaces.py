@@ -1,4 +1,4 @@
-"""Vector environments with Gymnasium's spaces: observations as networks take them, and actions as one number."""
+"""Conversion of Gymnasium's spaces: observations to arrays for networks, and actions to one discrete choice."""
 
 import math
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from qlax.errors import UserError
 from qlax.networks.names import is_image
 from qlax.types import PyTree, Step
 
-MAX_JOINT_ACTIONS = 256  # of several choices taken at once
+MAX_JOINT_ACTIONS = 256  # largest number of combinations of several simultaneous choices
 
 
 class SpacesEnv:
-    """Vector environment of Gymnasium's interface as a `qlax.HostEnv`.
+    """Vector environment with Gymnasium's interface as a `qlax.HostEnv`.
 
     Args:
-      env_id: for messages.
-      env: of N environments, with `reset(seed=...)`, `step` and `close`.
-      observation_space: of one environment.
-      action_space: of one environment.
-      num_envs: N.
-      reset_takes_a_step: see `Episodes`.
+      env_id: Name of the environment, for messages.
+      env: Vector environment of N environments, with the methods `reset(seed=...)`, `step` and `close`.
+      observation_space: Observation space of one environment.
+      action_space: Action space of one environment.
+      num_envs: Number of environments, N.
+      reset_takes_a_step: See `Episodes`.
 
     Raises:
-      UserError: spaces PQN cannot use.
+      UserError: PQN cannot use the spaces.
     """
 
     def __init__(
@@ -61,14 +61,18 @@ class SpacesEnv:
 
 
 def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
-    """What makes a batch of observations, `[N, ...]` each, what networks take.
+    """Return a function from a batch of observations, each array `[N, ...]`, to the arrays given to networks.
 
-    Categories become one-hot bool, counts float32, and bytes that are no image fractions of 255. An image, uint8 with
-    three axes, stays as it is but for its channels, which come last (a view). A dict or tuple becomes one float32
-    vector if no part is an image; else a dict of its parts.
+    Categories become one-hot bool and other numbers float32; bytes that are no image are divided by 255. An image,
+    uint8 with three axes, stays uint8, and its channels are moved to the last axis (a view). A dict or tuple becomes
+    one float32 vector, or a dict of its parts if one of them is an image.
+
+    Args:
+      env_id: Name of the environment, for messages.
+      space: Observation space of one environment.
 
     Raises:
-      UserError: a space that is none of these.
+      UserError: The space is of another kind.
     """
     if isinstance(space, spaces.Discrete):
         return lambda x: np.asarray(x)[:, None] - space.start == np.arange(int(space.n))
@@ -85,17 +89,21 @@ def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
             return lambda x: {str(name): part(x[name]) for name, (part, _) in parts.items()}
         return lambda x: np.concatenate([_vector(part(x[name])) for name, (part, _) in parts.items()], axis=-1)
     raise UserError(
-        f"{env_id} has observations of {space}; expected Box, Discrete, MultiBinary, MultiDiscrete, or a Dict"
+        f"{env_id} has observations of {space}; expected Box, Discrete, MultiBinary, MultiDiscrete, Dict or Tuple"
     )
 
 
 def actions(env_id: str, space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
-    """How many actions there are, and what makes `[N]` numbers from 0 the environment's own.
+    """Return the number of actions, and a function from actions `[N]`, numbered from 0, to those of the environment.
 
-    Several choices at once (MultiDiscrete) are one joint action, if there are not too many.
+    Several simultaneous choices (MultiDiscrete, MultiBinary) become one joint action.
+
+    Args:
+      env_id: Name of the environment, for messages.
+      space: Action space of one environment.
 
     Raises:
-      UserError: actions that are not discrete, or too many.
+      UserError: The actions are not discrete, or there are more than `MAX_JOINT_ACTIONS` joint actions.
     """
     if isinstance(space, spaces.Discrete):
         return int(space.n), lambda action: action + space.start
@@ -109,7 +117,7 @@ def actions(env_id: str, space: spaces.Space) -> tuple[int, Callable[[np.ndarray
         raise UserError(f"{env_id} has actions of {space}; PQN needs discrete actions")
     if math.prod(choices) > MAX_JOINT_ACTIONS:
         count = f"{env_id} has {math.prod(choices):,} joint actions, of {space}"
-        raise UserError(f"{count}; at most {MAX_JOINT_ACTIONS} can be one choice: bring a wrapper that leaves fewer")
+        raise UserError(f"{count}; expected at most {MAX_JOINT_ACTIONS}: add a wrapper that leaves fewer")
 
     shape = space.shape or ()
 
@@ -130,7 +138,7 @@ def _box(space: spaces.Box) -> Callable[[Any], np.ndarray]:
     if not _holds_image(space):
         scale = np.float32(1 / 255) if space.dtype == np.uint8 else np.float32(1)
         return lambda x: np.asarray(x, np.float32) * scale
-    if space.shape[0] <= 16 and space.shape[0] < min(space.shape[1:]):  # frames or colours come first
+    if space.shape[0] <= 16 and space.shape[0] < min(space.shape[1:]):  # the first axis is frames or colours
         return lambda x: np.asarray(x).transpose(0, 2, 3, 1)
     return np.asarray
 

@@ -1,6 +1,6 @@
 """XLand-MiniGrid: the tasks of MiniGrid written in JAX (Nikulin et al., 2023, arXiv:2312.12044).
 
-Adapts xminigrid 0.9, whose environments do not reset unless they are wrapped.
+Adapts xminigrid 0.9, whose environments do not reset themselves unless they are wrapped.
 """
 
 from typing import Any
@@ -17,15 +17,20 @@ from qlax.errors import UserError
 from qlax.types import PyTree, Step
 
 CATEGORIES = (NUM_TILES, NUM_COLORS)
-WITHOUT_GOAL = ("XLand-MiniGrid", "MiniGrid-Playground")  # how their names begin
+WITHOUT_GOAL = ("XLand-MiniGrid", "MiniGrid-Playground")  # beginnings of the names of environments without a goal
 
 
 class XMiniGrid:
-    """One environment of XLand-MiniGrid, or `env` and `params` of your own: with a ruleset, say.
+    """One environment of XLand-MiniGrid.
 
-    Observations are one-hot, bool `[view_size, view_size, sum(CATEGORIES)]`: what lies before the agent, which looks
-    up from the middle of the last row. With `show_carried` it sees there what it carries, as in MiniGrid itself.
-    A fresh grid costs as much as several steps, so there is one at most for every 4 copies at a step (`reset_ratio`).
+    Observations are one-hot, bool `[view_size, view_size, sum(CATEGORIES)]`: the cells in front of the agent, which
+    stands in the middle of the last row and looks up. A new grid costs as much as several steps, so 4 copies share
+    one (`reset_ratio`).
+
+    Args:
+      env: Environment of xminigrid; it may be your own, for example one with a ruleset.
+      params: Parameters of the environment.
+      show_carried: If True, the agent sees the object that it carries in its own cell, as in MiniGrid.
     """
 
     reset_ratio = 4
@@ -43,11 +48,11 @@ class XMiniGrid:
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        del key  # nothing is left to chance
+        del key  # transitions are deterministic
         return self._shown(self._env.step(self._params, state, action))
 
     def render(self, state: PyTree) -> np.ndarray:
-        """See `qlax.Env`: the whole grid, with what the agent sees in a lighter shade."""
+        """See `qlax.Env`; the picture shows the whole grid, the agent's view in a lighter shade."""
         return rgb_render.render(np.asarray(state.state.grid), state.state.agent, self._params.view_size)
 
     def _shown(self, timestep: Any) -> tuple[PyTree, Step]:
@@ -62,19 +67,23 @@ class XMiniGrid:
 
 
 def names() -> list[str]:
-    """The environments that have a goal."""
+    """Return the names of the environments that have a goal."""
     return [name for name in xminigrid.registered_environments() if not name.startswith(WITHOUT_GOAL)]
 
 
 def make(name: str, /, **options: Any) -> XMiniGrid:
-    """`options` are `max_steps`, `view_size`, and `show_carried` (False): see `XMiniGrid`.
+    """Make an environment by its name.
+
+    Args:
+      name: Name of the environment.
+      options: `max_steps`, `view_size`, and `show_carried` (False unless given), see `XMiniGrid`.
 
     Raises:
-      UserError: unknown name or option, a value that cannot be, or an environment without a goal.
+      UserError: The name or an option is unknown, a value is not allowed, or the environment has no goal.
     """
     if name in xminigrid.registered_environments() and name.startswith(WITHOUT_GOAL):
-        remedy = "wrap one that has rules of your own in qlax.envs.suites.xminigrid.XMiniGrid"
-        raise UserError(f"xminigrid/{name} has no goal, as no rules come with it, so there is no reward; {remedy}")
+        remedy = "give it a ruleset, and wrap it in qlax.envs.suites.xminigrid.XMiniGrid"
+        raise UserError(f"xminigrid/{name} has no goal and no reward, as it comes without a ruleset; {remedy}")
     check_name("xminigrid", name, names())
     env, params = xminigrid.make(name)
     defaults = {"max_steps": params.max_steps, "view_size": params.view_size, "show_carried": False}
