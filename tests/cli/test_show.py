@@ -36,4 +36,4 @@ def test_environments_are_checked_and_timed(capsys, tmp_path, monkeypatch):
         main(["envs", "--check", "mistaken:Env"])
     said = capsys.readouterr()
     assert "environment Env: reward is not finite" in said.out
-    assert "1 of 1 break their contract: mistaken:Env" in said.err
+    assert "1 of 1 environments break their contract: mistaken:Env" in said.err

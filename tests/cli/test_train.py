@@ -19,7 +19,7 @@ def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
     assert "  agent 3 (seed 1, lam 0.9):" in said.out
     assert "steps/s on " in said.out
     assert "first/curve.png" in said.out
-    assert "settings made for gymnax/CartPole-v1: cartpole, cartpole-fast" in said.err
+    assert "presets for gymnax/CartPole-v1: cartpole, cartpole-fast" in said.err
     assert main(["train", "--config", "first/config.json", "--out", "second"]) == 0
     assert lines_of(tmp_path / "first") == lines_of(tmp_path / "second")
 

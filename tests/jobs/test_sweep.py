@@ -169,7 +169,7 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("sweep", "name one thing to train"),
+        ("sweep", "name what to train"),
         ("sweep cartpol --num-envs 16 32", "did you mean 'cartpole'"),
         (
             "sweep cartpole",
@@ -211,9 +211,9 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpole --num-envs 8 16 --out half", "half/1-num_envs=16/summary.json is not JSON"),
         (
             "train cartpole --num-envs 16 32",
-            "--num-envs takes one value, not '32' as well; several values are for 'qlax sweep'",
+            "--num-envs takes one value, not also '32'; use qlax sweep for several values",
         ),
-        ("train --hidden 8 8,4 cartpole", "--hidden takes one value, not 'cartpole' as well"),
+        ("train --hidden 8 8,4 cartpole", "--hidden takes one value, not also 'cartpole'"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written_or_run(words, message, capsys, monkeypatch, stand_in, tmp_path):

@@ -140,7 +140,7 @@ def test_an_interruption_within_a_line_changes_no_bit(whole, monkeypatch, tmp_pa
 
     def settle_and_stop(loop, boundary):
         settle(loop, boundary)
-        loop.piece = 2
+        loop.chunk = 2
         if boundary.updates == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -300,7 +300,7 @@ def scaled(error, factor):
 
 def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_arguments():
     config = qlax.Config(env=CARTPOLE, **SMALL)
-    with pytest.raises(qlax.UserError, match=r"unknown plugin 'explor'; did you mean 'explore'"):
+    with pytest.raises(qlax.UserError, match=r"unknown part of the algorithm 'explor'; did you mean 'explore'"):
         make(config, {"explor": epsilon_greedy})
     plan = make(config, {"loss": functools.partial(scaled, factor=2.0)})
     assert plan.plugins == {"loss": "test_training.scaled with () {'factor': 2.0}"}
@@ -335,7 +335,7 @@ class Exploding(Blank):
 def test_divergence_stops_the_run_and_says_where(tmp_path):
     run = tmp_path / "run"
     where = r"reward not finite in agent 0 of 2 \(seed=3\) in update 8, between 224 and 256 steps: the environment"
-    with pytest.raises(DivergedError, match=rf"{where}.*last good weights are in .*agents"):
+    with pytest.raises(DivergedError, match=rf"{where}.*last finite weights are in .*agents"):
         qlax.train("test_training:Exploding", out=run, seed=3, seeds=2, **SMALL)
     assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8]
     assert np.isfinite(lines_of(run)[-1]["loss"]).all()  # of the update before
@@ -501,7 +501,7 @@ def test_a_team_learns_apart_if_asked_to():
         config = qlax.Config(env="probes:RandomWorld", env_options={"num_agents": 2}, mixing=mixing)
         plan = make(config, {})
         assert jax.eval_shape(jax.vmap(plan.algorithm.act), plan.shapes)[1].value.shape == (1, 128, learners)
-    with pytest.raises(UserError, match="mixing=none and the plugin mixing exclude each other"):
+    with pytest.raises(UserError, match=r"mixing=none and a qlax\.Mixing exclude each other"):
         make(config, {"mixing": VDN})
 
 

@@ -1,6 +1,6 @@
-"""The commands that look at what runs left: evaluate, render, plot, report and export.
+"""Commands for runs and their agents: evaluate, render, plot, report and export.
 
-Each imports what it needs when it is called: JAX and matplotlib take their time.
+Each imports JAX or matplotlib only when it is called, as they are slow to import.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(played)
     if file is not None:
         write_result(file, played.to_json().encode(), is_named=True)
-        print(f"\nall episodes in {file}")
+        print(f"\nall episodes are in {file}")
 
 
 def _render(options: argparse.Namespace) -> None:
@@ -38,7 +38,7 @@ def _render(options: argparse.Namespace) -> None:
 
 
 def _play(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that evaluate and render share."""
+    """Return the arguments that `qlax.evaluate` and `qlax.render` share."""
     words = options.env_options and [parse("env_options", word) for word in options.env_options]
     return {
         "best": options.best,
@@ -72,70 +72,88 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-RUNS = argument("runs", nargs="+", metavar="RUN", help="directories of runs or sweeps")
-AGENTS = argument("run", metavar="RUN", help="directory of a run, or a file of its agents/ or best/")
-INDEX = argument("--index", metavar="INDEX", default="0", help="number of the agent in the run (default 0)")
-BEST = argument("--best", action="store_true", help="the weights of the best evaluation, not the last ones")
+RUNS = argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
+AGENTS = argument("run", metavar="RUN", help="run directory, or a file of its agents/ or best/")
+INDEX = argument("--index", metavar="INDEX", default="0", help="index of the agent in the run (default 0)")
+BEST = argument("--best", action="store_true", help="use the weights of the best evaluation instead of the last ones")
 PLAY = [
-    argument("--epsilon", metavar="EPSILON", default="0", help="share of random actions (default 0: greedy)"),
-    argument("--seed", metavar="SEED", default="0", help="seed of the episodes (default 0)"),
-    argument("--env", metavar="ENV", help="another environment with the same observations and actions"),
-    argument("--env-options", nargs="+", metavar="NAME=VALUE", help="options of the environment, besides its own"),
-    argument("--wrappers", metavar="NAMES", help="wrappers of the environment, in place of the run's"),
-    argument("--max-steps", metavar="STEPS", help="episodes this long are cut (default the run's own limit)"),
+    argument("--epsilon", metavar="EPSILON", default="0", help="probability of a random action (default 0, greedy)"),
+    argument("--seed", metavar="SEED", default="0", help="random seed of the episodes (default 0)"),
+    argument("--env", metavar="ENV", help="play in another environment with the same observations and actions"),
+    argument(
+        "--env-options", nargs="+", metavar="NAME=VALUE", help="options of the environment, added to those of the run"
+    ),
+    argument("--wrappers", metavar="NAMES", help="wrappers around the environment, in place of those of the run"),
+    argument(
+        "--max-steps", metavar="STEPS", help="steps after which an episode is cut (default as in the run's evaluations)"
+    ),
 ]
 COMMANDS = (
     Command(
         "evaluate",
         _evaluate,
-        "play whole episodes with trained agents",
+        "play whole episodes with trained agents and report their returns",
         [
             AGENTS,
-            argument("--index", metavar="INDEX", nargs="+", help="numbers of the agents in the run (default all)"),
+            argument("--index", metavar="INDEX", nargs="+", help="indices of agents in the run (default all)"),
             BEST,
             *PLAY,
-            argument("--episodes", metavar="EPISODES", default="64", help="episodes of every agent (default 64)"),
-            argument("--json", metavar="FILE", help="write every episode's return and length there as well"),
+            argument("--episodes", metavar="EPISODES", default="64", help="number of episodes per agent (default 64)"),
+            argument("--json", metavar="FILE", help="also write the return and length of every episode to this file"),
         ],
     ),
     Command(
         "render",
         _render,
-        "film episodes of a trained agent",
+        "write a video of a trained agent",
         [
             AGENTS,
             INDEX,
             BEST,
             *PLAY,
-            argument("--out", metavar="FILE", help="film, .mp4 or .gif (default video.mp4 in the run's directory)"),
-            argument("--episodes", metavar="EPISODES", default="1", help="episodes side by side (default 1)"),
-            argument("--values", action="store_true", help="show Q-values and return beside the picture"),
-            argument("--fps", metavar="FRAMES", help="steps a second (default what suits the environment)"),
+            argument(
+                "--out", metavar="FILE", help="video to write, .mp4 or .gif (default video.mp4 in the run directory)"
+            ),
+            argument(
+                "--episodes",
+                metavar="EPISODES",
+                default="1",
+                help="number of episodes to show side by side (default 1)",
+            ),
+            argument("--values", action="store_true", help="show Q-values and the return beside the picture"),
+            argument("--fps", metavar="FRAMES", help="steps per second (default the environment's own rate)"),
         ],
     ),
     Command(
         "plot",
         _plot,
-        "draw the results of runs as figures for a paper",
+        "draw figures of runs for a paper",
         [
             RUNS,
-            argument("--out", metavar="FILE", help="figure, .png, .svg or .pdf (default figure.png)"),
+            argument("--out", metavar="FILE", help="figure to write, .png, .svg or .pdf (default figure.png)"),
             argument(
                 "--kind",
                 choices=("curve", "profile", "improvement"),
                 default="curve",
                 help="learning curves, performance profiles, or probabilities of improvement (default curve)",
             ),
-            argument("--x", choices=("steps", "seconds"), default="steps", help="axis of curves (default steps)"),
+            argument(
+                "--x",
+                choices=("steps", "seconds"),
+                default="steps",
+                help="horizontal axis of learning curves (default steps)",
+            ),
             argument(
                 "--y",
                 metavar="METRIC",
                 default="eval_return",
-                help="a name in metrics.jsonl, or for curves several, as eval_return,episode_return "
-                "(default eval_return)",
+                help="metric to draw, a name in metrics.jsonl; learning curves take several, as in "
+                "eval_return,episode_return (default eval_return)",
             ),
             argument(
-                "--by", metavar="FIELDS", help="what makes a group, as lam,norm or directory (default what differs)"
+                "--by",
+                metavar="FIELDS",
+                help="settings that form groups, as in lam,norm, or directory (default the settings that differ)",
             ),
             argument("--title", metavar="TITLE", help="title above the figure"),
         ],
@@ -143,17 +161,19 @@ COMMANDS = (
     Command(
         "report",
         _report,
-        "write all about runs to one page of HTML",
+        "write a page of HTML about runs",
         [
             RUNS,
-            argument("--out", metavar="FILE", help="page, .html (default report.html)"),
-            argument("--video", action=argparse.BooleanOptionalAction, default=True, help="film the best agent"),
+            argument("--out", metavar="FILE", help="page to write, .html (default report.html)"),
+            argument(
+                "--video", action=argparse.BooleanOptionalAction, default=True, help="include a video of the best agent"
+            ),
         ],
     ),
     Command(
         "export",
         _export,
-        "write an agent in a form that loads without qlax",
+        "write an agent to a file that loads without qlax",
         [
             AGENTS,
             argument(
@@ -164,7 +184,7 @@ COMMANDS = (
             ),
             INDEX,
             BEST,
-            argument("--out", metavar="FILE", help="file (default agent.<format> in the run's directory)"),
+            argument("--out", metavar="FILE", help="file to write (default agent.FORMAT in the run directory)"),
         ],
     ),
 )

@@ -1,4 +1,4 @@
-"""The `qlax` command: its parser, its exit codes, and its entry."""
+"""The `qlax` command: parser, exit codes and entry point."""
 
 import argparse
 import os
@@ -16,11 +16,11 @@ from qlax.errors import LostError, RunError, Stopped, UserError, nearest
 from qlax.util.text import shown
 
 COMMANDS: tuple[Command, ...] = (*train.COMMANDS, *look.COMMANDS, *show.COMMANDS)
-LONGEST_ERROR = 500  # characters of what argparse says
+LONGEST_ERROR = 500  # characters of a message of argparse
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line, whose flags are spelt out, and to which -1e-3 is a number."""
+    """Parser with errors in one line, without abbreviated flags, and with -1e-3 as a number."""
 
     def __init__(self, **options: Any):
         super().__init__(allow_abbrev=False, **options)
@@ -37,8 +37,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the parser of all commands; what it parses has the `Command` as `command`."""
-    top = _Parser(prog="qlax", description="Deep Q-learning without replay or target network (PQN), in JAX.")
+    """Return the parser of all commands; its result has the `Command` as `command`."""
+    top = _Parser(prog="qlax", description="Deep Q-learning without a replay buffer or a target network (PQN), in JAX.")
     top.add_argument("--version", action="version", version=f"qlax {__version__}")
     subparsers = top.add_subparsers(required=True, metavar="command", parser_class=_Parser)
     for command in COMMANDS:
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code: 2 for what a user can fix, 1 where training failed."""
+    """Run a command and return the exit code: 0 on success, 2 for mistakes in the command, 1 if training failed."""
     words = sys.argv[1:] if arguments is None else arguments
     options, unknown = parser().parse_known_args(words)
     command: Command = options.command
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.run(options)
         sys.stdout.flush()
         _leave(in_harmony=True)
-    except BrokenPipeError:  # whoever read the list has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         _say(str(error))
@@ -73,13 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.exit(2)
     except RunError as error:
         _say(str(error))
-        if not isinstance(error, LostError):  # whose last line says how to go on
+        if not isinstance(error, LostError):  # a process beside this one prints how to go on
             _leave(in_harmony=False)
         return 1
     except Stopped as stopped:
         _say(str(stopped))
         _leave(in_harmony=True)
-        return 0 if stopped.signal_number == signal.SIGTERM else 130  # machines that are taken back send SIGTERM
+        return 0 if stopped.signal_number == signal.SIGTERM else 130  # preemptible machines send SIGTERM
     except KeyboardInterrupt:
         _say("stopped at once")
         _leave(in_harmony=False)
@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _leave(in_harmony: bool) -> None:
-    """End what is done together with other processes, if the command began anything."""
-    if "qlax.training.processes" in sys.modules:  # it imports JAX, which takes a while
+    """Leave the processes that train together, if the command joined any."""
+    if "qlax.training.processes" in sys.modules:  # the module imports JAX, which is slow
         from qlax.training import processes
 
         processes.leave(in_harmony)
@@ -105,24 +105,24 @@ def _fail(message: str) -> NoReturn:
 
 
 def _not_understood(command: Command, words: list[str], unknown: list[str]) -> str:
-    """Say what is wrong with words that no argument of the command takes."""
+    """Return the message for words that no argument of the command takes."""
     first, flags = unknown[0], [word for word in unknown if word.startswith("--")]
     before = [word for word in words[: words.index(first)] if word.startswith("--")] if first in words else []
     if command.name == "train" and not first.startswith("--") and before and _takes_one(command, before[-1]):
-        return f"{before[-1]} takes one value, not {shown(repr(first))} as well; several values are for 'qlax sweep'"
+        return f"{before[-1]} takes one value, not also {shown(repr(first))}; use qlax sweep for several values"
     known = [flag for argument in command.arguments for flag in argument.flags]
     hint = nearest(flags[0][:LONGEST_NAME], known) if flags else ""
     return f"unknown {'flag' if flags else 'argument'} {shown(repr((flags or unknown)[0]))}{hint}"
 
 
 def _takes_one(command: Command, flag: str) -> bool:
-    """Tell whether a flag gives one value of a setting that `qlax sweep` takes several values of."""
+    """Return whether a flag takes one value of a setting that `qlax sweep` varies."""
     single = [each for each in command.arguments if each.setting not in (None, *SWEEPABLE)]
     return any(flag in each.flags for each in single if "action" not in each.options)
 
 
 def entry() -> NoReturn:
-    """The command as a process of its own, which ends when it is done, whatever other threads still compute."""
+    """Run the command as a process that ends when the command does, without waiting for other threads."""
     try:
         code: Any = main()
     except SystemExit as ended:

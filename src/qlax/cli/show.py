@@ -1,4 +1,4 @@
-"""The commands that list what there is: envs and presets."""
+"""Commands that list environments and presets."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def _envs(options: argparse.Namespace) -> None:
     for env_id in env_ids:
         try:
             found = survey.sizes(env_id)
-        except UserError as error:  # not for PQN, or lacks something that is not installed
+        except UserError as error:  # its actions do not suit PQN, or a package is not installed
             if is_one:
                 raise
             print(f"{env_id:{width}}  {error}", flush=True)
@@ -43,10 +43,13 @@ def _envs(options: argparse.Namespace) -> None:
         agents, limit = (str(number or "") for number in (found.num_agents, found.time_limit))
         line = f"{checked}{found.num_actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
         print(f"{env_id:{width}}  {line}", flush=True)
-        if is_one:  # of a suite's own environments nobody can fix it
+        if is_one:  # advice is for authors: users cannot change the environments of a suite
             print("".join(f"qlax: {each.message}\n" for each in advice), end="", file=sys.stderr)
     if wrong:
-        print(f"qlax: {len(wrong)} of {len(env_ids)} break their contract: {', '.join(wrong)}", file=sys.stderr)
+        print(
+            f"qlax: {len(wrong)} of {len(env_ids)} environments break their contract: {', '.join(wrong)}",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
@@ -62,16 +65,20 @@ COMMANDS = (
     Command(
         "envs",
         _envs,
-        "list the environments, with numbers of actions, observations and time limits",
+        "list environments with their actions, agents, time limits and observations",
         [
-            argument("suite", nargs="?", metavar="SUITE", help="this suite alone, or one environment"),
-            argument("--check", action="store_true", help="run each: does it keep its contract, and how fast"),
+            argument("suite", nargs="?", metavar="SUITE", help="list only this suite, or this environment"),
+            argument(
+                "--check",
+                action="store_true",
+                help="also play in each environment: check its contract and measure its speed",
+            ),
         ],
     ),
     Command(
         "presets",
         _presets,
-        "list the presets",
-        [argument("preset", nargs="?", metavar="PRESET", help="show this one")],
+        "list presets, or show one",
+        [argument("preset", nargs="?", metavar="PRESET", help="show the settings of this preset")],
     ),
 )

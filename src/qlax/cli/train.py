@@ -1,4 +1,4 @@
-"""The commands that train: train, sweep, resume and extend, and what they print in the end."""
+"""Commands that train: train, sweep, resume and extend, and the report they print at the end."""
 
 import argparse
 import math
@@ -16,13 +16,13 @@ from qlax.errors import UserError
 from qlax.storage.formats import config_of_file
 
 _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
-MOST_LINES = 16  # of agents in a report, where settings are compared
+MOST_LINES = 16  # agents in a report; of more, only the best are listed
 
 
 def _train(options: argparse.Namespace) -> None:
     config = configured(options)(**flags.given(options))
     if config.preset is None and (known := presets.made_for(config.env)):
-        print(f"qlax: presets with settings made for {config.env}: {', '.join(known)}", file=sys.stderr)
+        print(f"qlax: presets for {config.env}: {', '.join(known)}", file=sys.stderr)
     _join(options)
     report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
 
@@ -51,21 +51,23 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def configured(options: argparse.Namespace) -> Callable[..., Config]:
-    """Return what makes a configuration of the target, or of the file, and of settings in place of its own.
+    """Return a function that makes the settings of the target or of the file, with some of them replaced.
 
     Raises:
-      UserError: there is neither, or both.
+      UserError: There is neither a target nor a file, or both.
     """
     if (not options.target) == (options.config is None):
-        raise UserError("name one thing to train: a preset (see 'qlax presets'), an environment, or --config FILE")
+        raise UserError(
+            "name what to train: a preset (see 'qlax presets'), an environment (see 'qlax envs'), or --config FILE"
+        )
     return partial(config_of_file, options.config) if options.config else partial(configure, options.target)
 
 
 def targets(options: argparse.Namespace) -> dict[str, Callable[..., Config]]:
-    """Return what makes a configuration of every target of a sweep.
+    """Return, for every target of a sweep, a function that makes its settings.
 
     Raises:
-      UserError: there is neither a target nor a file, or both.
+      UserError: There is neither a target nor a file, or both.
     """
     from qlax.jobs import sweep
 
@@ -96,7 +98,7 @@ def _join(options: argparse.Namespace) -> None:
 
 
 def report(result: "qlax.Result") -> None:
-    """Print every agent's greedy return, the speed, and where things are."""
+    """Print the greedy return of every agent, the speed, and the files that the run has left."""
     from qlax.reports import results
     from qlax.training import processes
 
@@ -130,28 +132,29 @@ def report(result: "qlax.Result") -> None:
         best = result.directory / "agents" / f"{returns.index(max(returns))}.safetensors"
         drawn = result.directory / "population.png"
         print(
-            f"population: members went on as better ones {summary['replaced']} times, see {drawn}; the best is {best}"
+            f"population: {summary['replaced']} times an agent continued as a copy of a better one, see {drawn}; "
+            f"the best agent is {best}"
         )
 
 
 def _report_agents(result: "qlax.Result") -> None:
-    """Print a line an agent; of a large population the best alone."""
+    """Print a line per agent; of a large population only the best agents."""
     from qlax.reports.results import BEST
 
     summary, agents = result.summary, list(enumerate(result.config.members))
     if len(agents) > MOST_LINES and result.config.swept:
         returns = [-math.inf if found is None else found for found in summary["eval_return"]["per_run"]]
         agents = sorted(agents, key=lambda agent: returns[agent[0]], reverse=True)[:BEST]
-    # The environment's score and own metrics, but not what it groups under a slash: that may be dozens.
+    # Metrics of the environment whose names have a slash are left out, as there may be dozens of them.
     own = [name for name in summary if name.startswith("eval_") and "/" not in name and name not in _SAID_OTHERWISE]
     final = summary.get("final_settings", {})
     for index, member in agents:
         settings = [f"{name} {member[name]:g}" for name in result.config.swept]
-        settings = [f"{name} {member[name]:g}, in the end {final[name][index]:g}" for name in final] or settings
+        settings = [f"{name} {member[name]:g}, finally {final[name][index]:g}" for name in final] or settings
         said = ", ".join([f"seed {member['seed']}", *settings])
         which = f"  agent {index} ({said}):"
         if diverged := summary["diverged"][index]:
-            print(f"{which} diverged after {diverged['steps']:,} steps, {diverged['what']} not finite")
+            print(f"{which} diverged after {diverged['steps']:,} steps: {diverged['what']} was not finite")
             continue
         measured = [f"{summary['eval_return']['per_run'][index]:.2f}"]
         values = {name.removeprefix("eval_"): summary[name]["per_run"][index] for name in own}
@@ -167,50 +170,54 @@ COMMANDS = (
         "train agents",
         [
             *flags.target("a preset, or an environment as suite/name or module:Name", nargs="?"),
-            argument("--out", metavar="DIR", help="directory of the run (default a new one under runs/)"),
+            argument("--out", metavar="DIR", help="run directory, new or empty (default a new one under runs/)"),
             flags.CACHE,
             *flags.PROCESSES,
             *flags.settings(),
         ],
-        epilog="Several values of a number that a program is not compiled for, as in --lam 0 0.65 0.95, train every "
-        "combination; --learning-rate log-uniform:1e-5:1e-2 --draws 64 draws them. Of other settings: qlax sweep.",
+        epilog="Several values, as in --lam 0 0.65 0.95, train every combination side by side in one program; "
+        "--learning-rate log-uniform:1e-5:1e-2 --draws 64 draws values. Settings that take only one value here can be "
+        "varied with qlax sweep.",
     ),
     Command(
         "sweep",
         _sweep,
-        "train every combination of targets and settings, a job each",
+        "train every combination of targets and settings, each in a job of its own",
         [
-            *flags.target("presets or environments; atari57 and minatar stand for all games of each", nargs="*"),
+            *flags.target("presets or environments; atari57 and minatar stand for all their games", nargs="*"),
             argument("--out", metavar="DIR", help="directory of the sweep (default a new one under runs/)"),
             *flags.PLACE,
             flags.CACHE,
             *flags.settings(several=True),
         ],
-        epilog="Every flag of a setting takes several values, a word each, as in --num-envs 16 32 --hidden 64,64 "
-        "128,128. The same command again, with --out, goes on where it was interrupted.",
+        epilog="Every setting takes several values, as in --num-envs 16 32 --hidden 64,64 128,128. To continue an "
+        "interrupted sweep, repeat the command with --out DIR.",
     ),
     Command(
         "resume",
         _resume,
-        "go on with an interrupted run",
-        [argument("run", metavar="RUN", help="directory of the run"), *LIMITS, flags.CACHE, *flags.PROCESSES],
+        "continue an interrupted run",
+        [argument("run", metavar="RUN", help="run directory"), *LIMITS, flags.CACHE, *flags.PROCESSES],
         description="Continue an interrupted run, or one that --until or --minutes ended, to its planned length. The "
         "setting that ended it no longer holds, unless it is given again.",
     ),
     Command(
         "extend",
         _extend,
-        "train a run longer than it was meant to be",
+        "train a run longer than it was planned",
         [
-            argument("run", metavar="RUN", help="directory of the run"),
+            argument("run", metavar="RUN", help="run directory"),
             argument(
-                "--total-steps", metavar="STEPS", required=True, help="environment steps an agent, from the beginning"
+                "--total-steps",
+                metavar="STEPS",
+                required=True,
+                help="environment steps per agent, those already done included",
             ),
             *LIMITS,
             flags.CACHE,
             *flags.PROCESSES,
         ],
-        description="Train a run longer than it was meant to be. Schedules go on as those of a run of STEPS: learning "
-        "rate and epsilon are again what they would be at this point of it.",
+        description="Train a run longer than it was planned. Schedules continue as those of a run of STEPS steps: "
+        "the learning rate and epsilon are again what they would be at this point of such a run.",
     ),
 )

@@ -202,8 +202,7 @@ class Config:
         None,
         whole(),
         "environment",
-        "number of environments that share one new episode per step; more make resets cheaper (default the "
-        "environment's own)",
+        "number of environments that share one new episode per step (default the environment's own)",
         world="in JAX",
     )
     time_limit_is_terminal: bool = setting(
@@ -214,8 +213,7 @@ class Config:
         False,
         truth(),
         "environment",
-        "collect the next rollout on the host while learning from the last one; actions then come from parameters "
-        "that are one update older",
+        "collect a rollout on the host while learning from the last one; it acts with parameters one update old",
         world="on the host",
     )
     host_timeout: float = setting(

@@ -1,4 +1,4 @@
-"""Training runs: begun, gone on with, made longer."""
+"""Training runs: started, resumed and extended."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -238,7 +238,7 @@ def _continue(
 
 @contextmanager
 def _together(compilation_cache: bool) -> Iterator[None]:
-    """Make this process one of those that there are, within."""
+    """Join the other processes, if there are any, and name the loss of one within the context."""
     if compilation_cache:
         enable_compilation_cache()
     use_cores()
@@ -254,17 +254,21 @@ def _launch(
     claim: Callable[[], directory.RunDirectory],
     begun: directory.RunDirectory | None = None,
 ) -> Result:
-    """Compile what a plan says, check the memory, claim the directory and train; until then nothing is written.
+    """Compile a plan, check the memory, claim the directory and train; before the claim nothing is written.
 
     Args:
-      plan: of what to train.
-      callbacks: that may end training.
-      progress: whether to show it on the terminal; None: if there is one.
-      claim: gives the directory to write to, which is closed at the end.
-      begun: the same directory, where there is a run to go on with.
+      plan: Plan of the run.
+      callbacks: Callbacks that may end training.
+      progress: Whether to show progress on the terminal; None: only if there is one.
+      claim: Function that returns the directory to write to, which is closed at the end.
+      begun: The same directory if it holds a run to continue; None for a new run.
 
     Raises:
-      UserError, Stopped, DivergedError, HostError, RunError: as in `qlax.train`.
+      UserError: As in `qlax.train`, like the others.
+      Stopped: See above.
+      DivergedError: See above.
+      HostError: See above.
+      RunError: See above.
     """
     config, is_first = plan.config, processes.is_first()
     info, saved = (begun and _newest(begun, plan)) or ({}, None)
@@ -286,7 +290,7 @@ def _launch(
         for text in texts:
             display.say(f"qlax: {text}", always=True)
 
-    with ExitStack() as outside:  # the directory and the trackers are still used when the display has ended
+    with ExitStack() as outside:  # the directory and the trackers are in use after the display has ended
         with (
             display,
             closing(runs),
@@ -303,7 +307,7 @@ def _launch(
             state, record = runs.begin(*saved) if saved else runs.begin(None, plan.new_record())
             stop.at_once = ""
             clock.spend("compile_seconds")
-            saved = None  # its memory is as large as the state's
+            saved = None  # it takes as much memory as the state
             run = outside.enter_context(claim())
             display.say(f"run directory {run.path}")
             processes.say_if_lost(f"go on with: qlax resume {run.path}")
@@ -313,7 +317,9 @@ def _launch(
             best = weights.Best(plan, run, info)
             notify(run.damage[len(damage) :])
             lines = run.metrics.read(config.num_members)
-            is_lost = done == line and (lines[-1]["updates"] if lines else 0) < line  # but its sums are in the record
+            is_lost = (
+                done == line and (lines[-1]["updates"] if lines else 0) < line
+            )  # its measurements are still in the record
             tracked = Tracked(
                 run.path,
                 config,
@@ -349,7 +355,7 @@ def _launch(
 
 
 def _newest(run: directory.RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:
-    """Read the newest checkpoint, as the first process finds it."""
+    """Return description and contents of the newest checkpoint that the first process finds; None without one."""
     like = Saved(plan.shapes, plan.new_record())
 
     def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
@@ -362,10 +368,10 @@ def _newest(run: directory.RunDirectory, plan: Plan) -> tuple[dict[str, Any], Sa
 
 
 def _plan(config: Config, plugins: dict[str, Any] | None) -> Plan:
-    """The plan, which is the same in all processes.
+    """Return the plan, after a check that it is the same in all processes.
 
     Raises:
-      UserError: some were started with other settings.
+      UserError: Another process was started with other settings.
     """
     plan = make(config, plugins or {})
     here = dataclasses.asdict(plan.config) | {"plugins": plan.plugins}
@@ -381,7 +387,7 @@ def _plan(config: Config, plugins: dict[str, Any] | None) -> Plan:
 
 
 def _opened(make: Callable[[], directory.RunDirectory]) -> directory.RunDirectory:
-    """The directory of the first process, which writes; in the others one that does not."""
+    """Return the directory that `make` opens in the first process, and non-writing ones in the others."""
     opened: list[directory.RunDirectory] = []
 
     def path() -> Path:
@@ -393,7 +399,7 @@ def _opened(make: Callable[[], directory.RunDirectory]) -> directory.RunDirector
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory, unless JAX was told of another place."""
+    """Keep compiled programs in the user's cache directory, unless JAX is configured to use another one."""
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

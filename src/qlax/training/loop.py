@@ -1,4 +1,4 @@
-"""The loop of a training: pieces of work for the device; log, evaluate and save between them."""
+"""The training loop: it hands chunks of updates to the device, and logs, evaluates and saves between them."""
 
 import time
 from collections import deque
@@ -26,39 +26,39 @@ from qlax.training.stop import Stop
 from qlax.training.weights import Best
 from qlax.types import PyTree
 
-PIECE_SECONDS = 1.0  # of work that is handed to the device at once, so that who asks to stop does not wait long
+CHUNK_SECONDS = 1.0  # of work in one chunk, so that a request to stop is answered soon
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds."""
+    """Contents of a checkpoint."""
 
     state: TrainState  # [R, ...]
     record: Record  # [R, ...]
 
 
 class _Boundary(NamedTuple):
-    """What was dispatched with a piece of work, to be read while the next one is computed."""
+    """Results at the end of a chunk, dispatched with it and read while the device computes the next one."""
 
-    updates: int  # done
-    piece: int  # updates of it
+    updates: int  # since the beginning of the run
+    chunk: int  # updates of this chunk
     record: Record
     ends_line: bool
-    votes: Callable[[], np.ndarray]  # of every process: the signal that asked it to stop or 0, the piece it would take
+    votes: Callable[[], np.ndarray]  # [processes, 2]: signal that asked to stop or 0, preferred updates of a chunk
     evaluation: Evaluation | None = None
-    variables: PyTree | None = None  # of the network that was evaluated
-    columns: dict[str, jax.Array] | None = None  # more of the line: what was done after the evaluation
-    snapshot: Saved | None = None
+    variables: PyTree | None = None  # variables of the network that was evaluated
+    columns: dict[str, jax.Array] | None = None  # what a population adds to the line of metrics
+    snapshot: Saved | None = None  # contents of the checkpoint that is due
 
 
 class Clock:
-    """Seconds of compilation, training and evaluation, which come one after the other, and seconds waited meanwhile.
+    """Seconds spent on compilation, training and evaluation, one after the other, and seconds of waiting within them.
 
     Args:
-      info: of the checkpoint that training goes on from; empty where it begins.
-      waited: seconds waited since then, by name.
+      info: Description in the checkpoint from which training continues; empty for a new run.
+      waited: Function that returns the seconds of waiting since then, by name.
 
     Attributes:
-      spent: seconds by name.
+      spent: Seconds of each activity, by name.
     """
 
     def __init__(self, info: dict[str, Any], waited: Callable[[], dict[str, float]]):
@@ -68,33 +68,40 @@ class Clock:
         self._last = time.perf_counter()
 
     def spend(self, name: str) -> float:
-        """Count the time since the last call under this name, and return it."""
+        """Add the seconds since the last call to those of an activity, and return them."""
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
         self.spent[name] += elapsed
         return elapsed
 
     def seconds(self) -> dict[str, float]:
-        """Seconds spent and waited, by name."""
+        """Return the seconds spent and the seconds waited, by name."""
         return self.spent | {name: self._before.get(name, 0.0) + value for name, value in self._waited().items()}
 
 
 @dataclass
 class Loop:
-    """One process's part of a training: from its beginning, or from a checkpoint, to its end or an interruption.
+    """Training in one process, from the beginning or a checkpoint to the end or an interruption.
 
     Attributes:
-      plan: of what is trained.
-      runs: what computes it.
-      after_evaluation: called after every evaluation, `(state, record, returns, is_last) -> state, record, columns`:
-        what to go on with, and more columns for the line of metrics; None where nothing is to be done.
-      about: what checkpoints tell beside how far training has come.
-      done: updates handed to the device.
-      line: updates at the end of the last line of metrics.
-      begun: updates at the beginning of the line in progress.
-      since: updates and seconds of training when the last line was written, or the loop began.
-      piece: updates of the next piece of work.
-      wanted: updates of the piece that this process would take.
+      plan: Plan of the run.
+      runs: Agents on the device or on the host, which compute chunks and evaluations.
+      after_evaluation: Exchange within populations, called after every evaluation; None without populations.
+      directory: Run directory.
+      tracking: Trackers that receive every line of metrics.
+      display: Progress on the terminal.
+      stop: Requests to stop by a signal.
+      clock: Seconds spent so far.
+      divergence: Agents that diverged.
+      best: Weights of the best evaluations.
+      callbacks: Callbacks that may end training.
+      about: Description that every checkpoint repeats.
+      done: Number of updates handed to the device.
+      line: Number of updates at the end of the last line of metrics.
+      begun: Number of updates at the beginning of the line in progress.
+      since: Updates and seconds of training when the last line was written, or when the loop began.
+      chunk: Number of updates of the next chunk.
+      preferred: Number of updates of a chunk that this process would choose.
       at_end: Metrics and explored settings `[R]` of agents that a callback ended, where the last line has others.
     """
 
@@ -114,8 +121,8 @@ class Loop:
     line: int
     begun: int
     since: tuple[int, float]
-    piece: int = 1
-    wanted: int = 1
+    chunk: int = 1
+    preferred: int = 1
     at_end: dict[str, np.ndarray] = field(default_factory=dict)
 
     def train(self, state: TrainState, record: Record) -> TrainState:
@@ -135,20 +142,20 @@ class Loop:
         runs, config, gathered = self.runs, self.plan.config, self.plan.placement.gathered
         total, log_interval = config.num_updates, config.log_interval or 1  # the plan's settings have it derived
         resume = f"go on with: qlax resume {self.directory.path}"
-        if config.init is not None and self.done == 0:  # the weights may not be where they were when it is resumed
+        if config.init is not None and self.done == 0:  # the file of initial weights may be gone on resuming
             self._save(0, runs.copy(state), gathered(record))
         self._report(jax.device_get(gathered(record)))
         pending: deque[_Boundary] = deque()
         settled = (self.done, state, record, self.clock.seconds())
         try:
-            # Stopped while it was evaluated, or the line was lost.
+            # The run was interrupted during an evaluation, or its last line was lost.
             if self.line < self.done and self._is_due(log_interval):
                 self._settle(self._boundary(state, record, 0)[0])
             while self.done < total and not self._is_over:
-                updates = min(log_interval - self.done % log_interval, total - self.done, self.piece)
+                updates = min(log_interval - self.done % log_interval, total - self.done, self.chunk)
                 state, record = runs.chunk(state, record, updates, self.done == self.begun)
                 self.done += updates
-                # It reads the state, so it has to be dispatched before the next chunk takes it.
+                # Evaluations read the state, so they are dispatched before the next chunk reuses its memory.
                 boundary, state, record = self._boundary(state, record, updates)
                 pending.append(boundary)
                 waits = not runs.asynchronous or (boundary.ends_line and self.callbacks)
@@ -158,7 +165,7 @@ class Loop:
             while pending and not self.divergence.of_all:
                 self._settle(pending.popleft())
         except HostError as error:
-            self._save(*settled)  # on the host nothing takes its memory, and nothing of the chunk was written
+            self._save(*settled)  # on the host, chunks do not reuse the memory of the state before
             self.directory.wait()
             raise HostError(f"{error}; the state before it is saved; {resume}") from error
         self._save(self.done, gathered(state), gathered(record))
@@ -191,22 +198,22 @@ class Loop:
         self.clock.spend("eval_seconds")
 
     def _is_due(self, interval: Any) -> bool:
-        """Tell whether what is done every so many updates, and at the end, is done now."""
+        """Return whether an action is due that happens every `interval` updates, and at the end of training."""
         return self.done % interval == 0 or self.done == self.plan.config.num_updates
 
-    def _boundary(self, state: TrainState, record: Record, piece: int) -> tuple[_Boundary, TrainState, Record]:
-        """Dispatch what is to be read of the piece of work dispatched last; return also what the next begins with."""
+    def _boundary(self, state: TrainState, record: Record, chunk: int) -> tuple[_Boundary, TrainState, Record]:
+        """Dispatch the results of the last chunk; return them with the state and record that the next begins with."""
         runs, placement, config = self.runs, self.plan.placement, self.plan.config
         is_last = self.done == config.num_updates
-        gathered, votes = placement.gathered, placement.votes(self.stop.request, self.wanted)
-        boundary = _Boundary(self.done, piece, gathered(record), self._is_due(config.log_interval), votes)
+        gathered, votes = placement.gathered, placement.votes(self.stop.request, self.preferred)
+        boundary = _Boundary(self.done, chunk, gathered(record), self._is_due(config.log_interval), votes)
         if not boundary.ends_line:
             return boundary, state, record
         self.begun = self.done
         if self._is_due(config.eval_interval):
             evaluation = runs.evaluate(state)
             boundary = boundary._replace(evaluation=evaluation, variables=runs.variables(state))
-            if self.after_evaluation and piece:  # where an evaluation is repeated, it was done before
+            if self.after_evaluation and chunk:  # a repeated evaluation follows an exchange that was made before
                 state, record, columns = self.after_evaluation(state, record, evaluation.returns, is_last)
                 boundary = boundary._replace(columns=columns)
         if self._is_due(config.checkpoint_interval) and not is_last:
@@ -214,25 +221,25 @@ class Loop:
         return boundary, state, record
 
     def _settle(self, boundary: _Boundary) -> None:
-        """Wait for a piece of work, and write what came of it."""
+        """Wait for a chunk, and write its results."""
         record: Record = jax.device_get(boundary.record)
         seconds = self.clock.spend("train_seconds")
-        if piece := boundary.piece:
-            self.wanted = self.piece = max(1, min(2 * piece, int(PIECE_SECONDS * piece / max(seconds, 1e-9))))
-        if processes.are_several():  # the first process's clock counts
+        if done := boundary.chunk:
+            self.preferred = self.chunk = max(1, min(2 * done, int(CHUNK_SECONDS * done / max(seconds, 1e-9))))
+        if processes.are_several():  # all take the chunk that the first process prefers
             votes = boundary.votes()
-            self.stop.agreed, self.piece = int(votes[:, 0].max()), int(votes[0, 1])
+            self.stop.agreed, self.chunk = int(votes[:, 0].max()), int(votes[0, 1])
         self._report(record)
         if not boundary.ends_line:
             return
         evaluation = boundary.evaluation.wait() if boundary.evaluation else None
         self.clock.spend("eval_seconds")
         if boundary.evaluation and evaluation is None:
-            return  # stopped: it is evaluated when training goes on
+            return  # a signal ended the evaluation; it is repeated when the run is resumed
         self._write(boundary, record, evaluation)
 
     def _write(self, boundary: _Boundary, record: Record, evaluation: dict[str, np.ndarray] | None) -> None:
-        """Write and show a line of metrics; keep the best weights and the snapshot."""
+        """Write and show a line of metrics, and save the best weights and the checkpoint that is due."""
         config, (before, seconds_before) = self.plan.config, self.since
         seconds = self.clock.spent["train_seconds"]
         steps = (boundary.updates - before) * config.steps_per_update * config.num_members
@@ -257,30 +264,36 @@ class Loop:
         self.callbacks.call(line)
 
     def _save(self, updates: int, state: TrainState, record: Record, seconds: dict[str, float] | None = None) -> None:
-        so_far = {"updates": updates, "line": self.line, "best": list(self.best.returns)}  # a copy: it is written later
+        so_far = {
+            "updates": updates,
+            "line": self.line,
+            "best": list(self.best.returns),
+        }  # copied, as the writer reads the list later
         info = self.about | so_far | (seconds or self.clock.seconds())
         self.directory.save(updates, Saved(state, record), info, self.plan.config.keep)
 
     def _report(self, record: Record) -> None:
-        """Say which agents are frozen since the last time; where none is left, an error will."""
+        """Report agents that diverged since the last report; if none is left, an error reports them instead."""
         reports = self.divergence.update(record)
         if not self.divergence.of_all:
             for report in reports:
-                self.display.say(f"qlax: {report}; its last good weights are kept, the others go on", always=True)
+                self.display.say(
+                    f"qlax: {report}; its last finite weights are kept, the other agents go on", always=True
+                )
 
 
 def _means(sums: dict[str, Mean]) -> dict[str, np.ndarray]:
-    """The metrics of some updates `[R]`; nan where nothing was counted."""
+    """Return the mean of every measurement over the updates of a line, `[R]`; nan where nothing was counted."""
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {name: np.asarray(total) / weight for name, (total, weight) in sums.items()}
     return {"episodes": np.asarray(sums["episode_return"].weight)} | found
 
 
 def _evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> dict[str, np.ndarray]:
-    """Means over the episodes of an evaluation `[R]`; nan without one, and for agents that are frozen."""
+    """Return means over the episodes of an evaluation, `[R]`; nan without an evaluation and for frozen agents."""
     keys = measurements.evaluated()
     if evaluation is None:
         return {key: np.full(len(frozen), np.nan) for key in keys.values()}
-    with np.errstate(invalid="ignore"):  # an environment's own metric may have no value in any episode
+    with np.errstate(invalid="ignore"):  # a metric of the environment may have no value in any episode
         found = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
     return {keys.get(name, f"eval_{name}"): np.where(frozen, np.nan, mean) for name, mean in found.items()}

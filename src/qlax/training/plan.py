@@ -1,4 +1,4 @@
-"""What a configuration means: environments, network, placement and algorithm, decided before a run starts."""
+"""Plan of a run: environments, network, placement and algorithm, decided before anything is compiled."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ from qlax.training.guard import Learn, Measure
 from qlax.training.placement import Placement
 from qlax.types import HostEnv, Network, PyTree, Step
 
-NETWORK_FIELDS = [name for name in fields_where(group="network") if name != "network"]  # of qlax's own
+NETWORK_FIELDS = [name for name in fields_where(group="network") if name != "network"]  # for qlax's own network
 MIXINGS = {"sum": VDN, "none": INDEPENDENT}
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
@@ -36,27 +36,26 @@ Act = Callable[[TrainState], tuple[TrainState, Rollout]]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Everything of a run that is decided before it starts. R agents with N environments each, n of them on a device.
+    """Decisions about a run of R agents, each with N environments, of which n are on one device.
 
     Attributes:
-      config: every setting, those derived included.
-      plugins: where each plug-in of the user's was defined, by its name; a checkpoint remembers it.
-      env: what is trained in: an `Env`, or a `HostEnv` that is closed again.
-      make_envs: makes so many environments on the host; None for an `Env`.
-      vec: n copies to train in; None on the host.
-      played: copies that evaluations are played in, as many on each device; None on the host.
-      network: that of the agents.
-      description: of the network, from which an agent builds it again.
-      placement: of the agents on the devices.
-      algorithm: that of one agent with n environments.
-      rollout: of one agent, `state -> state, Rollout [T, n, ...]`; on the host of steps that all show the same, as it
-        is only traced.
-      learn: what one agent learns from it, guarded and recorded, see `qlax.training.guard`.
-      seeds: `[R]` uint32.
-      hyper: each `[R]` float32.
-      shapes: of the state of all agents, `[R, ...]`.
-      where: sharding of each part of that state.
-      sums: shapes of what an update measures, `[R]` each.
+      config: All settings, derived ones included.
+      plugins: Module and name of every part of the algorithm that is the user's own, as checkpoints record it.
+      env: Environment to train in: an `Env`, or a `HostEnv` that is already closed.
+      make_envs: Function that makes a given number of environments on the host; None for an `Env`.
+      vec: The n copies to train in; None on the host.
+      played: The copies on each device in which agents are evaluated; None on the host.
+      network: Network of the agents.
+      description: Description from which a saved agent builds its network again.
+      placement: Placement of the agents on the devices.
+      algorithm: Functions of one agent with n environments.
+      rollout: Function of one agent, `state -> state, Rollout [T, n, ...]`. On the host it is only traced.
+      learn: Function that learns from a rollout, guarded against divergence and recorded, see `qlax.training.guard`.
+      seeds: Random seeds, `[R]` uint32.
+      hyper: Hyper-parameters, float32 arrays `[R]`.
+      shapes: Shapes of the state of all agents, `[R, ...]`.
+      where: Sharding of each part of the state.
+      sums: Shapes of the measurements of an update, `[R]` each.
     """
 
     config: Config
@@ -79,7 +78,7 @@ class Plan:
 
     @property
     def agent_info(self) -> dict[str, Any]:
-        """What is saved of every agent beside its weights, to act and play without the run."""
+        """Description saved with the weights of every agent, so that it acts and plays without the run."""
         observation = jax.tree_util.tree_leaves_with_path(self.shapes.step.obs)  # [R, N, M, ...]
         return {
             "env": self.config.env,
@@ -92,20 +91,20 @@ class Plan:
         }
 
     def new_record(self) -> guard.Record:
-        """What is measured of all agents, `[R, ...]`, before the first update."""
+        """Return the empty record of all agents, `[R, ...]`, for the time before the first update."""
         return guard.empty(self.sums, len(self.seeds))
 
 
 def make(config: Config, plugins: dict[str, Any]) -> Plan:
-    """Decide everything of a run, and check it; nothing is compiled or written.
+    """Plan a run and check it; nothing is compiled or written.
 
     Args:
-      config: the settings asked for.
-      plugins: arguments of `qlax.pqn.make` of the user's own, by name.
+      config: Settings of the run.
+      plugins: The user's own parts of the algorithm, by their names as arguments of `qlax.pqn.make`.
 
     Raises:
-      UserError: what is asked for cannot be, or what is the user's own breaks its contract.
-      HostError: environments on the host crashed or hang.
+      UserError: Settings do not fit, or the user's environment, network or parts break their contract.
+      HostError: Environments on the host crashed or hang.
     """
     sources = _sources(config, plugins)
     built = build.build(config)
@@ -120,7 +119,9 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     config = with_intervals(config, getattr(built.env, "time_limit", None), built.make_envs is not None)
     _check_population(config)
     vec = built.copies(config.num_envs // placement.parts)
-    episodes = -(-config.eval_episodes // placement.parts)  # one fresh episode a step has to do for so many
+    episodes = -(
+        -config.eval_episodes // placement.parts
+    )  # only one new episode is made per step: the first of each counts
     algorithm = _algorithm(config, vec, network, placement, plugins)
     rollout = _rollout(algorithm, vec, config, build.shared_at(built.env, config.num_updates))
     learn, measure = guard.make(algorithm, network, placement.axis_name)
@@ -152,17 +153,19 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
 
 
 def variables_of(state: TrainState) -> PyTree:
-    """The network's variables, as it takes them."""
+    """Return the variables of the network, as `Network.apply` takes them."""
     return {"params": state.params, **state.stats}
 
 
 def _sources(config: Config, plugins: dict[str, Any]) -> dict[str, str]:
-    """Where each plug-in was defined."""
+    """Return module and name of every part of the algorithm that is the user's own."""
     for name in plugins:
         if name not in PLUGINS:
-            raise UserError(f"unknown plugin {name!r}{nearest(name, PLUGINS)}; plugins: {', '.join(PLUGINS)}")
+            raise UserError(
+                f"unknown part of the algorithm {name!r}{nearest(name, PLUGINS)}; expected one of {', '.join(PLUGINS)}"
+            )
     if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
-        raise UserError(f"mixing={config.mixing} and the plugin mixing exclude each other; leave one out")
+        raise UserError(f"mixing={config.mixing} and a qlax.Mixing exclude each other; leave one out")
     return {name: _source(plugin) for name, plugin in plugins.items()}
 
 
@@ -175,7 +178,7 @@ def _source(plugin: Any) -> str:
 
 
 def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
-    """The settings with the network that suits the observations, and what the network is built from."""
+    """Return the settings with the derived network, and the description from which the network is built."""
     if config.network is not None:
         for name in NETWORK_FIELDS:
             if getattr(config, name) != FIELDS[name].default:
@@ -189,23 +192,23 @@ def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
 
 
 def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bool) -> Placement:
-    """Where the agents are computed.
+    """Return the placement of the agents on the devices.
 
     Args:
-      config: of the run.
-      built: its environments.
-      recurrent: whether the network is.
-      has_statistics: of the user's own, which it does not know to share with other devices.
+      config: Settings of the run.
+      built: Environments of the run.
+      recurrent: Whether the network has a memory.
+      has_statistics: Whether the user's own network keeps statistics, which cannot be shared between devices.
 
     Raises:
-      UserError: in several processes, and they cannot share the work.
+      UserError: Several processes cannot share the work.
     """
     several = jax.process_count() > 1
     if built.make_envs is not None:
         if several:
             raise UserError(
-                f"the environments of {config.env} live on the host, and cannot be split over processes; "
-                "train seeds or games in jobs of their own: qlax sweep, with --on ray"
+                f"the environments of {config.env} run on the host and cannot be split over processes; train every "
+                "seed or game in a job of its own: qlax sweep --on ray"
             )
         return Placement(1, devices=1, deterministic=config.deterministic)
     most_devices = config.devices
@@ -228,8 +231,9 @@ def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bo
 def _check_population(config: Config) -> None:
     if config.population != "none" and config.eval_interval >= config.num_updates:  # type: ignore[operator]
         raise UserError(
-            f"population={config.population}: nothing would be exchanged, as eval_interval={config.eval_interval} "
-            f"and the run has {config.num_updates} updates; say a lower eval_interval, or train longer"
+            f"population={config.population}: agents are exchanged after evaluations, but "
+            f"eval_interval={config.eval_interval} and the run has {config.num_updates} updates; choose a lower "
+            "eval_interval, or train longer"
         )
 
 
@@ -240,7 +244,7 @@ def _algorithm(config: Config, vec: Vec | None, network: Network, placement: Pla
 
 
 def _rollout(algorithm: PQN, vec: Vec | None, config: Config, share: Callable[[TrainState], TrainState]) -> Act:
-    """The rollout of `Plan`; jit: traced once for all that is made of it."""
+    """Return the rollout of `Plan`; `jax.jit` has it traced only once for all its uses."""
     if vec is None:
         return jax.jit(functools.partial(host.standing_still, algorithm, config.num_steps))
     rollout = jax.jit(algorithm.rollout)
@@ -248,7 +252,7 @@ def _rollout(algorithm: PQN, vec: Vec | None, config: Config, share: Callable[[T
 
 
 def _where(placement: Placement, built: Built) -> TrainState:
-    """Sharding of each part of the state."""
+    """Return the sharding of each part of the state."""
     runs: Any = placement.runs
     split: Any = placement.split
     return TrainState(
@@ -265,7 +269,7 @@ def _where(placement: Placement, built: Built) -> TrainState:
 
 
 def _shapes(algorithm: PQN, built: Built, seeds: np.ndarray, hyper: Hyper) -> TrainState:
-    """Shapes of the state of all agents before the first update."""
+    """Return the shapes of the state of all agents."""
 
     def of_one(seed, hyper, step, world):
         return algorithm.init(jax.random.key(seed), hyper, step, world)
@@ -276,7 +280,7 @@ def _shapes(algorithm: PQN, built: Built, seeds: np.ndarray, hyper: Hyper) -> Tr
 def _sums(
     rollout: Act, measure: Measure, shapes: TrainState, placement: Placement | None, where: TrainState
 ) -> dict[str, pqn.Mean]:
-    """Shapes of what an update of all agents measures; with a placement traced as the devices compute it."""
+    """Return the shapes of the measurements of an update, traced as the devices compute it."""
     measured = jax.vmap(lambda state: measure(*rollout(state))[1])
     if placement is not None:
         measured = placement.spread(measured, (where,), placement.runs)
@@ -298,7 +302,7 @@ def _contract(config: Config, sources: Iterable[str]) -> Iterator[None]:
 
 
 def _collections(network: Network, step: Step) -> list[str]:
-    """Names of the collections of the network's variables, for what the environments show first."""
+    """Return the names of the collections of the network's variables."""
     n, m = jax.tree.leaves(step.obs)[0].shape[:2]
     obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, n * m, *x.shape[2:]), x.dtype), step.obs)
 

@@ -1,4 +1,4 @@
-"""What a training leaves behind: weights, pictures and, last of all, the summary."""
+"""The end of a training: weights, figures and, last of all, the summary."""
 
 import math
 from dataclasses import dataclass
@@ -25,14 +25,15 @@ from qlax.util.text import six_digits
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run leaves behind.
+    """Finished training run.
 
     Attributes:
-      directory: of the run.
-      config: every choice made.
-      summary: what `summary.json` holds.
-      curves: the lines of `metrics.jsonl` as arrays: `steps [lines]`, `eval_return [lines, R]`, nan without a value.
-      agents: one a seed and setting, in the order of `config.members`.
+      directory: Run directory.
+      config: All settings, derived ones included.
+      summary: Contents of `summary.json`.
+      curves: Lines of `metrics.jsonl` as arrays by name: `[lines]`, such as `steps`, or `[lines, R]`, such as
+        `eval_return`; nan where a line has no value.
+      agents: R agents, one for every setting and seed, in the order of `config.members`.
     """
 
     directory: Path
@@ -43,20 +44,20 @@ class Result:
 
 
 def finish(loop: Loop, variables: PyTree) -> Result:
-    """Write what a training leaves behind.
+    """Write weights, figures and the summary of a training.
 
     Args:
-      loop: that came to its end.
-      variables: of the network, `[R, ...]`.
+      loop: Training loop that has ended.
+      variables: Variables of the network, `[R, ...]`.
 
     Raises:
-      DivergedError: every agent diverged.
+      DivergedError: Every agent diverged.
     """
     plan, run, divergence = loop.plan, loop.directory, loop.divergence
     config = plan.config
     arrays = curves(run.metrics.read(config.num_members))
     last = {name: values[-1] for name, values in arrays.items()} | loop.at_end
-    final = [name for name in config.swept if name in arrays]  # those that changed in training
+    final = [name for name in config.swept if name in arrays]  # settings that a population changed
     more = {index: {name: six_digits(last[name][index]) for name in final} for index in range(config.num_members)}
     agents = weights.save(plan, run, "agents", variables, more)
     run.wait()
@@ -64,7 +65,7 @@ def finish(loop: Loop, variables: PyTree) -> Result:
     if divergence.of_all:
         run.write("summary.json", found)
         again = f"begin from them, with other settings: qlax train ... --init {run.path}"
-        raise DivergedError(f"{divergence.why}; its last good weights are in {run.path / 'agents'}; {again}")
+        raise DivergedError(f"{divergence.why}; its last finite weights are in {run.path / 'agents'}; {again}")
     if processes.is_first():
         with run.writing():
             _draw(run.path, config, arrays, found)
@@ -84,7 +85,7 @@ def _summarise(loop: Loop, curves: dict[str, np.ndarray], last: dict[str, np.nda
     """
     plan, updates, seconds = loop.plan, loop.done, loop.clock.seconds()
     config, runs = plan.config, plan.config.members
-    if not curves:  # they diverged before the first line
+    if not curves:  # all agents diverged before the first line
         nothing = np.full((1, len(runs)), np.nan)
         keys = ("episodes", "episode_return", *measurements.evaluated().values())
         curves = {"updates": np.zeros(1)} | dict.fromkeys(keys, nothing)
@@ -146,8 +147,8 @@ def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
 
 
 def _draw(path: Path, config: Config, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
-    """Draw the learning curve, what compares settings, and how the members of populations descend from each other."""
-    from qlax.reports import pictures, plot, style  # matplotlib takes its time to import
+    """Draw the learning curve, the comparison of settings, and the lineage of populations."""
+    from qlax.reports import pictures, plot, style  # matplotlib is slow to import
 
     history, title = History(path, config, arrays, found), config.preset or config.env
     curve = plot.curve_figure([history], y=("eval_return", "episode_return"), title=title)

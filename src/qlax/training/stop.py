@@ -1,4 +1,4 @@
-"""Requests to stop a training, by Ctrl-C or SIGTERM."""
+"""Requests to stop training by Ctrl-C or SIGTERM."""
 
 import signal
 import threading
@@ -11,15 +11,16 @@ from qlax.training import processes
 
 
 class Stop:
-    """Requests to stop this process, and what several processes agreed on.
+    """Requests to stop this process, and the agreement of several processes.
 
     Args:
-      at_once: as the attribute; processes that train together never stop at once, as all stop at the same point.
+      at_once: See the attribute; ignored where several processes train together, which all stop at the same update.
 
     Attributes:
-      request: the first signal that came to this process; 0 without any.
-      agreed: where there are several processes, the signal that came to one of them, once all know of it; else 0.
-      at_once: what a request says that interrupts whatever is done, as there is nothing to save yet; else empty.
+      request: First signal that this process received; 0 before that.
+      agreed: Signal that one of several processes received, once all know of it; else 0.
+      at_once: Message with which a request interrupts the process at once, as long as there is nothing to save; else
+        empty.
     """
 
     def __init__(self, at_once: str):
@@ -28,15 +29,15 @@ class Stop:
 
     @property
     def asked(self) -> int:
-        """The signal that asks this process to stop now; 0 without any."""
+        """Signal that asks this process to stop now; 0 if there is none."""
         return self.agreed if processes.are_several() else self.request
 
     @contextmanager
     def listening(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Hear requests within; a second Ctrl-C stops at once, without a checkpoint.
+        """Handle Ctrl-C and SIGTERM within the context; a second Ctrl-C stops at once, without a checkpoint.
 
         Raises:
-          Stopped: asked to while there was nothing to save.
+          Stopped: A request came while there was nothing to save.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -46,7 +47,7 @@ class Stop:
             self.request = self.request or number
             if self.at_once:
                 raise Stopped(self.at_once, number)
-            say("stopping after the work in progress; Ctrl-C again stops at once, without a checkpoint")
+            say("stopping after the chunk in progress; press Ctrl-C again to stop at once, without a checkpoint")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
