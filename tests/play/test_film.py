@@ -274,8 +274,8 @@ def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("env", "words", "message"),
     [
-        ("test_film:Unseen", [], "test_film:Unseen has no render(state)"),
-        ("hosts:HostWalk", [], "hosts:HostWalk has no render()"),
+        ("test_film:Unseen", [], "test_film:Unseen cannot be rendered, as it has no method render(state)"),
+        ("hosts:HostWalk", [], "hosts:HostWalk cannot be rendered, as it has no method render()"),
         ("test_film:Seen", ["--out", "a.avi"], "expected a file that ends with .mp4 or .gif"),
         ("test_film:Seen", ["--out", "there.gif"], "there.gif is there already"),
         ("test_film:Seen", ["--episodes", "100"], "expected at most 64 side by side"),
@@ -283,14 +283,14 @@ def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
         ("test_film:Seen", ["--index", "3"], "agents there: 0"),
         ("test_film:Seen", ["--index", "-1"], "index=-1: expected a whole number from 0"),
         ("test_film:Seen", ["--out", "x" * 251 + ".gif"], "cannot be written: File name too long"),
-        ("test_film:Misnamed", [], "test_film:Misnamed has 2 actions, but action_names ['left']"),
+        ("test_film:Misnamed", [], "test_film:Misnamed has action_names ['left']; expected one for each of its 2"),
         ("test_film:Still", [], "fps=0: expected a number from 1 to 240"),
-        ("test_film:Failing", [], "test_film:Failing cannot be drawn: ValueError: no brush for 2"),
+        ("test_film:Failing", [], "test_film:Failing cannot be rendered: ValueError: no brush for 2"),
         ("test_film:HostAlone", ["--episodes", "2"], "uint8[60, 300, 3]; expected uint8 [2, height, width, 3]"),
         (
             "test_film:Wrong",
             [],
-            "renders float64[3, 3]; expected a picture: uint8 [height, width, 3]",
+            "renders float64[3, 3]; expected a picture, uint8 [height, width, 3]",
         ),
     ],
 )

@@ -311,7 +311,7 @@ def test_a_tracker_that_is_told_many_earlier_lines_does_not_hang(tmp_path, monke
     [
         (UserError("no pictures"), []),
         (KeyboardInterrupt(), []),
-        (RunError("no memory"), ["qlax: no film for the trackers: RunError: no memory"]),
+        (RunError("no memory"), ["qlax: no video for the trackers: RunError: no memory"]),
     ],
 )
 def test_without_a_film_there_is_none(failure, expected, tmp_path, monkeypatch):

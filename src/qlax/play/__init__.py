@@ -1,1 +1,1 @@
-"""Whole episodes with trained agents: evaluated and filmed."""
+"""Evaluation and videos of trained agents, and acting in environments on the host."""

@@ -1,4 +1,4 @@
-"""Saved agents at play: whole episodes in the environment they were trained in, or in another that looks the same."""
+"""Evaluation of saved agents, in the environment they were trained in or in another one with the same interface."""
 
 import functools
 import json
@@ -25,8 +25,8 @@ from qlax.types import HostEnv, Network, PyTree
 from qlax.util.statistics import of_episodes
 from qlax.util.text import ends_in_words, four_digits, markdown, shown
 
-LONGEST = 10_000  # steps of an episode, where nothing else limits it
-MOST_COPIES = 4096  # of environments that agents play in side by side; more agents take turns
+LONGEST = 10_000  # largest number of steps of an episode, if neither the environment nor the run has a limit
+MOST_COPIES = 4096  # environments in use at the same time, for all agents together; further agents take turns
 ARGUMENTS = {
     "index": kinds.whole(low=0),
     "episodes": kinds.whole(high=100_000),
@@ -38,43 +38,45 @@ ARGUMENTS = {
 
 
 class Stage(NamedTuple):
-    """Agents that have a network in common, and where they play."""
+    """Agents with the same network, and the environment in which they play."""
 
-    indices: list[int]  # of the agents among the runs that trained side by side
+    indices: list[int]  # numbers of the agents in their run
     agents: list[Agent]
     network: Network
-    config: Config  # its env, env_options and wrappers
-    env: Any  # an `Env`, or a `HostEnv` that is closed again
-    make_envs: Callable[[int], HostEnv] | None  # so many on the host; None for an `Env`
-    max_steps: int  # of an episode
+    config: Config  # only env, env_options, wrappers and host_timeout are meaningful
+    env: Any  # an `Env`, or a `HostEnv` that is already closed
+    make_envs: Callable[[int], HostEnv] | None  # constructor from the number of environments; None for an `Env`
+    max_steps: int  # largest number of steps of an episode
 
     def worker(self, num_envs: int) -> Worker:
-        """Make so many environments on the host, on a thread of their own."""
+        """Make `num_envs` environments on the host, on a thread of their own."""
         assert self.make_envs is not None
         device, timeout = jax.devices()[0], self.config.host_timeout
         return Worker(self.config.env, self.make_envs, num_envs, device=device, timeout=timeout)
 
 
 class Estimate(NamedTuple):
-    """Mean and its 95 % confidence interval; no interval where a single episode does not tell."""
+    """Mean and its 95 % confidence interval, which is None for a single episode."""
 
     mean: float
     interval: tuple[float, float] | None
 
 
 class EvaluationResult(NamedTuple):
-    """Whole episodes of R agents, N each.
+    """Results of N whole episodes of each of R agents.
 
     Attributes:
-      settings: `run`, `env`, `env_options`, `wrappers`, `best`, `episodes`, `epsilon`, `seed` and `max_steps`.
-      agents: of each its `index` among the runs, its `seed` and whatever settings of theirs differ.
-      returns: `[R, N]` float32, undiscounted sums of raw rewards.
-      lengths: `[R, N]` int32, steps.
-      cut: `[R, N]` bool, where `max_steps` cut the episode, which counts as it stands.
-      metrics: what else the environment reports at an episode's end, `[R, N]` float32; nan where it has nothing.
-      each: mean return of each agent, with an interval over its episodes.
-      overall: mean over the agents, with an interval over agents and episodes.
-      scores: the suite's scores of `each` and of `overall`; None where it defines none.
+      settings: The arguments `run`, `env`, `env_options`, `wrappers`, `best`, `episodes`, `epsilon`, `seed` and
+        `max_steps`.
+      agents: For each agent, its `index` in the run, its `seed` and the settings in which the agents differ.
+      returns: Float32 array `[R, N]` with the undiscounted returns, of raw rewards.
+      lengths: Int32 array `[R, N]` with the lengths of the episodes in steps.
+      cut: Bool array `[R, N]`, True where `max_steps` cut the episode, which then counts with the return so far.
+      metrics: Other metrics that the environment reports at the end of an episode, float32 arrays `[R, N]`; nan where
+        it reports nothing.
+      each: Mean return of each agent, with a confidence interval over its episodes.
+      overall: Mean return over the agents, with a confidence interval over agents and episodes.
+      scores: The environment's scores of `each` and of `overall`; None if the environment defines no score.
     """
 
     settings: dict[str, Any]
@@ -89,16 +91,16 @@ class EvaluationResult(NamedTuple):
 
     def __str__(self) -> str:
         settings, several = self.settings, len(self.agents) > 1
-        metrics = [name for name in self.metrics if "/" not in name]  # of those in groups there may be dozens
+        metrics = [name for name in self.metrics if "/" not in name]  # grouped metrics may be dozens
         has_cut = bool(self.cut.any())
         header = [*self.agents[0], "return", "95 % interval", "lowest", "highest", "length", *metrics]
         header += ["cut"] * has_cut + ["score"] * bool(self.scores)
         rows = []
         for row, (agent, estimate) in enumerate(zip(self.agents, self.each, strict=True)):
-            cells = [shown(value) for value in agent.values()] + _written(estimate)
+            cells = [shown(value) for value in agent.values()] + _cells(estimate)
             numbers = [self.returns[row].min(), self.returns[row].max(), self.lengths[row].mean()]
             cells += [four_digits(float(number)) for number in numbers]
-            cells += [_mean_of_known(self.metrics[name][row]) for name in metrics]
+            cells += [_mean_without_nan(self.metrics[name][row]) for name in metrics]
             cells += [str(self.cut[row].sum())] * has_cut
             cells += [four_digits(self.scores[0][row].mean)] if self.scores else []
             rows.append(cells)
@@ -106,18 +108,19 @@ class EvaluationResult(NamedTuple):
         episodes = f"{settings['episodes']:,} episode{'' if settings['episodes'] == 1 else 's'} of each agent"
         notes = []
         if has_cut:
-            notes.append(f"Cut after max_steps={settings['max_steps']:,} steps, and counted as they stand.")
+            limit = f"max_steps={settings['max_steps']:,}"
+            notes.append(f"Episodes cut after {limit} steps count with their return so far.")
         if several:
-            mean, interval = _written(self.overall)
+            mean, interval = _cells(self.overall)
             notes.append(f"Mean of {len(rows)} agents: {mean}, 95 % interval over agents and episodes {interval}.")
         if several and self.scores:
-            mean, interval = _written(self.scores[1])
+            mean, interval = _cells(self.scores[1])
             notes.append(f"Mean score: {mean}, 95 % interval {interval}.")
         title = f"{settings['env']}: {episodes}, {how}, seed {settings['seed']}"
         return "\n\n".join([title, markdown(header, rows), *filter(None, ["\n".join(notes)])])
 
     def to_json(self) -> str:
-        """Write everything as JSON; nan becomes null."""
+        """Return everything as a line of JSON; nan becomes null."""
         estimates = [estimate._asdict() for estimate in self.each]
         if self.scores is not None:
             estimates = [old | {"score": new._asdict()} for old, new in zip(estimates, self.scores[0], strict=True)]
@@ -145,30 +148,30 @@ def evaluate(
     wrappers: Sequence[str] | None = None,
     max_steps: int | None = None,
 ) -> EvaluationResult:
-    """Play whole episodes with the agents of a run: the first one in each of as many environments.
+    """Evaluate the agents of a run over whole episodes, one in each of N environments.
 
-    All agents play in the same environments, begun with the same random numbers.
+    All agents play in environments that begin with the same random numbers.
 
     Args:
-      run: the directory of a run, or one file of its `agents/` or `best/`.
-      index: of the agents among the runs that trained side by side, each once; None: all.
-      best: the weights of the best evaluation instead of the last ones. They were chosen by that evaluation, so a new
-        one will return a little less on average.
-      episodes: of each agent, N.
-      epsilon: share of random legal actions; 0 is greedy.
-      seed: of the episodes.
-      env: another environment with the same observations and actions; None: the one trained in.
-      env_options: of the environment; those that it was trained with stay, unless `env` is another.
-      wrappers: around the environment, in place of those it was trained in.
-      max_steps: an episode this long is cut and counts as it stands; None: as in the run's own evaluations, or the
-        time limit of another environment.
+      run: Directory of a run, or one file of its `agents/` or `best/`.
+      index: Number or numbers of the agents in the run; None for all agents.
+      best: If True, evaluate the weights of the best evaluation in training instead of the last ones. As they were
+        chosen for their high return, a new evaluation returns a little less on average.
+      episodes: Number of episodes of each agent, N.
+      epsilon: Probability of a random legal action; 0 is greedy.
+      seed: Seed of the episodes.
+      env: Another environment with the same observations and actions; None for the one that the agents trained in.
+      env_options: Options of the environment. They are added to those of training, unless `env` is another environment.
+      wrappers: Wrappers of the environment; None for those of training.
+      max_steps: Largest number of steps; a longer episode is cut, and counts with the return so far. None for the limit
+        of the run's own evaluations, or for the time limit of another environment.
 
     Returns:
-      Every episode, and the means with their intervals; printed, a table.
+      All episodes, and mean returns with confidence intervals; `print` shows a table.
 
     Raises:
-      UserError: there are no such agents, the environment cannot be made, or it is not one that they can play in.
-      HostError: environments on the host crashed or hang.
+      UserError: There are no such agents, the environment cannot be made, or its interface is not that of the agents.
+      HostError: An environment on the host crashed or hangs.
     """
     episodes, epsilon, seed = (
         checked(name, value) for name, value in (("episodes", episodes), ("epsilon", epsilon), ("seed", seed))
@@ -176,12 +179,12 @@ def evaluate(
     stage = prepared(run, index, best=best, env=env, env_options=env_options, wrappers=wrappers, max_steps=max_steps)
     play = _played_in_jax if stage.make_envs is None else _played_on_host
     records = play(stage, episodes, epsilon, seed)
-    del records["overestimation"]  # by the gamma and the scale of rewards in training, which are not asked for here
+    del records["overestimation"]  # needs the gamma and reward_scale of training, which are unknown here
     returns = records.pop("episode_return")
     lengths, cut = records.pop("episode_length").astype(np.int32), records.pop("cut") > 0
-    intervals, of_all = of_episodes(returns)
-    each = [Estimate(*of_agent) for of_agent in zip(returns.mean(axis=1).tolist(), intervals, strict=True)]
-    overall = Estimate(float(returns.mean()), of_all)
+    intervals, overall_interval = of_episodes(returns)
+    each = [Estimate(*pair) for pair in zip(returns.mean(axis=1).tolist(), intervals, strict=True)]
+    overall = Estimate(float(returns.mean()), overall_interval)
     scores = None
     if (score := getattr(stage.env, "score", None)) is not None:
         scores = [_scored(estimate, score) for estimate in each], _scored(overall, score)
@@ -200,10 +203,10 @@ def evaluate(
 
 
 def checked(name: str, value: Any) -> Any:
-    """Convert an argument of `evaluate` or `render`, or the word that gives it on a command line.
+    """Convert and check an argument of `evaluate` or `render`, given as a value or as a word of a command line.
 
     Raises:
-      UserError: it has a wrong type, or is out of its range.
+      UserError: The value has the wrong type or is out of range.
     """
     kind = ARGUMENTS[name]
     try:
@@ -223,37 +226,44 @@ def prepared(
     max_steps: int | None,
     to_draw: bool = False,
 ) -> Stage:
-    """Load agents of a run and make the environment they play in; see `evaluate` for the arguments.
+    """Load agents of a run and make the environment in which they play.
 
-    With `to_draw` the environment is made so that it has pictures, see `qlax.envs.options_to_draw`.
+    Args:
+      run: See `evaluate`, as for the other arguments.
+      index: See `evaluate`.
+      best: See `evaluate`.
+      env: See `evaluate`.
+      env_options: See `evaluate`.
+      wrappers: See `evaluate`.
+      max_steps: See `evaluate`.
+      to_draw: If True, make the environment with the options that `render` needs, see `qlax.envs.options_to_draw`.
 
     Raises:
-      UserError: as in `evaluate`.
+      UserError: See `evaluate`.
     """
     max_steps = max_steps if max_steps is None else checked("max_steps", max_steps)
     indices, agents = _loaded(Path(run), index, best)
     info = agents[0].info
     is_another = env not in (None, info["env"])
     env_id = info["env"] if env is None else env
-    of_run = _config_of(Path(run), info["env"])
+    trained = _config_of(Path(run), info["env"])
     drawing = envs.options_to_draw(env_id) if to_draw else {}
     config = Config(
         env=env_id,
         env_options={**drawing, **({} if is_another else info["env_options"]), **(env_options or {})},
         wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
-        host_timeout=(Config(env=env_id) if is_another else of_run).host_timeout,
+        host_timeout=(Config(env=env_id) if is_another else trained).host_timeout,
     )
     network = qnetwork.build(info["network"], info["num_actions"])
     built = build.build(config).against_itself(network).evaluated
-    place = built.env
-    _check_interface(info, config, place, built.step.obs)
-    limits = [getattr(place, "time_limit", None), of_run.eval_max_steps]
+    _check_interface(info, config, built.env, built.step.obs)
+    limits = [getattr(built.env, "time_limit", None), trained.eval_max_steps]
     known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
-    return Stage(indices, agents, network, config, place, built.make_envs, max_steps or next(iter(known), LONGEST))
+    return Stage(indices, agents, network, config, built.env, built.make_envs, max_steps or next(iter(known), LONGEST))
 
 
 def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[list[int], list[Agent]]:
-    """Load the agents, with their numbers."""
+    """Return the numbers of the agents that are asked for, and the agents; see `evaluate` for the arguments."""
     if not path.exists():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         expected = "expected the directory of a run, or a file of its agents/ or best/"
@@ -263,24 +273,34 @@ def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[
     indices = list(dict.fromkeys(checked("index", each) for each in asked))
     if path.is_file():
         if best:
-            raise UserError(f"{path} is one file; best chooses among those of a run's directory")
+            raise UserError(f"{path} is one file; best is for the directory of a run")
         if any(indices):
-            raise UserError(f"{path} is one agent; index={indices[-1]} chooses among those of a run's directory")
+            raise UserError(f"{path} is one agent; index={indices[-1]} is for the directory of a run")
         return [int(path.stem) if path.stem.isdecimal() else 0], [load(path)]
     if index is None:
         found = (path / ("best" if best else "agents")).glob(f"*{checkpoint.SUFFIX}")
         indices = sorted(int(file.stem) for file in found if file.stem.isdecimal())
         runs = sorted(file.parent.parent for file in path.glob(f"*/agents/0{checkpoint.SUFFIX}"))
         if not indices and runs:
-            raise UserError(f"{path} holds no agents, but runs: name one of them, as {runs[0]}")
-        indices = indices or [0]  # which says what is there instead
+            raise UserError(f"{path} holds runs, not agents; name one of them, as {runs[0]}")
+        indices = indices or [0]  # so that `load` says which files exist instead
     elif not indices:
         raise UserError(f"index={index}: expected at least one; leave it out for all")
     return indices, [load(path, each, best=best) for each in indices]
 
 
 def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree) -> None:
-    """Refuse an environment that shows `obs [N, M, ...]` if agents of this description cannot play in it."""
+    """Check that agents fit an environment.
+
+    Args:
+      info: Description of the agents.
+      config: Settings with the environment's name.
+      env: The environment.
+      obs: Observations of the environment, or their shapes, `[N, M, ...]`.
+
+    Raises:
+      UserError: The environment's observations or actions are not those of the agents.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(obs)
     paths = [jax.tree_util.keystr(path) for path, _ in leaves]
     found = [[str(leaf.dtype), list(leaf.shape[2:])] for _, leaf in leaves]
@@ -288,16 +308,16 @@ def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree
     if (found, paths, int(env.num_actions)) == (info["obs"], wanted_paths, info["num_actions"]):
         return
     here, there = _interface(paths, found, env.num_actions), _interface(wanted_paths, info["obs"], info["num_actions"])
-    raise UserError(f"{config.env} shows {here}; the agents are of {info['env']}, which shows {there}")
+    raise UserError(f"{config.env} returns {here}; expected those of {info['env']}, where the agents trained: {there}")
 
 
 def _interface(paths: list[str], obs: list[list[Any]], num_actions: int) -> str:
     arrays = [f"{path} {dtype}{shape}".lstrip() for path, (dtype, shape) in zip(paths, obs, strict=True)]
-    return f"{', '.join(arrays)} and takes {num_actions} actions"
+    return f"observations {', '.join(arrays)} and has {num_actions} actions"
 
 
 def _config_of(path: Path, env: str) -> Config:
-    """Read the configuration of the run that agents are of; the defaults where there is none."""
+    """Return the configuration of the agents' run; the defaults if it cannot be read."""
     try:
         return history.config_of(path if path.is_dir() else path.parent.parent)
     except UserError:
@@ -305,7 +325,7 @@ def _config_of(path: Path, env: str) -> Config:
 
 
 def _described(stage: Stage) -> list[dict[str, Any]]:
-    """Describe what tells the agents apart: number, seed, and the settings that differ."""
+    """Return the number and seed of every agent, and the settings in which the agents differ."""
     told = [name for name in SWEEPABLE if len({agent.info.get(name) for agent in stage.agents}) > 1]
     shown = ["seed", *told]
     return [
@@ -315,13 +335,14 @@ def _described(stage: Stage) -> list[dict[str, Any]]:
 
 
 def _algorithm(stage: Stage, episodes: int) -> pqn.PQN:
+    """Return the algorithm for acting in `episodes` environments; its `rollout` and `learn` are not used."""
     return pqn.make(None, stage.network, pqn.Shape(episodes, num_steps=1, num_minibatches=1, num_epochs=1))
 
 
 def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """Play in JAX: metrics `[R, N]` of `qlax.play.evaluation.in_jax`."""
+    """Play in JAX; return the metrics `[R, N]` of `qlax.play.evaluation.in_jax`."""
     algorithm = _algorithm(stage, episodes)
-    # One fresh episode a step has to do: nobody looks at what follows the first.
+    # Resets are as cheap as possible, as only the first episode of each environment counts.
     vec = Vec(stage.env, episodes, reset_ratio=episodes)
     share = build.shared_at(stage.env, num_updates=1)
 
@@ -329,7 +350,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
         def one(variables):
             env_state, step = vec.reset(key)
             state = algorithm.init(key, pqn.Hyper(), step, env_state, variables)
-            state = share(state._replace(updates=jnp.int32(1)))  # the end of training
+            state = share(state._replace(updates=jnp.int32(1)))  # `shared` as at the end of training
             return evaluation.in_jax(algorithm, vec, stage.max_steps, epsilon)(key, state)
 
         at_once = max(1, MOST_COPIES // episodes)
@@ -340,7 +361,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
 
 
 def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """Play on the host, where the agents take turns: the same metrics."""
+    """Play on the host, one agent after the other; return the metrics `[R, N]` of `qlax.play.evaluation.on_host`."""
     algorithm = _algorithm(stage, episodes)
     act = jax.jit(functools.partial(host.act, algorithm))
     init = jax.jit(algorithm.init)
@@ -359,15 +380,17 @@ def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> d
 
 
 def _scored(estimate: Estimate, score: Callable[[float], float]) -> Estimate:
+    """Return the score of a mean return and of the ends of its interval."""
     interval = estimate.interval and (float(score(estimate.interval[0])), float(score(estimate.interval[1])))
     return Estimate(float(score(estimate.mean)), interval)
 
 
-def _written(estimate: Estimate) -> list[str]:
+def _cells(estimate: Estimate) -> list[str]:
+    """Return the cells of a table: mean and interval."""
     return [four_digits(estimate.mean), ends_in_words(estimate.interval)]
 
 
-def _mean_of_known(values: np.ndarray) -> str:
+def _mean_without_nan(values: np.ndarray) -> str:
     known = values[~np.isnan(values)]
     return four_digits(float(known.mean()) if len(known) else None)
 

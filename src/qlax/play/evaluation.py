@@ -1,4 +1,4 @@
-"""Evaluation, greedy unless said otherwise: the first whole episode of every environment, and no other."""
+"""Evaluation of a policy, usually greedy, over the first whole episode of every environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +17,22 @@ def in_jax(
 ) -> Callable[[jax.Array, TrainState], dict[str, jax.Array]]:
     """Make a function that plays one episode in each of E environments in JAX.
 
-    Counting the first episode of every environment, and waiting for all of them, keeps short episodes
-    from being favoured, as they are where whatever ends within a fixed number of steps is averaged.
+    The first episode of every environment counts, however long it is. An average over all episodes that end within a
+    fixed number of steps would favour short episodes.
 
     Args:
-      algorithm: whose `act` chooses.
-      env: a `Vec` of E copies.
-      max_steps: a greedy policy may never finish; an episode this long is cut and counts as it stands.
-      epsilon: share of random actions; 0 is greedy.
+      algorithm: Algorithm whose `act` chooses the actions.
+      env: A `Vec` of E copies.
+      max_steps: Largest number of steps, as a greedy policy may never finish. An episode this long is cut, and counts
+        with the return so far.
+      epsilon: Probability of a random action; 0 is greedy.
 
     Returns:
-      `(key, state) -> metrics`, each `[E]`: those of the environment at the end of its episode, such as
-      `episode_return` and `episode_length`; `cut`, 1 where `max_steps` cut the episode; and `overestimation`: what Q
-      promised at the first step, minus the rewards that came, scaled and discounted as they are learned from (van
-      Hasselt et al., 2016, arXiv:1509.06461, section 3), nan where the episode was cut. What all copies share is as it
-      is at this point of training; returns are of raw rewards all the same.
+      Function `(key, state) -> metrics`, each metric `[E]`: those of the environment at the end of its episode, such
+      as `episode_return` (of raw rewards) and `episode_length`; `cut`, 1 where `max_steps` cut the episode; and
+      `overestimation`, nan where the episode was cut: the value at the first step minus the scaled and discounted sum
+      of rewards (van Hasselt et al., 2016, arXiv:1509.06461, section 3). The environment's `shared` is the current one
+      of training.
     """
 
     def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -42,7 +43,7 @@ def in_jax(
         envs = step.reward.shape[0]
         hyper = state.hyper._replace(epsilon_start=jnp.float32(epsilon), epsilon_end=jnp.float32(epsilon))
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
-        step = step._replace(terminated=jnp.ones(envs, bool))  # so that the memory is reset
+        step = step._replace(terminated=jnp.ones(envs, bool))  # marks a new episode, which resets the memory
         state = state._replace(env=env_state, step=step, memory=memory, hyper=hyper, key=key_act)
         unfinished = jnp.ones(envs, bool)
         records = {name: jnp.full(envs, jnp.nan) for name in (*step.metrics, "overestimation")}
@@ -56,9 +57,9 @@ def in_jax(
             state, decision = algorithm.act(state)
             state, transition = algorithm.observe(state, decision, *env.step(decision.key, state.env, decision.action))
             ended = unfinished & ~jnp.isnan(transition.metrics["episode_return"])
-            promised = jnp.where(steps == 0, decision.value.mean(-1), 0.0)
-            excess += promised - state.hyper.reward_scale * discount * transition.reward
-            # Nothing is promised beyond a lost life that ends the learner's episode.
+            first_value = jnp.where(steps == 0, decision.value.mean(-1), 0.0)
+            excess += first_value - state.hyper.reward_scale * discount * transition.reward
+            # Values do not include rewards after a lost life, which terminates the episode for the learner.
             discount = jnp.where(transition.terminated, 0.0, state.hyper.gamma * discount)
             seen = transition.metrics | {"overestimation": excess}
             records = {k: jnp.where(ended, seen[k], v) for k, v in records.items()}
@@ -82,19 +83,20 @@ def on_host(
     stopped: Callable[[], bool],
     epsilon: float = 0.0,
 ) -> dict[str, np.ndarray] | None:
-    """Play one episode in each of E environments on the host, and count the same of it as `in_jax`.
+    """Play one episode in each of E environments on the host.
 
     Args:
-      act: `qlax.play.host.act` of the algorithm, for E environments.
-      worker: of E environments.
-      state: of the run; its memory is not touched.
-      seed: of the episodes.
-      max_steps: an episode this long is cut, and counts as it stands.
-      stopped: whether the run is to be stopped, asked at every step: an evaluation may take minutes.
-      epsilon: share of random actions; 0 is greedy.
+      act: The function `qlax.play.host.act` of the algorithm, compiled for E environments.
+      worker: Worker with E environments.
+      state: Training state; its memory is not used.
+      seed: Seed of the episodes.
+      max_steps: Largest number of steps. An episode this long is cut, and counts with the return so far.
+      stopped: Function that returns True if the evaluation is to stop; it is called at every step, as an evaluation
+        may take minutes.
+      epsilon: Probability of a random action; 0 is greedy.
 
     Returns:
-      Metrics `[E]` as those of `in_jax`; None if it was stopped.
+      Metrics `[E]` as those of `in_jax`; None if the evaluation was stopped.
     """
     worker.reset(seed)
     step, metrics = worker.result()

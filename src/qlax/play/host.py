@@ -1,10 +1,10 @@
-"""Acting in environments on the host: a Python loop over the algorithm's own `act` and `observe`.
+"""Rollouts in environments on the host: a Python loop over the algorithm's `act` and `observe`.
 
-The environments of a run are in two halves, which take turns: while one steps, on a thread of its own, the device
-thinks for the other. Observations go to the device once, in their own dtype, from that thread; actions come back; what
-was seen is stacked on the device.
+The environments of a run are split into two halves, which take turns: while one half steps on a thread of its own,
+the device chooses actions for the other. Each observation is copied to the device once, in its own dtype, and
+transitions are stacked there; only actions are copied back.
 
-Axes as in `qlax.pqn`; n environments of a half.
+Axes as in `qlax.pqn`; n environments in a half.
 """
 
 import time
@@ -21,21 +21,21 @@ from qlax.types import PyTree, Step
 
 
 class Part(NamedTuple):
-    """What half of a run's environments have of their own in its state."""
+    """Training state of one half of the environments."""
 
-    key: jax.Array
+    key: jax.Array  # random key for acting
     step: Step  # [n, ...]
     memory: PyTree  # [n, M, ...]
 
 
 class Waits:
-    """Seconds the loop waited, by what for."""
+    """Seconds that the loop has waited, for the environments and for the device."""
 
     def __init__(self) -> None:
         self.seconds = {"environments": 0.0, "device": 0.0}
 
     def until(self, name: str, wait: Callable[[], Any]) -> Any:
-        """What `wait` returns, its time counted as this."""
+        """Call `wait` and return its result; add the time it took to the seconds called `name`."""
         begun = time.perf_counter()
         result = wait()
         self.seconds[name] += time.perf_counter() - begun
@@ -43,12 +43,12 @@ class Waits:
 
 
 def sizes(num_envs: int) -> tuple[int, ...]:
-    """Of the parts that take turns: two halves, if there are two."""
+    """Return the numbers of environments in the parts that take turns: two halves, or one part if N is odd."""
     return (num_envs,) if num_envs % 2 else (num_envs // 2,) * 2
 
 
 def begin(state: TrainState) -> tuple[jax.Array, list[Part]]:
-    """Split the state of a run into the key that learning goes on with, and its parts."""
+    """Split a training state into the random key for learning and the parts of the environments."""
     parts = sizes(len(state.step.reward))
     key, *keys = jax.random.split(state.key, len(parts) + 1)
 
@@ -59,29 +59,34 @@ def begin(state: TrainState) -> tuple[jax.Array, list[Part]]:
 
 
 def act(algorithm: PQN, state: TrainState, part: Part) -> tuple[Part, Decision]:
-    """`algorithm.act` for a part; of the state only what acting reads."""
+    """Choose actions for one part; `state` may be the result of `frozen`."""
     acted, decision = algorithm.act(state._replace(key=part.key, step=part.step, memory=part.memory))
     return part._replace(key=acted.key, memory=acted.memory), decision
 
 
 def join(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
-    """Replace the key of the state, and what its parts have become."""
+    """Return the training state with the new key, and the steps and memories of all parts."""
     step, memory = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *((p.step, p.memory) for p in parts))
     return state._replace(key=key, step=step, memory=memory)
 
 
 def stack(state: TrainState, seen: list[Transition]) -> Rollout:
-    """The rollout that began at `state`, of what all parts saw, in order of time and then part."""
+    """Stack transitions to a rollout.
+
+    Args:
+      state: State before the rollout.
+      seen: Transitions of the parts, ordered by time and then by part.
+    """
     num_envs = len(state.step.reward)
 
-    def stacked(*pieces):  # in one copy: rollouts of images are large
+    def stacked(*pieces):  # copies only once, as rollouts of images are large
         return jnp.concatenate(pieces).reshape(-1, num_envs, *pieces[0].shape[1:])
 
     return Rollout(state.memory, jax.tree.map(stacked, *seen))
 
 
 def standing_still(algorithm: PQN, num_steps: int, state: TrainState) -> tuple[TrainState, Rollout]:
-    """A rollout in which every step shows the same: to trace what an update calls."""
+    """Return a rollout that repeats the latest step, to trace an update without stepping the environments."""
     key, parts = begin(state)
     seen = []
     for part in parts:
@@ -91,25 +96,25 @@ def standing_still(algorithm: PQN, num_steps: int, state: TrainState) -> tuple[T
 
 
 def frozen(state: TrainState) -> TrainState:
-    """What stays the same during a rollout, without what acting does not read: it is passed at every step."""
+    """Return the part of the state that `act` reads and a rollout does not change, as it is passed at every step."""
     return state._replace(opt_state=(), step=(), memory=(), key=())  # type: ignore[arg-type]
 
 
 def collect(
     compiled: Any, algorithm: PQN, num_steps: int, workers: list[Worker], state: TrainState, waits: Waits
 ) -> tuple[jax.Array, list[Part], list[Transition]]:
-    """Collect a rollout from the latest steps in `state`, whose parameters act.
+    """Collect a rollout with the parameters in `state`, from its latest steps on.
 
     Args:
-      compiled: has `begin` and `act` of this module, the latter of the algorithm.
-      algorithm: that of the run.
-      num_steps: T.
-      workers: of the parts; no step is in progress.
-      state: before the rollout.
-      waits: where to count seconds.
+      compiled: Object with the compiled functions `begin` and `act` of this module, `act` for `algorithm`.
+      algorithm: Algorithm of the run.
+      num_steps: Number of steps, T.
+      workers: Workers of the parts, none with a step in progress.
+      state: State before the rollout.
+      waits: Counter to which the time spent waiting is added.
 
     Returns:
-      What `join` and `stack` take: the key, the parts after the rollout, and what they saw.
+      The key and the parts after the rollout, for `join`, and the transitions, for `stack`.
     """
     key, parts = compiled.begin(state)
     parameters = frozen(state)
@@ -133,5 +138,5 @@ def collect(
 
 
 def first_steps(step: Step) -> Step:
-    """Steps of new episodes as the learner wants them: whatever it remembers is of another one."""
+    """Mark steps as the first of new episodes, so that the learner resets its memory."""
     return step._replace(terminated=jnp.ones_like(step.terminated))

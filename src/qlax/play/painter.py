@@ -1,4 +1,4 @@
-"""Pictures of a moment of play: episodes side by side, and what the agent thinks of its actions."""
+"""Frames of a video: pictures of several episodes side by side, with the agent's Q-values."""
 
 import math
 from collections.abc import Sequence
@@ -9,31 +9,31 @@ from PIL import Image, ImageDraw, ImageFont
 
 from qlax.util.text import four_digits
 
-SMALLEST, WIDEST = 240, 1920  # pixels: of a picture's longer side, of all side by side
+SMALLEST, WIDEST = 240, 1920  # pixels: smallest longer side of one picture, largest width of a frame
 PAPER, INK, PALE = (250, 250, 250), (30, 30, 30), (165, 165, 165)
-BAR, CHOSEN, AT_RANDOM = (190, 200, 208), (0, 114, 178), (213, 94, 0)  # the last two are told apart by the colour-blind
+BAR, CHOSEN, AT_RANDOM = (190, 200, 208), (0, 114, 178), (213, 94, 0)  # colour-blind people can tell the last two apart
 TEXT_SIZE, LINE, MARGIN = 14, 19, 10
 BAR_WIDTH, NUMBER_WIDTH = 90, 55
 MOST_BARS, MOST_MEMBERS, LONGEST_NAME = 18, 4, 14
 
 
 class Moment(NamedTuple):
-    """Pictures of N episodes at one time, and what the agent decided there."""
+    """Pictures of N episodes at one time step, with the agent's Q-values and actions."""
 
     pictures: list[np.ndarray]  # uint8 [H, W, 3] each
-    playing: np.ndarray  # [N] bool, an action follows
-    returns: np.ndarray  # [N], so far
-    lengths: np.ndarray  # [N], steps so far
-    q: np.ndarray  # [N, M, A], -inf for illegal actions; of an episode that has ended those of its last decision
-    action: np.ndarray  # [N, M]
+    playing: np.ndarray  # [N] bool, False where the episode has ended
+    returns: np.ndarray  # [N], return so far
+    lengths: np.ndarray  # [N], number of steps so far
+    q: np.ndarray  # [N, M, A], -inf for illegal actions; where the episode has ended, Q-values of its last action
+    action: np.ndarray  # [N, M], chosen actions
 
 
 class Painter:
-    """Painter of moments, one image each.
+    """Painter that draws one image for every `Moment`.
 
     Args:
-      values: whether Q, the choice and the return so far are beside each picture.
-      names: of the actions.
+      values: If True, draw Q-values, the chosen action and the return so far beside each picture.
+      names: Names of the actions.
     """
 
     def __init__(self, values: bool, names: Sequence[str]):
@@ -41,16 +41,17 @@ class Painter:
         self._names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}." for name in names]
         self._font: Any = ImageFont.load_default(TEXT_SIZE)
         self._name_width = 18 + math.ceil(max(map(self._font.getlength, self._names)))
-        self._low, self._high = math.inf, -math.inf  # of the Q so far: a bar's length means the same in all pictures
+        self._low, self._high = math.inf, -math.inf  # range of the Q-values so far, so that frames share one scale
 
     def image(self, moment: Moment) -> Image.Image:
-        """Draw all episodes of a moment."""
+        """Draw one frame with all episodes."""
         q = moment.q[moment.playing]
         finite = q[np.isfinite(q)]
         self._low, self._high = min([self._low, *finite]), max([self._high, *finite])
         return _grid([self._tile(moment, number) for number in range(len(moment.pictures))])
 
     def _tile(self, moment: Moment, number: int) -> Image.Image:
+        """Draw one episode, dimmed if it has ended while others go on."""
         picture = Image.fromarray(moment.pictures[number])
         longer = max(picture.size)
         if longer < SMALLEST:
@@ -67,7 +68,7 @@ class Painter:
         return picture
 
     def _panel(self, moment: Moment, number: int) -> Image.Image:
-        """Draw return, steps, and the bars of each member's Q."""
+        """Draw the return, the number of steps, and bars of each member's Q-values."""
         members, actions = moment.q.shape[1:]
         columns, bars = min(members, MOST_MEMBERS), min(actions, MOST_BARS)
         width = self._name_width + BAR_WIDTH + NUMBER_WIDTH
@@ -90,14 +91,22 @@ class Painter:
         return image
 
     def _draw_bars(self, draw: ImageDraw.ImageDraw, left: int, top: int, q: np.ndarray, action: int | None) -> None:
-        """Draw the Q of one member, where illegal actions are worth -inf; of many actions the best."""
+        """Draw bars of one member's Q-values, those of the best actions if there are many.
+
+        Args:
+          draw: Drawing of the panel.
+          left: Pixel of the left edge.
+          top: Pixel of the upper edge.
+          q: Q-values `[A]`, -inf for illegal actions.
+          action: Chosen action; None if the episode has ended.
+        """
         listed = np.arange(len(q))
         if len(q) > MOST_BARS:
             listed = np.argsort(-q, kind="stable")[:MOST_BARS]
             if action is not None and action not in listed:
                 listed[-1] = action
         low, high = min(self._low, 0.0), max(self._high, 0.0)
-        if 0 <= self._high - self._low < (high - low) / 4:  # far from zero, differences would not be seen
+        if 0 <= self._high - self._low < (high - low) / 4:  # bars from zero would all look alike
             low, high = self._low, self._high
         bars = left + self._name_width
         right = bars + BAR_WIDTH + NUMBER_WIDTH
@@ -110,7 +119,7 @@ class Painter:
         for row, each in enumerate(listed):
             y, is_legal = top + row * LINE, np.isfinite(q[each])
             ink = chosen if each == action else INK if is_legal else PALE
-            if each == action:  # a bar of nothing would not show it
+            if each == action:  # an arrow, as the bar may have no length
                 draw.polygon([(left, y + 5), (left + 6, y + LINE / 2), (left, y + LINE - 6)], chosen)
             draw.text((bars - 5, y + LINE / 2), self._names[each], ink, self._font, anchor="rm")
             worth = f"{q[each]:#.3g}".rstrip(".") if is_legal else "-"
@@ -124,7 +133,7 @@ class Painter:
 
 
 def _grid(tiles: list[Image.Image]) -> Image.Image:
-    """Arrange tiles in about as many rows as columns, in an even number of pixels, as H.264 wants them."""
+    """Arrange tiles in a grid about as wide as high, with even numbers of pixels, which H.264 requires."""
     width, height = (max(sizes) for sizes in zip(*(tile.size for tile in tiles), strict=True))
     columns = min(range(1, len(tiles) + 1), key=lambda n: (max(n * width, -(-len(tiles) // n) * height * 1.6), n))
     gap = 4 if len(tiles) > 1 else 0
