@@ -88,7 +88,7 @@ def test_nothing_is_overwritten(run):
     beside = qlax.export(run / "agents" / "0.safetensors", format="onnx")
     assert beside == run / "agents" / "agent.onnx"
     (run / "mine.stablehlo.json").touch()
-    with pytest.raises(qlax.UserError, match=r"mine.stablehlo.json is there already"):
+    with pytest.raises(qlax.UserError, match=r"mine.stablehlo.json exists already"):
         qlax.export(run, run / "mine.stablehlo")
 
 

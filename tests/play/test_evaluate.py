@@ -197,7 +197,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
     assert [agent["lengths"] for agent in written["agents"]] == played.lengths.tolist()
     assert written["overall"]["interval"] == list(played.overall.interval)
     assert (written["env"], written["epsilon"], written["max_steps"]) == ("test_evaluate:Pays", 0.1, evaluate.LONGEST)
-    is_refused_in_one_line(words, "all.json is there already", capsys, tmp_path)
+    is_refused_in_one_line(words, "all.json exists already", capsys, tmp_path)
 
 
 @pytest.mark.parametrize(

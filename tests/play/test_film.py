@@ -277,7 +277,7 @@ def test_without_pyav_films_are_gifs(tmp_path, monkeypatch, capsys):
         ("test_film:Unseen", [], "test_film:Unseen cannot be rendered, as it has no method render(state)"),
         ("hosts:HostWalk", [], "hosts:HostWalk cannot be rendered, as it has no method render()"),
         ("test_film:Seen", ["--out", "a.avi"], "expected a file that ends with .mp4 or .gif"),
-        ("test_film:Seen", ["--out", "there.gif"], "there.gif is there already"),
+        ("test_film:Seen", ["--out", "there.gif"], "there.gif exists already"),
         ("test_film:Seen", ["--episodes", "100"], "expected at most 64 side by side"),
         ("test_film:Seen", ["--fps", "0"], "fps=0: expected a number from 1 to 240"),
         ("test_film:Seen", ["--index", "3"], "agents there: 0"),

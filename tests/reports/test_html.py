@@ -301,7 +301,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     written(tmp_path / "run", returns=[1.0])
     (tmp_path / "old.html").write_text("mine")
     refused = {
-        "old.html is there already": ["run", "--out", "old.html"],
+        "old.html exists already": ["run", "--out", "old.html"],
         "there is no folder nowhere": ["run", "--out", "nowhere/page.html"],
         "page.png: expected a file that ends with .html or .htm": ["run", "--out", "page.png"],
         "missing holds no run": ["run", "missing"],

@@ -342,7 +342,7 @@ def test_what_cannot_be_tracked_is_refused_before_anything_is_written(names, mes
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trackers": ["nowhere:Tracker"]}, "cannot import 'nowhere' of 'nowhere:Tracker'"),
+        ({"trackers": ["nowhere:Tracker"]}, "cannot import 'nowhere' for 'nowhere:Tracker'"),
         (
             {"trackers": ["wandb"], "seeds": 300},
             "curves of its own, and there are 300; expected at most 256",

@@ -35,7 +35,7 @@ def test_of_results_written_at_once_none_is_lost(tmp_path):
 def test_where_a_named_file_appeared_meanwhile_the_result_is_beside_it(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("of another process")
-    with pytest.raises(UserError, match=r"report\.html appeared meanwhile.* the result is in .*report-2\.html instead"):
+    with pytest.raises(UserError, match=r"report\.html was created by another process.* in .*report-2\.html instead"):
         write_result(path, b"mine", is_named=True)
     assert path.read_text() == "of another process"
     assert (tmp_path / "report-2.html").read_bytes() == b"mine"

@@ -1,1 +1,1 @@
-"""What every package may use: files, imports, statistics."""
+"""Helpers for all packages: files, imports, statistics and text."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Atomic file writing: a file exists completely or not at all, even after a crash."""
 
 import contextlib
 import itertools
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from qlax.errors import UserError, nearest
 
-PARTIAL = ".partial"  # ends the name of a file that is being written, or that a process which was killed left
+PARTIAL = ".partial"  # suffix of files still being written, or left by a process that was killed
 
 
 def write_whole(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write a file so that a reader finds the old one or the new one, after a loss of power too.
+    """Write a file atomically: readers find the old or the new content, even after a power failure.
 
     Args:
-      path: of the file; an old one is replaced.
-      data: content.
-      sync: False: the name survives a loss of power once `sync_folder` was called.
+      path: File to write; an existing file is replaced.
+      data: Content of the file.
+      sync: Make the file's name durable at once. If False, call `sync_folder` later.
 
     Raises:
-      OSError: it cannot be written; an old one is left as it was.
+      OSError: The file cannot be written; an existing file is unchanged.
     """
     with _written_aside(path, data) as aside:
         os.replace(aside, path)
@@ -30,18 +30,19 @@ def write_whole(path: Path, data: bytes, sync: bool = True) -> None:
 
 
 def write_result(path: Path, data: bytes, is_named: bool) -> Path:
-    """Write a new file that a user asked for; one that is there is never replaced.
+    """Write a new file that a user asked for; never replace an existing file.
 
     Args:
-      path: of the file, which was not there when it was asked for; if one appeared meanwhile, a free name is taken.
-      data: content.
-      is_named: whether the user named the file.
+      path: File to write. If another process has created it in the meantime, a free name beside it is used.
+      data: Content of the file.
+      is_named: The user chose the file's name.
 
     Returns:
-      The path that was written.
+      Path of the file that was written.
 
     Raises:
-      UserError: it cannot be written, or the user named it and it appeared meanwhile; then the data are beside it.
+      UserError: The file cannot be written, or the user chose its name and another process has created it in the
+        meantime; in the second case the data are in a file beside it.
     """
     try:
         with _written_aside(path, data) as aside:
@@ -52,16 +53,16 @@ def write_result(path: Path, data: bytes, is_named: bool) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     if is_named and taken != path:
-        raise UserError(f"{path} appeared meanwhile, made by another process; the result is in {taken} instead")
+        raise UserError(f"{path} was created by another process in the meantime; the result is in {taken} instead")
     return taken
 
 
 @contextlib.contextmanager
 def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
-    """Write data to a file beside the path, of a name that no other process takes; it is gone in the end."""
+    """Write data to a temporary file beside the path, under a unique name; remove the file at the end."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with open(aside, "xb") as file:  # a new one: an old name may be a link to elsewhere
+        with open(aside, "xb") as file:  # create only: an existing name might be a link to another place
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -72,13 +73,13 @@ def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
 
 
 def _has_taken(aside: Path, path: Path) -> bool:
-    """Give the file aside its name, unless another process was quicker; return whether it was given."""
+    """Give the temporary file its final name; return False if another process has taken the name."""
     try:
         try:
             os.link(aside, path)
         except FileExistsError:
             raise
-        except OSError:  # a file system without links: an empty file holds the name until it is replaced
+        except OSError:  # file system without hard links: an empty file reserves the name until it is replaced
             path.open("xb").close()
             os.replace(aside, path)
     except FileExistsError:
@@ -87,7 +88,7 @@ def _has_taken(aside: Path, path: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder survive a loss of power, where the system can."""
+    """Make the names in a folder survive a power failure; do nothing on systems without POSIX."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -97,35 +98,35 @@ def sync_folder(folder: Path) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """The path, or with a number where there is such a file already."""
+    """Return the path, or the path with a number appended if it exists already."""
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(other for other in itertools.chain([path], numbered) if not os.path.lexists(other))
 
 
 def check_is_new(path: Path | str) -> Path:
-    """The path, once it is sure that a file can be made there and that none is lost.
+    """Return the path after checking that it does not exist and that its folder does.
 
     Raises:
-      UserError: there is something, or no folder for it.
+      UserError: The path exists already, or its folder does not exist.
     """
     path = Path(path)
     if os.path.lexists(path):
-        raise UserError(f"{path} is there already; name a new file, or remove it")
+        raise UserError(f"{path} exists already; name a new file, or remove this one")
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} to write {path.name} to")
+        raise UserError(f"cannot write {path.name}: there is no folder {path.parent}; create it, or name another")
     return path
 
 
 def new_file(out: Path | str | None, default: Path, suffixes: Sequence[str]) -> Path:
-    """Choose a new file for a result: the one asked for, or else the default, with a number where there is one.
+    """Choose the path of a new file for a result.
 
     Args:
-      out: the file asked for; None: the default.
-      default: a file that fits.
-      suffixes: ends that the name may have.
+      out: File that the user asked for; None for the default.
+      default: File to use without `out`; a number is appended if it exists.
+      suffixes: Allowed file name extensions, each with its dot.
 
     Raises:
-      UserError: the file is there already, its folder is not, or its name ends otherwise.
+      UserError: `out` exists already, its folder does not exist, or its name has another extension.
     """
     if out is None:
         return free_name(default)

@@ -1,4 +1,4 @@
-"""Modules: the user's own, by import path, and those that can wait."""
+"""Imports: objects of the user's own modules, and modules that are imported when they are first used."""
 
 import importlib
 import io
@@ -14,18 +14,18 @@ from qlax.errors import UserError, described, nearest
 
 
 def import_object(path: str) -> Any:
-    """What `module:Name` refers to.
+    """Import the object that `module:Name` refers to.
 
     Raises:
-      UserError: it cannot be imported.
+      UserError: The path is malformed, the module cannot be imported, or it has no such name.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
-        raise UserError(f"{path!r} is no import path; expected module:Name")
+        raise UserError(f"{path!r} is not an import path; expected module:Name")
     try:
         module = import_own(module_name)
     except Exception as error:
-        raise UserError(f"cannot import {module_name!r} of {path!r}: {described(error)}") from error
+        raise UserError(f"cannot import {module_name!r} for {path!r}: {described(error)}") from error
     if not hasattr(module, attribute):
         known = [name for name in vars(module) if not name.startswith("_")]
         raise UserError(f"module {module_name!r} has no {attribute!r}{nearest(attribute, known)}")
@@ -33,11 +33,11 @@ def import_object(path: str) -> Any:
 
 
 def import_own(name: str) -> ModuleType:
-    """Import a module that a user names, of the working directory rather than one that is installed.
+    """Import a module that a user named; prefer the working directory to installed packages.
 
-    The working directory is first on the import path only while the module is imported. It then stays as the last entry
-    if it holds the module, which may import its neighbours when it is called, as may processes that are started for it:
-    so nothing that is installed is shadowed for the rest of the process.
+    The working directory comes first on the import path only during this import, so that its files do not hide
+    installed packages for the rest of the process. If it holds the module, it stays as the last entry, because the
+    module, or a process started for it, may import neighbouring files later.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -51,7 +51,7 @@ def import_own(name: str) -> ModuleType:
 
 @contextmanager
 def imported_when_used(*names: str) -> Iterator[None]:
-    """Within it, importing these modules gives stand-ins, which import them when something of them is used."""
+    """Make imports of these modules lazy within the context: each is imported when an attribute is first used."""
 
     def stand_in(name):
         module = ModuleType(name)
@@ -76,7 +76,10 @@ def imported_when_used(*names: str) -> Iterator[None]:
 
 @contextmanager
 def silently() -> Iterator[None]:
-    """Within it nothing is printed: for packages that print while they are imported, past any redirection."""
+    """Print nothing within the context, not even to the original `sys.__stdout__` and `sys.__stderr__`.
+
+    Some packages print while they are imported.
+    """
     streams = {name: getattr(sys, name) for name in ("stdout", "stderr", "__stdout__", "__stderr__")}
     for name in streams:
         setattr(sys, name, io.StringIO())

@@ -1,7 +1,7 @@
-"""What few runs and episodes tell: estimates with the intervals that a bootstrap gives them.
+"""Estimates from few runs or episodes, with bootstrap confidence intervals.
 
-Of runs the functions take a sequence of samples: of every task, the scores of its runs `[..., n]`, where n may differ
-from task to task and none is nan.
+Functions that compare runs take one array of scores `[..., n]` per task, where n is the task's number of runs. The
+scores must not be nan.
 
 Source: Agarwal et al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
 https://arxiv.org/abs/2108.13264
@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Ends = tuple[float, float]  # of an interval
+Ends = tuple[float, float]  # lower and upper end of an interval
 
 RESAMPLES = 10_000
-MOST_DRAWN = 2**24  # numbers at once
+MAX_BATCH = 2**24  # random indices per batch of resamples, which bounds memory
 
 
 def interquartile_mean(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of all runs of all tasks without a quarter of them, rounded down, at either end: `[...]`.
+    """Return the mean of the middle half of all runs of all tasks, `[...]`.
 
-    Of fewer than four runs it is the mean.
+    The quarter that is left out at each end is rounded down, so that fewer than four runs give the plain mean.
 
     Source: section 4.3.
     """
@@ -30,7 +30,7 @@ def interquartile_mean(samples: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def performance_profile(samples: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
-    """The share of runs whose score is higher than each threshold, a mean over tasks: `[thresholds, ...]`.
+    """Return the share of runs that score above each threshold, averaged over tasks, `[thresholds, ...]`.
 
     Source: section 4.2, the score distribution.
     """
@@ -41,18 +41,18 @@ def performance_profile(samples: Sequence[np.ndarray], thresholds: np.ndarray) -
 
 
 def probability_of_improvement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
-    """How likely a run of the first scores higher than one of the second, a mean over tasks: `[...]`.
+    """Return the probability that a run of `first` outscores one of `second`, averaged over tasks, `[...]`.
 
-    Equal scores count half. It is the statistic of the Mann-Whitney test over its largest value.
+    Ties count half. The result is the Mann-Whitney U statistic divided by its maximum.
 
     Source: section 4.3.
     """
 
-    def of_task(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def in_task(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = x[..., :, None], y[..., None, :]
         return ((x > y).mean(axis=(-2, -1)) + (x >= y).mean(axis=(-2, -1))) / 2
 
-    return np.mean([of_task(x, y) for x, y in zip(first, second, strict=True)], axis=0)
+    return np.mean([in_task(x, y) for x, y in zip(first, second, strict=True)], axis=0)
 
 
 def stratified_interval(
@@ -60,17 +60,17 @@ def stratified_interval(
     samples: Sequence[np.ndarray],
     resamples: int = RESAMPLES,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The ends of a 95 % interval, between the percentiles of a stratified bootstrap; the same ones every time.
+    """Return a 95 % percentile interval of a stratified bootstrap; the random seed is fixed.
 
-    The runs of each task are drawn anew with replacement, the tasks stay. A task of one run stays as it is.
+    Each resample keeps all tasks and draws the runs of each task with replacement.
 
     Args:
-      statistic: of samples `[..., n]`; gives an array whose last axes are `[...]`.
-      samples: of every task, `[..., n]`.
-      resamples: that are drawn.
+      statistic: Function of samples `[..., n]` that returns an array `[...]`.
+      samples: Scores of each task, `[..., n]`.
+      resamples: Number of resamples to draw.
 
     Returns:
-      Of what `statistic` gives the ends; None where no task has a second run: a single one does not tell.
+      Lower and upper ends, `[...]` each; None if every task has only one run, which gives no estimate of the spread.
 
     Source: section 4.1.
     """
@@ -83,27 +83,27 @@ def stratified_interval(
 
 
 def _drawn(random: np.random.Generator, resamples: int, size: int) -> np.ndarray:
-    """Draw the members of each resample, with replacement: `[resamples, size]` indices."""
+    """Draw indices with replacement for every resample, `[resamples, size]`."""
     return random.integers(size, size=(resamples, size))
 
 
 def of_episodes(values: np.ndarray) -> tuple[list[Ends | None], Ends | None]:
-    """95 % intervals of the mean of each agent over its episodes, and of the mean of all agents.
+    """Return 95 % bootstrap intervals of each agent's mean over its episodes, and of the mean over all agents.
 
-    They are between the percentiles of a bootstrap; the same ones every time. Of an agent its episodes are drawn anew
-    with replacement; of all agents first the agents are, then episodes of each: the agents at hand are some of those
-    that training gives.
+    Percentile intervals with a fixed random seed. An agent's interval resamples its episodes. The interval of all
+    agents resamples the agents first and then the episodes of each, because the agents are themselves a sample of
+    those that training could have given.
 
     Args:
-      values: of every episode, `[R, N]`.
+      values: One value per agent and episode, `[R, N]`.
 
     Returns:
-      The ends of each; None where a single number does not tell.
+      Interval of each agent, and the interval of all agents; None where there is only a single number.
 
     Source: Davison and Hinkley, 1997, "Bootstrap Methods and their Application", section 3.8.
     """
     agents, episodes = values.shape
-    random, batch = np.random.default_rng(0), max(1, MOST_DRAWN // values.size)
+    random, batch = np.random.default_rng(0), max(1, MAX_BATCH // values.size)
     batches = [min(batch, RESAMPLES - done) for done in range(0, RESAMPLES, batch)]
     means = [values[:, _drawn(random, number, episodes)].mean(axis=-1) for number in batches]
     resampled = np.concatenate(means, axis=1)

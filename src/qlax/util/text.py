@@ -1,37 +1,40 @@
-"""Text that people read: values in messages, numbers and tables."""
+"""Formatting for people: values in messages, numbers and tables."""
 
 from typing import Any
 
 
 def shown(value: Any, longest: int = 80) -> str:
-    """A value, or text as it is, for an error message: in one line, and of a long one the beginning."""
+    """Format a value for an error message: on one line, and cut after `longest` characters.
+
+    Printable text is shown as it is, any other value as its `repr`.
+    """
     try:
         line = value if isinstance(value, str) and value.isprintable() else repr(value)
-    except (ValueError, RecursionError):  # Python does not write numbers of thousands of digits, nor deep trees
+    except (ValueError, RecursionError):  # Python refuses `repr` of integers of thousands of digits and of deep trees
         return f"something of type {type(value).__name__}"
     line = " ".join(line.split())
     return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def six_digits(x: float) -> float:
-    """As many as are shown of a number, and no more than float32 holds."""
+    """Round a number to six significant digits, which float32 holds reliably."""
     return float(f"{x:.6g}")
 
 
 def four_digits(x: float | None) -> str:
-    """Four digits, or all before the point, unless these are more than nine."""
+    """Format a number with four significant digits, but up to nine digits before the point; None is "-"."""
     if x is None:
         return "-"
     return f"{x:.0f}" if 1000 <= abs(x) < 1e9 else f"{x:.4g}"
 
 
 def ends_in_words(interval: tuple[Any, Any] | None) -> str:
-    """Write an interval as its ends in four digits; what is none as "-"."""
+    """Format an interval as "low to high" in four digits; None is "-"."""
     return " to ".join(map(four_digits, interval)) if interval else "-"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose columns are as wide as what they hold, the first to the left, the others to the right."""
+    """Format a Markdown table with padded columns, the first aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells):
@@ -43,7 +46,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def setting_in_words(value: Any) -> str:
-    """Write the value of a setting for people: rounded, and what is nothing as "none"."""
+    """Format the value of a setting: rounded numbers, "on" or "off", and "none" for None or an empty value."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, int):
