@@ -209,7 +209,7 @@ def test_runs_that_diverged(tmp_path):
     where = [None, {"steps": 512, "what": "loss"}]
     found = page(tmp_path, written(tmp_path / "run", returns=[5.0, None], diverged=where))
     assert "2 agents of 40,960 steps, of which 1 diverged" in found.text
-    assert "Agent 1 (seed 1) diverged after 512 steps: loss was not finite; values have grown too large" in found.text
+    assert "Agent 1 (seed 1) diverged after 512 steps: loss was not finite; Q-values have grown too large" in found.text
     assert rows(found, "Greedy return of every setting")[1] == ["1 of 2 diverged", "2"]
     assert rows(found, "Every agent")[2][3] == "diverged"
 

@@ -233,7 +233,7 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
     [
         ("sweep --out figure.jpg", "figure.jpg: expected a file that ends with .png or .svg or .pdf"),
         ("sweep --out there.png", "there.png exists already; name a new file, or remove this one"),
-        ("sweep --out missing/figure.png", "cannot write figure.png: there is no folder missing; create it, or name another"),
+        ("sweep --out missing/figure.png", "cannot write figure.png: there is no folder missing; create it"),
         (
             "sweep --y eval_retrun",
             "unknown metric 'eval_retrun'; did you mean 'eval_return'?; metrics of runs: episode",

@@ -41,7 +41,7 @@ def test_a_tree_comes_back_bit_for_bit(saved):
     [
         ({"more": jnp.zeros(1)}, "it lacks more"),
         ({"scalar": jnp.zeros(2)}, r"scalar is int32\[\], expected float32\[2\]"),
-        ({"hyper": ()}, "holds the unexpected hyper/"),
+        ({"hyper": ()}, "has the unexpected entry hyper/"),
     ],
 )
 def test_a_file_of_another_configuration_is_named(saved, change, message):

@@ -116,8 +116,8 @@ def test_runs_of_format_0_become_draws(settings, draws, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format": 2}, "has the format 2; expected at most 1: a newer version of qlax may read it"),
-        ({"format": "new"}, "has the format new; expected at most 1"),
+        ({"format": 2}, "has format 2; expected at most 1: a newer version of qlax may read it"),
+        ({"format": "new"}, "has format new; expected at most 1"),
         ({"format": 1, "runs": 5}, "unknown setting 'runs'"),
         ({"runs": "many", "lam": "uniform:0:1"}, "draws='many': expected a whole number"),
         ({"runs": 4, "lam": "uniform:0:1", "seeds": 0}, "expected a whole number"),
@@ -212,7 +212,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ("[1]", "holds a list; expected an object"),
         ('{"env": "a/b", "ALG_NAME": 1}', "unknown setting 'ALG_NAME'"),
         ('{"env": "a/b", "gamma": "high"}', "gamma='high'"),
-        ('{"env": "a/b", "lam": 0, "lam": 1}', "is not JSON: 'lam' stands there twice"),
+        ('{"env": "a/b", "lam": 0, "lam": 1}', "is not JSON: 'lam' occurs twice"),
         ("[" * 100_000, "is not JSON: maximum recursion depth"),
         (f'{{"env": "a/b", "seed": {"9" * 5000}}}', "is not JSON: Exceeds the limit"),
         ('{"env": "a/b", "lam": NaN}', "lam=nan: expected a number from 0 to 1"),

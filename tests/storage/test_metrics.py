@@ -66,6 +66,6 @@ def test_of_a_damaged_file_the_lines_that_are_as_they_were_are_kept(metrics):
     wanted = metrics.checksums()
     damaged = metrics.path.read_bytes().replace(b"10.0", b"11.0")
     metrics.path.write_bytes(damaged)
-    assert "1 of 2 lines are as they were; moved aside as metrics.damaged.jsonl" in metrics.cut(wanted)
+    assert "1 of 2 lines are intact; moved aside as metrics.damaged.jsonl" in metrics.cut(wanted)
     assert [line["updates"] for line in metrics.read(2)] == [2]
     assert metrics.path.with_name("metrics.damaged.jsonl").read_bytes() == damaged

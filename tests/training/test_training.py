@@ -265,7 +265,7 @@ def test_nothing_leads_out_of_a_run(whole, tmp_path):
     (run / "summary.json").unlink()
     shutil.move(run / "checkpoints", outside)
     (run / "checkpoints").symlink_to(outside)
-    with pytest.raises(UserError, match=r"is a link, to .*; it is not followed"):
+    with pytest.raises(UserError, match=r"is a link to .*; links are not followed"):
         qlax.resume(run)
 
 

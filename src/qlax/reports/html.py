@@ -32,7 +32,7 @@ from qlax.reports.plot import curve_figure
 from qlax.reports.results import Row, Run, by_setting, last, of_run, rows
 from qlax.reports.style import as_file
 from qlax.storage import checkpoint
-from qlax.storage.history import History, Paths, read_all, undamaged
+from qlax.storage.history import History, Paths, derive, read_all
 from qlax.storage.measurements import MEASUREMENTS, in_group, is_own
 from qlax.util.files import new_file, write_result
 from qlax.util.text import four_digits, setting_in_words
@@ -71,7 +71,7 @@ def report(runs: Paths, out: Path | str | None = None, *, video: bool = True) ->
         written, or is no .html.
     """
     path = new_file(out, Path(NAME), SUFFIXES)
-    found = [undamaged(history, of_run) for history in read_all(runs)]
+    found = [derive(history, of_run) for history in read_all(runs)]
     return write_result(path, _rendered(found, path.parent, video).encode(), is_named=out is not None)
 
 
@@ -95,7 +95,7 @@ def _rendered(runs: Sequence[Run], folder: Path, video: bool) -> str:
         title=", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else ""),
         runs=runs,
         films=_films(runs) if video else {},
-        sections=[undamaged(run.history, lambda _, run: _sections(run), run) for run in runs],
+        sections=[derive(run.history, lambda _, run: _sections(run), run) for run in runs],
         overview=_overview(runs) if len(runs) > 1 else None,
         version=__version__,
         date=time.strftime("%Y-%m-%d %H:%M"),

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from qlax.errors import UserError, nearest
 from qlax.reports.selection import AgentCurves, Group, Selection, checked_metrics, is_measured, select
 from qlax.reports.style import MOST_LABELS, STYLE, as_file, few_ticks, in_steps, legend_below, ncols, short
-from qlax.storage.history import History, Paths, read_all, undamaged
+from qlax.storage.history import History, Paths, derive, read_all
 from qlax.storage.measurements import MEASUREMENTS, shown
 from qlax.util.files import new_file, write_result
 from qlax.util.statistics import (
@@ -96,7 +96,7 @@ def plot(
         raise UserError(f"y has {len(metrics)} metrics; expected one, or for curves up to {len(LINES)}")
     named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
     for history in histories:
-        if history.directory in named and not undamaged(history, is_measured, metrics[0]):
+        if history.directory in named and not derive(history, is_measured, metrics[0]):
             raise UserError(
                 f"{history.directory} has no value of {metrics[0]} yet; leave it out, or wait for the first"
             )

@@ -12,7 +12,7 @@ from qlax.config.settings import FIELDS, fields_where
 from qlax.errors import UserError, nearest
 from qlax.reports.results import compared_fields
 from qlax.reports.style import MOST_LABELS
-from qlax.storage.history import History, undamaged
+from qlax.storage.history import History, derive
 from qlax.util.statistics import interquartile_mean
 from qlax.util.text import setting_in_words
 
@@ -123,14 +123,14 @@ def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str
       UserError: unknown fields or metrics, or no run has a value of one yet.
     """
     asked = checked_metrics(histories, y)
-    metrics = [name for name in asked if any(undamaged(history, is_measured, name) for history in histories)]
+    metrics = [name for name in asked if any(derive(history, is_measured, name) for history in histories)]
     if not metrics:
         raise UserError(f"no run has a value of {' or '.join(asked)} yet; wait for the first")
-    measured = [history for history in histories if undamaged(history, is_measured, metrics[0])]
+    measured = [history for history in histories if derive(history, is_measured, metrics[0])]
     names = _directory_names(measured)
     found: list[AgentCurves] = []
     for history, name in zip(measured, names, strict=True):
-        found += undamaged(history, _agents, name, x, metrics)
+        found += derive(history, _agents, name, x, metrics)
     agents = _completed(found)
     envs = list(dict.fromkeys(agent.env for agent in agents))
     has_scores = metrics[0] == "eval_return" and all(agent.score is not None for agent in agents)

@@ -1,1 +1,1 @@
-"""What a run leaves in its directory, written and read."""
+"""Files of a run: checkpoints, metrics, formats, and the run directory that holds them."""

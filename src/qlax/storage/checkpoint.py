@@ -1,4 +1,4 @@
-"""Trees of arrays in files: a name for every leaf, safetensors, and a checksum of it all."""
+"""Checkpoint files: trees of arrays in safetensors, with one name per leaf and a checksum of everything."""
 
 import hashlib
 import json
@@ -16,43 +16,43 @@ from qlax.util.files import write_whole
 from qlax.util.imports import imported_when_used
 from qlax.util.text import shown
 
-with imported_when_used("jax"):  # a file is read without
+with imported_when_used("jax"):  # reading a file does not need JAX, which takes long to import
     import jax
 
 SUFFIX = ".safetensors"
-ENTRY = "qlax"  # of the metadata
+ENTRY = "qlax"  # key of qlax's entry in the metadata of safetensors
 
 
 class DamagedError(UserError):
-    """A file is not what was once written; the message names it."""
+    """A file differs from what was written to it; the message names the file."""
 
 
 def save(path: Path, tree: PyTree, info: dict[str, Any], sync: bool = True) -> None:
-    """Write `tree` and `info` (JSON) to `path`; a reader finds the whole file or none.
+    """Write a tree of arrays and its description to a file, atomically.
 
     Args:
-      path: where; its folder exists.
-      tree: of arrays, random keys included.
-      info: what else belongs to it.
-      sync: as in `write_whole`.
+      path: File to write, in an existing folder.
+      tree: Tree of arrays, which may include random keys.
+      info: Description of the tree, which JSON can hold.
+      sync: Make the file's name durable at once, see `write_whole`.
 
     Raises:
-      OSError: it cannot be written; an old file is left as it was.
+      OSError: The file cannot be written; an existing file is unchanged.
     """
     named, text = _named(tree), json.dumps(info)
-    # One entry: the order of several is not always the same, and equal trees are to be equal files.
+    # A single entry, because the order of several entries varies, and equal trees must give equal files.
     metadata = {ENTRY: f"{_checksum(text, sorted(named.items()))} {text}"}
     write_whole(path, serialize(named, metadata=metadata), sync)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The `info` saved at `path`, and every leaf by its name, in which `/` separates the levels of the tree.
+    """Read the description and all leaves of a file; `/` in a leaf's name separates the levels of the tree.
 
-    Memory is taken for no more than the file holds: sizes are compared with its length first.
+    Array sizes are compared with the file's length before memory is allocated for them.
 
     Raises:
-      UserError: missing or not to be read.
-      DamagedError: damaged, or not one of ours.
+      UserError: The file is missing or unreadable.
+      DamagedError: The file is damaged or was not written by qlax.
     """
     with _opened(path) as file:
         info, text, checksum = _info(path, file)
@@ -63,27 +63,27 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """The `info` saved at `path`, without the arrays, which may be large, and so unchecked.
+    """Read only the description of a file, not its arrays, which may be large; the checksum is not verified.
 
     Raises:
-      UserError: missing or not to be read.
-      DamagedError: damaged, or not one of ours.
+      UserError: The file is missing or unreadable.
+      DamagedError: The file is damaged or was not written by qlax.
     """
     with _opened(path) as file:
         return _info(path, file)[0]
 
 
 def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple[dict[str, Any], PyTree]:
-    """The `info` and the tree saved at `path`.
+    """Read the description and the tree of a file.
 
     Args:
-      path: a file that `save` wrote.
-      like: a tree of arrays, or of their shapes and dtypes, as they are expected; compared before arrays are read.
-      absent: names of leaves that the file may lack, with the number they are then filled with.
+      path: File that `save` wrote.
+      like: Tree of the expected arrays, or of their shapes and dtypes; compared before arrays are read.
+      absent: Names of leaves that the file may lack, with the number that fills them.
 
     Raises:
-      UserError: missing, or its leaves are not those expected.
-      DamagedError: damaged, or not one of ours.
+      UserError: The file is missing, or its leaves are not the expected ones.
+      DamagedError: The file is damaged or was not written by qlax.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_name(where): leaf for where, leaf in leaves}
@@ -101,9 +101,9 @@ def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple
 
 
 def _odd_leaf(file: Any, wanted: dict[str, Any]) -> str:
-    """What of an open file is not as it is wanted; nothing if all is."""
+    """Describe the first leaf of an open file that differs from the expected leaves; empty if none does."""
     for odd in sorted(set(file.keys()) ^ wanted.keys()):
-        return f"it {'lacks' if odd in wanted else 'holds the unexpected'} {odd}"
+        return f"it {'lacks' if odd in wanted else 'has the unexpected entry'} {odd}"
     for name, leaf in wanted.items():
         found = file.get_slice(name)
         expected = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
@@ -113,7 +113,7 @@ def _odd_leaf(file: Any, wanted: dict[str, Any]) -> str:
     return ""
 
 
-_DTYPES = {  # by the names that safetensors has for them
+_DTYPES = {  # NumPy's dtype names, by the names that safetensors uses
     "BOOL": "bool",
     "BF16": "bfloat16",
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -123,19 +123,19 @@ _DTYPES = {  # by the names that safetensors has for them
 
 
 def _tensors(path: Path, file: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of an open file, one after the other."""
+    """Yield the name and array of every leaf of an open file."""
     try:
         for name in sorted(file.keys()):
             yield name, file.get_tensor(name)
-    except Exception as error:  # whatever safetensors and NumPy think of what is no array
+    except Exception as error:  # safetensors and NumPy raise many kinds of exceptions for malformed arrays
         raise _damaged(path, error) from error
 
 
 def _opened(path: Path) -> Any:
     try:
-        if not path.is_file() and path.exists():  # a pipe would keep who opens it waiting
-            raise _damaged(path, "it is no file")
-        path.open("rb").close()  # for the system's own words about what cannot be read
+        if not path.is_file() and path.exists():  # opening a named pipe would block
+            raise _damaged(path, "it is not a regular file")
+        path.open("rb").close()  # raises the system's own message if the file is unreadable
         return safe_open(path, framework="numpy")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -144,23 +144,23 @@ def _opened(path: Path) -> Any:
 
 
 def _info(path: Path, file: Any) -> tuple[dict[str, Any], str, str]:
-    """What was saved with the tree: decoded, as it stands there, and the checksum."""
+    """Return the description saved with the tree, its JSON text, and the checksum."""
     try:
         checksum, _, text = file.metadata()[ENTRY].partition(" ")
         info = json.loads(text)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     if not isinstance(info, dict):
-        raise _damaged(path, "what describes it is no object")
+        raise _damaged(path, "its description is not a JSON object")
     return info, text, checksum
 
 
 def _damaged(path: Path, why: Any) -> DamagedError:
-    return DamagedError(f"{path} is damaged, or no file of weights of qlax: {shown(str(why), 200)}")
+    return DamagedError(f"{path} is damaged, or is not a weights file of qlax: {shown(str(why), 200)}")
 
 
 def _checksum(text: str, named: Iterable[tuple[str, np.ndarray]]) -> str:
-    """Of everything that a file says; `named` in the order of the names."""
+    """Return the SHA-256 of a file's description and arrays; `named` must be sorted by name."""
     digest = hashlib.sha256(text.encode())
     for name, array in named:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -178,10 +178,10 @@ def _name(where: tuple[Any, ...]) -> str:
 
 
 def as_numbers(x: Any) -> np.ndarray:
-    """An array, of random keys the numbers that they are."""
+    """Convert to a NumPy array; random keys become the integers that represent them."""
     return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
 def from_numbers(x: np.ndarray, like: Any) -> Any:
-    """Random keys of these numbers, if `like` is of random keys; else the array itself."""
+    """Undo `as_numbers`: return random keys if `like` holds random keys, else the array itself."""
     return jax.random.wrap_key_data(jax.numpy.asarray(x)) if is_key(like) else x

@@ -1,13 +1,13 @@
-"""Run directories: one process at a time writes one; damaged files are named, moved aside and kept.
+"""Run directories: only one process at a time writes to one; damaged files are reported, moved aside and kept.
 
-lock              while a process is at work
-config.json       every choice
-metrics.jsonl     a line a logging interval
-checkpoints/      the newest states, named by their updates
-best/ agents/     weights of the best evaluation, and the last ones
-sweep.csv         a row an agent, where settings are compared; sweep.png shows them
-summary.json      written last
-tensorboard/ wandb/  what these trackers leave, if they are asked for
+lock              exists while a process writes
+config.json       all settings
+metrics.jsonl     one line per logging interval
+checkpoints/      newest training states, named by their number of updates
+best/ agents/     weights of the best evaluation, and the final weights
+sweep.csv         one row per agent, where settings are compared; sweep.png shows them
+summary.json      results, written last
+tensorboard/ wandb/  files of these trackers, if they are used
 """
 
 import contextlib
@@ -40,22 +40,22 @@ from qlax.util.text import shown
 
 AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
 FILES = ("config.json", "metrics.jsonl", *AT_THE_END)
-MOST_QUEUED = 2  # pieces of work that wait for the writer, as the weights they hold take memory
+MOST_QUEUED = 2  # tasks waiting for the writer thread, whose weights take memory
 FOLDERS = ("checkpoints", "best", "agents", "earlier", "tensorboard", "wandb")
 
 
 class RunDirectory:
-    """The directory of a run, locked until it is closed.
+    """Directory of a run, locked until it is closed.
 
     Args:
-      path: of it; it exists.
+      path: Path of the directory, which exists.
 
     Attributes:
-      metrics: its `metrics.jsonl`.
-      damage: what was found damaged and moved aside, a line each.
+      metrics: Its file `metrics.jsonl`.
+      damage: Messages about files that were damaged and moved aside, one line each.
 
     Raises:
-      UserError: another process is at work in it, or a link or a folder is where there should be a file.
+      UserError: Another process has locked the directory, or it has a link, or a folder instead of a file.
     """
 
     def __init__(self, path: Path):
@@ -70,7 +70,7 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{error.filename or path} cannot be written: {error.strerror or error}") from error
         self._writer = ThreadPoolExecutor(1)
-        self._queued: deque[Future] = deque()  # the oldest first
+        self._queued: deque[Future] = deque()  # tasks of the writer thread, oldest first
         self._checkpoint: Future | None = None
         try:
             self._check_kinds()
@@ -79,7 +79,7 @@ class RunDirectory:
             raise
         with contextlib.suppress(OSError):
             for pattern in (*(f"{name}*" for name in FILES), "checkpoints/*", "best/*", "agents/*"):
-                for left in path.glob(f"{pattern}{PARTIAL}"):  # by a process that was killed
+                for left in path.glob(f"{pattern}{PARTIAL}"):  # left by a process that was killed
                     left.unlink()
 
     def __enter__(self) -> Self:
@@ -89,7 +89,7 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Wait for the writer, and release the lock."""
+        """Wait for the writer thread, and release the lock."""
         self._writer.shutdown()
         self._lock.release()
 
@@ -98,7 +98,7 @@ class RunDirectory:
         """Configuration of the run.
 
         Raises:
-          UserError: there is no run, or its configuration is damaged.
+          UserError: The directory holds no run, or its configuration is damaged.
         """
         return config_of(self.path)
 
@@ -109,18 +109,21 @@ class RunDirectory:
         return found if isinstance(found, str) else ""
 
     def is_finished(self, config: Config) -> bool:
-        """Tell whether the run has its planned length."""
+        """Tell whether the run has reached its planned length."""
         updates = (summary_of(self.path) or {}).get("updates")
         return isinstance(updates, int) and updates >= config.num_updates
 
     def newest(self, like: PyTree) -> tuple[dict[str, Any], PyTree] | None:
-        """Read the newest complete checkpoint; move damaged ones aside.
+        """Read the newest intact checkpoint, and move damaged ones aside.
 
         Args:
-          like: shapes of what it holds.
+          like: Tree of the expected shapes and dtypes.
+
+        Returns:
+          Description and tree of the checkpoint; None if there is no intact checkpoint.
 
         Raises:
-          UserError: it is of another configuration.
+          UserError: The checkpoint belongs to another configuration.
         """
         for path in sorted((self.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}"), reverse=True):
             try:
@@ -134,13 +137,16 @@ class RunDirectory:
         return None
 
     def begin_metrics(self, info: dict[str, Any], config: Config) -> bytes:
-        """Cut the metrics to what they were when a checkpoint was written; returns what is left.
+        """Restore the metrics to the lines they had when a checkpoint was written, or clear them.
 
-        A file that is not what it was, or that lacks a checkpoint it should have, is moved aside first.
+        A damaged file is moved aside first, as is one of a run that has lost its checkpoints.
 
         Args:
-          info: of the checkpoint; empty where the run begins anew.
-          config: of the run.
+          info: Description of the checkpoint; empty if training starts from the beginning.
+          config: Configuration of the run.
+
+        Returns:
+          Content of the file that is left.
         """
         interval = config.checkpoint_interval
         assert interval is not None
@@ -150,17 +156,17 @@ class RunDirectory:
             else:
                 lost = [self.metrics.clear(moved_aside_from=interval, num_members=config.num_members)]
                 if any(lost) or self.damage:
-                    lost += [self._move_best_aside(), "there is no checkpoint to go on from: the run begins anew"]
+                    lost += [self._move_best_aside(), "no intact checkpoint is left: training starts over"]
         self.damage += filter(None, lost)
         return self.metrics.content()
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line to the metrics."""
+        """Append a line to the metrics."""
         with self.writing():
             self.metrics.append(line)
 
     def write(self, name: str, content: Any) -> None:
-        """Write a file of JSON."""
+        """Write a JSON file."""
         with self.writing():
             write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -169,21 +175,21 @@ class RunDirectory:
         self.write("config.json", stamped(dataclasses.asdict(config)))
 
     def save(self, updates: int, tree: PyTree, info: dict[str, Any], keep: int) -> None:
-        """Write a checkpoint in the background; it counts once it is complete.
+        """Write a checkpoint in the background.
 
         Args:
-          updates: done.
-          tree: arrays, whose memory nobody may reuse.
-          info: what describes it; checksums of the metrics are added.
-          keep: number of the newest checkpoints that are kept.
+          updates: Number of updates done.
+          tree: Tree of arrays, whose memory must not be reused.
+          info: Description of the tree; checksums of the metrics are added.
+          keep: Number of newest checkpoints to keep.
 
         Raises:
-          RunError: something before could not be written.
+          RunError: An earlier file could not be written.
         """
         info = stamped({**info, "metrics_checksums": self.metrics.checksums()})
 
         def write():
-            self.metrics.sync()  # first: a checkpoint tells what is in them
+            self.metrics.sync()  # first, because a checkpoint holds checksums of the metrics
             folder = self.path / "checkpoints"
             folder.mkdir(exist_ok=True)
             checkpoint.save(folder / _checkpoint_name(updates), tree, info)
@@ -191,20 +197,20 @@ class RunDirectory:
             for old in files[:-keep]:
                 old.unlink()
 
-        if self._checkpoint is not None:  # its tree takes memory of the device: there is never a second one
+        if self._checkpoint is not None:  # wait: a second tree would take more memory of the device
             with self.writing():
                 self._checkpoint.result()
-        self._checkpoint = self._write_aside(write)
+        self._checkpoint = self._in_background(write)
 
     def save_agents(self, folder: str, agents: Mapping[int, tuple[PyTree, dict[str, Any]]]) -> None:
         """Write weights to `agents/` or `best/` in the background.
 
         Args:
-          folder: which of them.
-          agents: variables and description, by the index of the agent.
+          folder: "agents" or "best".
+          agents: Variables and description of each agent, by the agent's index.
 
         Raises:
-          RunError: something before could not be written.
+          RunError: An earlier file could not be written.
         """
 
         def write():
@@ -215,15 +221,15 @@ class RunDirectory:
             sync_folder(path)
 
         if agents:
-            self._write_aside(write)
+            self._in_background(write)
 
     def best(self, index: int, own: dict[str, Any], before: float) -> float:
-        """Return of the best evaluation whose weights are in `best/`; -inf without any.
+        """Read the return of the best evaluation whose weights are in `best/`; -inf if there are none.
 
         Args:
-          index: of the agent.
-          own: its own settings.
-          before: best return when the checkpoint was written.
+          index: Index of the agent.
+          own: Settings of the agent that differ between agents.
+          before: Best return when the checkpoint was written; lower stored returns are reported in `damage`.
         """
         path = self.path / "best" / f"{index}{checkpoint.SUFFIX}"
         best = -math.inf
@@ -231,24 +237,24 @@ class RunDirectory:
             if path.exists():
                 info, _ = checkpoint.read(path)
                 if {name: info.get(name) for name in own} != own or type(info.get("eval_return")) is not float:
-                    raise checkpoint.DamagedError(f"{path} holds no best weights of this run")
+                    raise checkpoint.DamagedError(f"{path} does not hold best weights of this run")
                 best = info["eval_return"]
         except checkpoint.DamagedError as error:
             self._move_aside(path, error)
         if best < before:
-            self.damage.append(f"{path}: the weights of the best evaluation, {before:g}, are lost")
+            self.damage.append(f"{path}: the weights of the best evaluation (return {before:g}) are lost")
         return best
 
     def wait(self) -> None:
-        """Wait until all is written.
+        """Wait until all files are written.
 
         Raises:
-          RunError: something could not be.
+          RunError: A file could not be written.
         """
         self._wait_for(0)
 
     def move_earlier_end_aside(self) -> None:
-        """Move what an end of the run left to a folder of its own: a later end will leave the same."""
+        """Move the files of an earlier end of training to `earlier/`, because the next end writes the same names."""
         left = [name for name in (*AT_THE_END, "agents") if (self.path / name).exists()]
         if not left:
             return
@@ -273,8 +279,8 @@ class RunDirectory:
             return ""
         return f"{best} moved aside as {best.rename(free_name(self.path / 'best.damaged')).name}"
 
-    def _write_aside(self, write: Callable[[], None]) -> Future | None:
-        """Queue work for the writer; a failure ends what comes after it, and is raised by the next call."""
+    def _in_background(self, write: Callable[[], None]) -> Future | None:
+        """Queue a task for the writer thread; after a failure later tasks are skipped and the next call raises."""
         self._wait_for(MOST_QUEUED - 1)
         before = self._queued[-1] if self._queued else None
 
@@ -287,14 +293,14 @@ class RunDirectory:
         return self._queued[-1]
 
     def _wait_for(self, most: int) -> None:
-        """Wait until at most so many pieces of work are queued; raise what failed so far."""
+        """Wait until at most `most` tasks are queued; raise the error of a task that has failed."""
         with self.writing():
             while self._queued and (len(self._queued) > most or self._queued[0].done()):
                 self._queued.popleft().result()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn errors of the system into one line that says how to go on."""
+        """Turn system errors within the context into a one-line `RunError` that says how to resume."""
         try:
             yield
         except OSError as error:
@@ -303,24 +309,24 @@ class RunDirectory:
             raise RunError(f"{where} cannot be written: {error.strerror or error}; {resume}") from error
 
     def _check_kinds(self) -> None:
-        """Check that files are files and folders folders, and none a link, which might lead out of the directory."""
+        """Check that files are files, folders are folders, and none is a link that might lead out of the directory."""
         for name in (*FILES, *FOLDERS):
             found = self.path / name
             if found.is_symlink():
-                raise UserError(f"{found} is a link, to {shown(os.readlink(found))}; it is not followed")
+                raise UserError(f"{found} is a link to {shown(os.readlink(found))}; links are not followed")
             if found.exists() and not (found.is_dir() if name in FOLDERS else found.is_file()):
-                raise UserError(f"{found} is no {'folder' if name in FOLDERS else 'file'}; move it away")
+                raise UserError(f"{found} is not a {'folder' if name in FOLDERS else 'file'}; move it away")
         for folder in ("best", "agents"):
             for found in (self.path / folder).glob(f"*{checkpoint.SUFFIX}"):
                 if not found.is_file():
-                    raise UserError(f"{found} is no file; move it away")
+                    raise UserError(f"{found} is not a file; move it away")
 
 
 class NonWritingRunDirectory(RunDirectory):
-    """Run directory of a process that does not write: what it needs for itself goes to a temporary folder.
+    """Run directory of a non-writing process; its writes go to a temporary folder.
 
     Args:
-      path: of the run's directory, which need not be within reach.
+      path: Path of the run's directory, which this process need not be able to reach.
     """
 
     def __init__(self, path: Path):
@@ -337,10 +343,10 @@ class NonWritingRunDirectory(RunDirectory):
         """Do nothing."""
 
     def best(self, index: int, own: dict[str, Any], before: float) -> float:
-        """Return what the best evaluation was before."""
+        """Return `before`, the best return when the checkpoint was written."""
         return before
 
-    def _write_aside(self, write: Callable[[], None]) -> None:
+    def _in_background(self, write: Callable[[], None]) -> None:
         """Do nothing."""
 
 
@@ -348,12 +354,14 @@ _INFO = {"updates": int, "line": int, "metrics_checksums": str, "plugins": dict,
 
 
 def _check_info(path: Path, info: dict[str, Any]) -> None:
-    """Check that a checkpoint says what it has to, and has the name of what it holds."""
+    """Check that a checkpoint's description is complete and matches its file name."""
     for name, kind in _INFO.items():
         if type(info.get(name)) is not kind or (kind is int and info[name] < 0):
-            raise checkpoint.DamagedError(f"{path} is no checkpoint of this version: {name} is {info.get(name)!r:.40}")
+            raise checkpoint.DamagedError(
+                f"{path} is not a checkpoint of this version of qlax: {name} is {info.get(name)!r:.40}"
+            )
     if path.name != _checkpoint_name(info["updates"]):
-        raise checkpoint.DamagedError(f"{path} holds what belongs into {_checkpoint_name(info['updates'])}")
+        raise checkpoint.DamagedError(f"{path} holds the checkpoint of {_checkpoint_name(info['updates'])}")
 
 
 def _checkpoint_name(updates: int) -> str:
@@ -361,14 +369,14 @@ def _checkpoint_name(updates: int) -> str:
 
 
 def claim(out: Path | str | None, config: Config) -> RunDirectory:
-    """Make a new directory, with the configuration in it; `check_free` is repeated.
+    """Make and lock the directory of a new run, and write its `config.json`.
 
     Args:
-      out: path, not there yet or empty. None: a new one under `runs/`.
-      config: of the run.
+      out: Path of an empty directory, or one that does not exist yet; None for a new directory under `runs/`.
+      config: Configuration of the run.
 
     Raises:
-      UserError: it holds something, is in use, or cannot be made.
+      UserError: The directory is not empty, is in use, or cannot be made.
     """
     try:
         if out is None:
@@ -379,7 +387,7 @@ def claim(out: Path | str | None, config: Config) -> RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(path)
         try:
-            check_free(path)  # another process may have been quicker
+            check_free(path)  # another process may have begun a run there before the lock was taken
         except UserError:
             directory.close()
             raise
@@ -390,10 +398,10 @@ def claim(out: Path | str | None, config: Config) -> RunDirectory:
 
 
 def existing(path: Path | str) -> RunDirectory:
-    """Open the directory of a run that was begun.
+    """Open the directory of a run that has begun.
 
     Raises:
-      UserError: there is none, or another process is at work in it.
+      UserError: The directory holds no run, or another process has locked it.
     """
     path = Path(path)
     if not (path / "config.json").exists():

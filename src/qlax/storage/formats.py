@@ -1,6 +1,6 @@
-"""Formats of what a run leaves: the number of today's, and how files of older ones are read.
+"""File formats of runs: the current format number, and how files of older formats are read.
 
-`config.json`, `sweep.json` and the description of every checkpoint say their format; what says none is of format 0.
+`config.json`, `sweep.json` and the description of every checkpoint carry a format number; without one it is 0.
 """
 
 import dataclasses
@@ -17,16 +17,17 @@ from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.text import shown
 
 ENTRY = "format"
-LARGEST_FILE = 2**20  # bytes; our own have a few thousand
+LARGEST_FILE = 2**20  # bytes; a config.json that qlax wrote has a few thousand
 Settings = dict[str, Any]
 
 
 class Older(NamedTuple):
-    """Differences of an older format from the next one.
+    """Changes from an older format to the one after it.
 
     Attributes:
-      renamed: of a setting's old name, the new one, and what makes the new value of the old one and all settings.
-      hyper: fields of `qlax.pqn.Hyper` that its checkpoints lack, with the values that change nothing.
+      renamed: For each old name of a setting: its new name, and a function of the old value and all settings that
+        returns the new value.
+      hyper: Fields of `qlax.pqn.Hyper` that checkpoints of the older format lack, with their neutral values.
     """
 
     renamed: Mapping[str, tuple[str, Callable[[Any, Settings], Any]]] = {}
@@ -34,7 +35,7 @@ class Older(NamedTuple):
 
 
 def _draws(runs: Any, settings: Settings) -> Any:
-    """Number of settings drawn, of the number of all agents."""
+    """Convert format 0's `runs`, the number of all agents, to the number of drawn settings."""
     swept = [settings.get(name) for name in SWEEPABLE]
     if runs is None or not any(isinstance(value, str) for value in swept):
         return None
@@ -42,24 +43,24 @@ def _draws(runs: Any, settings: Settings) -> Any:
     return runs // (settings.get("seeds", 1) * math.prod(lists))
 
 
-OLDER = (Older(renamed={"runs": ("draws", _draws)}),)  # by their numbers; add one here whenever a format changes
+OLDER = (Older(renamed={"runs": ("draws", _draws)}),)  # index: format number; add an entry when the format changes
 FORMAT = len(OLDER)
 
 
 def stamped(content: Settings) -> Settings:
-    """What a file holds, with the number of today's format."""
+    """Add the current format number to the content of a file."""
     return {ENTRY: FORMAT, **content}
 
 
 def upgraded(content: Settings, source: str) -> Settings:
-    """Settings of a file as today's format has them, without its number.
+    """Convert the settings of a file to the current format, and remove the format number.
 
     Args:
-      content: of the file.
-      source: the file, for error messages.
+      content: Content of the file.
+      source: Name of the file, for error messages.
 
     Raises:
-      UserError: the file is of a newer format.
+      UserError: The file has a newer format.
     """
     settings = {name: value for name, value in content.items() if name != ENTRY}
     for older in OLDER[_checked(content.get(ENTRY, 0), source) :]:
@@ -68,23 +69,23 @@ def upgraded(content: Settings, source: str) -> Settings:
                 value = settings.pop(name)
                 try:
                     settings[new] = convert(value, settings)
-                except (ArithmeticError, TypeError):  # damaged: checked, and refused, by its new name
+                except (ArithmeticError, TypeError):  # damaged value: later checks refuse it under its new name
                     settings[new] = value
     return settings
 
 
 def absent(info: Settings, source: str) -> dict[str, float]:
-    """Leaves that a checkpoint may lack, with the values that change nothing.
+    """Map the leaves that an older checkpoint may lack to their neutral values.
 
-    They are hyper-parameters that came later, see `Older.hyper`, and sums of measurements: of one that is new in the
-    table nothing was added up before.
+    These are hyper-parameters that were added later, see `Older.hyper`, and the sums of measurements that were added
+    to the table later, which start at zero.
 
     Args:
-      info: description of the checkpoint.
-      source: its file, for error messages.
+      info: Description of the checkpoint.
+      source: Name of the checkpoint's file, for error messages.
 
     Raises:
-      UserError: the checkpoint is of a newer format.
+      UserError: The checkpoint has a newer format.
     """
     older = OLDER[_checked(info.get(ENTRY, 0), source) :]
     sums = {f"record/sums/{key}/{part}": 0.0 for key in MEASUREMENTS for part in ("total", "weight")}
@@ -92,21 +93,21 @@ def absent(info: Settings, source: str) -> dict[str, float]:
 
 
 def to_json(config: Config) -> str:
-    """Contents of `config.json`, which `config_of_file` reads back."""
+    """Return the content of `config.json`, which `config_of_file` reads back."""
     return json.dumps(stamped(dataclasses.asdict(config)), indent=2) + "\n"
 
 
 def config_of_file(path: Path | str, **overrides: Any) -> Config:
-    """Settings in a `config.json`, with some of them replaced.
+    """Read the settings in a `config.json`, and replace some of them by the overrides.
 
     Raises:
-      UserError: the file is missing, damaged or not one of ours.
+      UserError: The file is missing, damaged, or was not written by qlax.
     """
     name = shown(str(path), 200)
     try:
         with Path(path).open("rb") as file:
             written = file.read(LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:  # the latter where the path holds a null
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         raise UserError(f"{name} cannot be read: {getattr(error, 'strerror', error)}") from error
     if len(written) > LARGEST_FILE:
         raise UserError(f"{name} has more than {LARGEST_FILE:,} bytes; expected the settings of a run")
@@ -122,16 +123,16 @@ def config_of_file(path: Path | str, **overrides: Any) -> Config:
 def _checked(number: Any, source: str) -> int:
     if type(number) is not int or not 0 <= number <= FORMAT:
         raise UserError(
-            f"{source} has the format {shown(number)}; expected at most {FORMAT}: a newer version of qlax may read it"
+            f"{source} has format {shown(number)}; expected at most {FORMAT}: a newer version of qlax may read it"
         )
     return number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Settings:
-    """An object of JSON, in which no name may stand twice."""
+    """Make a dictionary of a JSON object's pairs; raise ValueError if a name occurs twice."""
     settings: Settings = {}
     for name, value in pairs:
         if name in settings:
-            raise ValueError(f"{shown(repr(name))} stands there twice")
+            raise ValueError(f"{shown(repr(name))} occurs twice")
         settings[name] = value
     return settings

@@ -1,4 +1,4 @@
-"""What run directories hold, read without taking them: for all that looks at runs, finished or still trained."""
+"""Reading run directories without locking them, whether their runs are finished or still training."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,19 +16,19 @@ Paths = Path | str | Sequence[Path | str]
 
 
 class History(NamedTuple):
-    """Of the runs that trained side by side in one directory."""
+    """Settings, learning curves and summary of one run directory."""
 
     directory: Path
     config: Config
     curves: dict[str, np.ndarray]  # `[lines]` or `[lines, R]`, nan where there is no value; see `metrics.curves`
-    summary: dict[str, Any] | None  # None until the runs are finished
+    summary: dict[str, Any] | None  # content of summary.json; None until training ends
 
 
 def read(directory: Path | str) -> History:
-    """The history of one directory.
+    """Read the history of one run directory.
 
     Raises:
-      UserError: there is no run, or its configuration is damaged.
+      UserError: The directory holds no run, or its configuration is damaged.
     """
     directory = Path(directory)
     config = config_of(directory)
@@ -37,10 +37,10 @@ def read(directory: Path | str) -> History:
 
 
 def config_of(directory: Path) -> Config:
-    """Every choice of the runs of a directory.
+    """Read the configuration of a run directory.
 
     Raises:
-      UserError: there is no run, or its configuration is damaged.
+      UserError: The directory holds no run, or its configuration is damaged.
     """
     if not (directory / "config.json").exists():
         raise UserError(f"{directory} holds no run: there is no config.json")
@@ -48,7 +48,7 @@ def config_of(directory: Path) -> Config:
 
 
 def summary_of(directory: Path) -> dict[str, Any] | None:
-    """What the end of the runs left; None without one that can be read."""
+    """Read `summary.json` of a run directory; return None if it is missing or damaged."""
     try:
         found = json.loads((directory / "summary.json").read_text())
     except (OSError, ValueError, RecursionError):
@@ -57,10 +57,10 @@ def summary_of(directory: Path) -> dict[str, Any] | None:
 
 
 def read_all(directories: Paths) -> list[History]:
-    """Of each directory; of a sweep's or a suite's those of its jobs.
+    """Read the histories of several directories; the directory of a sweep gives the histories of its jobs.
 
     Raises:
-      UserError: none is named, or one twice, there is no run in one of them, or its configuration is damaged.
+      UserError: No directory is named, or one is named twice, holds no run, or has a damaged configuration.
     """
     histories = []
     for directory in map(Path, [directories] if isinstance(directories, Path | str) else directories):
@@ -68,18 +68,18 @@ def read_all(directories: Paths) -> list[History]:
         is_run = (directory / "config.json").exists()
         histories += [read(directory)] if is_run or not jobs else [read(job) for job in jobs]
     if not histories:
-        raise UserError("there are no runs; name their directories")
+        raise UserError("no runs are given; name their directories")
     found = [history.directory.resolve() for history in histories]
     if twice := [history.directory for history in histories if found.count(history.directory.resolve()) > 1]:
         raise UserError(f"{twice[0]} is given twice")
     return histories
 
 
-def undamaged(history: History, make: Callable[..., Any], *more: Any) -> Any:
-    """What is made of a history, whose files may hold anything: `make(history, *more)`.
+def derive(history: History, make: Callable[..., Any], *more: Any) -> Any:
+    """Return `make(history, *more)`, and report errors caused by damaged files as a `UserError`.
 
     Raises:
-      UserError: what it raised, or that the files do not hold what they should.
+      UserError: `make` raised it, or the files of the run lack expected values.
     """
     try:
         return make(history, *more)

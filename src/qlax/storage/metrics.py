@@ -1,4 +1,4 @@
-"""Metrics of a run: the file of JSON lines, and the curves that it holds."""
+"""Metrics of a run: the file `metrics.jsonl`, and the learning curves in it."""
 
 import hashlib
 import json
@@ -13,45 +13,47 @@ import numpy as np
 from qlax.storage.measurements import is_shared
 from qlax.util.files import free_name, write_whole
 
-CHECKSUM = 16  # hexadecimal digits
+CHECKSUM = 16  # hexadecimal digits per line
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a line a logging interval, appended and flushed; what has no value is null."""
+    """File `metrics.jsonl`: one JSON object per logging interval; missing and non-finite values are null."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._checksums: list[str] = []  # of the lines that are in it
+        self._checksums: list[str] = []  # one per line of the file
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add one line; arrays become lists."""
+        """Append one line; arrays become lists."""
         written = (json.dumps({name: _plain(value) for name, value in line.items()}) + "\n").encode()
         with self.path.open("ab") as file:
             file.write(written)
         self._checksums.append(_checksum(written))
 
     def read(self, num_members: int) -> list[dict[str, Any]]:
-        """Read all lines but those that a crash cut short, or that are not what so many members write."""
+        """Read all valid lines of a run of `num_members` agents; skip lines that a crash cut short."""
         return _lines(self.content(), num_members)
 
     def checksums(self) -> str:
-        """What `cut` goes by: `CHECKSUM` characters a line."""
+        """Return the joined checksums of all lines, which `cut` takes: `CHECKSUM` characters per line."""
         return "".join(self._checksums)
 
     def sync(self) -> None:
-        """Have what was appended survive a loss of power."""
+        """Make appended lines survive a power failure."""
         if self.path.exists():
             with self.path.open("rb+") as file:
                 os.fsync(file.fileno())
 
     def cut(self, checksums: str) -> str:
-        """Drop whatever is not, or no longer, a line that was there once: what came later will be written again.
+        """Restore the file to the lines it had when a checkpoint was written; training writes later lines again.
+
+        If the file does not begin with those lines, it is moved aside, and those still found in it are kept.
 
         Args:
-          checksums: of the lines that were there.
+          checksums: Checksums of the lines that the file had, as `checksums` returned them.
 
         Returns:
-          What was lost, if the file does not begin with them; it is then moved aside, and those still in it are kept.
+          Message about lines that are lost; empty if none is.
         """
         wanted = [checksums[begin : begin + CHECKSUM] for begin in range(0, len(checksums), CHECKSUM)]
         content = self.content()
@@ -60,24 +62,24 @@ class MetricsFile:
         if list(map(_checksum, kept)) != wanted:
             found = {_checksum(line): line for line in lines}
             kept = [found[checksum] for checksum in wanted if checksum in found]
-            lost = f"{self.path} is damaged: {len(kept)} of {len(wanted)} lines are as they were{self._set_aside()}"
+            lost = f"{self.path} is damaged: {len(kept)} of {len(wanted)} lines are intact{self._move_aside()}"
         self._begin(kept, content)
         return lost
 
     def clear(self, moved_aside_from: int, num_members: int) -> str:
-        """Drop all: it will be written again.
+        """Remove all lines, because training starts over.
 
         Args:
-          moved_aside_from: a file whose lines come as far as this number of updates, or are damaged, is moved aside.
-          num_members: of the run.
+          moved_aside_from: A file with a line of at least this many updates is moved aside, as is a damaged file.
+          num_members: Number of agents of the run.
 
         Returns:
-          Where it was moved aside, if it was.
+          Message with the new name of the file, if it was moved aside; else empty.
         """
         content = self.content()
         lines = _lines(content, num_members)
         is_kept = any(line["updates"] >= moved_aside_from for line in lines) or len(lines) < content.count(b"\n")
-        aside = f"{self.path} was written already{self._set_aside()}" if is_kept else ""
+        aside = f"{self.path} already held metrics{self._move_aside()}" if is_kept else ""
         self._begin([], content)
         return aside
 
@@ -86,7 +88,7 @@ class MetricsFile:
             write_whole(self.path, b"".join(kept))
         self._checksums = list(map(_checksum, kept))
 
-    def _set_aside(self) -> str:
+    def _move_aside(self) -> str:
         if not self.path.exists():
             return ""
         aside = free_name(self.path.with_suffix(".damaged.jsonl"))
@@ -94,7 +96,7 @@ class MetricsFile:
         return f"; moved aside as {aside.name}"
 
     def content(self) -> bytes:
-        """What it holds."""
+        """Return the bytes of the file; empty if there is no file."""
         return self.path.read_bytes() if self.path.exists() else b""
 
 
@@ -103,7 +105,7 @@ def _checksum(line: bytes) -> str:
 
 
 def _lines(content: bytes, num_members: int) -> list[dict[str, Any]]:
-    """Parse the lines that are whole: objects with their `updates`, and a number or a list of one a run per name."""
+    """Parse the valid lines: objects with `updates`, and for every other key a number, or a list of one per agent."""
 
     def is_measurement(name: str, value: Any) -> bool:
         if is_shared(name):
@@ -126,14 +128,14 @@ def _is_number(value: Any) -> bool:
 
 
 def curves(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Stack lines to one array a name, `[lines]` or `[lines, R]` float64, nan where there is no value."""
+    """Stack lines to one float64 array per key, `[lines]` or `[lines, R]`, with nan for missing values."""
     nothing = {name: [None] * len(value) for line in lines for name, value in line.items() if isinstance(value, list)}
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: np.array([line.get(name, nothing.get(name)) for line in lines], dtype=np.float64) for name in names}
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
+    """Convert a value for JSON: arrays become lists, numbers that are not finite None."""
     if isinstance(value, np.ndarray):
         return [_plain(x) for x in value.tolist()]
     if isinstance(value, float) and not math.isfinite(value):

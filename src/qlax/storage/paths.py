@@ -1,4 +1,4 @@
-"""Paths of new runs: which directories they may have. Nothing here imports JAX, which jobs can do without."""
+"""Paths of new runs. Nothing here imports JAX, so that sweeps can check paths quickly."""
 
 import contextlib
 import re
@@ -7,11 +7,11 @@ from pathlib import Path
 from qlax.errors import UserError
 from qlax.util.files import PARTIAL
 
-LOCK = "lock"  # file of a directory in which a process is at work
+LOCK = "lock"  # name of the lock file in a run directory
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether a new run may have a directory: it is empty but for what a process left that was killed at once."""
+    """Tell whether a new run may use a directory: it is empty, or a process was killed while it began a run there."""
 
     def is_left(name: str) -> bool:
         return name == LOCK or (name.startswith("config.json") and name.endswith(PARTIAL))
@@ -20,13 +20,13 @@ def is_free(path: Path) -> bool:
 
 
 def check_free(out: Path | str | None) -> None:
-    """Refuse a path that a new run cannot have; write nothing.
+    """Refuse a path that a new run cannot use; write nothing.
 
     Args:
-      out: the path; None: a new one.
+      out: Directory of the new run; None if a new directory will be made.
 
     Raises:
-      UserError: there is something, and it is not free.
+      UserError: The path exists and is not free.
     """
     if out is not None and (path := Path(out)).exists() and not is_free(path):
         what = "already holds a run" if (path / "config.json").exists() else "exists and is not empty"
@@ -34,10 +34,10 @@ def check_free(out: Path | str | None) -> None:
 
 
 def fresh(name: str) -> Path:
-    """Make a new directory under `runs/`, called like this.
+    """Make a new numbered directory under `runs/` with a name of this form.
 
     Raises:
-      UserError: it cannot be made.
+      UserError: The directory cannot be made.
     """
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:100]
     try:
