@@ -308,7 +308,7 @@ BREAKS_THE_CONTRACT = {
     "score in words": ({"score": lambda x: "high"}, "score(0.0) is not a number: ValueError: could not convert string"),
     "a property that fails": (
         {"env": NotReady()},
-        "time_limit cannot be read: RuntimeError: not ready; expected an attr",
+        "time_limit cannot be read: RuntimeError: not ready (",
     ),
 }
 

@@ -231,7 +231,9 @@ def test_a_tracker_that_fails_is_named_once_and_others_go_on(where, tmp_path):
 
     broken = type("Broken", (Remembering,), {where: fail})
     said = told(tmp_path, {"broken": broken, "own": Remembering})
-    assert said == ["qlax: the tracker broken failed and is told no more: SystemExit: no such server"]
+    assert len(said) == 1
+    assert said[0].startswith("qlax: the tracker broken failed and is told no more: SystemExit: no such server (")
+    assert said[0].endswith(", in fail)")
     assert len(Remembering.last.lines) == 3
 
 
@@ -321,7 +323,7 @@ def test_without_a_film_there_is_none(failure, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "render", render)
     said = []
     assert video.best_run_as_gif(tmp_path, {"best_eval_return": {"per_run": [None, 1.0]}}, said.append) is None
-    assert said[1:] == expected
+    assert [line.partition(" (")[0] for line in said[1:]] == expected
 
 
 @pytest.mark.parametrize(

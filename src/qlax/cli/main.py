@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from qlax.cli import look, show, train
 from qlax.cli.flags import Command, as_typed, protected
 from qlax.config.kinds import LONGEST_NAME
 from qlax.config.settings import SWEEPABLE
-from qlax.errors import LostError, RunError, Stopped, UserError, nearest
+from qlax.errors import LostError, RunError, Stopped, UserError, nearest, place_of
 from qlax.util.text import shown
 
 COMMANDS: tuple[Command, ...] = (*train.COMMANDS, *look.COMMANDS, *show.COMMANDS)
@@ -46,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
         own = subparsers.add_parser(command.name, help=command.help, description=said, epilog=command.epilog)
         own.set_defaults(command=command)
         groups: dict[str | None, Any] = {None: own}
+        own.add_argument(
+            "--traceback", action="store_true", help="print the whole traceback of an error; also QLAX_TRACEBACK=1"
+        )
         for names, options, group in command.arguments:
             if group not in groups:
                 groups[group] = own.add_argument_group(group)
@@ -68,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
-        _say(str(error))
+        _say_error(error, options.traceback)
         _leave(in_harmony=False)
         sys.exit(2)
     except RunError as error:
-        _say(str(error))
+        _say_error(error, options.traceback)
         if not isinstance(error, LostError):  # a process beside this one prints how to go on
             _leave(in_harmony=False)
         return 1
@@ -97,6 +101,15 @@ def _leave(in_harmony: bool) -> None:
 
 def _say(message: str) -> None:
     print("qlax:", " ".join(message.split()), file=sys.stderr)
+
+
+def _say_error(error: Exception, with_traceback: bool) -> None:
+    """Print an error in one line, after its traceback if a user asked for it."""
+    is_asked = with_traceback or os.environ.get("QLAX_TRACEBACK", "") not in ("", "0")
+    if is_asked:
+        traceback.print_exception(error)
+    is_of_user = place_of(error.__cause__) is not None
+    _say(f"{error}; --traceback shows all of it" if is_of_user and not is_asked else str(error))
 
 
 def _fail(message: str) -> NoReturn:

@@ -16,13 +16,13 @@ from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
 from qlax.envs.build import Built
 from qlax.envs.vec import Vec, VecState
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, described, nearest, place_of
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS
 from qlax.play import host
 from qlax.pqn import PQN, Hyper, Rollout, TrainState
-from qlax.training import guard
+from qlax.training import contracts, guard
 from qlax.training.guard import Learn, Measure
 from qlax.training.placement import Placement
 from qlax.types import HostEnv, Network, PyTree, Step
@@ -111,6 +111,8 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     config, description = _described(built.config, built.step)
     network = qnetwork.build(description, built.env.num_actions)
     with _contract(config, sources):
+        if config.network is not None:
+            contracts.check_network(config.network, network, built.step, built.env.num_actions)
         statistics_of_its_own = config.network is not None and len(_collections(network, built.step)) > 1
     placement = _placement(config, built, network.recurrent, statistics_of_its_own)
     if placement.axis_name is not None:
@@ -129,6 +131,7 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     hyper = Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in Hyper._fields})
     where = _where(placement, built)
     with _contract(config, sources):
+        contracts.check_parts(plugins, built.step, built.env.num_actions)
         shapes = _shapes(algorithm, built, seeds, hyper)
         sums = _sums(rollout, measure, shapes, None if vec is None else placement, where)
     return Plan(
@@ -289,16 +292,18 @@ def _sums(
 
 @contextmanager
 def _contract(config: Config, sources: Iterable[str]) -> Iterator[None]:
-    """Say whatever goes wrong within of the network or the plug-ins, where they are the user's."""
+    """Name the user's network or parts of the algorithm in errors that come from their code."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if config.network is None and not sources:
+        if place_of(error) is None:  # a bug of qlax, as what the user's code returns was checked before
             raise
-        what = f"network {config.network!r}" if config.network is not None else f"plugin {' and '.join(sources)}"
-        where = "qlax.Network" if config.network is not None else "qlax.pqn.make"
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{what} breaks its contract, see {where}: {first_line}") from error
+        names = [f"network {config.network!r}"] if config.network is not None else []
+        names += [f"plugin {name}" for name in sources]
+        what = " or ".join(names) or f"environment {config.env!r}"
+        raise UserError(f"{what} breaks its contract: {described(error)}") from error
 
 
 def _collections(network: Network, step: Step) -> list[str]:

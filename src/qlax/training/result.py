@@ -11,7 +11,7 @@ import numpy as np
 from qlax._version import __version__
 from qlax.agents.agent import Agent
 from qlax.config.settings import Config
-from qlax.errors import DivergedError
+from qlax.errors import DivergedError, RunError, described
 from qlax.play import film
 from qlax.reports import results
 from qlax.storage import measurements
@@ -96,7 +96,11 @@ def _summarise(loop: Loop, curves: dict[str, np.ndarray], last: dict[str, np.nda
         train_return = np.nansum(curves["episode_return"][late] * episodes, axis=0) / episodes.sum(axis=0)
     returns = {"train_return": train_return, "eval_return": last["eval_return"]}
     if score := getattr(plan.env, "score", None):
-        returns["eval_score"] = np.array([score(x) for x in returns["eval_return"]])
+        try:
+            returns["eval_score"] = np.array([float(score(x)) for x in returns["eval_return"]])
+        except Exception as error:
+            fix = f"fix it, then: qlax resume {loop.directory.path}"
+            raise RunError(f"score of {config.env} failed: {described(error)}; a checkpoint is saved; {fix}") from error
     own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
     returns |= {name: last[name] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.config.kinds import LARGEST_COUNT
-from qlax.errors import UserError, described
+from qlax.errors import UserError, in_one_line, place_in_words
 from qlax.networks.qnetwork import is_understood
 from qlax.storage import measurements
 from qlax.types import PyTree, Step
@@ -74,8 +74,8 @@ def _attribute(env: Any, name: str, expect: Expect) -> Any:
 
 
 def raised(error: Exception) -> str:
-    """Return an exception of the user's code as one short line."""
-    return shown(described(error), LONGEST_SHOWN)
+    """Return an exception of the user's code as one short line, with the place in that code."""
+    return f"{shown(in_one_line(error), LONGEST_SHOWN)}{place_in_words(error)}"
 
 
 def check_step(

@@ -26,7 +26,7 @@ from qlax.envs.check.common import (
     team_of,
 )
 from qlax.envs.check.host import host_advice
-from qlax.errors import UserError
+from qlax.errors import UserError, place_in_words
 from qlax.types import PyTree, Step, is_key, strong
 from qlax.util.text import shown
 
@@ -99,9 +99,9 @@ def _shapes_of(what: str, function: Any, arguments: tuple, env: Any, expect: Exp
         traced, result = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arguments)
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        first_line = shown(lines[0], LONGEST_SHOWN)
+        first_line, place = shown(lines[0], LONGEST_SHOWN), place_in_words(error)
         fixes = [fix for kind, fix in FIXES if isinstance(error, kind)]
-        first_line = f"{first_line.rstrip('.')}; {fixes[0]}" if fixes else first_line
+        first_line = f"{first_line.rstrip('.')}{place}; {fixes[0]}" if fixes else f"{first_line}{place}"
         raise UserError(f"environment {type(env).__name__}: {what} cannot be traced by JAX: {first_line}") from error
     left = f"{what} uses a value that another call stored, as in a global variable; expected a pure function: {KEEP_IT}"
     expect(not _holds_tracer(tuple(traced.consts)), left)
