@@ -72,7 +72,7 @@ def test_only_legal_actions_are_chosen(agent):
 @pytest.mark.parametrize(
     ("legal", "message"),
     [
-        ([[True, False], [False, False]], r"legal\[1\] allows no action; expected at least one"),
+        ([[True, False], [False, False]], r"legal\[1\] has no legal action; expected at least one"),
         ([True, False], r"legal is bool\[2\]; expected bool\[2, 2\]"),
         (np.ones((2, 3), bool), r"legal is bool\[2, 3\]; expected bool\[2, 2\]"),
         (np.ones((2, 2)), r"legal is float64\[2, 2\]; expected bool\[2, 2\]"),
@@ -87,7 +87,7 @@ def test_a_mask_that_cannot_be_is_refused_and_nothing_is_remembered(legal, messa
 
 
 def test_first_fits_the_leading_axes(agent):
-    with pytest.raises(qlax.UserError, match=r"first of shape \(3,\); expected \(2,\), or one value for all"):
+    with pytest.raises(qlax.UserError, match=r"first has shape \(3,\); expected \(2,\), or one value for all"):
         agent.act(observations(2), first=[True, False, True])
 
 
@@ -140,7 +140,7 @@ def test_another_observation_is_refused(agent, obs):
 
 
 def test_nothing_to_look_at_is_refused(agent):
-    with pytest.raises(qlax.UserError, match=r"leading axes \(0,\), and so none"):
+    with pytest.raises(qlax.UserError, match=r"no observations: their leading axes are \(0,\)"):
         agent.act(observations(0))
 
 
@@ -168,7 +168,9 @@ def test_numbers_are_cast_where_nothing_is_lost(given, held):
     ],
 )
 def test_numbers_are_not_cast_to_others(given, held):
-    with pytest.raises(qlax.UserError, match=rf"observation\['x'\] of dtype {given.dtype} has values that {held}"):
+    with pytest.raises(
+        qlax.UserError, match=rf"observation\['x'\] is {given.dtype}; expected {held}, which cannot hold"
+    ):
         _cast(given, np.dtype(held), "['x']")
 
 
@@ -200,7 +202,7 @@ def test_weights_that_do_not_fit_their_description_are_refused(numpy_only, agent
     layer = agent.variables["params"]["Dense_0"]
     agent.variables["params"]["Dense_0"] = layer | {"kernel": layer["kernel"][:3]}
     agent.save(tmp_path / "odd.safetensors")
-    with pytest.raises(qlax.UserError, match=r"odd.safetensors does not hold what it describes: \w+"):
+    with pytest.raises(qlax.UserError, match=r"odd.safetensors holds weights that do not fit its description: \w+"):
         qlax.load(tmp_path / "odd.safetensors", numpy_only=numpy_only)
 
 

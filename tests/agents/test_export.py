@@ -99,7 +99,7 @@ def test_nothing_is_overwritten(run):
         (["--index", "7"], "agents there: 0"),
         (["--out", "no/agent.stablehlo"], "there is no folder no"),
         (["--format", "onnx", "--out", "x" * 300], "cannot be written: File name too long"),
-        (["--out", "agent.onnx"], "agent.onnx is to be stablehlo, by its name onnx"),
+        (["--out", "agent.onnx"], "agent.onnx has the ending of onnx, but the format is stablehlo"),
         (["--format", "onx"], "invalid choice: 'onx'"),
     ],
 )

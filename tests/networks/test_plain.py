@@ -78,9 +78,9 @@ def test_every_form_acts_as_the_agent(agent):
 
 def test_what_the_networks_are_is_known_to_both():
     fields = qnetwork.QNetwork.__dataclass_fields__
-    for name, value in plain_network.UNLESS_SAID.items():
+    for name, value in plain_network.DEFAULTS.items():
         assert fields[name].default == value
-    rest = fields.keys() - plain_network.UNLESS_SAID.keys()
+    rest = fields.keys() - plain_network.DEFAULTS.keys()
     assert rest == {"num_actions", "hidden", "compute_dtype", "axis_name", "parent", "name"}
 
 

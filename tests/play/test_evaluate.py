@@ -206,7 +206,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
         (["RUNN"], "did you mean 'RUN'?"),
         (["RUN", "--index", "4"], "agents there: 0, 1"),
         (["RUN", "--index", "x"], "index=x: expected a whole number from 0"),
-        (["RUN", "--best"], "a run leaves best"),
+        (["RUN", "--best"], "a run writes best"),
         (["RUN/agents/1.safetensors", "--index", "1"], "is one agent"),
         (["RUN/agents/1.safetensors", "--best"], "is one file"),
         (["RUN", "--episodes", "0"], "episodes=0: expected a whole number from 1 to 100,000"),

@@ -1,1 +1,1 @@
-"""Trained policies: loaded, asked for actions, exported."""
+"""Trained agents: load them, ask them for actions, and export them."""

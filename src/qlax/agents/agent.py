@@ -1,4 +1,4 @@
-"""A trained policy: saved, loaded and asked for actions."""
+"""Trained agent that can be saved, loaded and asked for actions."""
 
 import contextlib
 from collections import OrderedDict
@@ -14,20 +14,20 @@ from qlax.storage import checkpoint
 from qlax.types import PyTree
 from qlax.util.imports import imported_when_used
 
-with imported_when_used("jax"):  # an agent may do without
+with imported_when_used("jax"):  # an agent loaded with numpy_only does not need JAX
     import jax
 
 
 class Agent:
-    """The greedy policy of one run.
+    """Greedy policy of a trained agent.
 
     Args:
-      variables: parameters and norm statistics, as the network takes them. From the first look on the attribute of
-        this name holds them on JAX's device.
-      info: what describes it: `network` (see `qlax.networks.qnetwork.build`), `num_actions`, `obs` (dtype and shape of
-        every array of one member's observation), `obs_paths` (where each is in the tree; older agents lack it), `env`,
-        `env_options`, and what the run had of its own, such as `seed`.
-      numpy_only: act without JAX; see `load`.
+      variables: Variables of the network: parameters and statistics of its normalisation. The attribute of this name
+        holds them on JAX's device once the agent has acted.
+      info: Description of the agent: `network` (see `qlax.networks.qnetwork.build`), `num_actions`, `obs` (dtype and
+        shape of every array of one member's observation), `obs_paths` (path of each array in the observation's tree;
+        missing in older agents), `env`, `env_options`, and the agent's own settings, such as `seed`.
+      numpy_only: If True, act without JAX; see `load`.
     """
 
     def __init__(self, variables: PyTree, info: dict[str, Any], numpy_only: bool = False):
@@ -47,39 +47,39 @@ class Agent:
 
     @property
     def num_actions(self) -> int:
-        """A; actions are 0 to A - 1."""
+        """Number of actions, A; actions are 0 to A - 1."""
         return self.info["num_actions"]
 
     @property
     def recurrent(self) -> bool:
-        """Whether it has a memory, and so is to be told where episodes begin."""
+        """True if the agent has a memory, and so has to be told where episodes begin."""
         return self._policy.recurrent
 
     def reset(self) -> None:
-        """Begin new episodes: forget whatever was seen. Needed by agents with memory alone."""
+        """Clear the memory, before new episodes; agents without memory do not need this."""
         self._memory: PyTree | None = None
         self._leading: tuple[int, ...] = ()
 
     def q_values(self, obs: Any, first: Any = False) -> np.ndarray:
-        """Q of every action, and one step of memory.
+        """Return the Q-values of all actions, and update the memory.
 
         Args:
-          obs: one observation, or any number of leading axes (environments, members) before its own; a tree of arrays
-            where the environment shows one. Of another dtype than in training it is cast, if that loses nothing but
-            digits.
-          first: where an episode begins, so that its memory is reset before; bool, of the leading axes or one for all.
+          obs: Observation: an array, or the tree of arrays that the environment returns. Each array may have any number
+            of leading axes, such as environments and members. Another dtype than in training is converted if that
+            loses nothing but precision.
+          first: True where an episode begins, which resets the memory first; bool with the leading axes of `obs`, or
+            one value for all.
 
         Returns:
-          `[..., A]` float32, with the same leading axes.
+          Q-values, float32 `[..., A]`, with the leading axes of `obs`.
 
         Raises:
-          UserError: no observation, or none of this agent's environment, or the leading axes changed while there is
-            something to remember.
+          UserError: `obs` is empty or does not fit the agent, or its leading axes changed while the agent has a memory.
         """
         paths = self.info.get("obs_paths")
         is_array = paths == [""] if paths else len(self._obs) == 1
         if is_array and isinstance(obs, list | tuple) and not hasattr(obs, "_fields"):
-            with contextlib.suppress(ValueError):  # rows of different lengths are no array
+            with contextlib.suppress(ValueError):  # raised for rows of different lengths, which are refused below
                 obs = np.asarray(obs)
         named = self._policy.leaves(obs)
         found, leaves = [path for path, _ in named], [np.asarray(leaf) for _, leaf in named]
@@ -91,10 +91,11 @@ class Agent:
             wanted = _listed(paths or [""] * len(self._obs), [shape for _, shape in self._obs])
             raise UserError(f"observation of shape {has}; expected {wanted}, after any leading axes")
         if self._memory is not None and leading != self._leading:
-            raise UserError(f"observations with leading axes {leading} after {self._leading}: call reset() between")
+            changed = f"leading axes of the observation changed from {self._leading} to {leading}"
+            raise UserError(f"{changed}; expected the same as long as the memory is kept: call reset() in between")
         rows = int(np.prod(leading, dtype=int))
         if not rows:
-            raise UserError(f"observations with leading axes {leading}, and so none; expected at least one")
+            raise UserError(f"no observations: their leading axes are {leading}; expected at least one observation")
         arrays = [
             _cast(leaf, dtype, path).reshape(rows, *shape)
             for leaf, path, (dtype, shape) in zip(leaves, found, self._obs, strict=True)
@@ -102,7 +103,7 @@ class Agent:
         try:
             begins = np.broadcast_to(np.asarray(first, bool), leading).reshape(rows)
         except ValueError:
-            raise UserError(f"first of shape {np.shape(first)}; expected {leading}, or one value for all") from None
+            raise UserError(f"first has shape {np.shape(first)}; expected {leading}, or one value for all") from None
         if self._memory is None:
             begins = np.ones(rows, bool)
         self.variables = self._policy.placed(self.variables)
@@ -111,18 +112,18 @@ class Agent:
         return q.reshape(*leading, -1)
 
     def act(self, obs: Any, legal: Any = None, first: Any = False) -> np.ndarray:
-        """The best action.
+        """Return the action with the largest Q-value, and update the memory.
 
         Args:
-          obs: as for `q_values`.
-          legal: `[..., A]` bool, where not all actions are; at least one in every row.
-          first: as for `q_values`.
+          obs: See `q_values`.
+          legal: Legal actions, bool `[..., A]`, with at least one True in every row; None if all actions are legal.
+          first: See `q_values`.
 
         Returns:
-          `[...]` int32, with the leading axes of `obs`.
+          Actions, int32 `[...]`, with the leading axes of `obs`.
 
         Raises:
-          UserError: as for `q_values`, or `legal` has another shape or a row without any action.
+          UserError: See `q_values`; or `legal` has the wrong shape, or a row without a legal action.
         """
         before = self._memory, self._leading
         q = self.q_values(obs, first)
@@ -130,17 +131,25 @@ class Agent:
             try:
                 q = np.where(_mask(legal, q.shape), q, -np.inf)
             except UserError:
-                self._memory, self._leading = before  # nothing happened
+                self._memory, self._leading = before  # a refused call does not change the memory
                 raise
         return np.asarray(q.argmax(-1), np.int32)
 
     def save(self, path: Path | str) -> None:
-        """Write weights and description to one file, an old one replaced; its name ends with .safetensors."""
+        """Write the weights and the description to a file.
+
+        Args:
+          path: File whose name ends with .safetensors; an existing file is replaced.
+        """
         checkpoint.save(Path(path), self.variables, self.info)
 
 
 class _InJax:
-    """How an agent looks at things in JAX, compiled once for every number of rows."""
+    """Network of an agent in JAX, compiled once for every number of rows.
+
+    Args:
+      info: Description of the agent.
+    """
 
     def __init__(self, info: dict[str, Any]):
         from qlax.networks import qnetwork
@@ -151,25 +160,39 @@ class _InJax:
         self.compiled = jax.jit(lambda *inputs: self.network.apply(*inputs, train=False))
 
     def placed(self, variables: PyTree) -> PyTree:
-        """Where it looks at things, so that they are not brought there every time."""
+        """Return the variables on JAX's device, so that they are copied there only once."""
         is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
         return variables if is_there else jax.device_put(variables)
 
     def leaves(self, obs: Any) -> list[tuple[str, Any]]:
-        """Every array of an observation, with its path."""
+        """Return the arrays of an observation, each with its path in the tree."""
         return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(obs)]
 
     def look(
         self, variables: PyTree, memory: PyTree | None, obs: Any, arrays: list[np.ndarray], first: np.ndarray
     ) -> tuple[np.ndarray, PyTree]:
-        """`arrays`, each `[B, ...]`, to be put into the places of `obs`, `first [B]` -> `q [B, A]`, memory."""
+        """Apply the network to one step.
+
+        Args:
+          variables: Variables of the network.
+          memory: Memory after the step before; None at the beginning.
+          obs: Observation, of which only the structure of the tree is used.
+          arrays: Arrays of the observation, each `[B, ...]`.
+          first: Bool `[B]`, True where an episode begins.
+
+        Returns:
+          Q-values `[B, A]`, and the new memory.
+        """
         memory = self.network.initial_memory(len(first)) if memory is None else memory
         obs = jax.tree.unflatten(jax.tree.structure(obs), [array[None] for array in arrays])
         q, memory = self.compiled(variables, memory, obs, first[None])
         return np.asarray(q[0]), memory
 
     def misfit(self, variables: PyTree) -> str:
-        """What of these variables is not as the described network has it; of one of the user's own nothing is known."""
+        """Return how the variables differ from those of the described network; "" if they do not.
+
+        The variables of a user's own network are not checked.
+        """
         if "network" in self.info["network"]:
             return ""
 
@@ -184,13 +207,17 @@ class _InJax:
 
 
 def _signatures(tree: PyTree) -> dict[str, str]:
-    """Dtype and shape of every array by its name."""
+    """Return dtype and shape of every array, by its name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(where, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}" for where, x in leaves}
 
 
 class _InNumPy:
-    """The same without JAX."""
+    """Network of an agent in NumPy, with the methods of `_InJax`.
+
+    Args:
+      info: Description of the agent.
+    """
 
     def __init__(self, info: dict[str, Any]):
         self.network = PlainNetwork(info)
@@ -224,6 +251,7 @@ class _InNumPy:
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a tree with their paths, as `jax.tree_util` does."""
     if isinstance(tree, dict):
         names = tree if isinstance(tree, OrderedDict) else sorted(tree)
         inner = [(f"[{name!r}]", tree[name]) for name in names]
@@ -241,49 +269,50 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _cast(leaf: np.ndarray, dtype: np.dtype, path: str) -> np.ndarray:
-    """An array in the dtype that the agent was trained on."""
+    """Convert an array to the dtype of training; refuse values that the dtype cannot hold."""
     if np.can_cast(leaf.dtype, dtype, "same_kind"):
         return leaf.astype(dtype)
     if leaf.dtype.kind in "biuf":
-        with np.errstate(invalid="ignore"):  # of nan and what is too large
+        with np.errstate(invalid="ignore"):  # nan and values out of range are found by the comparison below
             cast = leaf.astype(dtype)
         if np.array_equal(cast, leaf):
             return cast
-    raise UserError(f"observation{path} of dtype {leaf.dtype} has values that {dtype}, which is expected, cannot hold")
+    raise UserError(f"observation{path} is {leaf.dtype}; expected {dtype}, which cannot hold all of its values")
 
 
 def _mask(legal: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Legal actions, of this shape, in NumPy."""
+    """Check legal actions, which have to be of this shape, and return them as a bool array of NumPy."""
     legal = np.asarray(legal)
     if legal.shape != shape or legal.dtype.kind not in "biu":
         raise UserError(f"legal is {legal.dtype}{list(legal.shape)}; expected bool{list(shape)}")
     legal = legal.astype(bool)
     if not (rows := legal.any(-1)).all():
         where = np.argwhere(~rows)[0].tolist()
-        raise UserError(f"legal{where if where else ''} allows no action; expected at least one")
+        raise UserError(f"legal{where if where else ''} has no legal action; expected at least one")
     return legal
 
 
 def _listed(paths: list[str], shapes: list[tuple[int, ...]]) -> str:
+    """Return paths and shapes as text, for messages."""
     return ", ".join(f"{path} {shape}".lstrip() for path, shape in zip(paths, shapes, strict=True)) or "nothing"
 
 
 def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: bool = False) -> Agent:
-    """The agent that a run directory holds.
+    """Load an agent of a run.
 
-    A file of weights holds no code. One of a network of the user's own names it as `module:Name`, which is imported
-    from the user's own modules, as in a configuration.
+    A file of weights contains no code. If the agent's network is a user's own, the file has its import path
+    `module:Name`, and the module is imported.
 
     Args:
-      run: the directory of a run, or one file of its `agents/` or `best/`.
-      index: which of the runs that trained side by side.
-      best: the weights of the best evaluation instead of the last ones. They are chosen by that evaluation, so a new
-        one will return a little less on average.
-      numpy_only: act in plain NumPy, and import neither JAX nor anything else that takes long: for programs that only
-        play. Q-values agree to rounding; a `compute_dtype` of fewer bits is computed in float32.
+      run: Directory of a run, or one file of its `agents/` or `best/`.
+      index: Number of the agent in the run.
+      best: If True, load the weights of the best evaluation in training instead of the last ones. As they were chosen
+        for their high return, a new evaluation returns a little less on average.
+      numpy_only: If True, act in plain NumPy without importing JAX, which makes programs that only act start faster.
+        Q-values agree with JAX's except for rounding; a `compute_dtype` other than float32 is computed in float32.
 
     Raises:
-      UserError: there is no such file, it is damaged, or its network is one of the user's own and JAX is not wanted.
+      UserError: There is no such file, the file is damaged, or `numpy_only` is asked for a user's own network.
     """
     path = Path(run)
     path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
@@ -291,25 +320,26 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
         if not found and Path(run).is_dir():
             raise UserError(
-                f"{run} holds no such agents: a run leaves best/ from its first evaluation on, and agents/ at its end"
+                f"{run} holds no such agents: a run writes best/ from its first evaluation on, and agents/ at its end"
             )
         raise UserError(f"there is no agent {path}; agents there: {', '.join(found) or 'none'}")
     info, arrays = checkpoint.read(path)
     if "network" not in info:
-        raise UserError(f"{path} holds no agent; those of a run are in its folder agents/")
+        raise UserError(f"{path} holds no agent; the agents of a run are in its folder agents/")
     try:
         agent = Agent(_nested(arrays), info, numpy_only)
         misfit = agent._policy.misfit(agent.variables)
     except UserError:
         raise
-    except Exception as error:  # its description may be anything
+    except Exception as error:  # the description in a damaged file may be anything
         raise UserError(f"{path} does not describe an agent: {described(error)}") from error
     if misfit:
-        raise UserError(f"{path} does not hold what it describes: {misfit}")
+        raise UserError(f"{path} holds weights that do not fit its description: {misfit}")
     return agent
 
 
 def _nested(arrays: dict[str, np.ndarray]) -> PyTree:
+    """Return nested dicts of the arrays, whose names are paths such as "params/Dense_0/kernel"."""
     tree: PyTree = {}
     for name, array in arrays.items():
         *folders, last = name.split("/")

@@ -1,14 +1,14 @@
-"""A trained policy as one file for other programs: StableHLO, which JAX and XLA read, or ONNX.
+"""Export of a trained agent to one file for other programs: StableHLO, which JAX and XLA read, or ONNX.
 
-Both hold the same function, with its weights, of any number of rows B:
+Both formats hold the same function, with its weights, for any number of rows B:
 
-- of an agent without memory, `obs -> q`;
-- of one with memory, `memory, obs, first -> q, memory`.
+- without memory, `obs -> q`;
+- with memory, `memory, obs, first -> q, memory`.
 
-`obs` is one array `[B, ...]`, or where the environment shows several, a dict of them by name, as `obs/position`; `q` is
-`[B, A]` float32, and the best action `q.argmax(-1)`, among the legal ones where not all are. `first [B]` bool is True
-where an episode begins: what that row's memory held before does not matter. `memory` is a tuple of arrays, zeros
-before the first step. In ONNX every array is an input or an output of its own.
+`obs` is one array `[B, ...]`; or, if the environment returns several arrays, a dict with names such as `obs/position`.
+`q` is float32 `[B, A]`; the greedy action is the legal one with the largest value. `first` is bool `[B]`, True where an
+episode begins, which resets the memory of the row. `memory` is a tuple of arrays, zeros before the first step. In ONNX,
+every array is an input or an output of its own.
 """
 
 import json
@@ -25,31 +25,33 @@ from qlax.util.files import check_is_new, free_name, write_result
 
 FORMATS = ("stablehlo", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
-OPSET = 17  # of ONNX, the first that has layer normalisation: 2022, for older runtimes as well
+OPSET = 17  # oldest version of ONNX's operators (2022) with layer normalisation, so that older runtimes work too
 
 
 def export(
     run: Path | str, out: Path | str | None = None, *, format: str = "stablehlo", index: int = 0, best: bool = False
 ) -> Path:
-    """Write a trained agent in a form that loads without qlax; see `qlax.agents.export` for the function it holds.
+    """Export a trained agent to a file that other programs can load without qlax.
 
-    What describes it, with the names, dtypes and shapes of everything that goes in and comes out, is JSON: beside a
-    file of StableHLO in one with `.json` after its name, in one of ONNX under `qlax` of its metadata.
+    The module `qlax.agents.export` describes the function in the file. A description of the agent, with the names,
+    dtypes and shapes of all inputs and outputs, is written as JSON: for StableHLO to a second file, whose name has
+    `.json` appended; for ONNX to the metadata, under the key `qlax`.
 
     Args:
-      run: the directory of a run, or one file of its `agents/` or `best/`.
-      out: the file; `agent.stablehlo` or `agent.onnx` beside, with a number if there is one.
-      format: "stablehlo", read by `jax.export.deserialize`, for CPU, CUDA and TPU; or "onnx", which needs the package
-        `onnx` to write, and computes in float32 whatever the network's `compute_dtype`.
-      index: which of the runs that trained side by side.
-      best: the weights of the best evaluation instead of the last ones.
+      run: Directory of a run, or one file of its `agents/` or `best/`.
+      out: New file; None for `agent.stablehlo` or `agent.onnx` in the run's directory or beside the agent's file, with
+        a number in its name if the file exists.
+      format: "stablehlo", which `jax.export.deserialize` reads, for CPU, CUDA and TPU; or "onnx", which is always
+        computed in float32 and needs the package `onnx` for writing.
+      index: Number of the agent in the run.
+      best: If True, export the weights of the best evaluation instead of the last ones.
 
     Returns:
-      The file.
+      The file that was written.
 
     Raises:
-      UserError: there is no such agent or format, the file is there already or cannot be written, or the network is
-        one of the user's own that cannot be exported.
+      UserError: There is no such agent or format, the file exists or cannot be written, or the network is a user's own
+        that cannot be exported.
     """
     if format not in FORMATS:
         raise UserError(f"format={format!r}: expected {' or '.join(FORMATS)}{nearest(format, FORMATS)}")
@@ -59,31 +61,37 @@ def export(
         return write_result(path, to_onnx(agent), is_named=out is not None)
     data, description = to_stablehlo(agent)
     path = write_result(path, data, is_named=out is not None)
-    write_result(_beside(path), json.dumps(description, indent=2).encode(), is_named=True)
+    write_result(_description_file(path), json.dumps(description, indent=2).encode(), is_named=True)
     return path
 
 
 def _new_path(run: Path, out: Path | str | None, format: str) -> Path:
+    """Return the file to write; see `export` for the arguments.
+
+    Raises:
+      UserError: The file exists, or the ending of its name is that of the other format.
+    """
     if out is None:
         path = free_name((run if run.is_dir() else run.parent) / f"agent.{format}")
     else:
         path = check_is_new(out)
         if path.suffix[1:] in FORMATS and path.suffix[1:] != format:
-            raise UserError(f"{path} is to be {format}, by its name {path.suffix[1:]}: name the format or another file")
+            found = f"{path} has the ending of {path.suffix[1:]}, but the format is {format}"
+            raise UserError(f"{found}; expected both to agree: change the format or the name")
     if format == "stablehlo":
-        check_is_new(_beside(path))
+        check_is_new(_description_file(path))
     return path
 
 
-def _beside(path: Path) -> Path:
+def _description_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
 def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
-    """What `jax.export.deserialize` reads, and what describes it.
+    """Return the content of a StableHLO file, for `jax.export.deserialize`, and the description of the agent.
 
     Raises:
-      UserError: a network of the user's own cannot be exported.
+      UserError: The network is a user's own that cannot be exported.
     """
     import jax
 
@@ -92,7 +100,7 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     info, names = agent.info, _names(agent.info)
     network = qnetwork.build(info["network"], info["num_actions"])
     if "network" in info["network"] and names != ["obs"]:
-        raise UserError("a network of one's own can be exported if the observation is one array; this is a tree")
+        raise UserError("a network of your own can only be exported if the observation is one array; this is a tree")
     leaves, memory_tree = jax.tree.flatten(jax.eval_shape(lambda: network.initial_memory(1)))
     (batch,) = jax.export.symbolic_shape("batch")
 
@@ -123,10 +131,10 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
 
 
 def to_onnx(agent: Agent) -> bytes:
-    """What ONNX's runtimes read, with what describes it.
+    """Return the content of an ONNX file, with the description of the agent.
 
     Raises:
-      UserError: its network is one of the user's own, or `onnx` is not installed.
+      UserError: The network is a user's own, or the package `onnx` is not installed.
     """
     try:
         import onnx
@@ -162,16 +170,21 @@ def to_onnx(agent: Agent) -> bytes:
 
 
 def _names(info: dict[str, Any]) -> list[str]:
-    """Of an observation's arrays: `obs` if it is one, else with where each is in the tree, as `obs/position/x`."""
+    """Return the names of an observation's arrays: `obs` for a single one, else names such as `obs/position/x`."""
     paths = info.get("obs_paths") or [f"[{index}]" for index in range(len(info["obs"]))]
     if len(paths) == 1:
         return ["obs"]
-    steps = re.compile(r"\[['\"]?(.*?)['\"]?\]|\.(\w+)")  # as `jax.tree_util.keystr` writes them
+    steps = re.compile(r"\[['\"]?(.*?)['\"]?\]|\.(\w+)")  # the format of `jax.tree_util.keystr`
     return ["/".join(["obs", *(key or field for key, field in steps.findall(path))]) for path in paths]
 
 
 def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -> dict[str, Any]:
-    """Of an exported agent, in JSON."""
+    """Return the description of an exported agent, for JSON.
+
+    Args:
+      agent: The agent.
+      memory: Dtype and shape, without the axis B, of every array of its memory.
+    """
 
     def array(name: str, dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         return {"name": name, "dtype": str(np.dtype(dtype)), "shape": ["batch", *shape]}
@@ -185,7 +198,12 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
 
 
 class _Value:
-    """An array of a graph of ONNX that is being made."""
+    """Array in an ONNX graph under construction.
+
+    Args:
+      operations: The graph.
+      name: Name of the array in the graph.
+    """
 
     def __init__(self, operations: "_Onnx", name: str):
         self.operations, self.name = operations, name
@@ -204,7 +222,11 @@ class _Value:
 
 
 class _Onnx:
-    """`qlax.networks.plain.Operations` that become nodes of a graph."""
+    """ONNX graph under construction, whose nodes are made by the methods of `qlax.networks.plain.Operations`.
+
+    Args:
+      helper: The module `onnx.helper`.
+    """
 
     def __init__(self, helper: Any):
         self.helper = helper
@@ -212,7 +234,7 @@ class _Onnx:
         self.constants: dict[str, np.ndarray] = {}
 
     def node(self, kind: str, *inputs: Any, **attributes: Any) -> _Value:
-        """A new node, for whose inputs that are no values there will be constants."""
+        """Add a node and return its output; inputs that are not a `_Value` become constants of the graph."""
         values = [x if isinstance(x, _Value) else self._constant(x) for x in inputs]
         output = f"{kind}/{len(self.nodes)}"
         self.nodes.append(self.helper.make_node(kind, [x.name for x in values], [output], name=output, **attributes))

@@ -1,9 +1,10 @@
-"""Encoders: what makes features of an observation, before memory and head.
+"""Encoders: layers that compute features of an observation, before memory and head.
 
-Each is a few convolutional layers, or none, and dense layers after them; `QNetwork` in `qlax.networks.qnetwork` puts
-them together, with its norm and its dtype.
+An encoder has convolutional layers, or none, and then dense layers. This module defines the convolutional layers;
+`QNetwork` in `qlax.networks.qnetwork` adds the dense layers and chooses the norm and the dtype.
 
-Axes: B rows of a batch; H and W rows and columns of an image of C channels, h and w those that are left; F features.
+Axes: B rows of a batch; H and W rows and columns of an image with C channels, h and w those of a layer's output; F
+features.
 """
 
 from collections.abc import Callable
@@ -16,17 +17,18 @@ from qlax.networks.layers import Initializer, max_pool
 from qlax.networks.names import Encoder
 
 Function = Callable[[jax.Array], jax.Array]
-MakeLayer = Callable[..., Function]  # `layers.Convolution`, with the encoder's kernel_init and the network's dtype
+MakeLayer = Callable[..., Function]  # `layers.Convolution` with the encoder's kernel_init and the network's dtype set
 
 
 class Layers(NamedTuple):
-    """Layers of an encoder, as `QNetwork` needs them.
+    """Layers of an encoder.
 
     Attributes:
-      convolve: `(x [B, H, W, C], convolution, activate) -> [B, h, w, F]`, called within a module, where `activate` is
-        norm and activation; None takes observations of any shape and flattens them.
-      kernel_init: of the layers.
-      activation: after every norm.
+      convolve: Function `(x [B, H, W, C], convolution, activate) -> [B, h, w, F]`, called within a Flax module;
+        `convolution` makes a layer, and `activate` applies norm and activation. None for an encoder that flattens
+        observations of any shape.
+      kernel_init: Initialiser of the kernels of all layers.
+      activation: Activation function, applied after every norm.
     """
 
     convolve: Callable[[jax.Array, MakeLayer, Function], jax.Array] | None = None
@@ -35,7 +37,11 @@ class Layers(NamedTuple):
 
 
 def _stack(*convolutions: tuple[int, int, int]) -> Callable[[jax.Array, MakeLayer, Function], jax.Array]:
-    """Convolutions of (features, size, stride) without padding, each with norm and activation."""
+    """Return a stack of convolutions without padding, each followed by norm and activation.
+
+    Args:
+      convolutions: Number of features, size of the kernel, and stride of each convolution.
+    """
 
     def convolve(x, convolution, activate):
         for features, size, stride in convolutions:
@@ -46,11 +52,11 @@ def _stack(*convolutions: tuple[int, int, int]) -> Callable[[jax.Array, MakeLaye
 
 
 def _impala(x, convolution, activate):
-    """Three sections: a convolution, pooling to half the size, two residual blocks.
+    """Apply three sections, each a convolution, max pooling to half the size, and two residual blocks.
 
-    The norm, which the source has not, comes before each activation and not after each convolution: so the sum
-    that the blocks add to passes from section to section as it is (He et al., 2016, arXiv:1603.05027), and what every
-    activation sees is normalised all the same. Nothing is normalised at full size, where it would cost the most.
+    The source has no norm. Here a norm precedes each activation instead of following each convolution, so the skip
+    connections stay free of norms (He et al., 2016, arXiv:1603.05027) and the input of every activation is normalised.
+    Nothing is normalised at full size, where it would be most expensive.
     """
     for features in (16, 32, 32):
         x = max_pool(convolution(features, 3, padding="SAME")(x), 3, 2)
@@ -63,7 +69,7 @@ def _impala(x, convolution, activate):
 
 
 def _hadamax(x, convolution, activate):
-    """Three blocks: the product of two convolutions, each with norm and activation, and pooling."""
+    """Apply three blocks, each the product of two parallel convolutions with norm and activation, and max pooling."""
     for features, size, window, stride in ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1)):
         kernel_init = nn.initializers.xavier_normal()
         parallel = [convolution(features, size, padding="SAME", kernel_init=kernel_init) for _ in range(2)]
@@ -72,9 +78,9 @@ def _hadamax(x, convolution, activate):
     return x
 
 
-# Sources: of "mlp" and "cnn" Gallici et al., 2024, arXiv:2407.04811, for classic control and MinAtar; of "nature"
-# Mnih et al., 2015, doi:10.1038/nature14236, with the norms of Gallici et al.; of "impala" Espeholt et al., 2018,
-# arXiv:1802.01561, figure 3; of "hadamax" Kooi et al., 2025, arXiv:2505.15345.
+# Sources: "mlp" and "cnn": Gallici et al., 2024, arXiv:2407.04811, for classic control and MinAtar; "nature": Mnih et
+# al., 2015, doi:10.1038/nature14236, with the norms of Gallici et al.; "impala": Espeholt et al., 2018,
+# arXiv:1802.01561, figure 3; "hadamax": Kooi et al., 2025, arXiv:2505.15345.
 LAYERS: dict[Encoder, Layers] = {
     "mlp": Layers(kernel_init=nn.initializers.lecun_normal()),
     "cnn": Layers(_stack((16, 3, 1))),

@@ -1,15 +1,18 @@
-"""Layers with Flax's arithmetic, in an order that suits the CPU.
+"""Layers with the same arithmetic as Flax's, written so that they are fast on CPUs too.
 
-XLA reduces over a last axis on the CPU one element at a time, compiles the gradients of a convolution inside a
-loop to slow code, and transposes the gradient of a kernel anew for everything that reads it. So there the features of
-rows and of small images come first and the batch last, sums are matrix products, and a convolution is a matrix
-product over shifted slices. Every layer takes and returns the batch first: XLA cancels the transpositions between
-one layer and the next. The slices of larger images would not fit the caches: those stay as they are, and the gradients
-of their convolutions are written as XLA has fast code for. Elsewhere than on CPUs the plain layers are the fast ones.
-There are no forward-mode derivatives.
+On a CPU, XLA reduces over the last axis one element at a time, compiles the gradients of a convolution inside a loop
+to slow code, and transposes the gradient of a kernel again for each of its uses. Therefore, on a CPU:
 
-Axes: B rows of a batch, I inputs, F features; H and W rows and columns of an image of C channels, h and w those
-that a layer makes of them, K those of a square kernel; n columns, each of one row or of one place in a row.
+- features of rows and of small images are the first axis and the batch is the last one, sums are matrix products, and
+  a convolution is a matrix product over shifted slices. Every layer's input and output have the batch first; XLA
+  cancels the transpositions between layers;
+- larger images keep their layout, as their slices would not fit in the caches, and the gradients of their
+  convolutions are written in a form for which XLA has fast code.
+
+On other devices the plain layers are fast. There are no forward-mode derivatives.
+
+Axes: B rows of a batch, I inputs, F features; H and W rows and columns of an image with C channels, h and w those of
+a layer's output, K those of a square kernel; n columns of a matrix, each of one row or of one place in an image.
 """
 
 import itertools
@@ -23,13 +26,19 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
-Layer = Callable[[jax.Array, jax.Array], jax.Array]  # of x and kernel
+Layer = Callable[[jax.Array, jax.Array], jax.Array]  # x, kernel -> output
 Padding = Literal["VALID", "SAME"]
-SMALL = 2_048  # numbers of an image that has its features first on the CPU: MinAtar has 1,024, the least of Atari 3,136
+SMALL = 2_048  # most numbers in a small image; convolutions for MinAtar have 1,024, the smallest for Atari 3,136
 
 
 class Dense(nn.Module):
-    """`flax.linen.Dense`; `dtype` is that of the product, parameters and result are float32."""
+    """Dense layer, as `flax.linen.Dense`.
+
+    Attributes:
+      features: Number of outputs, F.
+      kernel_init: Initialiser of the kernel.
+      dtype: Dtype of the matrix product; parameters and output are float32.
+    """
 
     features: int
     kernel_init: Initializer = nn.initializers.lecun_normal()
@@ -37,7 +46,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, I]` -> `[B, F]`."""
+        """Map `x [B, I]` to `[B, F]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
@@ -48,13 +57,13 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """`flax.linen.LayerNorm`: over the last axis of `x [B, ..., F]`."""
+    """Layer normalisation over the last axis, as `flax.linen.LayerNorm`."""
 
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, ..., F]` -> `[B, ..., F]`."""
+        """Normalise `x [B, ..., F]`."""
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
 
@@ -74,13 +83,15 @@ class LayerNorm(nn.Module):
 
 
 class Convolution(nn.Module):
-    """`flax.linen.Conv` with a square kernel; `dtype` as in `Dense`.
+    """Convolution with a square kernel, as `flax.linen.Conv`.
 
     Attributes:
-      features: F.
-      size: K.
-      stride: places from one output to the next, in both directions.
-      padding: "VALID" for none, "SAME" for zeros all around, such that h = ceil(H / stride).
+      features: Number of output channels, F.
+      size: Rows and columns of the kernel, K.
+      stride: Stride in both directions.
+      padding: "VALID" for none, "SAME" for zeros on all sides such that h = ceil(H / stride).
+      kernel_init: Initialiser of the kernel.
+      dtype: See `Dense`.
     """
 
     features: int
@@ -92,7 +103,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` -> `[B, h, w, F]`."""
+        """Map `x [B, H, W, C]` to `[B, h, w, F]`."""
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         for axis in (1, 2):
@@ -118,10 +129,10 @@ class Convolution(nn.Module):
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """`flax.linen.max_pool` with padding "SAME": `[B, H, W, C]` -> `[B, h, w, C]`.
+    """Apply max pooling with padding "SAME", as `flax.linen.max_pool`: `[B, H, W, C]` to `[B, h, w, C]`.
 
-    Along rows and then along columns, by comparing slices: the CPU takes longer for XLA's own and for its gradient.
-    The gradient goes to the first of equal entries, as there.
+    Slices are compared along W and then along H, as XLA's own pooling and its gradient are slower on a CPU.
+    The gradient goes to the first of equal entries, as in XLA.
     """
     for axis in (2, 1):
         x = _fitted(x, axis, size, stride, "SAME", -jnp.inf)
@@ -134,7 +145,7 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _fitted(x: jax.Array, axis: int, size: int, stride: int, padding: Padding, value: float) -> jax.Array:
-    """`x` padded with `value` along `axis`, and without the end of it that no window of this size reaches."""
+    """Pad `x` with `value` along `axis`, and drop the end that no window reaches."""
     ((before, after),) = jax.lax.padtype_to_pads(x.shape[axis : axis + 1], (size,), (stride,), padding)
     unreached = (before + x.shape[axis] + after - size) % stride
     pads = [(0, 0, 0)] * x.ndim
@@ -147,20 +158,20 @@ def _is_small(x: jax.Array) -> bool:
 
 
 def _by_platform(dtype: jax.typing.DTypeLike, cpu: Layer, default: Layer) -> Layer:
-    """The layer for the device; CPUs gain nothing by fewer bits, and their product is not made for them."""
+    """Choose the layer for the device; in dtypes other than float32, which are not faster on CPUs, use `default`."""
     if dtype == jnp.float32:
         return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
     return lambda x, kernel: default(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
 
 
 def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
-    """`[F]` as `[1, ..., F]`, to go with `x [..., F]`."""
+    """Reshape `values [F]` to `[1, ..., F]`, to broadcast with `x [..., F]`."""
     return values.reshape(*(1,) * (x.ndim - 1), -1)
 
 
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x [I, n]`, `kernel [I, F]` -> `[F, n]`."""
+    """Multiply `kernel [I, F]`, transposed, by `x [I, n]`: `[F, n]`."""
     return kernel.T @ x
 
 
@@ -170,7 +181,7 @@ def _product_forward(x, kernel):
 
 def _product_backward(saved, upstream):
     x, kernel = saved
-    # Summed over the columns of both, the gradient comes as the kernel lies in memory: nothing transposes it.
+    # This contraction yields the kernel's gradient in the kernel's own layout, so that nothing has to transpose it.
     return kernel @ upstream, jax.lax.dot_general(x, upstream, (((1,), (1,)), ((), ())))
 
 
@@ -178,14 +189,14 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def _convolved(x: jax.Array, kernel: jax.Array, window_strides=(1, 1), padding="VALID", **dilations) -> jax.Array:
-    """`x [B, H, W, C]`, `kernel [K, K, C, F]` -> `[B, h, w, F]`."""
+    """Convolve `x [B, H, W, C]` with `kernel [K, K, C, F]` to `[B, h, w, F]`."""
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, window_strides, padding, dimension_numbers=layout, **dilations)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`_convolved`, for an image of which nothing is left over: H = (h - 1) stride + K."""
+    """Convolve without padding an image that the windows cover exactly: H = (h - 1) stride + K."""
     return _convolved(x, kernel, (stride, stride))
 
 
@@ -194,13 +205,13 @@ def _convolution_forward(x, kernel, stride):
 
 
 def _convolution_backward(stride, saved, upstream):
-    # JAX's own gradients have other layouts, for which XLA's CPU code within a loop takes 30 to 80 times as long.
+    # JAX's own gradients have other layouts, for which XLA's code in a loop on a CPU takes 30 to 80 times as long.
     x, kernel = saved
     apart = (stride, stride)
     reach = (len(kernel) - 1, len(kernel) - 1)
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     to_x = _convolved(upstream, turned, padding=(reach, reach), lhs_dilation=apart)
-    # Of channels as the batch, with the batch as channels: [C, H, W, B] and [h, w, B, F] -> [C, K, K, F].
+    # Channels take the place of the batch and the batch that of channels: [C, H, W, B], [h, w, B, F] -> [C, K, K, F].
     to_kernel = _convolved(x.transpose(3, 1, 2, 0), upstream.transpose(1, 2, 0, 3), rhs_dilation=apart)
     return to_x, to_kernel.transpose(1, 2, 0, 3)
 
@@ -210,7 +221,7 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 @jax.custom_vjp
 def _normalised(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Layer normalisation over the first axis of `x [F, n]`."""
+    """Apply layer normalisation over the first axis of `x [F, n]`."""
     return _normalised_forward(x, scale, bias, epsilon)[0]
 
 

@@ -1,4 +1,4 @@
-"""Names of the parts of a network, and the facts about them that settings and agents need without JAX."""
+"""Names and sizes of the parts of a network, for code that does not import JAX."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,8 +14,9 @@ class Sizes(NamedTuple):
     """Sizes of an encoder.
 
     Attributes:
-      hidden: widths of the dense layers, unless others are asked for.
-      smallest: rows and columns of the smallest image of which its convolutions leave something; None: it has none.
+      hidden: Default widths of the dense layers.
+      smallest: Smallest number of rows and of columns that an image needs for the convolutions; None for an encoder
+        without convolutions.
     """
 
     hidden: tuple[int, ...]
@@ -29,25 +30,25 @@ ENCODERS: dict[Encoder, Sizes] = {
     "impala": Sizes((256,), 1),
     "hadamax": Sizes((512,), 1),
 }
-MEMORIES: dict[Memory, int] = {"none": 0, "lstm": 2, "gru": 1, "mingru": 1, "lru": 2}  # arrays `[B, F]` of each
+MEMORIES: dict[Memory, int] = {"none": 0, "lstm": 2, "gru": 1, "mingru": 1, "lru": 2}  # number of arrays `[B, F]`
 
 
 def is_image(dtype: Any, shape: tuple[int, ...]) -> bool:
-    """Whether an array of one member's observation is an image, which networks divide by 255.
+    """Return True if an array of one member's observation is an image, which networks divide by 255.
 
     Args:
-      dtype: of the array, as NumPy has it.
-      shape: of the array, without the axes of environments and members.
+      dtype: NumPy dtype of the array.
+      shape: Shape of the array, without the axes of environments and members.
     """
     return dtype == "uint8" and len(shape) == 3
 
 
 def is_screen(dtype: Any, shape: tuple[int, ...]) -> bool:
-    """Whether an array of one member's observation is an image large enough for "nature"."""
+    """Return True if an array of one member's observation is an image large enough for the encoder "nature"."""
     return is_image(dtype, shape) and is_convolved("nature", shape)
 
 
 def is_convolved(encoder: Encoder, shape: tuple[int, ...]) -> bool:
-    """Whether an encoder convolves an array of this shape, and leaves something of it."""
+    """Return True if an encoder has convolutions and an array of this shape is large enough for them."""
     smallest = ENCODERS[encoder].smallest
     return smallest is not None and len(shape) == 3 and min(shape[:2]) >= smallest

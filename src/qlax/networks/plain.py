@@ -1,10 +1,10 @@
-"""Our networks as they act, in ten operations: for NumPy, and for whatever else has those ten.
+"""Q-networks without JAX, for acting: the arithmetic of `qlax.networks.qnetwork` for one step, in ten operations.
 
-`qlax.networks.qnetwork` says what a network is and trains it. Here is the same arithmetic for one step of trained
-variables, all of it in float32: of a `compute_dtype` of fewer bits the rounding is left out.
+The operations exist in NumPy here, and as nodes of an ONNX graph in `qlax.agents.export`. Everything is computed in
+float32, whatever the network's `compute_dtype`.
 
-Axes: B rows of a batch; H and W rows and columns of an image of C channels, h and w those that a layer makes of them,
-K those of a square kernel; I inputs and F features of a layer; A actions.
+Axes: B rows of a batch; H and W rows and columns of an image with C channels, h and w those of a layer's output, K
+those of a square kernel; I inputs and F features of a layer; A actions.
 """
 
 import math
@@ -16,48 +16,48 @@ import numpy as np
 from qlax.errors import UserError
 from qlax.networks.names import MEMORIES, is_convolved, is_image
 
-Array = Any  # of whatever the operations work on: has +, -, * and @ with others of its kind and with NumPy's arrays
+Array = Any  # array of the kind that the operations handle; it has +, -, * and @, also with NumPy's arrays
 Spec = tuple[np.dtype, tuple[int, ...]]  # dtype and shape of one array of an observation, without the axis B
 
-UNLESS_SAID = {"encoder": "mlp", "norm": "layer", "input_norm": "none", "memory": "none", "dueling": False}
+DEFAULTS = {"encoder": "mlp", "norm": "layer", "input_norm": "none", "memory": "none", "dueling": False}
 
 
 class Operations(Protocol):
-    """What a network needs besides sums, products and matrix products."""
+    """Operations that a network needs besides sums, differences, products and matrix products."""
 
     def number(self, x: Array) -> Array:
-        """As float32."""
+        """Convert to float32."""
 
     def flat(self, x: Array) -> Array:
-        """`[B, ...]` -> `[B, F]`, rows first."""
+        """Flatten `[B, ...]` to `[B, F]`."""
 
     def planes(self, x: Array) -> Array:
-        """`[B, H, W, C]` -> `[B, F]`, plane after plane."""
+        """Flatten an image `[B, H, W, C]` to `[B, F]`, one plane after the other."""
 
     def joined(self, parts: list[Array]) -> Array:
-        """Each `[B, I]` -> `[B, F]`, one beside the other."""
+        """Concatenate arrays `[B, I]` along the last axis."""
 
     def convolution(self, x: Array, kernel: np.ndarray, stride: int, padding: str) -> Array:
-        """`[B, H, W, C]`, `[K, K, C, F]` -> `[B, h, w, F]`; padding "VALID" or "SAME", as XLA has them."""
+        """Convolve `x [B, H, W, C]` with `kernel [K, K, C, F]` to `[B, h, w, F]`; padding is "VALID" or "SAME"."""
 
     def max_pool(self, x: Array, size: int, stride: int) -> Array:
-        """`[B, H, W, C]` -> `[B, h, w, C]`, padding "SAME"."""
+        """Apply max pooling with padding "SAME": `[B, H, W, C]` to `[B, h, w, C]`."""
 
     def layer_norm(self, x: Array, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> Array:
-        """Over the last axis."""
+        """Apply layer normalisation over the last axis."""
 
     def relu(self, x: Array) -> Array:
-        """The positive part."""
+        """Return the larger of each number and 0."""
 
     def tanh(self, x: Array) -> Array:
-        """The hyperbolic tangent."""
+        """Return the hyperbolic tangent."""
 
     def kept(self, memory: Array, first: Array) -> Array:
-        """`memory [B, F]`, with 0 where `first [B]` is True, whatever it was."""
+        """Replace the rows of `memory [B, F]` by 0 where `first [B]` is True, even if they are nan."""
 
 
 class NumPy:
-    """The operations in NumPy."""
+    """Operations in NumPy."""
 
     def number(self, x: np.ndarray) -> np.ndarray:
         """See `Operations`."""
@@ -105,7 +105,7 @@ class NumPy:
 
 
 def _windows(x: np.ndarray, size: int, stride: int, padding: str, value: float) -> np.ndarray:
-    """`[B, H, W, C]` -> `[B, h, w, C, K, K]`, a view."""
+    """Return all windows of an image, `[B, H, W, C]` to `[B, h, w, C, K, K]`, as a view."""
     if padding == "SAME":
         missing = [max((-(-side // stride) - 1) * stride + size - side, 0) for side in x.shape[1:3]]
         pads = [(0, 0), *((each // 2, each - each // 2) for each in missing), (0, 0)]
@@ -114,22 +114,22 @@ def _windows(x: np.ndarray, size: int, stride: int, padding: str, value: float) 
 
 
 class PlainNetwork:
-    """A `qlax.networks.qnetwork.QNetwork`.
+    """Network of an agent, with the results of `qlax.networks.qnetwork.QNetwork`.
 
     Args:
-      info: what describes an agent; see `qlax.Agent`.
+      info: Description of the agent, see `qlax.Agent`.
 
     Raises:
-      UserError: its network is one of the user's own.
-      ValueError: there is no such network.
+      UserError: The network is a user's own.
+      ValueError: The description has unknown fields.
     """
 
     def __init__(self, info: dict[str, Any]):
         if "network" in info["network"]:
-            raise UserError(f"network {info['network']['network']!r} is one of your own: it needs JAX")
-        if unknown := info["network"].keys() - {*UNLESS_SAID, "hidden", "compute_dtype"}:
+            raise UserError(f"network {info['network']['network']!r} is one of your own, which needs JAX")
+        if unknown := info["network"].keys() - {*DEFAULTS, "hidden", "compute_dtype"}:
             raise ValueError(f"unknown {', '.join(unknown)}")
-        self.description = UNLESS_SAID | info["network"]
+        self.description = DEFAULTS | info["network"]
         self.num_actions = info["num_actions"]
         self.obs = specs(info)
         width = self.description["hidden"][-1]
@@ -138,17 +138,17 @@ class PlainNetwork:
     def __call__(
         self, operations: Operations, variables: dict[str, Any], memory: list[Array], obs: list[Array], first: Array
     ) -> tuple[Array, list[Array]]:
-        """One step.
+        """Compute Q-values for one step.
 
         Args:
-          operations: to do it with.
-          variables: `{"params": ..., "batch_stats": ...}`, as Flax names them, in NumPy.
-          memory: each `[B, F]`, anything before the first step.
-          obs: each `[B, ...]`.
-          first: `[B]` bool, an episode begins here.
+          operations: Operations to compute with.
+          variables: Flax's variables, `{"params": ..., "batch_stats": ...}`, in NumPy.
+          memory: Arrays `[B, F]` of the memory; any values where an episode begins.
+          obs: Arrays of the observation, each `[B, ...]`.
+          first: Bool `[B]`, True where an episode begins.
 
         Returns:
-          `q [B, A]` float32, and the memory after the step.
+          Q-values, float32 `[B, A]`, and the memory after the step.
         """
         layers = _Layers(self.description, variables, operations)
         parts = [layers.features(x, *spec, len(obs) == 1) for x, spec in zip(obs, self.obs, strict=True)]
@@ -166,12 +166,12 @@ class PlainNetwork:
 
 
 def specs(info: dict[str, Any]) -> list[Spec]:
-    """Of the arrays of an agent's observation."""
+    """Return dtype and shape of every array of an agent's observation."""
     return [(np.dtype(dtype), tuple(shape)) for dtype, shape in info["obs"]]
 
 
 class _Layers:
-    """Hands out the layers of a network in the order they are called in, by which Flax names them."""
+    """Layers of a network, whose parameters are found by counting calls, as Flax names layers in the order of calls."""
 
     def __init__(self, description: dict[str, Any], variables: dict[str, Any], operations: Operations):
         self.params, self.statistics = variables["params"], variables.get("batch_stats", {})
@@ -179,6 +179,7 @@ class _Layers:
         self.counts: Counter[str] = Counter()
 
     def _next(self, kind: str) -> dict[str, np.ndarray]:
+        """Return the parameters and statistics of the next layer of this kind."""
         name = f"{kind}_{self.counts[kind]}"
         self.counts[kind] += 1
         return self.params[name] | self.statistics.get(name, {})
@@ -205,7 +206,14 @@ class _Layers:
         return (x - layer["mean"]) * slope + layer["bias"]
 
     def features(self, x: Array, dtype: np.dtype, shape: tuple[int, ...], is_all: bool) -> Array:
-        """Of one array of the observation, `[B, F]`."""
+        """Return the features `[B, F]` of one array of the observation.
+
+        Args:
+          x: The array, `[B, ...]`.
+          dtype: Its dtype in the environment.
+          shape: Its shape without the axis B.
+          is_all: True if the observation is this array alone.
+        """
         encoder, norm = self.description["encoder"], self.description["input_norm"]
         convolved = is_convolved(encoder, shape)
         x = self.operations.number(x)
@@ -241,7 +249,10 @@ class _Layers:
 
 
 class _Cell:
-    """One step of each memory: what it held, each `[B, F]`, and the input `[B, I]` -> output, what it holds."""
+    """One step of each kind of memory.
+
+    The methods map the memory, arrays `[B, F]`, and the input `[B, I]` to the output `[B, F]` and the new memory.
+    """
 
     def __init__(self, params: dict[str, Any], operations: Operations):
         self.params, self.operations = params, operations
@@ -272,13 +283,13 @@ class _Cell:
     def lru(self, memory: list[Array], x: Array) -> tuple[Array, list[Array]]:
         params = self.params
         modulus, angle = np.exp(-np.exp(params["nu_log"])), np.exp(params["theta_log"])
-        turn, across = modulus * np.cos(angle), modulus * np.sin(angle)
+        cosine, sine = modulus * np.cos(angle), modulus * np.sin(angle)
         gamma = np.exp(params["gamma_log"])
         real, imaginary = memory
         to_real, to_imaginary = (_dense(x, half) * gamma for half in _halves(params["Dense_0"]))
         real, imaginary = (
-            real * turn - imaginary * across + to_real,
-            imaginary * turn + real * across + to_imaginary,
+            real * cosine - imaginary * sine + to_real,
+            imaginary * cosine + real * sine + to_imaginary,
         )
         y = _dense(self.operations.joined([real, imaginary]), params["Dense_1"]) + x * params["D"]
         return self._gated(y, params["Dense_2"]), [real, imaginary]
@@ -289,7 +300,7 @@ class _Cell:
 
     def _sigmoid(self, x: Array) -> Array:
         half = np.float32(0.5)
-        return self.operations.tanh(x * half) * half + half  # overflows nowhere
+        return self.operations.tanh(x * half) * half + half  # unlike 1 / (1 + exp(-x)), this never overflows
 
 
 def _dense(x: Array, layer: dict[str, np.ndarray]) -> Array:
@@ -298,12 +309,12 @@ def _dense(x: Array, layer: dict[str, np.ndarray]) -> Array:
 
 
 def _halves(layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """A dense layer as two, of the first and of the second half of its features."""
+    """Split a dense layer into two, with the first and the second half of its features."""
     parts = zip(*(np.split(layer[name], 2, axis=-1) for name in ("kernel", "bias")), strict=True)
     return [{"kernel": kernel, "bias": bias} for kernel, bias in parts]
 
 
 def _gelu(x: Array, operations: Operations) -> Array:
-    """With the hyperbolic tangent, as `flax.linen.gelu` has it."""
+    """Apply GELU in the approximation with tanh, as `flax.linen.gelu`."""
     half, one, root, cubic = map(np.float32, (0.5, 1, math.sqrt(2 / math.pi), 0.044715))
     return x * half * (operations.tanh((x + x * x * x * cubic) * root) + one)

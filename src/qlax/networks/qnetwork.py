@@ -1,4 +1,4 @@
-"""Q-networks: encoder, memory, head and the normalisation that replaces the target network.
+"""Q-networks: encoder, memory and head, with the normalisation that replaces a target network.
 
 Axes: L steps of a segment, B rows of a batch, then features; A actions.
 """
@@ -20,21 +20,22 @@ from qlax.util.imports import import_object
 
 
 class QNetwork(nn.Module):
-    """Encoder, memory if any, and a linear head; satisfies `qlax.types.Network`.
+    """Encoder, optional memory, and a linear head; satisfies `qlax.types.Network`.
 
     Attributes:
-      num_actions: A.
-      encoder: by its name in `names.py`: "mlp" flattens the observation; "cnn" has a 3 x 3 convolution of 16
-        features first, as for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari. Of a tree of
-        arrays, each that the encoder can convolve has convolutions of its own, the others are flattened.
-      hidden: widths of the dense layers; the memory is as wide as the last.
-      norm: before every activation. "none" is for ablations: nothing else stabilises the learning.
-      input_norm: of the observation, of each of its arrays by itself; "layer" leaves one number among others as it is.
-      memory: between encoder and head, by its name in `qlax.networks.names`; or "none".
-      dueling: separate value and advantage (Wang et al., 2016, arXiv:1511.06581).
-      compute_dtype: "float32", or "bfloat16" for the products of the hidden and the convolutional layers; parameters,
-        norms, memory and the head stay float32.
-      axis_name: of the mapped axis over which batch statistics are shared.
+      num_actions: Number of actions, A.
+      encoder: Name of an encoder in `qlax.networks.names`. "mlp" flattens the observation; "cnn" begins with a 3 x 3
+        convolution of 16 features, for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari. In a
+        tree of arrays, each array that is large enough has convolutions of its own, and the others are flattened.
+      hidden: Widths of the dense layers; the last one is also the width of the memory.
+      norm: Norm before every activation. "none" is for ablations, as nothing else stabilises learning.
+      input_norm: Norm of the observation, applied to each of its arrays separately. "layer" does not change an array
+        that is a single number beside other arrays.
+      memory: Name of a memory in `qlax.networks.names`, or "none".
+      dueling: If True, compute Q from separate value and advantage heads (Wang et al., 2016, arXiv:1511.06581).
+      compute_dtype: Dtype of the products in dense and convolutional layers, "float32" or "bfloat16"; parameters,
+        norms, memory and head are always float32.
+      axis_name: Name of the mapped axis of devices over which batch statistics are averaged; None for none.
     """
 
     num_actions: int
@@ -49,18 +50,28 @@ class QNetwork(nn.Module):
 
     @property
     def recurrent(self) -> bool:
-        """Whether it has a memory, and so learns from segments of the whole rollout."""
+        """True if the network has a memory, and so is trained on segments as long as a rollout."""
         return self.memory != "none"
 
     def initial_memory(self, batch: int) -> PyTree:
-        """Zeros, each leaf `[batch, hidden[-1]]`; `()` without memory."""
+        """Return the memory at the start of an episode: zeros, each leaf `[batch, hidden[-1]]`; `()` without memory."""
         if not self.recurrent:
             return ()
         return CELLS[self.memory](self.hidden[-1], parent=None).initial(batch)
 
     @nn.compact
     def __call__(self, memory: PyTree, obs: PyTree, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
-        """`obs`, each `[L, B, ...]`, `first [L, B]` -> `q [L, B, A]` float32, memory after the last step."""
+        """Compute Q-values for a segment of steps.
+
+        Args:
+          memory: Memory before the first step.
+          obs: Observations, each array `[L, B, ...]`.
+          first: Bool `[L, B]`, True where an episode begins, which resets the memory before the step.
+          train: True in training, where batch statistics are computed and updated.
+
+        Returns:
+          Q-values, float32 `[L, B, A]`, and the memory after the last step.
+        """
         length, batch = first.shape
         dtype = jnp.dtype(self.compute_dtype)
         encoder = LAYERS[self.encoder]
@@ -68,7 +79,7 @@ class QNetwork(nn.Module):
 
         def activate(x):
             x = encoder.activation(self._normalise(self.norm, x, train))
-            self.sow("intermediates", "activation", x)  # nothing, unless asked for by `qlax.training.guard`
+            self.sow("intermediates", "activation", x)  # stored only where `qlax.training.guard` asks for it
             return x
 
         def features(x):
@@ -78,13 +89,13 @@ class QNetwork(nn.Module):
             x = x.astype(jnp.float32) / 255 if pixels else x.astype(jnp.float32)
             if convolve is None:
                 x = x.reshape(length * batch, -1)
-            # Of one number among others layer normalisation would leave nothing.
+            # Layer normalisation would turn a single number into 0; an array alone is normalised all the same.
             if len(leaves) == 1 or self.input_norm != "layer" or x.shape[-1] > 1:
                 x = self._normalise(self.input_norm, x, train)
             if convolve is None:
                 return x
             x = convolve(x, partial(Convolution, kernel_init=encoder.kernel_init, dtype=dtype), activate)
-            return x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # plane after plane, as saved agents have it
+            return x.transpose(0, 3, 1, 2).reshape(length * batch, -1)  # plane by plane, the order in saved agents
 
         x = jnp.concatenate([features(leaf) for leaf in leaves], axis=-1)
         for width in self.hidden:
@@ -110,13 +121,18 @@ class QNetwork(nn.Module):
 
 
 class BatchRenorm(nn.Module):
-    """Batch normalisation whose training output follows the running statistics, within limits.
+    """Batch renormalisation: batch normalisation that uses the running statistics in training too, within limits.
 
-    The limits widen with the number of gradient steps as in the paper: plain batch normalisation for
-    5,000 steps, then r up to 3 at 40,000 and d up to 5 at 25,000. Averaged over time is the variance,
-    as in every batch normalisation of today, where the paper averages its root.
+    The limits widen with the number of gradient steps as in the paper: plain batch normalisation for 5,000 steps,
+    then r up to 3 at 40,000 steps and d up to 5 at 25,000. The running average is that of the variance, as is usual
+    today; the paper averages the standard deviation.
 
     Source: Ioffe, "Batch renormalization", 2017, arXiv:1702.03275, algorithm 1 and section 4.
+
+    Attributes:
+      momentum: Weight of the old value in the running averages.
+      epsilon: Number added to variances, to avoid division by zero.
+      axis_name: See `QNetwork`.
     """
 
     momentum: float = 0.99
@@ -125,7 +141,7 @@ class BatchRenorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x [..., F]`; statistics are over all axes but the last."""
+        """Normalise `x [..., F]` with statistics over all axes except the last."""
         features = (x.shape[-1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         var = self.variable("batch_stats", "var", jnp.ones, features)
@@ -155,15 +171,15 @@ class BatchRenorm(nn.Module):
 
 
 def default_encoder(obs: PyTree) -> Encoder:
-    """The encoder that fits one member's observation: "nature" for screens, "cnn" for other grids, else "mlp".
+    """Return the encoder for an observation: "nature" for screens, "cnn" for other grids, else "mlp".
 
-    Of a tree the first of these that fits one of its arrays.
+    For a tree of arrays, it is the first of these that suits one of the arrays.
 
     Args:
-      obs: arrays, or their shapes and dtypes, without the axes N and M.
+      obs: One member's observation, or its shapes and dtypes, without the axes N and M.
 
     Raises:
-      UserError: no encoder of ours understands one of them.
+      UserError: No encoder accepts one of the arrays.
     """
     leaves = jax.tree_util.tree_leaves_with_path(obs)
     if not leaves:
@@ -172,8 +188,8 @@ def default_encoder(obs: PyTree) -> Encoder:
         if not is_understood(leaf.dtype, leaf.shape):
             raise UserError(
                 f"observation{jax.tree_util.keystr(path)} is {leaf.dtype}{list(leaf.shape)}; expected bool, float, or "
-                "uint8 with three axes (an image): let the environment deliver categories one-hot and counts as float, "
-                "or one in JAX a wrapper: --wrappers one_hot=<categories> or flatten"
+                "uint8 with three axes (an image): show categories one-hot and counts as float in the environment, "
+                "or use --wrappers one_hot=<categories> or flatten for an environment in JAX"
             )
     if any(is_screen(leaf.dtype, leaf.shape) for _, leaf in leaves):
         return "nature"
@@ -181,15 +197,19 @@ def default_encoder(obs: PyTree) -> Encoder:
 
 
 def is_understood(dtype: Any, shape: tuple[int, ...]) -> bool:
-    """Whether `QNetwork` understands an array of one member's observation: bool, float or an image."""
+    """Return True if `QNetwork` accepts an array of one member's observation: bool, float or an image."""
     return dtype == "bool" or jnp.issubdtype(dtype, jnp.floating) or is_image(dtype, shape)
 
 
 def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
-    """The encoder, if it understands an array of one member's observation; see `default_encoder` for both.
+    """Return the encoder if it suits an observation.
+
+    Args:
+      encoder: Name of the encoder.
+      obs: See `default_encoder`.
 
     Raises:
-      UserError: it does not.
+      UserError: No encoder accepts one of the arrays, or all arrays are too small for this encoder's convolutions.
     """
     default_encoder(obs)
     shapes = [leaf.shape for leaf in jax.tree.leaves(obs)]
@@ -197,21 +217,22 @@ def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
     if side is not None and not any(is_convolved(encoder, shape) for shape in shapes):
         raise UserError(
             f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; "
-            f"this has {', '.join(map(str, shapes))}"
+            f"this one has shape {', '.join(map(str, shapes))}"
         )
     return encoder
 
 
 def build(description: dict[str, Any], num_actions: int, axis_name: str | None = None) -> Any:
-    """The network that a description names.
+    """Make a network from its description.
 
     Args:
-      description: fields of `QNetwork`, or `{"network": "module:Name"}` of one's own, called with A.
-      num_actions: A.
-      axis_name: as in `QNetwork`; one's own is not told.
+      description: Fields of `QNetwork`; or `{"network": "module:Name"}` with the import path of a user's own class or
+        function, which is called with the number of actions.
+      num_actions: Number of actions, A.
+      axis_name: See `QNetwork`; it is not passed to a user's own network.
 
     Raises:
-      UserError: it cannot be imported, or lacks what `qlax.types.Network` asks for.
+      UserError: A user's own network cannot be imported or made, or lacks a member of `qlax.types.Network`.
     """
     if "network" not in description:
         return QNetwork(num_actions, **{**description, "hidden": tuple(description["hidden"])}, axis_name=axis_name)
