@@ -1,6 +1,7 @@
-"""How the values of a team's members make those of whoever has a target.
+"""Mixing: how the Q-values of a team's members are combined into the values that are learned.
 
-Axes: M team members, A actions; G learners, each with a target of its own: 1 a team, or M if its members learn apart.
+Axes: M team members, A actions; G learners, each with a target of its own: 1 for a team that learns together, M for
+members that learn independently.
 """
 
 from collections.abc import Callable
@@ -11,36 +12,42 @@ import jax.numpy as jnp
 
 
 class Mixing(NamedTuple):
-    """How the members' values make those of whoever has a target: the team, or each member."""
+    """Functions that combine the members' Q-values into those of each learner, the team or every member.
 
-    value: Callable[..., jax.Array]  # q [..., M, A], legal -> value of the best (joint) action [..., G]
-    q: Callable[..., jax.Array]  # q [..., M, A], action [..., M] -> Q of that (joint) action [..., G]
+    Attributes:
+      value: Function from `q [..., M, A]` and `legal`, bool of the same shape or None, to the value `[..., G]` of the
+        best legal (joint) action.
+      q: Function from `q [..., M, A]` and actions `[..., M]` to the Q-value `[..., G]` of the (joint) action.
+    """
+
+    value: Callable[..., jax.Array]
+    q: Callable[..., jax.Array]
 
 
 def only_legal(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """Illegal actions are worth -inf; a row without any legal action is left as it is. `[..., A]`."""
+    """Replace the Q-values `[..., A]` of illegal actions by -inf; a row without a legal action is unchanged."""
     return q if legal is None else jnp.where(legal | ~legal.any(-1, keepdims=True), q, -jnp.inf)
 
 
 def member_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """Each member is worth its own best legal value. `[..., M, A]` -> `[..., M]`."""
+    """Return the value of each member's own best legal action: `[..., M, A]` to `[..., M]`."""
     return only_legal(q, legal).max(-1)
 
 
 def member_q(q: jax.Array, action: jax.Array) -> jax.Array:
-    """Q of each member's own action. `[..., M, A]`, `[..., M]` -> `[..., M]`."""
+    """Return the Q-value of each member's own action: `q [..., M, A]`, `action [..., M]` to `[..., M]`."""
     return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
 
 
 def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """VDN: a team is worth the sum of its members' best legal values. `[..., M, A]` -> `[..., 1]`."""
+    """Return the value of a team in VDN, the sum of its members' values: `[..., M, A]` to `[..., 1]`."""
     return member_value(q, legal).sum(-1, keepdims=True)
 
 
 def team_q(q: jax.Array, action: jax.Array) -> jax.Array:
-    """VDN: Q of a joint action is the sum over members. `[..., M, A]`, `[..., M]` -> `[..., 1]`."""
+    """Return the Q-value of a joint action in VDN, a sum over members: `[..., M, A]`, `[..., M]` to `[..., 1]`."""
     return member_q(q, action).sum(-1, keepdims=True)
 
 
 VDN = Mixing(team_value, team_q)  # Sunehag et al., 2017, arXiv:1706.05296
-INDEPENDENT = Mixing(member_value, member_q)  # Tan, 1993: every member learns from the team's reward by itself
+INDEPENDENT = Mixing(member_value, member_q)  # Tan, 1993: every member learns its own Q from the team's reward

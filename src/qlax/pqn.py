@@ -1,10 +1,10 @@
 """PQN: online Q(lambda) in many environments at once, without replay and without a target network.
 
-One `update` is: act for T steps in N environments (`rollout`), turn what happened into Q(lambda)
-targets, and fit Q to them with a few epochs of minibatch gradient descent (`learn`).
+One `update` acts for T steps in N environments (`rollout`), computes Q(lambda) targets of the transitions,
+and fits Q to the targets with a few epochs of minibatch gradient descent (`learn`).
 
 Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions;
-G learners, each with a target of its own: 1 a team, or M if its members learn apart.
+G learners, each with a target of its own: 1 for a team, or M if its members learn independently.
 The network is trained on segments of L consecutive steps: L = T if it has memory, else L = 1.
 
 Source: Gallici et al., "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811.
@@ -25,82 +25,82 @@ from qlax.types import Network, PyTree, Step, strong
 
 
 class Hyper(NamedTuple):
-    """Scalars that may be traced: `jax.vmap` over them, or change them while training."""
+    """Hyper-parameters that may be traced: use `jax.vmap` over them, or change them in training."""
 
-    learning_rate: float | jax.Array = 5e-4  # at the start
-    learning_rate_end: float | jax.Array = 0.0  # at the end, as a fraction of learning_rate; 1 is constant
-    gamma: float | jax.Array = 0.99
-    lam: float | jax.Array = 0.65
-    epsilon_start: float | jax.Array = 1.0
-    epsilon_end: float | jax.Array = 0.05
-    epsilon_fraction: float | jax.Array = 0.1  # of all updates, until epsilon_end; 0: epsilon_end from the start
-    max_grad_norm: float | jax.Array = 10.0
-    reward_scale: float | jax.Array = 1.0  # of the rewards learned from; metrics report raw ones
+    learning_rate: float | jax.Array = 5e-4  # initial learning rate
+    learning_rate_end: float | jax.Array = 0.0  # final learning rate as a fraction of learning_rate; 1 is constant
+    gamma: float | jax.Array = 0.99  # discount factor
+    lam: float | jax.Array = 0.65  # lambda of Q(lambda)
+    epsilon_start: float | jax.Array = 1.0  # initial probability of a random action
+    epsilon_end: float | jax.Array = 0.05  # final probability of a random action
+    epsilon_fraction: float | jax.Array = 0.1  # fraction of all updates until epsilon reaches epsilon_end; may be 0
+    max_grad_norm: float | jax.Array = 10.0  # global norm to which gradients are clipped
+    reward_scale: float | jax.Array = 1.0  # factor of rewards in targets; metrics report unscaled rewards
 
 
 class Shape(NamedTuple):
-    """Numbers that fix array shapes: a change compiles anew."""
+    """Sizes that are fixed when the algorithm is compiled."""
 
-    num_envs: int = 128
-    num_steps: int = 32
-    num_minibatches: int = 32
-    num_epochs: int = 2
-    num_updates: int = 1000  # of the whole run, for the schedules
+    num_envs: int = 128  # N
+    num_steps: int = 32  # T
+    num_minibatches: int = 32  # per epoch
+    num_epochs: int = 2  # per update
+    num_updates: int = 1000  # of the whole run, for the schedules of learning rate and epsilon
 
 
 class Transition(NamedTuple):
-    """What the learner remembers of one step; `[T, N, ...]` once stacked."""
+    """One step of N environments, as stored for learning; `[T, N, ...]` once stacked."""
 
-    first: jax.Array  # [N] bool, an episode begins here
+    first: jax.Array  # [N] bool, True where `obs` begins an episode
     obs: PyTree  # [N, M, ...]
     legal: jax.Array | None  # [N, M, A] bool
     action: jax.Array  # [N, M] int32
     value: jax.Array  # [N, G]: max over legal a of Q(s_t, a)
     reward: jax.Array  # [N] float32
-    terminated: jax.Array  # [N] bool
-    truncated: jax.Array  # [N] bool
+    terminated: jax.Array  # [N] bool, see `Step`
+    truncated: jax.Array  # [N] bool, see `Step`
     metrics: dict[str, jax.Array]  # each [N] float32, nan where there is nothing to report
 
 
 class Rollout(NamedTuple):
-    """T steps in N environments, and the memory from which their first step started."""
+    """T steps in N environments, and the memory of the network before the first one."""
 
     memory: PyTree  # [N, M, ...]; () without memory
     transitions: Transition  # [T, N, ...]
 
 
 class Decision(NamedTuple):
-    """What `act` chose and saw: the environments need the first two, `observe` the rest."""
+    """Result of `act`: the environments need the key and the action, `observe` the rest."""
 
-    key: jax.Array  # for the environments' own randomness
+    key: jax.Array  # random key for the step of the environments
     action: jax.Array  # [N, M] int32
     first: jax.Array  # [N] bool, as in `Transition`
     value: jax.Array  # [N, G]
 
 
 class Mean(NamedTuple):
-    """A metric on its way: add both over time and devices, then divide; a mean of means is wrong."""
+    """Metric as a sum with its weight: add both over time and devices, then divide, as a mean of means is wrong."""
 
-    total: jax.Array
-    weight: jax.Array
+    total: jax.Array  # weighted sum
+    weight: jax.Array  # sum of the weights
 
 
 class TrainState(NamedTuple):
-    """Everything that changes."""
+    """Everything that changes in training."""
 
-    params: PyTree
-    stats: PyTree  # the network's other collections (statistics of its normalisation)
-    opt_state: PyTree
-    env: PyTree  # state of the environments; () if they live on the host
-    step: Step  # the latest one seen
-    memory: PyTree  # [N, M, ...]; () without memory
+    params: PyTree  # parameters of the network
+    stats: PyTree  # other variables of the network (statistics of its normalisation)
+    opt_state: PyTree  # state of the optimiser
+    env: PyTree  # state of the environments; () if they are on the host
+    step: Step  # latest step of the environments
+    memory: PyTree  # memory of the network, [N, M, ...]; () without memory
     hyper: Hyper  # float32 scalars
-    key: jax.Array
-    updates: jax.Array  # int32; environment steps are updates * T * N, counted on the host in Python
+    key: jax.Array  # random key
+    updates: jax.Array  # int32, updates so far; environment steps, updates * T * N, are counted in Python
 
 
 class PQN(NamedTuple):
-    """Pure functions; all but `rollout` and `update` also serve environments that live on the host."""
+    """Algorithm as pure functions; all except `rollout` and `update` also work for environments on the host."""
 
     init: Callable[..., TrainState]  # key, hyper, step, env=(), variables=None (of the network) -> TrainState
     act: Callable[[TrainState], tuple[TrainState, Decision]]
@@ -111,7 +111,7 @@ class PQN(NamedTuple):
 
 
 def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilon: jax.Array) -> jax.Array:
-    """The best legal action, or with probability epsilon a uniform legal one. `[..., A]` -> `[...]` int32."""
+    """Choose the best legal action, or with probability epsilon a random one: `q [..., A]` to int32 `[...]`."""
     key_explore, key_action = jax.random.split(key)
     greedy = only_legal(q, legal).argmax(-1).astype(jnp.int32)
     if legal is None:
@@ -122,12 +122,12 @@ def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilo
 
 
 def half_squared(error: jax.Array) -> jax.Array:
-    """Half the squared error, elementwise."""
+    """Return half the squared error, elementwise."""
     return 0.5 * jnp.square(error)
 
 
 def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation:
-    """The paper's optimiser: clipped by global norm, learning rate falling linearly."""
+    """Make the paper's optimiser: RAdam with clipping by global norm and a linear schedule of the learning rate."""
     end = hyper.learning_rate * hyper.learning_rate_end
     schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
     return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(schedule))
@@ -145,26 +145,26 @@ def make(
     mixing: Mixing = VDN,
     axis_name: str | None = None,
 ) -> PQN:
-    """PQN for these environments and this network.
+    """Make the algorithm PQN for environments and a network.
 
     Args:
-      env: a `Vec`, or anything with its `step`; None if the environments live on the host.
-      network: see `qlax.types.Network`.
-      shape: the static sizes; N is per device.
-      optimizer: `(hyper, num_gradient_steps)` -> optax transformation, built inside `learn`: its scalars may be traced.
-      explore: `(key, q [N, M, A], legal, epsilon)` -> action `[N, M]` int32; greedy for epsilon 0, as in evaluation.
-      loss: error -> cost, elementwise.
-      returns: targets with the arguments and the form of `q_lambda`, on whose end `G_T = v_T` segments rely.
-      mixing: how a team's values follow from its members'.
-      axis_name: of the mapped axis of devices that split the environments of one run; in a `shard_map`
-        with `check_vma=False`, as the gradients are summed here.
+      env: A `Vec`, or any object with the same `step`; None if the environments are on the host.
+      network: See `qlax.types.Network`.
+      shape: Static sizes; N is the number of environments per device.
+      optimizer: `(hyper, num_gradient_steps)` -> optax transformation; called in `learn`, so scalars may be traced.
+      explore: `(key, q [N, M, A], legal, epsilon)` -> action `[N, M]` int32; it has to be greedy for epsilon 0.
+      loss: Function from errors to costs, elementwise.
+      returns: Function with the arguments and the result of `q_lambda`; segments rely on the last entry, `G_T = v_T`.
+      mixing: Combination of the members' Q-values into those of a team.
+      axis_name: Name of the mapped axis of devices that share the environments of one agent; use `shard_map` with
+        `check_vma=False`, as gradients are summed here.
 
     Raises:
-      UserError: the minibatches do not divide the segments, or the environments are not N.
+      UserError: `num_minibatches` does not divide the number of segments, or `env` does not have N environments.
     """
     T, N, S = shape.num_steps, shape.num_envs, shape.num_minibatches
     if getattr(env, "num_envs", N) != N:
-        raise UserError(f"num_envs is {N} in the shape, but there are {env.num_envs} environments")
+        raise UserError(f"num_envs is {N} in the shape, but env has {env.num_envs} environments; expected the same")
     L = T if network.recurrent else 1
     segments = T // L * N
     if segments % S:
@@ -172,14 +172,14 @@ def make(
     num_gradient_steps = shape.num_updates * shape.num_epochs * S
 
     def total(tree: PyTree) -> PyTree:
-        """The sum over the devices; of one array, as each sum waits for all of them."""
+        """Sum over the devices, in one array, as every sum over devices has to wait for all of them."""
         if axis_name is None:
             return tree
         flat, unravel = ravel_pytree(tree)
         return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params, stats, memory, obs, first, train=False):
-        """`obs [L, B, M, ...]`, `first [L, B]` -> `q [L, B, M, A]`, memory, stats. To the network a team is a batch."""
+        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `q [L, B, M, A]`, memory, stats."""
         l, b, m = jax.tree.leaves(obs)[0].shape[:3]
         obs = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs)
         memory = jax.tree.map(lambda x: x.reshape(b * m, *x.shape[2:]), memory)
@@ -189,7 +189,7 @@ def make(
         return q.reshape(l, b, m, -1), memory, stats
 
     def look(state: TrainState):
-        """Q of the latest observation `[N, M, A]`, the memory after it, and where an episode begins."""
+        """Return Q of the latest observation `[N, M, A]`, the memory after it, and where an episode begins `[N]`."""
         first = state.step.terminated | state.step.truncated
         obs = jax.tree.map(lambda x: x[None], state.step.obs)
         q, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
@@ -210,7 +210,7 @@ def make(
         params = stats.pop("params")
         hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper)
         opt_state = optimizer(hyper, num_gradient_steps).init(params)
-        step = step._replace(terminated=jnp.ones(n, bool))  # an episode begins: nothing came before
+        step = step._replace(terminated=jnp.ones(n, bool))  # so that an episode begins, and the memory is reset
         memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
         return strong(TrainState(params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
 
@@ -244,7 +244,7 @@ def make(
         terminated, truncated = steps.terminated[..., None], steps.truncated[..., None]
         value = jnp.concatenate([steps.value, mixing.value(look(state)[0], state.step.legal)[None]])
         g = returns(reward, terminated, truncated, value, h.gamma, h.lam)
-        tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # what step t bootstraps from
+        tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # value from which the target of step t bootstraps
         weight = 1.0 - (truncated & ~terminated).astype(jnp.float32)
 
         def split(x):  # [T, N, ...] -> [L, segments, ...], as L is 1 or T
@@ -262,7 +262,7 @@ def make(
 
             def objective(params):
                 q, _, new_stats = apply(params, stats, memory, obs, first, train=True)
-                # Within a segment targets follow the newest Q; beyond its end they come from the rollout.
+                # Targets use the newest Q within the segment, and the values of the rollout after its end.
                 value = jnp.concatenate([mixing.value(jax.lax.stop_gradient(q), legal), end[None]])
                 target = returns(reward, terminated, truncated, value, h.gamma, h.lam)[:-1]
                 error = jnp.where(weight > 0, target - mixing.q(q, action), 0.0)

@@ -1,4 +1,4 @@
-"""Targets for value learning: pure functions of time-major arrays."""
+"""Targets for value learning, as pure functions of arrays with the time axis first."""
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,24 @@ def q_lambda(
     gamma: jax.Array | float,
     lam: jax.Array | float,
 ) -> jax.Array:
-    """Peng's Q(lambda) returns of a stretch of experience.
+    """Compute Peng's Q(lambda) returns of a sequence of steps.
 
         G_t = r_t + gamma (1 - terminated_t) [(1 - lam) v_{t+1} + lam G_{t+1}],    G_T = v_T
 
-    `r_t` is the reward for acting in `s_t`, and `v_t = max_a Q(s_t, a)`. After a truncated step the
-    successor of `s_t` was never seen: there `G_t = v_t`, so that earlier steps bootstrap from `s_t`;
-    the caller gives the step itself no weight. A step both terminated and truncated is terminated.
+    `r_t` is the reward for the action in state `s_t`, and `v_t = max_a Q(s_t, a)`. The successor of a truncated step
+    is unknown; there `G_t = v_t`, so that earlier steps bootstrap from `s_t`, and the caller has to give the step
+    itself no weight. A step that is both terminated and truncated counts as terminated.
 
     Args:
-      reward: `[T, ...]` float.
-      terminated: `[T, ...]` bool, nothing follows step t.
-      truncated: `[T, ...]` bool, what follows step t is not its successor.
-      value: `[T + 1, ...]`, `v_0 .. v_T`: one array, so that `v_t` and `v_{t+1}` cannot be confused.
-      gamma: discount, scalar.
-      lam: scalar; 0 is one-step Q-learning, 1 the bootstrapped Monte-Carlo return.
+      reward: Rewards, float `[T, ...]`.
+      terminated: Bool `[T, ...]`, True where the step led to a terminal state.
+      truncated: Bool `[T, ...]`, True where the next entry is not the successor of the step.
+      value: Values `v_0 .. v_T`, `[T + 1, ...]`, in one array so that `v_t` and `v_{t+1}` cannot be confused.
+      gamma: Discount factor, a scalar.
+      lam: Trace parameter lambda, a scalar; 0 is one-step Q-learning, 1 the bootstrapped Monte-Carlo return.
 
     Returns:
-      `[T + 1, ...]`, `G_0 .. G_T`.
+      Returns `G_0 .. G_T`, `[T + 1, ...]`.
 
     Source: Peng and Williams, "Incremental multi-step Q-learning", 1996; as used by Gallici et al.,
     "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811, section 4.

@@ -1,10 +1,10 @@
-"""The contracts between world, network and learner.
+"""Contracts between environment, network and learner.
 
 Axes, always in this order: T steps, N environments, M team members (1 for a single agent), then
 features; A actions; L steps of a segment; B = N * M rows of a batch.
 """
 
-from __future__ import annotations  # a trained agent acts without JAX, where it is not installed
+from __future__ import annotations  # annotations name JAX, which is not needed to act with a trained agent
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PyTree = Any
 Array = Any  # jax.Array, or numpy.ndarray from environments on the host
 
-# Parts of the algorithm that a user may replace; `qlax.pqn.make` says what they are given.
+# Parts of the algorithm that users may replace; `qlax.pqn.make` describes their arguments.
 Optimizer = Callable[[Any, int], Any]  # hyper, num_gradient_steps -> optax.GradientTransformation
 Explore = Callable[[Array, Array, Any, Array], Array]  # key, q [N, M, A], legal, epsilon -> action [N, M]
 Loss = Callable[[Array], Array]  # error -> cost, elementwise
@@ -23,108 +23,117 @@ Returns = Callable[..., Array]  # the arguments of `qlax.q_lambda` -> targets [T
 
 
 class Step(NamedTuple):
-    """What the environments show after a reset or an action."""
+    """Result of a reset or of a step in N environments."""
 
-    obs: PyTree  # [N, M, ...] what the next action is for, in the suite's own dtype
-    legal: Array | None  # [N, M, A] bool, at least one True per member; None: all legal, always
-    reward: Array  # [N] float32 of the team, for the action before this observation
-    terminated: Array  # [N] bool, nothing follows that action
-    truncated: Array  # [N] bool, this observation does not follow that action
+    obs: PyTree  # [N, M, ...] observation for the next action, in the suite's own dtype
+    legal: Array | None  # [N, M, A] bool, at least one True per member; None if all actions are always legal
+    reward: Array  # [N] float32, the team's reward for the previous action
+    terminated: Array  # [N] bool, True where the previous action led to a terminal state
+    truncated: Array  # [N] bool, True where `obs` is of a new episode, after one that was cut and not terminated
     metrics: dict[str, Array]  # name -> [N] float32, nan where there is nothing to report
 
 
 class Env(Protocol):
-    """One environment: pure functions, which never reset themselves.
+    """One environment in JAX: pure functions that never reset themselves.
 
-    Its steps have no axis N; those of a single agent (without `num_agents`) have no axis M either,
-    and its action is a scalar. In `step`, `truncated` means: the episode is cut after this observation.
-    `metrics` may hold anything measured at the end of an episode, and is nan before; `episode_return` and
-    `episode_length` come from `Vec`, unless the environment knows better and reports them itself. Where `reward` is
-    not what is to be reported, as it was shaped or clipped, `metrics["raw_reward"]` holds what is, at every step:
-    `Vec` adds it up instead, and passes it no further.
+    Steps have no axis N. A single agent (without `num_agents`) has no axis M either, and its action is a scalar. In
+    `step`, `truncated` means that the episode is cut after this observation.
 
-    Optional attributes: `render(state)` (a picture of one state, on the host and not compiled: uint8
-    `[height, width, 3]`, of leaves that are JAX's or NumPy's), `fps` (steps a second that suit watching),
-    `action_names` (a tuple of words, one for each action); `num_agents` (size of the team M), `time_limit` (steps),
-    `score(return)` (the suite's normalised version of an episode's return), `reset_ratio` (see `Vec`; where a reset
-    is dear),
-    `shared` (arrays all copies have in common and no reset wipes: given to `step` as its last argument) and with it
-    `shared_at(progress)` (what it is to be at an update, when the fraction `progress` of training is done);
-    `with_network(network)` (the same environment, once the learner's network is known, as for playing against it),
-    whose result may have `shared_after(shared, progress, variables)` in place of `shared_at`, with the variables of
-    that network, and `evaluated` (the environment to evaluate in).
+    `metrics` may hold anything that is measured at the end of an episode, and are nan before. `Vec` adds
+    `episode_return` and `episode_length`, unless the environment reports them itself. If `reward` is shaped or clipped,
+    `metrics["raw_reward"]` holds the reward to report, at every step; `Vec` sums it for `episode_return` and drops it
+    from `metrics`.
+
+    Optional attributes:
+
+    - `num_agents`: Size of the team, M.
+    - `time_limit`: Largest number of steps in an episode.
+    - `score(return)`: The suite's normalised score for an episode's return.
+    - `reset_ratio`: See `Vec`; for environments whose reset is expensive.
+    - `render(state)`: Picture of one state, uint8 `[height, width, 3]`; it runs on the host and is not compiled, and
+      the leaves of the state are arrays of JAX or NumPy.
+    - `fps`: Steps per second at which a video is pleasant to watch.
+    - `action_names`: Tuple with the name of each action.
+    - `shared`: Arrays common to all copies and kept by resets; `step` gets them as its last argument.
+    - `shared_at(progress)`: Value of `shared` before an update, when the fraction `progress` of training is done.
+    - `with_network(network)`: Environment that uses the learner's network, as for self-play. It may have
+      `shared_after(shared, progress, variables)` in place of `shared_at`, with the variables of that network, and
+      `evaluated`, the environment in which agents are evaluated.
     """
 
     num_actions: int
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
-        """A new episode: state and first step (reward 0, neither terminated nor truncated)."""
+        """Begin an episode; return the state and the first step (reward 0, neither terminated nor truncated)."""
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
-        """The transition of `action`, int32 of shape `[M]` (scalar for a single agent)."""
+        """Take an action, int32 `[M]` (scalar for a single agent); return the next state and the step."""
 
 
 class HostEnv(Protocol):
-    """N environments that live on the host: stateful, in NumPy, stepped together, and reset by themselves.
+    """N environments on the host: stateful, in NumPy, stepped together, and reset automatically.
 
-    Every array has the axis N first; those of a single agent (without `num_agents`) have no axis M, and its actions
-    are `[N]`. What a step shows where an episode ended is written at `Step`; `qlax.Episodes` turns what most
-    back ends return into it. `metrics` has `episode_return` and `episode_length` (of raw rewards and whole games), nan
-    but where an episode ended; where `reward` was shaped or clipped, also `raw_reward`, at every step.
+    Every array has the axis N first. A single agent (without `num_agents`) has no axis M, and its actions are `[N]`.
+    `Step` defines `terminated` and `truncated` at the end of an episode; `qlax.Episodes` makes such steps from those of
+    most back ends. `metrics` has `episode_return` and `episode_length`, of raw rewards and whole games, which are nan
+    except where an episode ended; if `reward` is shaped or clipped, `metrics` also has `raw_reward`, at every step.
 
-    Arrays are copied before the next step begins: an environment may use its memory again. Steps of two instances run
-    at the same time, in threads.
+    Arrays are copied before the next step begins, so an environment may reuse its memory. Two instances are stepped at
+    the same time, in threads.
 
-    Optional attributes: `num_agents` (size of the team M), `time_limit` (steps), `score(return)` (the suite's
-    normalised version of an episode's return), `kill()` (end its processes at once, where it hangs or crashed),
-    `render()` (a picture of each, uint8 `[N, height, width, 3]`), `fps` and `action_names` as of `Env`. Suites some of
-    whose environments draw only if they are made for it say so, see `qlax.envs.options_to_draw`.
+    Optional attributes:
+
+    - `num_agents`, `time_limit`, `score(return)`, `fps` and `action_names`: See `Env`.
+    - `render()`: Picture of every environment, uint8 `[N, height, width, 3]`. Some suites need an option for it when
+      the environment is made, see `qlax.envs.options_to_draw`.
+    - `kill()`: End the environment's processes at once, if it hangs or crashed.
     """
 
     num_actions: int
     num_envs: int
 
     def reset(self, seed: int) -> Step:
-        """N new episodes: first steps (reward 0, neither terminated nor truncated)."""
+        """Begin N episodes; return the first steps (reward 0, neither terminated nor truncated)."""
 
     def step(self, action: Any) -> Step:
-        """The transitions of `action`, int32 of shape `[N, M]` (`[N]` for single agents)."""
+        """Take actions, int32 `[N, M]` (`[N]` for single agents); return the steps."""
 
     def close(self) -> None:
-        """Give back what it holds: processes, threads."""
+        """Release resources such as processes and threads."""
 
 
 class Network(Protocol):
-    """What maps observations to Q-values; a Flax module with these members satisfies it.
+    """Network from observations to Q-values, such as a Flax module with these members.
 
-    `init(key, memory, obs, first, train)` and `apply(variables, memory, obs, first, train, mutable=[...])`
-    follow Flax, with `obs [L, B, ...]`, `first [L, B]` bool (an episode begins here, so the memory is reset before it)
-    and `q [L, B, A]`. Whatever collections it has beside `params` are kept as its statistics.
+    `init(key, memory, obs, first, train)` and `apply(variables, memory, obs, first, train, mutable=[...])` follow Flax.
+    The arguments are `obs [L, B, ...]` and `first [L, B]`, bool, True where an episode begins and the memory has to be
+    reset before the step; the result has Q-values `[L, B, A]`. Collections of variables other than `params` are kept
+    as the network's statistics.
     """
 
     @property
     def recurrent(self) -> bool:
-        """Whether `memory` tells what was seen before."""
+        """True if the network has a memory of earlier observations."""
 
     def initial_memory(self, batch: int, /) -> PyTree:
-        """Memory of `batch` rows, each leaf `[batch, ...]`; `()` without memory."""
+        """Return the memory of `batch` rows where episodes begin, each leaf `[batch, ...]`; `()` without memory."""
 
     def init(self, *arguments: Any, **options: Any) -> Any:
-        """Variables: a dict of collections, `"params"` among them."""
+        """Return new variables: a dict of collections, one of which is `"params"`."""
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
-        """`(q, memory), changed collections`, the latter for those named in `mutable`."""
+        """Return `(q, memory), collections`, where the latter are the changed collections named in `mutable`."""
 
 
 def is_key(x: Any) -> bool:
-    """Whether an array, or its shape and dtype, is of random keys."""
+    """Return True if an array, or a `jax.ShapeDtypeStruct`, holds random keys."""
     import jax
 
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The same arrays without weak types, which would make everything compile twice."""
+    """Return the arrays without weak types, which would make programs compile twice."""
     import jax
 
     def strip(x):

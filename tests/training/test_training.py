@@ -308,7 +308,7 @@ def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_argument
 
 def test_sizes_that_disagree_are_named():
     vec = qlax.Vec(qlax.make(CARTPOLE), 4)
-    with pytest.raises(qlax.UserError, match="num_envs is 8 in the shape, but there are 4"):
+    with pytest.raises(qlax.UserError, match="num_envs is 8 in the shape, but env has 4"):
         qlax.pqn.make(vec, qlax.QNetwork(2), qlax.pqn.Shape(num_envs=8))
 
 
