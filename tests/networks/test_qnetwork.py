@@ -468,7 +468,7 @@ def test_an_encoder_refuses_what_it_would_leave_nothing_of(encoder, shape, side)
     message = f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; this one has"
     with pytest.raises(UserError, match=message):
         checked_encoder(encoder, jax.ShapeDtypeStruct(shape, jnp.float32))
-    with pytest.raises(UserError, match=message + r" \(4,\), \("):
+    with pytest.raises(UserError, match=message + r" shape \(4,\), \("):
         checked_encoder(encoder, {"a": np.zeros(4), "b": jax.ShapeDtypeStruct(shape, jnp.float32)})
 
 
