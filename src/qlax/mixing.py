@@ -1,4 +1,4 @@
-"""Mixing: how the Q-values of a team's members are combined into the values that are learned.
+"""Mixing: functions that combine the Q-values of a team's members into the values that are learned.
 
 Axes: M team members, A actions; G learners, each with a target of its own: 1 for a team that learns together, M for
 members that learn independently.

@@ -271,7 +271,7 @@ BREAKS_THE_CONTRACT = {
     "no obs": (both(obs=lambda _: {}), "obs of reset holds no array: {}; expected an array or a tree of them"),
     "a name of the log": (
         both(metrics=lambda _: {"steps": jnp.float32(jnp.nan)}),
-        "metrics of reset have 'steps', a name the log uses itself; expected another name",
+        "metrics of reset have 'steps', which is one of qlax's own names; expected another name",
     ),
     "a name of evaluations": (
         both(metrics=lambda _: {"eval_return": jnp.float32(0)}),
@@ -723,7 +723,7 @@ BREAKS_ON_THE_HOST = {
     ),
     "a name of the log": (
         changed(lambda step: step._replace(metrics={**step.metrics, "loss": step.reward})),
-        "metrics of reset have 'loss', a name the log uses itself; expected another name",
+        "metrics of reset have 'loss', which is one of qlax's own names; expected another name",
     ),
     "what only JAX has": (Shared(), "it has 'shared_at', which only an environment in JAX may have"),
 }

@@ -136,7 +136,7 @@ def test_what_copies_share_is_as_at_the_end_of_training(tmp_path):
 
 def test_who_plays_against_itself_is_evaluated_where_training_does(tmp_path):
     run = saved(tmp_path / "run", "test_evaluate:Mirror", ONE, num_actions=3)
-    with pytest.raises(qlax.UserError, match="returns observations float32\\[1\\] and has 3 actions") as refused:
+    with pytest.raises(qlax.UserError, match="has observations float32\\[1\\] and 3 actions") as refused:
         qlax.evaluate(saved(tmp_path / "a", "test_evaluate:Mirror", ONE), episodes=2)
     assert "test_evaluate:Mirror" in str(refused.value)
     played = qlax.evaluate(run, episodes=32)
@@ -214,9 +214,9 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
         (["RUN", "--max-steps", "many"], "max_steps=many: expected a whole number from 1"),
         (
             ["RUN", "--env", "hosts:Walk"],
-            "float32[5] and has 2 actions; expected those of test_evaluate:Pays, where the agents trained",
+            "float32[5] and 2 actions; expected those of test_evaluate:Pays, where the agents trained",
         ),
-        (["RUN", "--env", "hosts:HostWalk"], "hosts:HostWalk returns observations float32[5] and has 2"),
+        (["RUN", "--env", "hosts:HostWalk"], "hosts:HostWalk has observations float32[5] and 2"),
         (["RUN", "--env", "gymnax/CartPole-v2"], "did you mean 'CartPole-v1'?"),
         (["RUN", "--env-options", "endles=true"], "endles"),
         (["RUN", "--wrappers", "frame_stak=2"], "did you mean 'frame_stack'?"),

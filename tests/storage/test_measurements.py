@@ -27,5 +27,5 @@ def test_the_guard_watches_in_the_order_that_checkpoints_know():
 
 @pytest.mark.parametrize("name", ["dead_units", "overestimation", "parent", "loss", "eval_return"])
 def test_an_environment_cannot_take_the_name_of_a_measurement(name):
-    with pytest.raises(UserError, match=f"metrics of a step have '{name}', a name the log uses itself"):
+    with pytest.raises(UserError, match=f"metrics of a step have '{name}', which is one of qlax's own names"):
         check_metrics({name: 0.0}, "a step", (), expecting(object()))

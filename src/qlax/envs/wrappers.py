@@ -68,7 +68,7 @@ class Limited(NamedTuple):
 
 
 class TimeLimit(_WithState):
-    """Time limit: episodes that have not ended by then are truncated.
+    """Time limit, after which episodes are truncated.
 
     Args:
       env: The environment; a shorter time limit of its own stays in force.

@@ -161,7 +161,8 @@ class PlainNetwork:
             x, memory = step([operations.kept(part, first) for part in memory], x)
         q = layers.dense(x)
         if self.description["dueling"]:
-            q = layers.dense(x) + q - q @ np.full([self.num_actions] * 2, 1 / self.num_actions, np.float32)  # the mean
+            # The product is the mean of q over the actions.
+            q = layers.dense(x) + q - q @ np.full([self.num_actions] * 2, 1 / self.num_actions, np.float32)
         return q, memory
 
 

@@ -308,12 +308,12 @@ def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree
     if (found, paths, int(env.num_actions)) == (info["obs"], wanted_paths, info["num_actions"]):
         return
     here, there = _interface(paths, found, env.num_actions), _interface(wanted_paths, info["obs"], info["num_actions"])
-    raise UserError(f"{config.env} returns {here}; expected those of {info['env']}, where the agents trained: {there}")
+    raise UserError(f"{config.env} has {here}; expected those of {info['env']}, where the agents trained: {there}")
 
 
 def _interface(paths: list[str], obs: list[list[Any]], num_actions: int) -> str:
     arrays = [f"{path} {dtype}{shape}".lstrip() for path, (dtype, shape) in zip(paths, obs, strict=True)]
-    return f"observations {', '.join(arrays)} and has {num_actions} actions"
+    return f"observations {', '.join(arrays)} and {num_actions} actions"
 
 
 def _config_of(path: Path, env: str) -> Config:
@@ -326,10 +326,10 @@ def _config_of(path: Path, env: str) -> Config:
 
 def _described(stage: Stage) -> list[dict[str, Any]]:
     """Return the number and seed of every agent, and the settings in which the agents differ."""
-    told = [name for name in SWEEPABLE if len({agent.info.get(name) for agent in stage.agents}) > 1]
-    shown = ["seed", *told]
+    differing = [name for name in SWEEPABLE if len({agent.info.get(name) for agent in stage.agents}) > 1]
+    names = ["seed", *differing]
     return [
-        {"index": index, **{name: agent.info.get(name) for name in shown}}
+        {"index": index, **{name: agent.info.get(name) for name in names}}
         for index, agent in zip(stage.indices, stage.agents, strict=True)
     ]
 

@@ -129,7 +129,7 @@ def check_metrics(metrics: Any, what: str, shape: tuple[int, ...], expect: Expec
         expect(isinstance(name, str), f"metrics of {what} have the name {shown(repr(name))}; expected text")
         found = f"metrics of {what} have {shown(repr(name))}"
         is_free = measurements.is_own(name) and name not in measurements.evaluated() and not name.startswith("eval_")
-        expect(is_free or name in ACCOUNTS, f"{found}, a name the log uses itself; expected another name")
+        expect(is_free or name in ACCOUNTS, f"{found}, which is one of qlax's own names; expected another name")
         is_array = hasattr(value, "dtype") and hasattr(value, "shape")
         expect(
             is_array and value.shape == shape, f"{found} of shape {getattr(value, 'shape', None)}; expected {wanted}"

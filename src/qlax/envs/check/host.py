@@ -142,7 +142,7 @@ class _Accounts:
         is_reset = truncated & ~step.terminated & ~ended  # the action was ignored
         unexplained = is_reset & ~self._ended & ~self._terminated
         self._unexplained |= bool(unexplained.any())
-        self._forget(unexplained)
+        self._clear(unexplained)
         self._taken = self._taken + ~is_reset
         self._rewards = self._rewards + np.where(is_reset, 0.0, reward)
         self._scale = self._scale + np.where(is_reset, 0.0, np.abs(reward))
@@ -165,9 +165,9 @@ class _Accounts:
         self._truncated |= bool(truncated.any())
         self._was_cut = ended & ~step.terminated & ~truncated
         self._ended, self._terminated = ended, step.terminated.copy()
-        self._forget(ended)
+        self._clear(ended)
 
-    def _forget(self, where: np.ndarray) -> None:
+    def _clear(self, where: np.ndarray) -> None:
         """Set the sums of reward and steps to 0 where an episode begins."""
         self._taken = np.where(where, 0, self._taken)
         self._rewards, self._scale = np.where(where, 0.0, self._rewards), np.where(where, 1.0, self._scale)

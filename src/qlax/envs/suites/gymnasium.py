@@ -30,7 +30,7 @@ class Gymnasium(SpacesEnv):
     def __init__(self, env_id: str, env: gymnasium.vector.VectorEnv, time_limit: int | None):
         mode = env.metadata.get("autoreset_mode")
         if mode not in AUTORESETS.values():
-            raise UserError(f"{env_id} resets its environments by {mode}; expected {' or '.join(AUTORESETS)}")
+            raise UserError(f"{env_id} has the autoreset mode {mode}; expected {' or '.join(AUTORESETS)}")
         takes_a_step = mode == AutoresetMode.NEXT_STEP
         super().__init__(env_id, env, env.single_observation_space, env.single_action_space, env.num_envs, takes_a_step)
         if time_limit and time_limit > 0:  # Gymnasium writes -1 for no limit

@@ -109,24 +109,25 @@ class Game:
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
         key_init, key_answer = jax.random.split(key)
-        state, _ = self._answered(key_answer, self._env.init(key_init), self._policy)
+        state, _ = self._play_opponent(key_answer, self._env.init(key_init), self._policy)
         return state, self._step(state, jnp.float32(0))
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        return self._moved(key, state, action, self._policy)
+        return self._play_action(key, state, action, self._policy)
 
     def render(self, state: PyTree) -> np.ndarray:
         """See `qlax.Env`."""
         return _board(state)
 
-    def _moved(self, key: jax.Array, state: PyTree, action: jax.Array, policy: Policy) -> tuple[PyTree, Step]:
+    def _play_action(self, key: jax.Array, state: PyTree, action: jax.Array, policy: Policy) -> tuple[PyTree, Step]:
+        """Take the learner's action and the opponent's next moves; see `qlax.Env.step`."""
         key_step, key_answer = jax.random.split(key)
         state = self._env.step(state, action, key_step)
-        state, reward = self._answered(key_answer, state, policy)
+        state, reward = self._play_opponent(key_answer, state, policy)
         return state, self._step(state, reward)
 
-    def _answered(self, key: jax.Array, state: pgx.State, policy: Policy) -> tuple[pgx.State, jax.Array]:
+    def _play_opponent(self, key: jax.Array, state: pgx.State, policy: Policy) -> tuple[pgx.State, jax.Array]:
         """Let the opponent move until it is the learner's turn or the game is over.
 
         An opponent may move several times, as in Backgammon, or not at all.
@@ -185,7 +186,7 @@ class SelfPlay(Game):
         self, key: jax.Array, state: PyTree, action: jax.Array, opponent: Opponent
     ) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
-        return self._moved(key, state, action, _greedy(self._network, opponent.variables))
+        return self._play_action(key, state, action, _greedy(self._network, opponent.variables))
 
     def shared_after(self, opponent: Opponent, progress: jax.Array, variables: PyTree) -> Opponent:
         """See `qlax.Env`."""
