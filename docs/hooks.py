@@ -1,5 +1,6 @@
-"""What the site has beside its pages: pages made of commands and presets, and the files that pages link to."""
+"""Generated pages of the site (commands, presets, API reference), and copies of the files that pages link to."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -12,6 +13,21 @@ from qlax.config.kinds import GROUPS
 from qlax.config.settings import FIELDS
 
 ROOT = Path(__file__).parent.parent
+STUB = ROOT / "src" / "qlax" / "__init__.pyi"
+REFERENCE = {  # what a user wants to do: the public names for it
+    "Train": ("train", "resume", "extend", "Result", "Config"),
+    "Look at runs": ("read", "History", "plot", "PlotResult", "report"),
+    "Use agents": (*("load", "Agent", "evaluate", "EvaluationResult", "Estimate", "render", "Film", "export"),),
+    "Make environments": ("make", "wrap", "check_env", "Env", "HostEnv", "Step", "Vec", "Episodes"),
+    "Wrap environments": (
+        *("Wrapper", "TimeLimit", "FrameStack", "OneHot", "Flatten", "LastAction", "LastReward"),
+        *("TransformReward", "ClipReward", "SymlogReward"),
+    ),
+    "Bring a network": ("Network", "QNetwork"),
+    "Change the algorithm, or write a loop": ("pqn", "q_lambda", "Mixing", "VDN", "INDEPENDENT"),
+    "Track runs": ("Tracker", "Tracked"),
+    "Handle errors": ("UserError", "RunError", "HostError", "DivergedError", "Stopped"),
+}
 LINK = re.compile(r"(?<=\]\()\.\./([^)#]+)")  # out of docs/
 
 
@@ -19,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add pages that are made here, and whatever else of the repository pages link to."""
     files.append(File.generated(config, "commands.md", content=commands()))
     files.append(File.generated(config, "presets.md", content=all_presets()))
+    files.append(File.generated(config, "reference.md", content=reference()))
     pages = [file.content_string for file in files.documentation_pages()]
     for path in sorted({found for page in pages for found in LINK.findall(page) if (ROOT / found).is_file()}):
         files.append(File.generated(config, f"files/{path}", abs_src_path=str(ROOT / path)))
@@ -87,4 +104,30 @@ def all_presets() -> str:
         said = re.sub(r"\n(Source|Expect|Hardware):", r"\n\n**\1.**", said).replace("<name>", "`<name>`")
         settings = "\n".join(line for line in lines if line not in heading)
         parts.append(f"## {name.replace('<name>', 'NAME')}\n\n{said}\n\n```toml\n{settings}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def public_names() -> dict[str, str]:
+    """Return the public names of qlax, each with its full path, in the order of `__init__.pyi`."""
+    imports = [node for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.ImportFrom)]
+    found = {
+        alias.name: f"qlax.{node.module}.{alias.name}" if node.module else f"qlax.{alias.name}"
+        for node in imports
+        for alias in node.names
+    }
+    return {name: path for name, path in found.items() if not name.startswith("_")}
+
+
+def reference() -> str:
+    """Return the page of all public names, grouped by what a user wants to do, for mkdocstrings to fill in."""
+    paths = public_names()
+    parts = [
+        "# API reference",
+        "Everything here is imported as `import qlax`. All other names are private and may change.",
+        "The letters in shapes are T steps, N environments, M members of a team, A actions and R agents.",
+    ]
+    for title, names in REFERENCE.items():
+        parts.append(f"## {title}")
+        for name in names:
+            parts.append(f"::: {paths[name]}\n    options:\n      heading: qlax.{name}\n      toc_label: {name}")
     return "\n\n".join(parts) + "\n"

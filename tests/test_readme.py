@@ -13,6 +13,7 @@ from qlax.config.configure import configure
 from qlax.training.plan import make
 
 IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md", "docs/running.md")
+TYPED = (*IN_PYTHON, "docs/own-environment.md")
 PAGES = (*IN_PYTHON, "docs/scaling.md", "docs/looking-at-runs.md")
 COMMANDS = dict.fromkeys(tuple(words) for page in PAGES for block in blocks(page) for words in block.commands)
 
@@ -33,14 +34,45 @@ def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
     assert "qlax" in names
 
 
+RIGHT = """
+import jax
+import qlax
+
+class Shared:
+    num_actions = 2
+    shared = (0.0,)
+
+    def reset(self, key: jax.Array) -> tuple[int, qlax.Step]: ...
+    def step(self, key: jax.Array, state: int, action: jax.Array, shared: float) -> tuple[int, qlax.Step]: ...
+
+env: qlax.Env = Shared()
+network: qlax.Network = qlax.QNetwork(num_actions=2)
+qlax.train("cartpole", lam=[0.0, 0.5], hidden=64, mixing=qlax.VDN, until=475, callback=lambda line: line["steps"] > 9)
+"""
+WRONG = """
+import qlax
+
+qlax.trian()
+qlax.load('runs/a').act()
+qlax.train('cartpole', lerning_rate=3)
+qlax.train('cartpole', num_envs='many')
+"""
+
+
 def test_what_stands_there_in_python_has_the_right_types(tmp_path):
-    for page in IN_PYTHON:
+    for page in TYPED:
+        folder = tmp_path / Path(page).stem.replace("-", "_")
+        folder.mkdir()
         code = [block.text for block in blocks(page) if block.language == "python" and not block.file]
-        (tmp_path / f"{Path(page).stem.replace('-', '_')}.py").write_text("\n".join(code))
-    (tmp_path / "wrong.py").write_text("import qlax\n\nqlax.trian()\nqlax.load('runs/a').act()\n")
-    command = [sys.executable, "-m", "mypy", *map(str, tmp_path.glob("*.py"))]
+        (folder / f"{folder.name}_page.py").write_text("\n".join(code))
+        for block in blocks(page):
+            if block.file and block.language == "python":
+                (folder / block.file).write_text(block.text)
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    command = [sys.executable, "-m", "mypy", *map(str, tmp_path.rglob("*.py"))]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    assert re.findall(r"(\w+\.py:\d+): error", said) == ["wrong.py:3", "wrong.py:4"], said
+    assert re.findall(r"(\w+\.py:\d+): error", said) == [f"wrong.py:{line}" for line in (4, 5, 6, 7)], said
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

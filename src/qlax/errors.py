@@ -32,7 +32,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
-        self.signal_number = signal_number
+        self.signal_number = signal_number  # signal that interrupted training
 
 
 def described(error: BaseException) -> str:

@@ -49,5 +49,8 @@ def team_q(q: jax.Array, action: jax.Array) -> jax.Array:
     return member_q(q, action).sum(-1, keepdims=True)
 
 
-VDN = Mixing(team_value, team_q)  # Sunehag et al., 2017, arXiv:1706.05296
-INDEPENDENT = Mixing(member_value, member_q)  # Tan, 1993: every member learns its own Q from the team's reward
+VDN = Mixing(team_value, team_q)
+"""Value decomposition: a team is worth the sum of its members' values (Sunehag et al., 2017, arXiv:1706.05296)."""
+
+INDEPENDENT = Mixing(member_value, member_q)
+"""Independent learners: every member learns its own Q from the team's reward (Tan, 1993)."""

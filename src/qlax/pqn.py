@@ -41,11 +41,11 @@ class Hyper(NamedTuple):
 class Shape(NamedTuple):
     """Sizes that are fixed when the algorithm is compiled."""
 
-    num_envs: int = 128  # N
-    num_steps: int = 32  # T
-    num_minibatches: int = 32  # per epoch
-    num_epochs: int = 2  # per update
-    num_updates: int = 1000  # of the whole run, for the schedules of learning rate and epsilon
+    num_envs: int = 128  # number of environments, N
+    num_steps: int = 32  # steps of a rollout, T
+    num_minibatches: int = 32  # minibatches per epoch
+    num_epochs: int = 2  # epochs per update
+    num_updates: int = 1000  # updates of the whole run, for the schedules of learning rate and epsilon
 
 
 class Transition(NamedTuple):
@@ -103,11 +103,11 @@ class PQN(NamedTuple):
     """Algorithm as pure functions; all except `rollout` and `update` also work for environments on the host."""
 
     init: Callable[..., TrainState]  # key, hyper, step, env=(), variables=None (of the network) -> TrainState
-    act: Callable[[TrainState], tuple[TrainState, Decision]]
-    observe: Callable[[TrainState, Decision, PyTree, Step], tuple[TrainState, Transition]]
-    rollout: Callable[[TrainState], tuple[TrainState, Rollout]]
-    learn: Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]
-    update: Callable[[TrainState], tuple[TrainState, dict[str, Mean]]]
+    act: Callable[[TrainState], tuple[TrainState, Decision]]  # choose actions for the latest step
+    observe: Callable[[TrainState, Decision, PyTree, Step], tuple[TrainState, Transition]]  # store a step
+    rollout: Callable[[TrainState], tuple[TrainState, Rollout]]  # act for T steps
+    learn: Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]  # fit Q to the targets
+    update: Callable[[TrainState], tuple[TrainState, dict[str, Mean]]]  # a rollout, then learning from it
 
 
 def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilon: jax.Array) -> jax.Array:
@@ -178,7 +178,7 @@ def make(
         flat, unravel = ravel_pytree(tree)
         return unravel(jax.lax.psum(flat, axis_name))
 
-    def apply(params, stats, memory, obs, first, train=False):
+    def apply(params: PyTree, stats: PyTree, memory: PyTree, obs: PyTree, first: jax.Array, train: bool = False) -> Any:
         """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `q [L, B, M, A]`, memory, stats."""
         l, b, m = jax.tree.leaves(obs)[0].shape[:3]
         obs = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs)
@@ -188,14 +188,14 @@ def make(
         memory = jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), memory)
         return q.reshape(l, b, m, -1), memory, stats
 
-    def look(state: TrainState):
+    def look(state: TrainState) -> tuple[jax.Array, PyTree, jax.Array]:
         """Return Q of the latest observation `[N, M, A]`, the memory after it, and where an episode begins `[N]`."""
         first = state.step.terminated | state.step.truncated
         obs = jax.tree.map(lambda x: x[None], state.step.obs)
         q, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
         return q[0], memory, first
 
-    def epsilon(state: TrainState):
+    def epsilon(state: TrainState) -> jax.Array:
         h, updates = state.hyper, state.updates.astype(jnp.float32)
         horizon = h.epsilon_fraction * shape.num_updates
         progress = jnp.where(horizon > 0, jnp.minimum(updates / jnp.maximum(horizon, 1e-6), 1.0), 1.0)
@@ -212,7 +212,8 @@ def make(
         opt_state = optimizer(hyper, num_gradient_steps).init(params)
         step = step._replace(terminated=jnp.ones(n, bool))  # so that an episode begins, and the memory is reset
         memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
-        return strong(TrainState(params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
+        state: TrainState = strong(TrainState(params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
+        return state
 
     def act(state: TrainState) -> tuple[TrainState, Decision]:
         key, key_now = jax.random.split(state.key)
@@ -230,7 +231,7 @@ def make(
         return state._replace(env=env, step=step), seen
 
     def rollout(state: TrainState) -> tuple[TrainState, Rollout]:
-        def one(state, _):
+        def one(state: TrainState, _: None) -> tuple[TrainState, Transition]:
             state, decision = act(state)
             return observe(state, decision, *env.step(decision.key, state.env, decision.action))
 
@@ -247,20 +248,20 @@ def make(
         tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # value from which the target of step t bootstraps
         weight = 1.0 - (truncated & ~terminated).astype(jnp.float32)
 
-        def split(x):  # [T, N, ...] -> [L, segments, ...], as L is 1 or T
+        def split(x: jax.Array) -> jax.Array:  # [T, N, ...] -> [L, segments, ...], as L is 1 or T
             return x.reshape(L, segments, *x.shape[2:])
 
         data = (steps.obs, steps.first, steps.legal, steps.action, reward, terminated, truncated, weight)
         data, tail = jax.tree.map(split, data), split(tail)[-1]
         tx = optimizer(h, num_gradient_steps)
 
-        def minibatch(carry, index):
+        def minibatch(carry: PyTree, index: jax.Array) -> tuple[PyTree, tuple[Mean, ...]]:
             params, stats, opt_state = carry
             obs, first, legal, action, reward, terminated, truncated, weight = jax.tree.map(lambda x: x[:, index], data)
             memory, end = jax.tree.map(lambda x: x[index], (rollout.memory, tail))
             total_weight = jnp.maximum(total(weight.sum()), 1.0)
 
-            def objective(params):
+            def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
                 q, _, new_stats = apply(params, stats, memory, obs, first, train=True)
                 # Targets use the newest Q within the segment, and the values of the rollout after its end.
                 value = jnp.concatenate([mixing.value(jax.lax.stop_gradient(q), legal), end[None]])
@@ -279,7 +280,7 @@ def make(
             )
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 
-        def epoch(carry, key):
+        def epoch(carry: PyTree, key: jax.Array) -> PyTree:
             return jax.lax.scan(minibatch, carry, jax.random.permutation(key, segments).reshape(S, -1))
 
         key, key_epochs = jax.random.split(state.key)

@@ -33,9 +33,15 @@ def q_lambda(
 
     Source: Peng and Williams, "Incremental multi-step Q-learning", 1996; as used by Gallici et al.,
     "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811, section 4.
+
+    Example:
+      ```python
+      reward, value, no = jnp.ones((3, 1)), jnp.zeros((4, 1)), jnp.zeros((3, 1), bool)
+      print(qlax.q_lambda(reward, no, no, value, gamma=1.0, lam=1.0))  # 3, 2, 1 and 0
+      ```
     """
 
-    def backward(g, step):
+    def backward(g: jax.Array, step: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         reward, terminated, truncated, value, next_value = step
         g = reward + gamma * jnp.where(terminated, 0.0, (1 - lam) * next_value + lam * g)
         g = jnp.where(truncated & ~terminated, value, g)

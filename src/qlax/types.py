@@ -61,12 +61,14 @@ class Env(Protocol):
       `evaluated`, the environment in which agents are evaluated.
     """
 
-    num_actions: int
+    num_actions: int  # number of actions, A
 
-    def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
+    def reset(self, key: jax.Array, /) -> tuple[PyTree, Step]:
         """Begin an episode; return the state and the first step (reward 0, neither terminated nor truncated)."""
 
-    def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
+    def step(
+        self, key: jax.Array, state: PyTree, action: jax.Array, /, *shared: Any, **options: Any
+    ) -> tuple[PyTree, Step]:
         """Take an action, int32 `[M]` (scalar for a single agent); return the next state and the step."""
 
 
@@ -89,13 +91,13 @@ class HostEnv(Protocol):
     - `kill()`: End the environment's processes at once, if it hangs or crashed.
     """
 
-    num_actions: int
-    num_envs: int
+    num_actions: int  # number of actions, A
+    num_envs: int  # number of environments, N
 
-    def reset(self, seed: int) -> Step:
+    def reset(self, seed: int, /) -> Step:
         """Begin N episodes; return the first steps (reward 0, neither terminated nor truncated)."""
 
-    def step(self, action: Any) -> Step:
+    def step(self, action: Any, /) -> Step:
         """Take actions, int32 `[N, M]` (`[N]` for single agents); return the steps."""
 
     def close(self) -> None:
@@ -136,7 +138,7 @@ def strong(tree: PyTree) -> PyTree:
     """Return the arrays without weak types, which would make programs compile twice."""
     import jax
 
-    def strip(x):
+    def strip(x: Array) -> Array:
         x = jax.numpy.asarray(x)
         return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 

@@ -48,7 +48,7 @@ class Agent:
     @property
     def num_actions(self) -> int:
         """Number of actions, A; actions are 0 to A - 1."""
-        return self.info["num_actions"]
+        return int(self.info["num_actions"])
 
     @property
     def recurrent(self) -> bool:
@@ -196,7 +196,7 @@ class _InJax:
         if "network" in self.info["network"]:
             return ""
 
-        def initial():
+        def initial() -> PyTree:
             obs = [jax.numpy.zeros((1, 1, *shape), dtype) for dtype, shape in specs(self.info)]
             memory, first = self.network.initial_memory(1), jax.numpy.ones((1, 1), bool)
             return self.network.init(jax.random.key(0), memory, obs, first, False)
@@ -289,7 +289,7 @@ def _mask(legal: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not (rows := legal.any(-1)).all():
         where = np.argwhere(~rows)[0].tolist()
         raise UserError(f"legal{where if where else ''} has no legal action; expected at least one")
-    return legal
+    return np.asarray(legal)
 
 
 def _listed(paths: list[str], shapes: list[tuple[int, ...]]) -> str:
@@ -313,6 +313,12 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
 
     Raises:
       UserError: There is no such file, the file is damaged, or `numpy_only` is asked for a user's own network.
+
+    Example:
+      ```python
+      agent = qlax.load("runs/a")
+      action = agent.act([0.01, 0.02, 0.03, 0.04])  # one observation, or a batch
+      ```
     """
     path = Path(run)
     path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path

@@ -21,6 +21,7 @@ import numpy as np
 from qlax.agents.agent import Agent, load
 from qlax.errors import UserError, described, nearest
 from qlax.networks.plain import PlainNetwork, specs
+from qlax.types import PyTree
 from qlax.util.files import check_is_new, free_name, write_result
 
 FORMATS = ("stablehlo", "onnx")
@@ -52,6 +53,11 @@ def export(
     Raises:
       UserError: There is no such agent or format, the file exists or cannot be written, or the network is a user's own
         that cannot be exported.
+
+    Example:
+      ```python
+      path = qlax.export("runs/a", "agent.stablehlo")
+      ```
     """
     if format not in FORMATS:
         raise UserError(f"format={format!r}: expected {' or '.join(FORMATS)}{nearest(format, FORMATS)}")
@@ -104,13 +110,13 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     leaves, memory_tree = jax.tree.flatten(jax.eval_shape(lambda: network.initial_memory(1)))
     (batch,) = jax.export.symbolic_shape("batch")
 
-    def look(memory, obs, first):
+    def look(memory: PyTree, obs: PyTree, first: Any) -> tuple[Any, tuple[Any, ...]]:
         obs = obs[None] if names == ["obs"] else [obs[name][None] for name in names]
         memory = jax.tree.unflatten(memory_tree, memory)
         q, memory = network.apply(agent.variables, memory, obs, first[None], train=False)
         return q[0], tuple(jax.tree.leaves(memory))
 
-    def look_without_memory(obs):
+    def look_without_memory(obs: PyTree) -> Any:
         leaf = obs if names == ["obs"] else obs[names[0]]
         return look((), obs, jax.numpy.ones(leaf.shape[0], bool))[0]
 
@@ -166,7 +172,7 @@ def to_onnx(agent: Agent) -> bytes:
     model = helper.make_model_gen_version(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="qlax")
     helper.set_model_props(model, {"qlax": json.dumps(description)})
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _names(info: dict[str, Any]) -> list[str]:

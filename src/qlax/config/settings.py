@@ -424,7 +424,7 @@ def fields_where(**metadata: Any) -> list[str]:
     ]
 
 
-def checked(field: dataclasses.Field, value: Any) -> Any:
+def checked(field: dataclasses.Field[Any], value: Any) -> Any:
     """Convert a value to the type of a field.
 
     Raises:
@@ -438,7 +438,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         raise unfitting(field, value, shown(repr(value)) if isinstance(value, str) else shown(value)) from None
 
 
-def unfitting(field: dataclasses.Field, value: Any, written: str) -> UserError:
+def unfitting(field: dataclasses.Field[Any], value: Any, written: str) -> UserError:
     """Return the error for a value that a field cannot hold; `written` is how the message shows the value."""
     kind = field.metadata["kind"]
     hint = nearest(value[:LONGEST_NAME], kind.choices) if isinstance(value, str) else ""

@@ -106,6 +106,11 @@ def make(env_id: str, /, **options: Any) -> Any:
     Raises:
       UserError: The environment is unknown or not installed, or it is an `Env` that breaks its contract (the contract
         of a `HostEnv` is checked by `check_env`).
+
+    Example:
+      ```python
+      env = qlax.make("gymnax/CartPole-v1")
+      ```
     """
     found = maker(env_id)
     if found.on_host and "num_envs" not in options:
@@ -131,6 +136,11 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
 
     Raises:
       UserError: A wrapper is unknown or does not suit this environment, or the result breaks the contract of `Env`.
+
+    Example:
+      ```python
+      env = qlax.wrap(qlax.make("gymnax/CartPole-v1"), ["frame_stack=4", "flatten"])
+      ```
     """
     for name in wrappers:
         env = _make_own(name, import_object(name), env) if ":" in name else by_name(name, env)

@@ -17,6 +17,15 @@ class Episodes:
     Args:
       num_envs: Number of environments, N.
       reset_takes_a_step: True if the step after an end resets, False if the step that ends an episode does.
+
+    Example:
+      ```python
+      episodes = qlax.Episodes(num_envs=2)
+      step = episodes.begin(np.zeros((2, 3), np.float32))
+      obs, reward, no = np.ones((2, 3), np.float32), np.ones(2), np.zeros(2, bool)
+      step = episodes.step(obs, reward, terminated=no, truncated=~no)
+      print(step.metrics["episode_return"])  # 1 and 1
+      ```
     """
 
     def __init__(self, num_envs: int, *, reset_takes_a_step: bool = True):

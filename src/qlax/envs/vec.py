@@ -42,8 +42,20 @@ class Vec:
         the environment's own `reset_ratio`, or the largest divisor it shares with `num_envs`; 1 if it has none.
       time_limit_is_terminal: If True, a time limit counts as termination, as in most of the literature.
 
+    Attributes:
+      num_actions: Number of actions, A.
+      num_agents: Number of members of a team, M; 1 for a single agent.
+      is_team: Whether the environment has `num_agents`, and takes actions `[M]` instead of scalars.
+
     Raises:
       UserError: `num_envs` is not a positive whole number, or `reset_ratio` does not divide it.
+
+    Example:
+      ```python
+      vec = qlax.Vec(qlax.make("gymnax/CartPole-v1"), num_envs=8)
+      state, step = vec.reset(jax.random.key(0))
+      state, step = vec.step(jax.random.key(1), state, jnp.zeros((8, 1), jnp.int32))
+      ```
     """
 
     def __init__(

@@ -22,7 +22,11 @@ from qlax.types import Env, PyTree, Step
 
 
 class Wrapper:
-    """Environment around another one, from which it takes every attribute that the wrapper does not define."""
+    """Environment around another one, from which it takes every attribute that the wrapper does not define.
+
+    Args:
+      env: The environment inside.
+    """
 
     def __init__(self, env: Env):
         self._env = env
@@ -82,7 +86,7 @@ class TimeLimit(_WithState):
     def __init__(self, env: Env, steps: int):
         super().__init__(env)
         self._steps = _whole("TimeLimit", "steps", steps)
-        self.time_limit = min(steps, getattr(env, "time_limit", None) or steps)
+        self.time_limit = min(steps, getattr(env, "time_limit", None) or steps)  # in steps
         for metric in ACCOUNTS:
             if metric in _first(env).metrics:
                 raise UserError(f"TimeLimit: the environment reports {metric} itself, but would not at this limit")
@@ -119,6 +123,11 @@ class FrameStack(_WithState):
 
     Raises:
       UserError: `frames` is not a positive whole number.
+
+    Example:
+      ```python
+      env = qlax.FrameStack(qlax.make("gymnax/CartPole-v1"), 4)
+      ```
     """
 
     def __init__(self, env: Env, frames: int):

@@ -58,8 +58,8 @@ class Stage(NamedTuple):
 class Estimate(NamedTuple):
     """Mean and its 95 % confidence interval, which is None for a single episode."""
 
-    mean: float
-    interval: tuple[float, float] | None
+    mean: float  # mean undiscounted return
+    interval: tuple[float, float] | None  # lower and upper end
 
 
 class EvaluationResult(NamedTuple):
@@ -172,6 +172,12 @@ def evaluate(
     Raises:
       UserError: There are no such agents, the environment cannot be made, or its interface is not that of the agents.
       HostError: An environment on the host crashed or hangs.
+
+    Example:
+      ```python
+      result = qlax.evaluate("runs/a", episodes=16)
+      print(result.overall.mean, result.overall.interval)
+      ```
     """
     episodes, epsilon, seed = (
         checked(name, value) for name, value in (("episodes", episodes), ("epsilon", epsilon), ("seed", seed))

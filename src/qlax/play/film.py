@@ -102,6 +102,12 @@ def render(
       UserError: There is no such agent, the environment cannot be made, has another interface or cannot be rendered,
         or the file exists or cannot be written.
       HostError: An environment on the host crashed or hangs.
+
+    Example:
+      ```python
+      film = qlax.render("runs/a", "episodes.gif", episodes=2)
+      print(film.returns)
+      ```
     """
     episodes, epsilon, seed = checked("episodes", episodes), checked("epsilon", epsilon), checked("seed", seed)
     if episodes > MOST_EPISODES:

@@ -40,10 +40,10 @@ RESAMPLES = 2_000  # percentiles of 95 % then have a standard error of 0.3 %
 
 
 class PlotResult(NamedTuple):
-    """A figure that was written."""
+    """Figure that was written to a file."""
 
-    path: Path
-    text: str  # a table of what is drawn, and a sentence on how
+    path: Path  # file of the figure
+    text: str  # table of the numbers in the figure, and a sentence on how they were computed
 
 
 def plot(
@@ -85,6 +85,11 @@ def plot(
 
     Raises:
       UserError: something asked for cannot be, there is nothing to draw, or the file exists.
+
+    Example:
+      ```python
+      print(qlax.plot(["runs/a"], "curves.pdf").text)
+      ```
     """
     for name, value, choices in (("kind", kind, KINDS), ("x", x, AXES)):
         if value not in choices:

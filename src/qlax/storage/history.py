@@ -18,17 +18,26 @@ Paths = Path | str | Sequence[Path | str]
 class History(NamedTuple):
     """Settings, learning curves and summary of one run directory."""
 
-    directory: Path
-    config: Config
-    curves: dict[str, np.ndarray]  # `[lines]` or `[lines, R]`, nan where there is no value; see `metrics.curves`
-    summary: dict[str, Any] | None  # content of summary.json; None until training ends
+    directory: Path  # run directory
+    config: Config  # all settings of the run
+    curves: dict[str, np.ndarray]  # `[lines]` or, over the R agents, `[lines, R]`; nan where a line has no value
+    summary: dict[str, Any] | None  # content of `summary.json`; None until training ends
 
 
 def read(directory: Path | str) -> History:
-    """Read the history of one run directory.
+    """Read the settings, learning curves and summary of one run, which may still be training.
+
+    Args:
+      directory: Run directory.
 
     Raises:
       UserError: The directory holds no run, or its configuration is damaged.
+
+    Example:
+      ```python
+      history = qlax.read("runs/a")
+      print(history.curves["steps"], history.curves["eval_return"].mean(axis=1))
+      ```
     """
     directory = Path(directory)
     config = config_of(directory)

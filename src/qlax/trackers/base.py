@@ -14,17 +14,17 @@ FINISH_SECONDS = 30.0  # that training waits in the end for what trackers still 
 
 
 class Tracked(NamedTuple):
-    """The runs that are tracked: R of them train side by side."""
+    """Run that is tracked, with its R agents."""
 
-    directory: Path
-    config: Config
-    runs: list[dict[str, Any]]  # what each has of its own: the seed and the settings that differ
-    seconds: float  # of training before it went on; 0 where it begins
-    say: Callable[[str], None]  # prints a line above the progress display
+    directory: Path  # run directory
+    config: Config  # all settings of the run
+    runs: list[dict[str, Any]]  # seed and differing settings of each agent
+    seconds: float  # seconds of training before the run was resumed; 0 for a new run
+    say: Callable[[str], None]  # function that prints a line above the progress display
 
     @property
     def names(self) -> list[str]:
-        """Of each run, as `seed=0,lam=0.65`."""
+        """Name of each agent, such as `seed=0,lam=0.65`."""
         return [",".join(f"{name}={value}" for name, value in run.items()) for run in self.runs]
 
     def settings(self, index: int) -> dict[str, Any]:
@@ -37,6 +37,22 @@ class Tracker(Protocol):
 
     Args:
       tracked: the runs.
+
+    Example:
+      ```python
+      class Printer:
+          def __init__(self, tracked):
+              self.names = tracked.names
+
+          def log(self, line):
+              print(dict(zip(self.names, line["eval_return"])))
+
+          def finish(self, summary, video):
+              pass
+
+
+      qlax.train("cartpole-fast", total_steps=100_000, trackers=["printer:Printer"])
+      ```
     """
 
     def __init__(self, tracked: Tracked): ...

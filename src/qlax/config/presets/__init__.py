@@ -51,7 +51,7 @@ def settings(name: str) -> dict[str, Any]:
 def made_for(env: str) -> list[str]:
     """Names of the presets made for an environment."""
 
-    def name_of(preset):
+    def name_of(preset: str) -> str | None:
         start, each, _ = settings(preset)["env"].partition(ANY)
         if each and env.startswith(start):
             return preset.replace(ANY, env.removeprefix(start))

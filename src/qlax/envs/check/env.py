@@ -162,6 +162,11 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
 
     Raises:
       UserError: The environment breaks its contract; the message says what was expected and how to fix it.
+
+    Example:
+      ```python
+      qlax.check_env(qlax.make("gymnax/CartPole-v1"), num_steps=20)
+      ```
     """
     advice = host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
     for line in advice:

@@ -1,0 +1,19 @@
+"""Extension of Griffe, which reads docstrings for the API reference: comments beside fields describe them."""
+
+from typing import Any
+
+import griffe
+
+from qlax.config.settings import FIELDS
+
+
+class Comments(griffe.Extension):
+    """Describe attributes without a docstring: by the comment on their line, and settings by their help."""
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """See `griffe.Extension`."""
+        text = attr.source.rpartition("  # ")[2] if "  # " in attr.source else ""
+        if attr.parent is not None and attr.parent.path == "qlax.config.settings.Config" and attr.name in FIELDS:
+            text = FIELDS[attr.name].metadata["help"]
+        if text and attr.docstring is None:
+            attr.docstring = griffe.Docstring(f"{text[0].upper()}{text[1:]}.", parent=attr)
