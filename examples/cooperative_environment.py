@@ -33,7 +33,8 @@ class Rowers:
         rewards = dict.fromkeys(self.agents, float(ahead) + 5 * arrived - 5 * aground)
         terminations = dict.fromkeys(self.agents, arrived or aground)
         truncations = dict.fromkeys(self.agents, self.time == self.LIMIT)
-        seen, infos = self.seen(), {agent: {} for agent in self.agents}
+        seen = self.seen()
+        infos: dict[str, dict] = {agent: {} for agent in self.agents}
         if arrived or aground or self.time == self.LIMIT:
             self.agents = []
         return seen, rewards, terminations, truncations, infos

@@ -45,7 +45,7 @@ class Greenhouse(gymnasium.Env):
 
 
 # The time limit is Gymnasium's to keep: it truncates.
-gymnasium.register("Greenhouse-v0", Greenhouse, max_episode_steps=100)
+gymnasium.register("Greenhouse-v0", lambda **options: Greenhouse(**options), max_episode_steps=100)
 
 if __name__ == "__main__":
     env = qlax.make("gymnasium/Greenhouse-v0", num_envs=8)

@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import pytest
+from pages import ROOT
 
-from qlax.cli.main import main
+from qlax.cli.main import SUCCESSORS, main
 
 BROKEN = """
 import jax.numpy as jnp
@@ -65,7 +66,9 @@ def in_an_empty_directory(monkeypatch, tmp_path):
         ("presets cartpol", "did you mean 'cartpole'"),
         ("envs gymnas", "did you mean 'gymnax'"),
         ("trane", "invalid choice: 'trane'"),
-        ("suite atari57", "several targets are a sweep, as in: qlax sweep atari57"),
+        ("suite atari57", "there is no command 'suite' any more; qlax sweep takes several targets"),
+        ("train cartpole --lam uniform:0:1 --runs 4", "there is no flag --runs any more; use --draws"),
+        ("sweep cartpole --trials 4", "there is no flag --trials any more; examples/optuna_search.py"),
         ("train cartpole --seed -5", "seed=-5: expected a whole number from 0"),
         ("train cartpole -5", "unknown argument '-5'"),
         ("train cartpole --out=run extra", "unknown argument 'extra'"),
@@ -108,3 +111,8 @@ def test_the_package_is_the_command(tmp_path):
     shown = subprocess.run([sys.executable, "-m", "qlax", "presets", "cartpol"], capture_output=True, text=True)
     assert shown.returncode == 2
     assert shown.stderr.startswith("qlax: unknown preset 'cartpol'; did you mean 'cartpole'?")
+
+
+def test_the_changelog_names_what_succeeds_what_is_gone():
+    page = (ROOT / "CHANGELOG.md").read_text()
+    assert not [word for word in SUCCESSORS if f"{word}`" not in page]

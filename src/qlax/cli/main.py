@@ -17,6 +17,11 @@ from qlax.errors import LostError, RunError, Stopped, UserError, nearest, place_
 from qlax.util.text import shown
 
 COMMANDS: tuple[Command, ...] = (*train.COMMANDS, *look.COMMANDS, *show.COMMANDS)
+SUCCESSORS = {  # commands and flags of earlier versions; CHANGELOG.md has them too
+    "suite": "qlax sweep takes several targets, as in: qlax sweep atari57",
+    "--runs": "use --draws",
+    "--trials": "examples/optuna_search.py shows how Optuna chooses settings",
+}
 LONGEST_ERROR = 500  # characters of a message of argparse
 
 
@@ -32,8 +37,8 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args([protected(word) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice: 'suite'" in message:
-            message = "there is no command 'suite' any more; several targets are a sweep, as in: qlax sweep atari57"
+        for command in (name for name in SUCCESSORS if f"invalid choice: {name!r}" in message):
+            message = f"there is no command {command!r} any more; {SUCCESSORS[command]}"
         _fail(shown(" ".join(message.split()), LONGEST_ERROR))
 
 
@@ -123,6 +128,8 @@ def _not_understood(command: Command, words: list[str], unknown: list[str]) -> s
     before = [word for word in words[: words.index(first)] if word.startswith("--")] if first in words else []
     if command.name == "train" and not first.startswith("--") and before and _takes_one(command, before[-1]):
         return f"{before[-1]} takes one value, not also {shown(repr(first))}; use qlax sweep for several values"
+    if gone := [flag for flag in flags if flag in SUCCESSORS]:
+        return f"there is no flag {gone[0]} any more; {SUCCESSORS[gone[0]]}"
     known = [flag for argument in command.arguments for flag in argument.flags]
     hint = nearest(flags[0][:LONGEST_NAME], known) if flags else ""
     return f"unknown {'flag' if flags else 'argument'} {shown(repr((flags or unknown)[0]))}{hint}"
