@@ -71,7 +71,7 @@ def join(state: TrainState, key: jax.Array, parts: list[Part]) -> TrainState:
 
 
 def stack(state: TrainState, seen: list[Transition]) -> Rollout:
-    """Stack transitions to a rollout.
+    """Stack transitions into a rollout.
 
     Args:
       state: State before the rollout.

@@ -279,9 +279,9 @@ def _is_weak(x: Any) -> bool:
 class _SelfResets:
     """Check that `step` does not reset the environment at the end of an episode.
 
-    States are compared as vectors. A final state may equal an initial one by chance, which is a warning. If a number
-    in the state changed by the same amount at every step, a step counter, and is back at its initial value, the
-    environment resets itself, which is an error.
+    States are compared as vectors. A final state that equals an initial one gives only a warning, as it may do so by
+    chance. It is an error if the state has a step counter, a number that changes by the same amount at every step, and
+    the counter is back at its initial value.
 
     Args:
       reset: Function from a key to the state after a reset, as a vector.

@@ -29,7 +29,7 @@ class EnvPool(SpacesEnv):
 def names() -> list[str]:
     """Return the names of all environments.
 
-    Those with continuous actions are included and refused only when they are made, as finding them out takes long.
+    Those with continuous actions are included, and refused when they are made, as looking for them here takes long.
     """
     return sorted(envpool.list_all_envs())
 
