@@ -87,6 +87,16 @@ def test_two_processes_learn_what_two_devices_of_one_learn_and_one_writes(tmp_pa
     assert qlax.load(tmp_path / "two", best=True)
 
 
+def test_two_processes_end_after_the_same_update_when_the_first_one_s_callback_asks_for_it(tmp_path, cache):
+    words = ["train", CARTPOLE, *flags(SMALL), "--until", "0", "--out", str(tmp_path / "run")]
+    with started(2, words, cache) as each:
+        first, second = ended(each, timeout=120)
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "--until 0 ended training before the planned 384 steps" in first[1]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["updates"], summary["stopped_by"]) == (4, "until")
+
+
 @pytest.mark.slow
 def test_a_population_is_dealt_to_two_processes(tmp_path, cache):
     settings = SMALL | {
