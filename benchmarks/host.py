@@ -13,7 +13,6 @@ evaluation reaches so much, or the time is up, and keeps `benchmarks/results/pon
 import argparse
 import dataclasses
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -132,22 +131,15 @@ def pong(target: str, minutes: float, until: float, flags: list[str]) -> None:
     """Train Pong so long or so far, and keep how it went."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", target, *flags]
-        process = subprocess.Popen([sys.executable, "-m", "qlax", *command, "--out", f"{folder}/run"])
-        lines, reached = [], None
-        begun = time.monotonic()
-        while process.poll() is None and time.monotonic() - begun < 60 * minutes and reached is None:
-            time.sleep(1)
-            path = Path(folder, "run", "metrics.jsonl")
-            lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-            reached = next((line for line in lines if (line["eval_return"][0] or -21) >= until), None)
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        limits = ["--until", str(until), "--minutes", str(minutes)]
+        subprocess.run([sys.executable, "-m", "qlax", *command, *limits, "--out", f"{folder}/run"], check=True)
+        (reached,) = json.loads(Path(folder, "run", "summary.json").read_text())["reached"]
+        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     record = circumstances(" ".join(["python benchmarks/host.py pong", target, f"--minutes {minutes:g}", *flags])) | {
         "device": str(jax.devices()[0].device_kind),
         "until": until,
         "minutes_allowed": minutes,
-        "reached": reached and {name: reached[name] for name in ("steps", "seconds", "eval_return")},
+        "reached": reached,
         "steps": lines[-1]["steps"],
         "seconds": lines[-1]["seconds"],
         "steps_per_second": lines[-1]["steps"] / lines[-1]["seconds"],
