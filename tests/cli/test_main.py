@@ -66,9 +66,12 @@ def in_an_empty_directory(monkeypatch, tmp_path):
         ("presets cartpol", "did you mean 'cartpole'"),
         ("envs gymnas", "did you mean 'gymnax'"),
         ("trane", "invalid choice: 'trane'"),
-        ("suite atari57", "there is no command 'suite' any more; qlax sweep takes several targets"),
-        ("train cartpole --lam uniform:0:1 --runs 4", "there is no flag --runs any more; use --draws"),
-        ("sweep cartpole --trials 4", "there is no flag --trials any more; examples/optuna_search.py"),
+        *(
+            (f"sweep minatar {old} 4", f"there is no flag {old} any more; {said}")
+            if old.startswith("--")
+            else (f"{old} minatar", f"there is no command {old!r} any more; {said}")
+            for old, said in SUCCESSORS.items()
+        ),
         ("train cartpole --seed -5", "seed=-5: expected a whole number from 0"),
         ("train cartpole -5", "unknown argument '-5'"),
         ("train cartpole --out=run extra", "unknown argument 'extra'"),

@@ -19,6 +19,7 @@ from qlax.util.text import shown
 COMMANDS: tuple[Command, ...] = (*train.COMMANDS, *look.COMMANDS, *show.COMMANDS)
 SUCCESSORS = {  # commands and flags of earlier versions; CHANGELOG.md has them too
     "suite": "qlax sweep takes several targets, as in: qlax sweep atari57",
+    "--games": "name the games as targets, as in: qlax sweep atari/Pong atari/Breakout",
     "--runs": "use --draws",
     "--trials": "examples/optuna_search.py shows how Optuna chooses settings",
 }
