@@ -1,13 +1,17 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Paid, show
 
+import qlax
 from qlax import pqn
 from qlax.envs.vec import Vec
+from qlax.envs.worker import Worker
 from qlax.networks.qnetwork import QNetwork
-from qlax.play import evaluation
+from qlax.play import evaluation, host
 
 
 class Lengths:
@@ -79,6 +83,84 @@ def test_what_was_promised_is_compared_with_what_came(gamma):
     np.testing.assert_allclose(records["overestimation"], 1.0 - np.array(came), rtol=1e-5)
     cut = evaluated(Fixed(), max_steps=3)[0]
     np.testing.assert_array_equal(np.isnan(cut["overestimation"]), cut["cut"] == 1)
+
+
+class Constant(Fixed):
+    """The exact Q of a reward of 1 that never ends, 1 / (1 - gamma)."""
+
+    def __init__(self, gamma):
+        self.value = 1 / (1 - gamma)
+
+    def apply(self, variables, memory, obs, first, train, mutable=()):
+        (q, memory), stats = super().apply(variables, memory, obs, first, train, mutable)
+        return (jnp.full_like(q, self.value), memory), stats
+
+
+@pytest.mark.parametrize("max_steps", [20, 50])
+@pytest.mark.parametrize("gamma", [0.9, 0.99])
+def test_an_exact_q_overestimates_nothing_at_a_time_limit(gamma, max_steps):
+    vec = Vec(qlax.TimeLimit(Rewarded(), 20), 4)
+    algorithm = pqn.make(vec, Constant(gamma), pqn.Shape(4, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(gamma=gamma), step, env_state)
+    records = jax.jit(evaluation.in_jax(algorithm, vec, max_steps))(jax.random.key(2), state)
+    np.testing.assert_array_equal(records["episode_length"], np.full(4, 20))
+    np.testing.assert_array_equal(records["cut"], np.zeros(4))
+    np.testing.assert_allclose(records["overestimation"], np.zeros(4), atol=1e-3)
+
+
+class Rewarded:
+    """Reward 1 at every step, without an end."""
+
+    num_actions = 2
+
+    def reset(self, key):
+        return jnp.int32(0), show(jnp.ones(1))
+
+    def step(self, key, state, action):
+        return state, show(jnp.ones(1), reward=1)
+
+
+class RewardedOnHost:
+    """The same N times on the host, cut after 20 steps by a back end that resets in that step or takes one more."""
+
+    num_actions = 2
+
+    def __init__(self, num_envs, reset_takes_a_step):
+        self.num_envs, self.takes = num_envs, reset_takes_a_step
+        self.episodes = qlax.Episodes(num_envs, reset_takes_a_step=reset_takes_a_step)
+
+    def reset(self, seed):
+        self.time = 0
+        return self.episodes.begin(np.ones((self.num_envs, 1), np.float32))
+
+    def step(self, action):
+        self.time = 0 if self.time == 20 else self.time + 1
+        cut = np.full(self.num_envs, self.time == 20)
+        if self.time == 20 and not self.takes:
+            self.time = 0
+        ones = np.ones(self.num_envs, np.float32)
+        return self.episodes.step(ones[:, None], ones, ~cut & cut, cut)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("takes", "expected"), [(True, 0.0), (False, np.nan)])
+def test_on_the_host_an_exact_q_overestimates_nothing_at_a_time_limit(takes, expected):
+    algorithm = pqn.make(None, Constant(0.9), pqn.Shape(4, 2, 1, 1, 10))
+    worker = Worker("rewarded", lambda n: RewardedOnHost(n, takes), 4, device=jax.devices()[0], timeout=60.0)
+    try:
+        worker.reset(0)
+        step, _ = worker.result()
+        state = algorithm.init(jax.random.key(1), pqn.Hyper(gamma=0.9), step)
+        act = jax.jit(functools.partial(host.act, algorithm))
+        records = evaluation.on_host(act, worker, state, 0, 20, lambda: False)
+    finally:
+        worker.close()
+    np.testing.assert_array_equal(records["episode_length"], np.full(4, 20))
+    np.testing.assert_array_equal(records["cut"], np.zeros(4))
+    np.testing.assert_allclose(records["overestimation"], np.full(4, expected), atol=1e-3)
 
 
 def test_what_the_environments_share_is_as_it_is_in_training():

@@ -30,9 +30,11 @@ def in_jax(
     Returns:
       Function `(key, state) -> metrics`, each metric `[E]`: those of the environment at the end of its episode, such
       as `episode_return` (of raw rewards) and `episode_length`; `cut`, 1 where `max_steps` cut the episode; and
-      `overestimation`, nan where the episode was cut: the value at the first step minus the scaled and discounted sum
-      of rewards (van Hasselt et al., 2016, arXiv:1509.06461, section 3). The environment's `shared` is the current one
-      of training.
+      `overestimation`, nan where `max_steps` cut the episode: the value at the first step minus the scaled and
+      discounted sum of rewards (van Hasselt et al., 2016, arXiv:1509.06461, section 3) and, where a time limit ended
+      the episode, minus the discounted value of its final observation, which targets bootstrap from. The value is the
+      mean over learners where members of a team learn independently. The environment's `shared` is the current one of
+      training.
     """
 
     def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -45,31 +47,38 @@ def in_jax(
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
         step = step._replace(terminated=jnp.ones(envs, bool))  # marks a new episode, which resets the memory
         state = state._replace(env=env_state, step=step, memory=memory, hyper=hyper, key=key_act)
-        unfinished = jnp.ones(envs, bool)
         records = {name: jnp.full(envs, jnp.nan) for name in (*step.metrics, "overestimation")}
 
-        def unfinished_within_limit(carry):
-            _, unfinished, _, _, _, steps = carry
-            return unfinished.any() & (steps < max_steps)
+        def is_going_on(carry):
+            _, unfinished, truncated, *_, steps = carry
+            return (unfinished.any() & (steps < max_steps)) | truncated.any()
 
         def one(carry):
-            state, unfinished, records, excess, discount, steps = carry
+            state, unfinished, truncated, cut, records, excess, discount, steps = carry
             state, decision = algorithm.act(state)
+            value = decision.value.mean(-1)
+            # This step's value is that of the final observation of episodes that a time limit ended in the last step.
+            finally_known = jnp.where(truncated, excess - discount * value, records["overestimation"])
+            records = records | {"overestimation": finally_known}
             state, transition = algorithm.observe(state, decision, *env.step(decision.key, state.env, decision.action))
+            unfinished &= steps < max_steps  # beyond, only values of final observations are still looked at
             ended = unfinished & ~jnp.isnan(transition.metrics["episode_return"])
-            first_value = jnp.where(steps == 0, decision.value.mean(-1), 0.0)
+            first_value = jnp.where(steps == 0, value, 0.0)
             excess += first_value - state.hyper.reward_scale * discount * transition.reward
             # Values do not include rewards after a lost life, which terminates the episode for the learner.
             discount = jnp.where(transition.terminated, 0.0, state.hyper.gamma * discount)
             seen = transition.metrics | {"overestimation": excess}
             records = {k: jnp.where(ended, seen[k], v) for k, v in records.items()}
-            return state, unfinished & ~ended, records, excess, discount, steps + 1
+            unfinished &= ~ended
+            for name in ("episode_return", "episode_length"):  # so far
+                records[name] = jnp.where(unfinished, getattr(state.env.copies, name), records[name])
+            cut |= unfinished & (steps + 1 == max_steps)
+            return state, unfinished, ended & (discount > 0), cut, records, excess, discount, steps + 1
 
-        carry = (state, unfinished, records, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
-        state, unfinished, records, *_ = jax.lax.while_loop(unfinished_within_limit, one, carry)
-        for name in ("episode_return", "episode_length"):
-            records[name] = jnp.where(unfinished, getattr(state.env.copies, name), records[name])
-        return records | {"cut": unfinished.astype(jnp.float32)}
+        nobody = jnp.zeros(envs, bool)
+        carry = (state, ~nobody, nobody, nobody, records, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
+        _, _, _, cut, records, *_ = jax.lax.while_loop(is_going_on, one, carry)
+        return records | {"cut": cut.astype(jnp.float32)}
 
     return evaluate
 
@@ -111,22 +120,30 @@ def on_host(
     excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
     gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
     so_far = {"episode_return": np.zeros(envs, np.float32), "episode_length": np.zeros(envs, np.float32)}
-    while unfinished.any() and steps < max_steps:
+    truncated = np.zeros(envs, bool)
+    while (is_going_on := unfinished.any() and steps < max_steps) or truncated.any():
         if stopped():
             return None
         part, decision = act(parameters, part)
+        value = np.asarray(decision.value).mean(-1)
+        # This step's value is that of the final observation of episodes that a time limit ended in the last step.
+        records["overestimation"] = np.where(truncated, excess - discount * value, records["overestimation"])
+        if not is_going_on:
+            break
         worker.step(np.asarray(decision.action))
         step, metrics = worker.result()
         if steps == 0:
-            excess += np.asarray(decision.value).mean(-1)
+            excess += value
         excess -= reward_scale * discount * np.asarray(step.reward)
         discount = np.where(step.terminated, 0, gamma * discount)
         part, steps = part._replace(step=step), steps + 1
         so_far["episode_return"] += metrics["raw_reward"]
         so_far["episode_length"] += 1
         ended = unfinished & ~np.isnan(metrics["episode_return"])
-        seen = metrics | {"overestimation": excess}
+        # An environment that resets in the step of an end does not show the final observation.
+        seen = metrics | {"overestimation": np.where(step.truncated & (discount > 0), np.nan, excess)}
         records = {name: np.where(ended, seen[name], record) for name, record in records.items()}
+        truncated = ended & (discount > 0) & ~np.asarray(step.truncated)
         unfinished &= ~ended
     records |= {name: np.where(unfinished, value, records[name]) for name, value in so_far.items()}
     return records | {"cut": unfinished.astype(np.float32)}

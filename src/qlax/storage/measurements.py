@@ -74,7 +74,7 @@ _ALL = (
     ),
     Measurement(
         *("eval_overestimation", "overestimation", ""),
-        "largest Q-value at the start of greedy episodes, minus their discounted return",
+        "largest Q-value at the start of greedy episodes, minus their discounted return, which goes on at a time limit",
         "learning",
         evaluated_as="overestimation",
     ),
