@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -129,6 +130,15 @@ def test_an_episode_may_begin_anew_in_some_rows(agent):
         agent.q_values(obs)
     np.testing.assert_array_equal(third[1], agent.q_values(obs)[1])
     assert np.array_equal(third[1], second[1]) != agent.recurrent
+
+
+@pytest.mark.parametrize("numpy_only", [False, True])
+def test_an_agent_can_be_pickled_in_the_middle_of_an_episode(run, numpy_only):
+    agent = qlax.load(run, numpy_only=numpy_only)
+    agent.act(observations(3))
+    sent = pickle.loads(pickle.dumps(agent))
+    np.testing.assert_array_equal(sent.q_values(observations(3)), agent.q_values(observations(3)))
+    assert (sent.info, repr(sent)) == (agent.info, repr(agent))
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,15 @@ class Rewarded:
         return state, show(jnp.ones(1), reward=1)
 
 
+def test_small_rewards_after_a_large_one_count():
+    episodes, no = qlax.Episodes(1), np.zeros(1, bool)
+    episodes.begin(np.zeros((1, 1)))
+    episodes.step(np.zeros((1, 1)), np.array([2.0**24]), no, no)
+    for count in range(1000):
+        step = episodes.step(np.zeros((1, 1)), np.ones(1), np.array([count == 999]), no)
+    assert step.metrics["episode_return"] == 2**24 + 1000
+
+
 class RewardedOnHost:
     """The same N times on the host, cut after 20 steps by a back end that resets in that step or takes one more."""
 

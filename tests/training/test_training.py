@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import signal
 
@@ -48,6 +49,7 @@ def test_a_run_leaves_everything_behind(whole):
     assert summary["network"]["encoder"] == "mlp"
     for name in ("train_return", "eval_return"):
         assert summary[name]["mean"] == pytest.approx(np.mean(summary[name]["per_run"]))
+    assert same_weights(pickle.loads(pickle.dumps(whole)), whole)
 
 
 def test_lines_come_at_the_intervals(whole):

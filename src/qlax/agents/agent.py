@@ -45,6 +45,15 @@ class Agent:
         shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
         return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {self.num_actions} actions>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the agent without its compiled network, so that it can be sent to another process."""
+        state = self.__dict__ | {"_policy": isinstance(self._policy, _InNumPy)}
+        return state | {name: self._policy.fetched(state[name]) for name in ("variables", "_memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the network of an agent that was sent from another process."""
+        self.__dict__ |= state | {"_policy": (_InNumPy if state["_policy"] else _InJax)(state["info"])}
+
     @property
     def num_actions(self) -> int:
         """Number of actions, A; actions are 0 to A - 1."""
@@ -164,6 +173,10 @@ class _InJax:
         is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
         return variables if is_there else jax.device_put(variables)
 
+    def fetched(self, tree: PyTree) -> PyTree:
+        """Return arrays as those of NumPy."""
+        return jax.device_get(tree)
+
     def leaves(self, obs: Any) -> list[tuple[str, Any]]:
         """Return the arrays of an observation, each with its path in the tree."""
         return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(obs)]
@@ -226,6 +239,10 @@ class _InNumPy:
     def placed(self, variables: PyTree) -> PyTree:
         """See `_InJax`."""
         return variables
+
+    def fetched(self, tree: PyTree) -> PyTree:
+        """Return arrays as those of NumPy."""
+        return tree
 
     def leaves(self, obs: Any) -> list[tuple[str, Any]]:
         """See `_InJax`."""

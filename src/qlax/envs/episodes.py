@@ -36,7 +36,8 @@ class Episodes:
     def begin(self, obs: PyTree) -> Step:
         """Return the first steps of N new episodes."""
         self._ended = self._falses
-        self._return, self._length = self._zeros, self._zeros
+        # Of large rewards, float32 would drop the small ones that follow.
+        self._return, self._length = self._zeros.astype(np.float64), self._zeros
         metrics = {"episode_return": self._nothing, "episode_length": self._nothing}
         return Step(obs, None, self._zeros, self._falses, self._falses, metrics)
 

@@ -119,7 +119,7 @@ def on_host(
     records["overestimation"] = np.full(envs, np.nan, np.float32)
     excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
     gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
-    so_far = {"episode_return": np.zeros(envs, np.float32), "episode_length": np.zeros(envs, np.float32)}
+    so_far = {"episode_return": np.zeros(envs), "episode_length": np.zeros(envs)}  # float64, as in `qlax.Episodes`
     truncated = np.zeros(envs, bool)
     while (is_going_on := unfinished.any() and steps < max_steps) or truncated.any():
         if stopped():
@@ -145,5 +145,5 @@ def on_host(
         records = {name: np.where(ended, seen[name], record) for name, record in records.items()}
         truncated = ended & (discount > 0) & ~np.asarray(step.truncated)
         unfinished &= ~ended
-    records |= {name: np.where(unfinished, value, records[name]) for name, value in so_far.items()}
+    records |= {name: np.where(unfinished, value, records[name]).astype(np.float32) for name, value in so_far.items()}
     return records | {"cut": unfinished.astype(np.float32)}
