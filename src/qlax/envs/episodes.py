@@ -61,7 +61,7 @@ class Episodes:
         ended = terminated | cut
         self._return = np.where(self._ended, 0, self._return) + reward
         self._length = np.where(self._ended, 0, self._length) + acted.astype(np.float32)
-        metrics = {"episode_return": self._return, "episode_length": self._length}
-        metrics = {name: np.where(ended, value, np.nan).astype(np.float32) for name, value in metrics.items()}
+        totals: dict[str, np.ndarray] = {"episode_return": self._return, "episode_length": self._length}
+        metrics = {name: np.where(ended, value, np.nan).astype(np.float32) for name, value in totals.items()}
         self._ended = ended
         return Step(obs, None, reward, terminated, ~acted if self._reset_takes_a_step else cut, metrics)
