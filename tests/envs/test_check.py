@@ -445,7 +445,8 @@ class Walk:
         return self.move(state, action)
 
     def show(self, state, ended):
-        return Step(state.astype(jnp.float32)[None], None, jnp.float32(0), ended, jnp.bool_(False), {})
+        obs = jnp.stack([state.astype(jnp.float32), jnp.float32(1)])
+        return Step(obs, None, jnp.float32(0), ended, jnp.bool_(False), {})
 
 
 class Leaving(Walk):
@@ -504,6 +505,10 @@ ADVICE = {
     "one of several": (
         both(obs=lambda x: {"seen": x, "map": jnp.zeros((2, 2), jnp.uint8)}),
         "obs['map'] is uint8[2, 2]",
+    ),
+    "a single number": (
+        both(obs=lambda x: x[..., :1]),
+        "obs is a single number, which layer normalisation makes almost invisible: add a constant feature",
     ),
     "a weak type": (
         {"reset": with_state(lambda state: state | {"count": 0}), "step": with_state(with_strong_types)},

@@ -271,6 +271,18 @@ def test_nothing_leads_out_of_a_run(whole, tmp_path):
         qlax.resume(run)
 
 
+def test_an_extended_run_that_was_cut_off_is_resumed(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole.directory, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4 * 14, signal.SIGTERM)  # of four agents
+        with pytest.raises(Stopped):
+            qlax.extend(tmp_path / "run", 24 * 32)
+    with pytest.raises(UserError, match=r"planned for 768 steps; expected more; to finish these: qlax resume .*run$"):
+        qlax.extend(tmp_path / "run", 24 * 32)
+    with pytest.raises(UserError, match=r"planned for 384 steps; expected more$"):
+        qlax.extend(whole.directory, 12 * 32)
+
+
 def test_what_cannot_be_resumed(whole, tmp_path):
     with pytest.raises(qlax.UserError, match="finished run"):
         qlax.resume(whole.directory)

@@ -199,7 +199,9 @@ def extend(
         longer = dataclasses.replace(config, total_steps=total_steps)
         if longer.num_updates <= config.num_updates:
             steps = config.num_updates * config.steps_per_update
-            raise UserError(f"total_steps={total_steps}: {path} is planned for {steps:,} steps; expected more")
+            is_finished = processes.from_first(lambda: run.is_finished(config))
+            hint = "" if is_finished else f"; to finish these: qlax resume {path}"
+            raise UserError(f"total_steps={total_steps}: {path} is planned for {steps:,} steps; expected more{hint}")
         changes = _given(total_steps=total_steps, until=until, minutes=minutes)
         return _continue(run, changes, plugins, callback, progress)
 

@@ -172,7 +172,7 @@ def _specified(tree: Any) -> str:
 
 
 def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
-    """Return a warning for each array of an observation that none of qlax's networks accepts.
+    """Return a warning for each array of an observation that qlax's networks cannot take or can hardly see.
 
     Args:
       obs: Observation whose arrays begin with the axes `leading`.
@@ -186,6 +186,10 @@ def observation_advice(obs: PyTree, leading: tuple[int, ...]) -> list[str]:
             wanted = "expected bool, float, or uint8 with three axes (an image)"
             fix = "show categories one-hot and counts as float32, or train with --wrappers one_hot=<categories>"
             advice.append(f"{found}; {wanted}: {fix}")
+    sizes = [math.prod(leaf.shape[len(leading) :]) for leaf in jax.tree.leaves(obs)]
+    if sizes == [1] and not advice:
+        fix = "add a constant feature, or show the number one-hot or in several ranges"
+        advice.append(f"obs is a single number, which layer normalisation makes almost invisible: {fix}")
     return advice
 
 
