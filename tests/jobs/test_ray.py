@@ -82,7 +82,7 @@ def test_what_has_no_room_is_refused(monkeypatch):
         Place(on="ray", cpus=9).runner(1)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(UserError, match=f"RAY_ADDRESS={address}: no Ray cluster answers there"):
+        with pytest.raises(UserError, match=f"RAY_ADDRESS={address}: no Ray cluster answers at this address"):
             Place(on="ray").runner(1)
 
 
@@ -151,9 +151,9 @@ def test_what_is_killed_on_a_cluster_goes_on_and_the_table_is_complete(begin, tm
     said = (tmp_path / "said").read_text()
     assert "Ray: machines 1" in said
     assert f"{killed.name}: failed after" in said
-    assert "is tried again: signal 9 (Killed)" in said
+    assert "trying again: signal 9 (Killed)" in said
     assert f"{lost.name}: failed after" in said
-    assert "is tried again: WorkerCrashedError" in said
+    assert "trying again: WorkerCrashedError" in said
     for directory in (killed, lost):
         lines = [
             line for line in directory.with_name(f"{directory.name}.log").read_text().splitlines() if line[:1] == "$"
@@ -173,10 +173,10 @@ def test_who_asks_to_stop_gets_checkpoints_and_goes_on(begin, tmp_path):
     command.send_signal(signal.SIGINT)
     assert command.wait(60) == 130, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
-    assert "stopped with 0 of 3 jobs complete; the same command with --out all goes on" in said
+    assert "stopped with 0 of 3 jobs complete; continue with the same command with --out all" in said
     for directory, process in zip(directories, processes, strict=True):
         assert not Path(f"/proc/{process}").exists()
         assert "go on with: qlax resume" in directory.with_name(f"{directory.name}.log").read_text()
     again = begin(settings)
     assert again.wait(SECONDS) == 0, (tmp_path / "said").read_text()
-    assert "jobs 3, complete 0, to go on with 2" in (tmp_path / "said").read_text()
+    assert "jobs 3, complete 0, to resume 2" in (tmp_path / "said").read_text()

@@ -87,14 +87,14 @@ def test_what_fails_is_tried_again_and_reported_and_the_others_go_on(capsys, sta
     attempts = [len((tmp_path / "all" / name / "attempts").read_text()) for name in directories(GAMES)]
     assert attempts == [1, 3, 2, 1, 1]
     assert said.err.count("1-minatar-breakout: failed after 0:0") == 2
-    assert "is tried again: signal 9 (Killed): attempt 1" in said.err
+    assert "trying again: signal 9 (Killed): attempt 1" in said.err
     assert "1-minatar-breakout: failed: exit code 1: out of luck" in said.err
     assert "3-minatar-seaquest: failed: exit code 2: no such sea" in said.err
     failed = "qlax: 2 of 5 jobs failed: 1-minatar-breakout, 3-minatar-seaquest"
-    assert f"{failed}; the same command with --out all tries them again" in said.err
-    assert "- Failed, hence left out: minatar/breakout (exit code 1: out of luck)." in said.out
+    assert f"{failed}; try them again with the same command with --out all" in said.err
+    assert "- Left out because it failed: minatar/breakout (exit code 1: out of luck)." in said.out
     assert said.out.startswith("minatar: 3 of 5 targets")
-    assert "| minatar/asterix        |    1.5 |         1, 2 |        1,000 |              2,346 |" in said.out
+    assert "| minatar/asterix        |    1.5 |         1, 2 |          1,000 |              2,346 |" in said.out
     log = (tmp_path / "all" / "1-minatar-breakout.log").read_text()
     assert [log.count(f"attempt {number}\n") for number in (1, 2, 3)] == [1, 1, 1]
     (results,) = json.loads((tmp_path / "all" / "results.json").read_text())
@@ -128,9 +128,9 @@ def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, c
         assert (tmp_path / "all" / name / "checkpoint").read_text() == str(int(number))
         assert f"{name}: stopped after" in said.err
     assert not (tmp_path / "all" / last).exists()
-    assert "qlax: stopped with 1 of 4 jobs complete; the same command with --out all goes on" in said.err
+    assert "qlax: stopped with 1 of 4 jobs complete; continue with the same command with --out all" in said.err
     assert "minatar/seaquest: 1 of 4 targets" in said.out
-    assert "Not complete yet, hence left out: minatar/asterix, minatar/freeway, minatar/seaquest." in said.out
+    assert "Left out because they are not complete yet: minatar/asterix, minatar/freeway, minatar/seaquest." in said.out
     assert signal.getsignal(signal.SIGINT) is before
 
 

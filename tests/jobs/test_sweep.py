@@ -137,13 +137,13 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
     words = ["sweep", "cartpole", "--num-envs", "16", "32", "--hidden", "8", "8,4", "--lam", "0", "0.5", "--seeds", "2"]
     assert main.main([*words, "--jobs", "4"]) == 1
     out = tmp_path / "runs" / "cartpole-sweep-1"
-    assert "2 of 4 jobs failed: 2-num_envs=32-hidden=8, 3-num_envs=32-hidden=8,4; the same" in capsys.readouterr().err
+    assert "2 of 4 jobs failed: 2-num_envs=32-hidden=8, 3-num_envs=32-hidden=8,4; try them again with the same" in capsys.readouterr().err
     assert len(table(out / "sweep.csv")) == 8
     stand_in()
     assert main.main([*words, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "sweep in" in said.err
-    assert "jobs 4, complete 2, to go on with 2" in said.err
+    assert "jobs 4, complete 2, to resume 2" in said.err
     attempts = {path.parent.name: path.read_text() for path in out.glob("*/attempts")}
     assert attempts == {
         "0-num_envs=16-hidden=8": "x",
@@ -190,8 +190,11 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpole --num-envs 16 24 --num-minibatches 16 9", "num_minibatches=9 does not divide the 16"),
         ("sweep cartpole --norm layer leyer", "did you mean 'layer'"),
         ("sweep cartpole --dueling true maybe", "dueling=maybe: expected true or false"),
-        ("sweep cartpole --seeds 2 3", "seeds has several values, but holds for all jobs of a sweep; give it one"),
-        ("sweep cartpole --population none pbt", "population has several values, but holds for all jobs"),
+        (
+            "sweep cartpole --seeds 2 3",
+            "seeds has several values, but is the same in all jobs of a sweep; give it one value",
+        ),
+        ("sweep cartpole --population none pbt", "population has several values, but is the same in all jobs"),
         ("sweep cartpole --lamm 0 1", "unknown flag '--lamm'; did you mean '--lam'"),
         ("sweep cartpole --lam uniform:0:1 --num-envs 16 32", "lam=uniform:0:1 is a distribution: give the number"),
         ("sweep cartpole --lam 0 1 --jobs 0", "jobs=0: expected a whole number from 1"),
@@ -199,13 +202,16 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
         ("sweep cartpole --lam 0 1 --out used", "used is neither empty nor a sweep; name another directory with --out"),
         (
             "sweep cartpole --num-envs 16 32 --out begun",
-            "begun was begun with num_envs=[8, 16], but now num_envs=[16, 32]",
+            "begun was begun with num_envs=[8, 16], but the command asks for num_envs=[16, 32]",
         ),
-        ("sweep cartpole --num-envs 8 16 --lam 0 1 --out begun", "with lam=0.95, but now lam=[0.0, 1.0] is asked for"),
+        (
+            "sweep cartpole --num-envs 8 16 --lam 0 1 --out begun",
+            "with lam=0.95, but the command asks for lam=[0.0, 1.0]",
+        ),
         ("sweep cartpole --num-envs 8 16 --out damaged", "damaged/sweep.json cannot be read"),
         (
             "sweep cartpole --num-envs 8 16 --out other",
-            "other/0-num_envs=8 was begun with num_envs=16, but now num_envs=8",
+            "other/0-num_envs=8 was begun with num_envs=16, but the command asks for num_envs=8",
         ),
         ("sweep cartpole --num-envs 8 16 --out used-job", "1-num_envs=16 is neither empty nor a run; name another"),
         ("sweep cartpole --num-envs 8 16 --out half", "half/1-num_envs=16/summary.json is not JSON"),
@@ -279,8 +285,8 @@ def test_two_targets_are_trained_to_the_table_and_never_twice(capsys, monkeypatc
     words += ["--out", str(out.relative_to(tmp_path))]
     assert main.main(words) == 0
     again = capsys.readouterr()
-    assert "jobs 2, complete 1, to go on with 1" in again.err
-    assert f"{cartpole.name}: goes on" in again.err
+    assert "jobs 2, complete 1, to resume 1" in again.err
+    assert f"{cartpole.name}: resumes" in again.err
     assert acrobot.name not in again.err
     lines = [line.partition("qlax ")[2].split()[:2] for line in (out / "0-cartpole.log").open() if line[0] == "$"]
     assert lines == [["train", "cartpole"], ["resume", str(cartpole.relative_to(tmp_path))]]

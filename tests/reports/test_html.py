@@ -136,9 +136,9 @@ def test_the_numbers_are_those_of_the_summary(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     expected = [x for name in ("train_return", "eval_return", "best_eval_return") for x in summary[name]["per_run"]]
     assert set(expected) | {summary["eval_return"]["mean"]} <= set(found.values())
-    assert rows(found, "Every agent")[2] == ["1", "1", "10", "20", "20"]
+    assert rows(found, "Results of every agent")[2] == ["1", "1", "10", "20", "20"]
     assert "7.25 s" in found.text
-    assert "54,321 environment steps a second" in found.text
+    assert "54,321 environment steps per second" in found.text
     mean, iqm, interval, runs = rows(found, "Greedy return of every setting")[1]
     assert (mean, iqm, runs) == ("115.3", "25.62", "4")  # the middle half: 20 and 31.25
     low, high = map(float, interval.split(" to "))
@@ -194,14 +194,11 @@ def test_names_of_measurements_are_no_mathematics(drawn):
 def test_runs_that_are_trained_still(tmp_path):
     found = page(tmp_path, written(tmp_path / "run", finished=False, lines=3))
     steps = configure("cartpole").steps_per_update
-    assert (
-        f"Not finished: {12 * steps:,} of 40,960 steps an agent were measured ({1200 * steps // 40_960} %)"
-        in found.text
-    )
+    assert f"Not finished: {12 * steps:,} of 40,960 steps per agent ({1200 * steps // 40_960} %)" in found.text
     assert f"qlax resume {tmp_path / 'run'}" in found.text
-    assert rows(found, "Every agent, so far")[4] == ["3", "3", "400", "400", "400"]
+    assert rows(found, "Results of every agent, so far")[4] == ["3", "3", "400", "400", "400"]
     nothing = written(tmp_path / "new", finished=False, lines=0)
-    assert "Nothing was measured yet" in Page(qlax.report(nothing, tmp_path / "new.html", video=False)).text
+    assert "There are no measurements yet" in Page(qlax.report(nothing, tmp_path / "new.html", video=False)).text
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -211,7 +208,7 @@ def test_runs_that_diverged(tmp_path):
     assert "2 agents of 40,960 steps, of which 1 diverged" in found.text
     assert "Agent 1 (seed 1) diverged after 512 steps: loss was not finite; Q-values have grown too large" in found.text
     assert rows(found, "Greedy return of every setting")[1] == ["1 of 2 diverged", "2"]
-    assert rows(found, "Every agent")[2][3] == "diverged"
+    assert rows(found, "Results of every agent")[2][3] == "diverged"
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -235,7 +232,7 @@ def test_several_directories_are_ranked_by_setting(tmp_path):
     high = written(tmp_path / "high", lam=0.9, returns=[7.0])
     other = written(tmp_path / "other", "acrobot", returns=[-9.0])
     found = page(tmp_path, low, more, high, other)
-    ranked = [row[:3] + row[5:6] for row in rows(found, "Greedy return of every setting, the best one first")[1:]]
+    ranked = [row[:3] + row[5:6] for row in rows(found, "Greedy return of every setting, best first")[1:]]
     cartpole = [["gymnax/CartPole-v1", "0.9", "7", "1"], ["gymnax/CartPole-v1", "0.5", "3", "3"]]
     assert ranked[:2] == cartpole
     assert [row[0] for row in ranked] == ["gymnax/CartPole-v1", "gymnax/CartPole-v1", "gymnax/Acrobot-v1"]
@@ -248,7 +245,7 @@ def test_the_directory_of_a_sweep_stands_for_its_jobs(tmp_path):
     for norm in ("layer", "none"):
         written(tmp_path / "sweep" / norm, norm=norm, returns=[1.0 if norm == "none" else 2.0])
     found = page(tmp_path, tmp_path / "sweep")
-    ranked = rows(found, "Greedy return of every setting, the best one first")
+    ranked = rows(found, "Greedy return of every setting, best first")
     assert [row[:2] for row in ranked] == [["norm", "mean"], ["layer", "2"], ["none", "1"]]
 
 
@@ -258,7 +255,7 @@ def test_settings_that_were_asked_for_are_marked(tmp_path):
     changed = [e["text"] for e in found.all("tr", **{"class": "changed"})]
     assert [name for name in FIELDS if any(row.startswith(name) for row in changed)] == ["total_steps", "lam", "hidden"]
     assert len(changed) == 3
-    names = [row[0] for row in rows(found, "Marked: other than the preset cartpole has it")[1:]]
+    names = [row[0] for row in rows(found, "Marked: differs from the preset cartpole")[1:]]
     assert set(names) == set(FIELDS) - {"preset", "derived"}
     commands = [e["text"] for e in found.all("pre")]
     assert commands == [

@@ -81,7 +81,7 @@ def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
     returns[:, 1] = math.nan  # never had one: as low as any of the environment
     run(tmp_path / "run", returns, seeds=3)
     _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg")
-    assert "2 of 3 agents diverged, and count with the last value that they had" in said
+    assert "2 of 3 agents diverged, and count with their last value" in said
     last = lines_of(plot.curve_figure(read_all([tmp_path / "run"])))["C0"][-1]
     np.testing.assert_allclose(last, [1000, (5 + 1 + 30) / 3])
 
@@ -118,7 +118,7 @@ def test_a_run_that_was_trained_twice_is_counted_and_told(tmp_path):
     for name, seed, told in (("a", 0, ()), ("b", 1, ("tensorboard",))):
         run(tmp_path / name, ramps(1.0, 2.0), seed=seed, seeds=2, trackers=told)
     _, said = plot.plot([tmp_path / name for name in "ab"], tmp_path / "first.svg")
-    assert "1 of 4 agents have the settings and the seed of another: they tell nothing new" in said  # seed 1
+    assert "1 of 4 agents have the settings and the seed of another and add no information" in said  # seed 1
     _, said = plot.plot([tmp_path / name for name in "ab"], tmp_path / "other.svg", by="directory")
     assert "of another" not in said
 
@@ -198,7 +198,7 @@ def test_profiles_and_improvements_are_over_all_environments(tmp_path):
     drawn = path.read_text()
     assert "(0: lowest agent of the environment, 1: highest)</text>" in drawn
     assert ">2 environments</text>" in drawn
-    assert "Left out, as not all groups have agents of them: gymnax/Freeway-MinAtar" in said
+    assert "Left out, because not all groups have agents in them: gymnax/Freeway-MinAtar" in said
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in said.splitlines()[2:4]]
     assert [row[:3] for row in rows] == [["norm layer", "6", "0.2"], ["norm none", "6", "0.6"]]  # (2-1)/5, (4-1)/5
     path, _ = plot.plot(runs, tmp_path / "improvement.svg", kind="improvement")
@@ -238,8 +238,8 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
             "sweep --y eval_retrun",
             "unknown metric 'eval_retrun'; did you mean 'eval_return'?; metrics of runs: episode",
         ),
-        ("sweep --y eval_return,episode_return --kind profile", "y has 2 metrics; expected one, or for curves up to 4"),
-        ("sweep --y ,", "there is no metric to draw; name one, as eval_return"),
+        ("sweep --y eval_return,episode_return --kind profile", "y has 2 metrics; expected one, or up to 4 for curves"),
+        ("sweep --y ,", "no metric to draw is given; name one, such as eval_return"),
         ("sweep --by lamm", "by=lamm: unknown setting; did you mean 'lam'?"),
         ("sweep --x time", "invalid choice: 'time'"),
         ("sweep sweep", "sweep is given twice"),
@@ -250,11 +250,11 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
         ("sweep begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
         (
             "sweep --kind improvement --by norm",
-            "an improvement is of one group over another, and all agents are of one",
+            "an improvement compares two groups, and all agents are in one",
         ),
         (
             "sweep other --kind profile --by norm",
-            "no environment has agents of all 2 groups, as 'norm layer' and 'norm none'",
+            "no environment has agents of all 2 groups, such as 'norm layer' and 'norm none'",
         ),
     ],
 )

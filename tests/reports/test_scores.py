@@ -73,11 +73,11 @@ def test_table_with_scores():
         == """\
 atari57: 3 of 5 targets, greedy returns
 
-| target   | return |   of each seed | % of human | steps a seed | steps/s of the job |
-| -------- | -----: | -------------: | ---------: | -----------: | -----------------: |
-| Pong     |   20.5 |         20, 21 |      116.5 |   10,000,000 |              1,234 |
-| Breakout |  359.6 |     301.2, 418 |       1243 |   10,000,000 |              1,234 |
-| Skiing   | -29500 | -29000, -30000 |          - |   10,000,000 |              1,234 |
+| target   | return |   of each seed | % of human | steps per seed | steps/s of the job |
+| -------- | -----: | -------------: | ---------: | -------------: | -----------------: |
+| Pong     |   20.5 |         20, 21 |      116.5 |     10,000,000 |              1,234 |
+| Breakout |  359.6 |     301.2, 418 |       1243 |     10,000,000 |              1,234 |
+| Skiing   | -29500 | -29000, -30000 |          - |     10,000,000 |              1,234 |
 
 | over 2 targets | % of human | 95 % interval |
 | -------------- | ---------: | ------------: |
@@ -85,12 +85,12 @@ atari57: 3 of 5 targets, greedy returns
 | mean           |      679.8 |  577.5 to 782 |
 | IQM            |        579 |  577.5 to 782 |
 
-- Median and mean: of the targets' means over seeds. IQM: of the middle half of all targets' seeds.
+- Median and mean: over targets, of each target's mean over seeds. IQM: middle half of all targets' seeds.
 - Intervals: stratified bootstrap over the seeds of each target.
-- Without a score, hence not in the aggregates: Skiing.
-- Some episodes were cut: Breakout.
-- Failed, hence left out: Alien (exit code 1: out of luck).
-- Not complete yet, hence left out: Venture.
+- Not in the statistics, because they have no score: Skiing.
+- Some evaluation episodes were cut off at the step limit: Breakout.
+- Left out because it failed: Alien (exit code 1: out of luck).
+- Left out because they are not complete yet: Venture.
 """
     )
 
@@ -100,7 +100,7 @@ def test_one_seed_has_no_interval():
     written = table(results)
     assert "| mean          |        115 |             - |\n" in written
     assert "| over 1 target | % of human | 95 % interval |\n" in written
-    assert "- Intervals: none, as one seed a target does not tell.\n" in written
+    assert "- Intervals: none, because every target has only one seed.\n" in written
     assert results["aggregates"]["iqm"] == {"value": 115, "interval": None}
 
 

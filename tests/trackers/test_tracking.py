@@ -195,7 +195,7 @@ def test_wandb_has_the_metrics_of_each_run_once(gone_on):
 
 def test_each_tracker_that_has_something_to_say_says_it_once_a_time(gone_on):
     about = [text for text in gone_on.said if "tracker " in text or "wandb" in text]
-    failed = "qlax: the tracker test_tracking:Failing failed and is told no more: OSError: [Errno 28] No space left on"
+    failed = "qlax: the tracker test_tracking:Failing failed and receives no more lines: OSError: [Errno 28] No space"
     assert sum(text.startswith(failed) for text in about) == 2  # it was resumed
     offline = [text for text in about if "wandb sync" in text]
     assert len(offline) == 2
@@ -232,7 +232,8 @@ def test_a_tracker_that_fails_is_named_once_and_others_go_on(where, tmp_path):
     broken = type("Broken", (Remembering,), {where: fail})
     said = told(tmp_path, {"broken": broken, "own": Remembering})
     assert len(said) == 1
-    assert said[0].startswith("qlax: the tracker broken failed and is told no more: SystemExit: no such server (")
+    expected = "qlax: the tracker broken failed and receives no more lines: SystemExit: no such server ("
+    assert said[0].startswith(expected)
     assert said[0].endswith(", in fail)")
     assert len(Remembering.last.lines) == 3
 
@@ -250,7 +251,7 @@ def test_a_tracker_that_hangs_is_named_once_and_holds_nothing_up(where, tmp_path
     begun = time.monotonic()
     said = told(tmp_path, {"hanging": type("Hanging", (Remembering,), {where: hang}), "own": Remembering})
     assert time.monotonic() - begun < 5
-    assert said == ["qlax: the tracker hanging did not finish in 0 seconds; not waited for"]
+    assert said == ["qlax: the tracker hanging did not finish within 0 seconds; gave it up"]
     let_go.set()
     for thread in threading.enumerate():
         if thread.name == "tracker hanging":
@@ -347,7 +348,7 @@ def test_what_cannot_be_tracked_is_refused_before_anything_is_written(names, mes
         ({"trackers": ["nowhere:Tracker"]}, "cannot import 'nowhere' for 'nowhere:Tracker'"),
         (
             {"trackers": ["wandb"], "seeds": 300},
-            "curves of its own, and there are 300; expected at most 256",
+            "each agent has its own curves, and there are 300 agents; expected at most 256",
         ),
     ],
 )

@@ -1,1 +1,1 @@
-"""Trainings in processes of their own."""
+"""Jobs of sweeps: training runs in processes of their own, on this machine or on Ray."""

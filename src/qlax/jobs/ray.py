@@ -1,4 +1,4 @@
-"""Places of jobs: this machine, or a Ray cluster: Ray says where there is room, and a process there trains as here."""
+"""Places where jobs run: this machine, or a Ray cluster, which chooses a machine with enough free resources."""
 
 import contextlib
 import dataclasses
@@ -13,23 +13,23 @@ from typing import Any
 from qlax.errors import UserError
 from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Process, Runner, here, say, share_of_gpu
 
-PASSED_ON = ("JAX_", "XLA_")  # variables that hold for jobs elsewhere too, by how they begin
-LOCK_SECONDS = 60.0  # that an earlier attempt, whose worker died, may take to save
-LATEST = Path("/tmp/ray/ray_current_cluster")  # where Ray says which cluster was started last; it may be gone
+PASSED_ON = ("JAX_", "XLA_")  # prefixes of environment variables that are passed on to jobs
+LOCK_SECONDS = 60.0  # for an earlier attempt, whose Ray worker died, to save and release the job
+LATEST = Path("/tmp/ray/ray_current_cluster")  # Ray's file with the address of the last started cluster
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where jobs are run.
+    """Place where jobs run.
 
     Attributes:
-      on: "ray", or None: this machine.
-      jobs: at a time; None: one here, and on Ray as many as there is room for.
-      cpus: that a job occupies on Ray; None: a GPU's job one, others an equal share of what there is.
-      gpus: that a job occupies on Ray, may be a fraction; None: one, if there is any.
+      on: "ray" for a Ray cluster; None for this machine.
+      jobs: Maximum number of jobs at a time; None for one on this machine, or as many as the Ray cluster has room for.
+      cpus: CPUs per job on Ray; None for one if the job has a GPU, else an equal share of all CPUs.
+      gpus: GPUs per job on Ray, possibly a fraction; None for one if the cluster has GPUs, else none.
 
     Raises:
-      UserError: a number is out of range, or for Ray alone.
+      UserError: A number is out of range, or `cpus` or `gpus` is given without Ray.
     """
 
     on: str | None = None
@@ -48,10 +48,10 @@ class Place:
                 raise UserError(f"{name}_per_job={value:g}: expected {least}")
 
     def runner(self, num_jobs: int) -> Runner:
-        """What runs so many jobs there.
+        """Return a runner for a number of jobs.
 
         Raises:
-          UserError: there is no Ray, or no room in its cluster.
+          UserError: Ray is not installed or does not answer, or no machine of its cluster has room for a job.
         """
         if self.on is None:
             return here(self.jobs or 1)
@@ -59,16 +59,18 @@ class Place:
 
 
 def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: float | None) -> Runner:
-    """Return what runs jobs on a Ray cluster: that of RAY_ADDRESS, one running on this machine, or a new one here.
+    """Return a runner of jobs on a Ray cluster.
+
+    The cluster is that of RAY_ADDRESS, else one that runs on this machine, else a new one on this machine.
 
     Args:
-      num_jobs: how many there are.
-      at_once: jobs at a time; None: as many as there is room for.
-      cpus: that a job occupies; None: a GPU's job one, others an equal share of what there is.
-      gpus: that a job occupies, may be a fraction; None: one, if there is any.
+      num_jobs: Number of jobs.
+      at_once: Maximum number of jobs at a time; None for as many as the cluster has room for.
+      cpus: CPUs per job; None for one if the job has a GPU, else an equal share of all CPUs.
+      gpus: GPUs per job, possibly a fraction; None for one if the cluster has GPUs, else none.
 
     Raises:
-      UserError: there is no Ray, or no machine of the cluster has room for a job.
+      UserError: Ray is not installed or does not answer, or no machine of the cluster has room for a job.
     """
     ray = _connected()
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -83,10 +85,10 @@ def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: floa
             name = f"{kind.lower()}s_per_job={asked:g}"
             raise UserError(f"{name}: no machine of the cluster has more than {largest[kind]:g}")
     rooms = (min(machine.get(kind, 0) / asked for kind, asked in occupied.items() if asked) for machine in machines)
-    room = sum(int(jobs + 1e-6) for jobs in rooms)  # a tenth of a GPU has room for ten
+    room = sum(int(jobs + 1e-6) for jobs in rooms)  # 1e-6: ten jobs of 0.1 GPUs must fit despite rounding
     found = f"machines {len(machines)}, CPUs {totals['CPU']:g}, GPUs {totals['GPU']:g}"
-    say(f"Ray: {found}; of a job: CPUs {cpus:g}, GPUs {gpus:g}")
-    # A job that fails is tried again by `run_jobs`.
+    say(f"Ray: {found}; per job: CPUs {cpus:g}, GPUs {gpus:g}")
+    # No retries by Ray, because `run_jobs` retries jobs that fail.
     train = ray.remote(_train).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
     variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     variables |= share_of_gpu(gpus) if gpus else {"CUDA_VISIBLE_DEVICES": ""}
@@ -99,8 +101,8 @@ def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: floa
 
 
 def _connected() -> Any:
-    """Ray, at work."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
+    """Import Ray, connect it to a cluster or start one, and return the module."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -108,7 +110,7 @@ def _connected() -> Any:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     address = os.environ.get("RAY_ADDRESS")
     if address and not _answers(address):
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there; expected host:port")
+        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers at this address; expected host:port")
     if not address and LATEST.exists() and _answers(latest := LATEST.read_text().strip()):
         address = latest
     if address:
@@ -119,7 +121,7 @@ def _connected() -> Any:
 
 
 def _answers(address: str) -> bool:
-    """Whether somebody listens there: Ray itself would wait for minutes."""
+    """Tell whether a server listens at an address, because Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -129,34 +131,37 @@ def _answers(address: str) -> bool:
 
 
 class _Task:
-    """An attempt at a job, as a task of Ray."""
+    """Attempt at a job, as a Ray task."""
 
     def __init__(self, ray: Any, reference: Any):
         self._ray, self._reference = ray, reference
 
     def ending(self) -> Ending | None:
-        """How it ended; None while it has not."""
+        """Return how the attempt ended; None while it is running."""
         done, _ = self._ray.wait([self._reference], timeout=0)
         if not done:
             return None
         try:
             return Ending(*self._ray.get(self._reference))
-        except self._ray.exceptions.RayError as error:  # the worker or its machine died, or the task was stopped
+        except self._ray.exceptions.RayError as error:  # the worker or its machine died, or the task was cancelled
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             return Ending(1, f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}")
 
     def stop(self, number: int) -> None:
-        """Interrupt it; all signals are the same to Ray."""
+        """Interrupt the task; Ray does not distinguish signals."""
         self._ray.cancel(self._reference)
 
 
 def _train(job: Job, variables: dict[str, str], folder: Path) -> tuple[int, str]:
-    """An attempt at a job, where Ray put it.
+    """Attempt a job on the machine that Ray chose.
 
     Args:
-      job: its directory has to be the same there as where the command was given.
-      variables: of the environment, beside those that Ray sets, as the GPUs to use.
-      folder: the working directory.
+      job: Job, whose directory must have the same path on all machines, as on a shared file system.
+      variables: Environment variables, in addition to those that Ray sets, such as the GPUs to use.
+      folder: Working directory of the job.
+
+    Returns:
+      Fields of an `Ending`.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -169,7 +174,7 @@ def _train(job: Job, variables: dict[str, str], folder: Path) -> tuple[int, str]
                 return 2, str(error)
             time.sleep(POLL_SECONDS)
     while True:
-        with contextlib.suppress(KeyboardInterrupt):  # which is how Ray interrupts a task
+        with contextlib.suppress(KeyboardInterrupt):  # Ray interrupts a task by this exception
             while (ending := process.ending()) is None:
                 time.sleep(POLL_SECONDS)
             return ending.code, ending.how

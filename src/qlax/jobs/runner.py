@@ -1,4 +1,4 @@
-"""Jobs: training in processes of their own, several at a time; what fails is tried again, and in the end given up."""
+"""Jobs: training runs in processes of their own, several at a time, with a limited number of retries."""
 
 import ctypes
 import json
@@ -23,10 +23,10 @@ from qlax.storage.formats import config_of_file
 from qlax.storage.paths import is_free
 from qlax.util.text import four_digits
 
-ATTEMPTS = 3  # at a job, before it is given up
+ATTEMPTS = 3  # attempts at a job before it counts as failed
 POLL_SECONDS = 0.1
-PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when the thread that started it is gone
-GPU_SHARE = 0.75  # of its memory, which JAX takes for one process unless told otherwise
+PR_SET_PDEATHSIG = 1  # Linux's prctl option for the signal that a process gets when its parent thread ends
+GPU_SHARE = 0.75  # share of a GPU's memory that JAX reserves by default
 
 
 class JobsFailedError(RunError):
@@ -35,13 +35,13 @@ class JobsFailedError(RunError):
 
 @dataclass(frozen=True)
 class Job:
-    """A training in a process of its own.
+    """One run of a sweep, which is trained in a process of its own.
 
     Attributes:
-      name: among the others.
-      config: the settings asked for.
-      directory: of the run; beside it, `log` is what its processes print.
-      compilation_cache: whether to keep compiled programs for the next time.
+      name: Name of the job, unique in its sweep.
+      config: Settings of the run.
+      directory: Directory of the run.
+      compilation_cache: Keep compiled programs for later runs.
     """
 
     name: str
@@ -51,24 +51,24 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the processes of this job have printed, one after the other."""
+        """File beside the run's directory with the output of all the job's processes."""
         return self.directory.with_name(f"{self.name}.log")
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on with."""
+        """True if a run has begun in the directory, so that the job resumes it."""
         return (self.directory / "config.json").exists()
 
     @property
     def complete(self) -> bool:
-        """Whether it was trained to its end: the summary is written last."""
+        """True if training has ended; the summary is written last."""
         return (self.directory / "summary.json").exists()
 
     def summary(self) -> dict[str, Any]:
-        """What its end left.
+        """Read the run's summary.
 
         Raises:
-          UserError: it is damaged.
+          UserError: The summary is damaged.
         """
         path = self.directory / "summary.json"
         try:
@@ -77,47 +77,49 @@ class Job:
             raise UserError(f"{path} is not JSON: {error}") from error
 
     def command(self) -> list[str]:
-        """What begins it, or goes on with it."""
-        # -P: like the command `qlax`, a process finds no modules in the working directory unless settings name them.
+        """Return the command that begins or resumes the run."""
+        # -P: like the command `qlax`, find modules in the working directory only if settings name them.
         python = [sys.executable, "-P", "-m", "qlax"]
-        alone = ["--num-processes", "1"]  # whatever a launcher says: it started what started this
+        alone = ["--num-processes", "1"]  # a launcher's variables are meant for the sweep's own process, not for jobs
         cache = [] if self.compilation_cache else ["--no-compilation-cache"]
         if self.begun:
             return [*python, "resume", str(self.directory), *cache, *alone]
         return [*python, "train", *as_words(self.config), *cache, *alone, "--out", str(self.directory)]
 
     def check(self) -> None:
-        """Whether its directory is free, or holds this very run and nobody is at work there.
+        """Check that the directory is free, or holds this run and no other process trains in it.
 
         Raises:
-          UserError: neither.
+          UserError: The directory holds other files, a run with other settings, or a damaged summary; or another
+            process trains in it.
         """
         if not self.begun:
             if self.directory.exists() and not is_free(self.directory):
                 raise UserError(f"{self.directory} is neither empty nor a run; name another directory with --out")
             return
-        with suppress(OSError), self.log.open("rb") as log:  # one that cannot be opened is the job's failure
+        with suppress(OSError), self.log.open("rb") as log:  # a log that cannot be opened fails the job later
             self.lock(log)
         found = config_of_file(self.directory / "config.json")
         names = fields_where(origin=False)
         there, here = ({name: getattr(config, name) for name in names} for config in (found, self.config))
         if self.config.init is not None:
-            here["init"] = str(Path(self.config.init).resolve())  # as a run writes it down
-        # What follows from others would be None, if the run began now.
+            here["init"] = str(Path(self.config.init).resolve())  # as config.json stores the path
+        # Derived settings are still None in the configuration of a new run.
         there |= {name: None for name in found.derived if here.get(name) is None}
         check_same(self.directory, there, here)
         if self.complete:
             self.summary()
 
     def lock(self, log: IO[bytes]) -> None:
-        """Keep others off the job while its log is open, here or in a process that inherits it.
+        """Lock the job while its log is open, in this process or in one that inherits the open file.
 
-        So two commands do not train the same job at once, nor does one what a killed one left running.
+        The lock keeps two commands from training the same job at once, and a command from training a job that a
+        killed command left running.
 
         Raises:
-          UserError: another process has it.
+          UserError: Another process has locked the job.
         """
-        import fcntl  # here, as Windows has none, and the other commands can do without
+        import fcntl  # imported here, because Windows lacks this module and only jobs need it
 
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,25 +128,30 @@ class Job:
 
 
 def check_same(directory: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Whether settings are those that a directory was begun with.
+    """Check that the requested settings are those that a directory was begun with.
+
+    Args:
+      directory: Directory, for the error message.
+      there: Settings of the directory.
+      here: Requested settings.
 
     Raises:
-      UserError: some are not; names them all.
+      UserError: Some settings differ; the message names all of them.
     """
     differing = [name for name in here if there.get(name) != here[name]]
     if differing:
         was, now = (", ".join(f"{name}={settings.get(name)!r}" for name in differing) for settings in (there, here))
         raise UserError(
-            f"{directory} was begun with {was}, but now {now} is asked for; name another directory with --out"
+            f"{directory} was begun with {was}, but the command asks for {now}; name another directory with --out"
         )
 
 
 class Ending(NamedTuple):
-    """How an attempt at a job ended.
+    """End of an attempt at a job.
 
     Attributes:
-      code: 2 for what the user can fix and time cannot.
-      how: the reason, and the last line that was printed.
+      code: Exit code; 2 means that only the user can fix the cause, so that the job is not tried again.
+      how: Reason, and the last line that the process printed.
     """
 
     code: int
@@ -152,25 +159,25 @@ class Ending(NamedTuple):
 
 
 class Attempt(Protocol):
-    """A process that trains a job, here or elsewhere."""
+    """Running attempt at a job, on this machine or on another."""
 
     def ending(self) -> Ending | None:
-        """How it ended; None while it has not."""
+        """Return how the attempt ended; None while it is running."""
 
     def stop(self, number: int) -> None:
-        """Pass a signal on that asks it to stop."""
+        """Ask the attempt to stop, by the signal of this number where possible."""
 
 
 class Process:
-    """A process of this machine that trains a job.
+    """Attempt at a job in a process on this machine.
 
     Args:
-      job: which.
-      environment: variables of the process.
-      options: of `subprocess.Popen`.
+      job: Job to train.
+      environment: Environment variables of the process.
+      options: Further arguments of `subprocess.Popen`.
 
     Raises:
-      UserError: another process trains the job, or the log cannot be written.
+      UserError: Another process trains the job, or the log cannot be written.
     """
 
     def __init__(self, job: Job, environment: dict[str, str], **options: Any):
@@ -182,14 +189,14 @@ class Process:
                 log.write(f"$ {shlex.join(command)}\n".encode())
                 log.flush()
                 self._log_start = log.tell()
-                # In a session of its own, for else Ctrl-C would reach it from the terminal, and once more from here.
+                # In a session of its own, because otherwise the job would get Ctrl-C twice: from the terminal and here.
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_begin,
+                    preexec_fn=_set_up_signals,
                     env=environment,
                     **options,
                 )
@@ -197,7 +204,7 @@ class Process:
             raise UserError(f"{error.filename or job.log}: {error.strerror or error}") from error
 
     def ending(self) -> Ending | None:
-        """How it ended; None while it has not."""
+        """Return how the attempt ended; None while it is running."""
         code = self._process.poll()
         if code is None:
             return None
@@ -210,26 +217,26 @@ class Process:
         return Ending(code, f"{how}: {last.removeprefix('qlax: ')}" if last else how)
 
     def stop(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         self._process.send_signal(number)
 
 
-def _begin() -> None:
-    """Have a new process hear every signal, and on Linux save and end (SIGTERM) when its parent is gone.
+def _set_up_signals() -> None:
+    """Unblock all signals in a new process, and on Linux send it SIGTERM when its parent ends, so that it saves.
 
-    Linux counts the thread that started the process as the parent: start jobs from a thread that lives as long as they.
+    Linux takes the thread that started a process for the parent, so this thread must live as long as its jobs.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker of Ray blocks Ctrl-C
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's workers block Ctrl-C
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Runner(NamedTuple):
-    """What jobs are run by.
+    """Way to run jobs.
 
     Attributes:
-      at_once: jobs at a time.
-      start: begins a job, or raises a UserError.
+      at_once: Maximum number of jobs at a time.
+      start: Function that starts a job; it may raise a UserError.
     """
 
     at_once: int
@@ -237,24 +244,24 @@ class Runner(NamedTuple):
 
 
 def here(at_once: int) -> Runner:
-    """Processes of this machine, so many at a time."""
+    """Return a runner that starts up to `at_once` processes at a time on this machine."""
     environment = dict(environ) | share_of_gpu(1 / at_once)
     return Runner(at_once, lambda job: Process(job, environment))
 
 
 def share_of_gpu(share: float) -> dict[str, str]:
-    """Variables by which a process takes no more than its share of a GPU's memory: together, what one would take."""
+    """Return environment variables that limit a process to its share of the GPU memory that JAX reserves by default."""
     if share >= 1 or any(name.endswith("CLIENT_MEM_FRACTION") for name in environ):
         return {}
     return {"XLA_CLIENT_MEM_FRACTION": f"{GPU_SHARE * share:.3f}"}
 
 
 class Outcome(NamedTuple):
-    """How the jobs went.
+    """Outcome of all jobs.
 
     Attributes:
-      failed: names of those given up, and why.
-      signal_number: what asked to stop; None if nothing did.
+      failed: Reason of failure by the name of each job that failed in all attempts.
+      signal_number: Signal that asked to stop; None if there was none.
     """
 
     failed: dict[str, str]
@@ -263,33 +270,33 @@ class Outcome(NamedTuple):
 
 class _Running(NamedTuple):
     job: Job
-    number: int  # of the attempt
+    number: int  # 1 for the first attempt
     attempt: Attempt
-    begun: float
+    begun: float  # start time in seconds of the monotonic clock
 
     def duration(self) -> str:
-        """Since it began, as h:mm:ss."""
+        """Return the time since the attempt began, as h:mm:ss."""
         return str(timedelta(seconds=round(time.monotonic() - self.begun)))
 
 
 def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
-    """Run what is not complete, so many at a time; a job that fails is tried again, and given up in the end.
+    """Run all incomplete jobs; try a job that fails again, up to `ATTEMPTS` times.
 
-    Ctrl-C and SIGTERM are passed on to the jobs, and none begins after.
+    Ctrl-C and SIGTERM are passed on to the running jobs, and no further job begins.
 
     Args:
-      jobs: in the order they begin in.
-      runner: of them.
+      jobs: Jobs, in the order in which they begin.
+      runner: Way to run the jobs.
     """
     waiting = deque((job, 1) for job in jobs if not job.complete)
     running: list[_Running] = []
     failed: dict[str, str] = {}
 
     def begin(job: Job, number: int) -> None:
-        if job.complete:  # by now: another command works in the same directory
+        if job.complete:  # another command has completed the job in the meantime
             return
         try:
-            say(f"{job.name}: {'goes on' if job.begun else 'begins'}, see {job.log}")
+            say(f"{job.name}: {'resumes' if job.begun else 'begins'}, see {job.log}")
             running.append(_Running(job, number, runner.start(job), time.monotonic()))
         except UserError as error:
             give_up(job, str(error))
@@ -313,7 +320,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
             give_up(job, ending.how)
         else:
             waiting.appendleft((job, ended.number + 1))
-            say(f"{job.name}: failed after {ended.duration()}, is tried again: {ending.how}")
+            say(f"{job.name}: failed after {ended.duration()}, trying again: {ending.how}")
 
     passed_on = 0
     with _stop_requests() as requests:
@@ -332,7 +339,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
                     if (ending := each.attempt.ending()) is not None:
                         running.remove(each)
                         end(each, ending)
-        finally:  # whatever goes wrong here leaves no process behind
+        finally:  # leave no process behind, even after an error in this function
             for each in running:
                 each.attempt.stop(signal.SIGTERM)
             while any(each.attempt.ending() is None for each in running):
@@ -342,30 +349,31 @@ def run_jobs(jobs: Sequence[Job], runner: Runner) -> Outcome:
 
 
 def conclude(outcome: Outcome, jobs: Sequence[Job], again: str) -> None:
-    """Say what is missing.
+    """Raise an error if jobs were stopped or have failed.
 
     Args:
-      outcome: how the jobs went.
-      jobs: all that were to be run.
-      again: what goes on with them.
+      outcome: Outcome of the jobs.
+      jobs: All jobs.
+      again: Description of the command that continues the jobs.
 
     Raises:
-      Stopped: a signal asked to stop, and some jobs are not complete.
-      JobsFailedError: some were given up.
+      Stopped: A signal asked to stop, and some jobs are not complete.
+      JobsFailedError: Some jobs failed in all attempts.
     """
     complete, wanted = sum(job.complete for job in jobs), len(jobs)
     if outcome.signal_number is not None and complete + len(outcome.failed) < wanted:
-        raise Stopped(f"stopped with {complete} of {wanted} jobs complete; {again} goes on", outcome.signal_number)
+        message = f"stopped with {complete} of {wanted} jobs complete; continue with {again}"
+        raise Stopped(message, outcome.signal_number)
     if outcome.failed:
         message = f"{len(outcome.failed)} of {wanted} jobs failed: {', '.join(outcome.failed)}"
-        raise JobsFailedError(f"{message}; {again} tries them again")
+        raise JobsFailedError(f"{message}; try them again with {again}")
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory that holds those of the jobs.
+    """Make the directory that holds the directories of the jobs.
 
     Raises:
-      UserError: it cannot be made.
+      UserError: The directory cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -375,22 +383,24 @@ def make_directory(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system will not write to the directory ends the command with a message that says so."""
+    """Turn system errors within the context into a one-line `RunError` that says how to continue."""
     try:
         yield
     except OSError as error:
         where = error.filename or path
-        raise RunError(f"{where} cannot be written: {error.strerror or error}; the same command goes on") from error
+        raise RunError(
+            f"{where} cannot be written: {error.strerror or error}; fix that, then repeat the same command to continue"
+        ) from error
 
 
 def say(text: str) -> None:
-    """A line about the jobs, with the time; standard output is the results'."""
+    """Print a line with the time of day to standard error; standard output is reserved for results."""
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list of the signals that ask to stop, Ctrl-C and SIGTERM, as they come."""
+    """Collect the signals that ask to stop, SIGINT (Ctrl-C) and SIGTERM, in a list while the context is active."""
     requests: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, _: requests.append(number)) for number in numbers}

@@ -1,4 +1,4 @@
-"""Sweeps: every combination of targets and settings, a job each."""
+"""Sweeps: one job for every combination of targets and compiled-in settings."""
 
 import itertools
 import json
@@ -20,20 +20,20 @@ from qlax.storage.formats import stamped, upgraded
 from qlax.storage.paths import fresh
 from qlax.util.files import write_whole
 
-SWEEP = "sweep.json"  # says which sweep a directory holds
+SWEEP = "sweep.json"  # file with the settings of the sweep that a directory holds
 MOST_JOBS = 4096
 
 
 class _Planned(NamedTuple):
-    """A job, and what tells it from the others."""
+    """Job, and the values in which it differs from the other jobs of its sweep."""
 
     target: str
-    combination: dict[str, Any]
+    combination: dict[str, Any]  # value of every compiled-in setting that is compared
     job: Job
 
 
 def lists() -> dict[str, list[str]]:
-    """Return the names that stand for several targets."""
+    """Return the names that stand for several targets, with these targets."""
     minatar = [name for name in presets.names() if name.startswith("minatar/")]
     return {"atari57": [f"atari/{game}" for game in SCORES], "minatar": minatar}
 
@@ -47,22 +47,24 @@ def run(
     out: Path | str | None = None,
     compilation_cache: bool = True,
 ) -> None:
-    """Train every combination of targets and settings in a job of its own, or go on with them; report the results.
+    """Train every combination of targets and settings in a job of its own, or resume these jobs; report the results.
+
+    The directory gets a run directory and a log per job, and `sweep.json`, by which the sweep is recognised when it is
+    resumed. If settings are compared, it also gets `sweep.csv` and figures; for several targets `table.md` and
+    `results.json`.
 
     Args:
-      title: of the table, and of a new directory.
-      targets: for every target, what makes the configuration of a job from the fields that are the job's own.
-      several: fields that a program is compiled for, with the values each is to have.
-      place: where the jobs run.
-      out: the directory; None: a new one under `runs/`. It gets a directory and a log a job, and `sweep.json`, by which
-        the same sweep is known again; where settings are compared `sweep.csv`, and pictures; of several targets
-        `table.md` and `results.json`.
-      compilation_cache: keep compiled programs in the user's cache directory, for the next time.
+      title: Title of the table, and name of a new directory.
+      targets: For every target, a function that makes a job's configuration from the fields in which jobs differ.
+      several: Values of every compiled-in setting that is compared, by the setting's name.
+      place: Place where the jobs run.
+      out: Directory of the sweep; None for a new one under `runs/`.
+      compilation_cache: Keep compiled programs in the user's cache directory for later runs.
 
     Raises:
-      UserError: something asked for cannot be; nothing was written.
-      Stopped: interrupted by Ctrl-C or SIGTERM, after the jobs saved their checkpoints.
-      JobsFailedError: some jobs failed; the others are done.
+      UserError: An argument is not valid; nothing was written.
+      Stopped: Ctrl-C or SIGTERM interrupted the jobs, which have saved checkpoints.
+      JobsFailedError: Some jobs failed; all others are complete.
     """
     combinations = _combinations(several, len(targets))
     configs = {
@@ -93,7 +95,7 @@ def run(
     with writing(path):
         write_whole(path / SWEEP, (json.dumps(stamped(asked), indent=2) + "\n").encode())
     complete, begun = sum(job.complete for job in jobs), sum(job.begun for job in jobs)
-    say(f"sweep in {path}: jobs {len(jobs)}, complete {complete}, to go on with {begun - complete}")
+    say(f"sweep in {path}: jobs {len(jobs)}, complete {complete}, to resume {begun - complete}")
     outcome = run_jobs(jobs, runner)
     if any(job.complete for job in jobs):
         if len(targets) > 1:
@@ -104,9 +106,13 @@ def run(
 
 
 def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> list[dict[str, Any]]:
-    """Of the values that are compiled in."""
+    """Return all combinations of the compiled-in settings' values.
+
+    Raises:
+      UserError: A setting cannot vary, a value is given twice, or there are too many combinations.
+    """
     if refused := [name for name in several if name in fields_where(varies=False)]:
-        raise UserError(f"{refused[0]} has several values, but holds for all jobs of a sweep; give it one")
+        raise UserError(f"{refused[0]} has several values, but is the same in all jobs of a sweep; give it one value")
     for name, values in several.items():
         if twice := [value for value in values if list(values).count(value) > 1]:
             raise UserError(f"{name}: {written(twice[0])} is given twice")
@@ -118,14 +124,18 @@ def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> lis
 
 
 def _asked(configs: Sequence[Config], several: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Return the settings of a sweep as `sweep.json` holds them; a field in which targets differ lists its values."""
+    """Return the settings of a sweep as `sweep.json` stores them; fields in which jobs differ list all values."""
     values = {name: [getattr(config, name) for config in configs] for name in fields_where(origin=False)}
     asked = {name: of[0] if all(value == of[0] for value in of) else of for name, of in values.items()}
     return json.loads(json.dumps(asked | {name: list(of) for name, of in several.items()}))
 
 
 def _check_directory(path: Path, asked: dict[str, Any]) -> None:
-    """Whether it is empty, or holds this very sweep."""
+    """Check that a directory is empty or holds this sweep.
+
+    Raises:
+      UserError: The directory holds other files, or a sweep with other settings.
+    """
     try:
         there = json.loads((path / SWEEP).read_text())
     except FileNotFoundError:
@@ -135,7 +145,7 @@ def _check_directory(path: Path, asked: dict[str, Any]) -> None:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path / SWEEP} cannot be read: {error}") from error
     if not isinstance(there, dict):
-        raise UserError(f"{path / SWEEP} holds no settings of a sweep")
+        raise UserError(f"{path / SWEEP} does not hold the settings of a sweep")
     check_same(path, upgraded(there, str(path / SWEEP)), asked)
 
 
@@ -143,7 +153,7 @@ def _report_targets(
     path: Path, title: str, planned: Sequence[_Planned], fields: Sequence[str], failed: Mapping[str, str]
 ) -> None:
     """Print and write a table of the targets for every setting."""
-    settings: dict[tuple, dict[str, tuple[Job, list[int]]]] = {}  # the job of every target, and its agents
+    settings: dict[tuple, dict[str, tuple[Job, list[int]]]] = {}  # by setting and target: job and indices of agents
     for target, combination, job in planned:
         for agent, own in enumerate(job.config.members):
             setting = tuple((own | combination)[field] for field in fields)
@@ -163,8 +173,8 @@ def _report_targets(
 
 
 def _report_settings(path: Path, planned: Sequence[_Planned], fields: Sequence[str]) -> None:
-    """Print the best settings of every target, and write what every agent came to."""
-    from qlax.reports import pictures, style  # matplotlib takes its time to import
+    """Print the best settings of every target, and write the results of every agent with a figure."""
+    from qlax.reports import pictures, style  # imports matplotlib, which takes long
 
     rows: dict[str, list[results.Row]] = {}
     configs = {job.name: job.config for _, _, job in planned}
@@ -188,11 +198,11 @@ def _report_settings(path: Path, planned: Sequence[_Planned], fields: Sequence[s
 
 
 def _name(number: int, target: str, combination: Mapping[str, Any]) -> str:
-    """Of a job's directory: it tells one from another, and to people what it is."""
+    """Return the name of a job, which is unique by its number and shows the target and settings."""
     said = [str(number), *[target] * bool(target), *(f"{name}={written(value)}" for name, value in combination.items())]
     return _as_name("-".join(said))
 
 
 def _as_name(text: str) -> str:
-    """Text as the name of a file."""
+    """Convert text to a valid file name."""
     return "".join(letter if letter.isalnum() or letter in "=,._-" else "-" for letter in text)[:100].rstrip("-.")

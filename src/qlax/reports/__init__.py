@@ -1,1 +1,1 @@
-"""Figures, tables and pages about runs."""
+"""Figures, tables and HTML pages about runs."""

@@ -1,8 +1,8 @@
-"""The report: all about runs on one page of HTML, which needs nothing else to be read.
+"""Report of runs as one self-contained HTML page.
 
-Each section on a run is a function that gathers its content, None where there is nothing to say, and a template that
-shows it. To add one, write a function here, name it in `SECTIONS`, and put its template under its name into
-`templates/sections`. Templates know `told`, the content; `run`, a `results.Run`; and `h`, the level of headings.
+Each section on a run consists of a function that gathers its content, or returns None to omit the section, and a
+template that shows the content. To add a section, write its function here, add it to `SECTIONS`, and add a template
+of the same name to `templates/sections`. Templates know `content`; `run`, a `results.Run`; and `h`, the heading tag.
 """
 
 import base64
@@ -37,38 +37,41 @@ from qlax.storage.measurements import MEASUREMENTS, in_group, is_own
 from qlax.util.files import new_file, write_result
 from qlax.util.text import four_digits, setting_in_words
 
-NAME = "report.html"  # of the template, and of the page unless another is asked for
+NAME = "report.html"  # template, and default name of the page
 SUFFIXES = (".html", ".htm")
-MOST_NAMES = 6  # in the heading
-MOST_ROWS = 200  # of a table
-MOST_LINES = 100  # of a picture that are not drawn point by point
-SCALE = 1.6  # pixels a point: figures are drawn as for paper, whose type is smaller
-FILES = {  # of a run's directory, and what they hold
-    "config.json": "every setting",
-    "metrics.jsonl": "measurements, a line an interval",
+MOST_NAMES = 6  # names of runs in the heading
+MOST_ROWS = 200  # rows of a table
+MOST_LINES = 100  # lines of a figure that stay vector graphics
+SCALE = 1.6  # pixels per point; figures are drawn for paper, where type is smaller
+FILES = {  # files of a run's directory, and their contents
+    "config.json": "all settings",
+    "metrics.jsonl": "measurements, one line per logging interval",
     "summary.json": "results",
-    "sweep.csv": "results, a row an agent",
-    "agents": "weights at the end, a file an agent",
-    "best": "weights of the best evaluation, a file an agent",
-    "checkpoints": "whole state of the training",
+    "sweep.csv": "results, one row per agent",
+    "agents": "final weights, one file per agent",
+    "best": "weights of the best evaluation, one file per agent",
+    "checkpoints": "complete training states",
 }
 
 
 def report(runs: Paths, out: Path | str | None = None, *, video: bool = True) -> Path:
-    """Write all about runs, finished or still trained, to one page of HTML; returns its path.
+    """Write a report of runs, finished or in progress, as one HTML page.
 
-    The page holds its pictures and its video: it can be sent, printed, and opened without a network. It has learning
-    curves, the results of every run and setting, the settings and the command that trains them again, the network, how
-    the learning went, and the machine.
+    The page contains its pictures and its video, so that it can be sent, printed, and read offline. It shows learning
+    curves, the results of every agent and setting, all settings and the command that reproduces them, the network,
+    diagnostics of learning, and the machine.
 
     Args:
-      runs: directories of runs, sweeps or suites.
-      out: the file, which is not there yet; None: `report.html`, or with a number where there is one.
-      video: film the best agent of every environment; where that cannot be done, the page says why.
+      runs: Directories of runs or sweeps.
+      out: HTML file to write, which must not exist; None for `report.html`, with a number appended if it exists.
+      video: Render an episode of the best agent of every environment; if that fails, the page says why.
+
+    Returns:
+      Path of the page.
 
     Raises:
-      UserError: one of the directories holds no run or a damaged one, or is given twice; the file is there, cannot be
-        written, or is no .html.
+      UserError: A directory holds no run or a damaged run, or is given twice; or the file exists, cannot be written,
+        or has another extension than .html.
     """
     path = new_file(out, Path(NAME), SUFFIXES)
     found = [derive(history, of_run) for history in read_all(runs)]
@@ -76,7 +79,7 @@ def report(runs: Paths, out: Path | str | None = None, *, video: bool = True) ->
 
 
 def _rendered(runs: Sequence[Run], folder: Path, video: bool) -> str:
-    """Return the page, with links from this folder."""
+    """Render the page; links to files are relative to `folder`."""
     names = list(dict.fromkeys(run.name for run in runs))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qlax.reports"),
@@ -103,7 +106,7 @@ def _rendered(runs: Sequence[Run], folder: Path, video: bool) -> str:
 
 
 def _films(runs: Sequence[Run]) -> dict[int, dict[str, str]]:
-    """Film the best agent of every environment; returns films by the place of its run."""
+    """Render videos of the best agent of every environment, by the index of its run in `runs`."""
     found: dict[str, tuple[float, int]] = {}
     for place, run in enumerate(runs):
         if run.best and run.best.episode_return > found.get(run.config.env, (-math.inf,))[0]:
@@ -112,8 +115,8 @@ def _films(runs: Sequence[Run]) -> dict[int, dict[str, str]]:
 
 
 def _film(run: Run) -> dict[str, str]:
-    """Film an episode, or say why there is no video."""
-    from qlax.play.film import render  # JAX takes its time to import
+    """Render an episode of the run's best agent; return the video as `source`, or the reason for none as `missing`."""
+    from qlax.play.film import render  # imports JAX, which takes long
 
     assert run.best is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +129,7 @@ def _film(run: Run) -> dict[str, str]:
 
 
 def _overview(runs: Sequence[Run]) -> dict[str, Any]:
-    """Gather what is said of several runs together."""
+    """Gather the content of the section that compares several runs."""
     fields, settings, agents = by_setting(runs)
     envs = len({setting.env for setting in settings})
     return {
@@ -139,15 +142,15 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _link(path: Path, folder: Path) -> str:
-    """Return a link that holds as long as the page stays where it is."""
+    """Return the relative URL of a file, valid while the page stays in `folder`."""
     try:
         return quote(Path(os.path.relpath(path, folder)).as_posix())
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # Windows has no relative path to another drive
         return quote(path.resolve().as_posix())
 
 
 def status(run: Run) -> dict[str, Any]:
-    """How far the run is, which agents diverged, and the numbers to see first."""
+    """Gather the progress of the run, the agents that diverged, and the most important numbers."""
     config, summary = run.config, run.summary
     done = int(run.history.curves["steps"][-1]) if "steps" in run.history.curves else 0
     diverged = [
@@ -174,17 +177,17 @@ def status(run: Run) -> dict[str, Any]:
 
 
 def learning_curve(run: Run) -> dict[str, Any]:
-    """Returns during the training."""
+    """Draw the returns during training."""
     return {"curve": curve([run.history], [each.key for each in in_group("return")])}
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Results of every setting and every agent."""
-    config, final = run.config, run.summary.get("final_settings", {})  # of a population
+    """Gather the results of every setting and every agent."""
+    config, final = run.config, run.summary.get("final_settings", {})  # final settings: only of populations
     fields, settings, agents = by_setting([run])
     return {
         "rows": [
-            row | {f"{name} in the end": values[row["agent"]] for name, values in final.items()}
+            row | {f"final {name}": values[row["agent"]] for name, values in final.items()}
             for row in rows(config, run.summary)
         ],
         "fields": fields,
@@ -195,16 +198,16 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def best_agent(run: Run) -> dict[str, Any] | None:
-    """The agent with the best evaluation, and its film."""
+    """Show the section on the best agent if an agent was evaluated; its template reads `run.best` and `film`."""
     return {} if run.best else None
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The command that trains the run again, and every setting beside its usual value: the preset's, or the default."""
+    """Gather the command that reproduces the run, and all settings beside those of the preset, or the defaults."""
     config = run.config
     try:
         usual = configure(config.preset or config.env)
-    except UserError:  # it was a preset of another version
+    except UserError:  # the preset belongs to another version of qlax
         usual = configure(config.env)
     fields = []
     for name, field in FIELDS.items():
@@ -217,28 +220,28 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def network(run: Run) -> dict[str, Any] | None:
-    """The network, and its arrays by their names."""
+    """Gather the settings of the network, and the names and shapes of its arrays."""
     try:
         agent = run.best.agent if run.best else 0
         info, arrays = checkpoint.read(run.directory / "best" / f"{agent}{checkpoint.SUFFIX}")
-    except UserError:  # there is none yet
+    except UserError:  # no weights of a best evaluation yet
         info, arrays = {}, {}
     content = {"network": run.summary.get("network", info.get("network", {})), "arrays": sorted(arrays.items())}
     return content if any(content.values()) else None
 
 
 def learning(run: Run) -> dict[str, Any] | None:
-    """Measurements of the learning, and those of the environment."""
+    """Gather the diagnostics of learning, and the environment's own measurements."""
     content = {"health": _health(run.history), "own": _own(run.history)}
     return content if any(content.values()) else None
 
 
 def machine(run: Run) -> dict[str, Any]:
-    """Where and how fast the run was trained, by its summary and the newest checkpoint."""
+    """Gather the device, versions and times of training from the summary and the newest checkpoint."""
     history, summary = run.history, run.summary
     info: dict[str, Any] = {}
     if files := sorted((history.directory / "checkpoints").glob(f"*{checkpoint.SUFFIX}")):
-        with contextlib.suppress(UserError):  # it holds nothing that the page could not do without
+        with contextlib.suppress(UserError):  # the page can do without the checkpoint's description
             info = checkpoint.about(files[-1])
     made_with = info.get("made_with", {})
     versions = {name: version for name, version in made_with.items() if name not in ("device", "num_devices")}
@@ -260,7 +263,7 @@ def machine(run: Run) -> dict[str, Any]:
 
 
 def files(run: Run) -> dict[str, Any]:
-    """What is in the directory."""
+    """List the files of the run's directory that exist, with their contents."""
     return {"files": [(path, what) for name, what in FILES.items() if (path := run.directory / name).exists()]}
 
 
@@ -268,12 +271,12 @@ SECTIONS = (status, learning_curve, results, best_agent, settings, network, lear
 
 
 def _sections(run: Run) -> dict[str, dict[str, Any]]:
-    """Gather the sections that have something to say of a run, by name, in the order of the page."""
-    return {gather.__name__: told for gather in SECTIONS if (told := gather(run)) is not None}
+    """Gather the content of a run's sections, by name and in the order of the page; omit those without content."""
+    return {gather.__name__: content for gather in SECTIONS if (content := gather(run)) is not None}
 
 
 def curve(histories: Sequence[History], metrics: Sequence[str], title: str | None = None) -> dict[str, Any] | None:
-    """Draw measurements during the training; None while there is no value."""
+    """Draw measurements during training; return None if there is no value yet."""
     try:
         figure = curve_figure(histories, y=metrics, title=title)
     except UserError:
@@ -285,19 +288,19 @@ def curve(histories: Sequence[History], metrics: Sequence[str], title: str | Non
         if is_wide:
             axes.set_yscale("log")
         for line in axes.lines if len(axes.lines) > MOST_LINES else ():
-            line.set_rasterized(True)  # or else they would be megabytes
+            line.set_rasterized(True)  # as vector graphics they would take megabytes
     return embedded(figure)
 
 
 def comparison(config: Config, rows: Sequence[Row], fields: Sequence[str]) -> dict[str, Any] | None:
-    """Draw what the settings that were compared came to; None where there is nothing to compare."""
+    """Draw the results of the compared settings; return None if there is nothing to compare."""
     if not fields or all(row["eval_return"] is None for row in rows):
         return None
     return embedded(pictures.comparison(config, rows, fields, ""))
 
 
 def _lineage(history: History) -> dict[str, Any] | None:
-    """Draw the members of a population; None where there is none."""
+    """Draw the lineage of a population's members; return None for a run without one."""
     config, parent = history.config, history.curves.get("parent")
     if parent is None or not np.isfinite(parent).all(axis=1).any():
         return None
@@ -306,7 +309,7 @@ def _lineage(history: History) -> dict[str, Any] | None:
 
 
 def _health(history: History) -> list[dict[str, Any]]:
-    """Draw the measurements of the learning, and those of the environment that are no whole group."""
+    """Draw the diagnostics of learning, and the environment's own measurements without a `/` in their key."""
     own = [name for name in history.curves if is_own(name) and name not in history.config.swept and "/" not in name]
     meanings = {each.key: each.meaning for each in in_group("learning")}
     meanings |= dict.fromkeys(own, "measured by the environment")
@@ -319,7 +322,7 @@ def _health(history: History) -> list[dict[str, Any]]:
 
 
 def _own(history: History) -> list[dict[str, Any]]:
-    """List measurements of the environment that come in groups, as `achievement/wood`: last values, means of agents."""
+    """List the environment's grouped measurements, such as `achievement/wood`: last values, averaged over agents."""
     names = dict.fromkeys(name.removeprefix("eval_") for name in history.curves if "/" in name)
     found = []
     for name in names:
@@ -332,7 +335,7 @@ def _own(history: History) -> list[dict[str, Any]]:
 
 
 def embedded(figure: Figure) -> dict[str, Any]:
-    """Turn a figure into an image that a page holds, with its size in pixels."""
+    """Convert a figure to an embedded SVG image: its data URL as `source`, width and height in pixels."""
     content = as_file(figure, ".svg")
     size = re.search(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', content)
     assert size is not None
@@ -341,5 +344,5 @@ def embedded(figure: Figure) -> dict[str, Any]:
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """Return a URL that holds the content itself, of a type as "video/mp4"."""
+    """Return a data URL of the content, whose media type is `kind`, such as "video/mp4"."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""Pictures of one run or sweep: what came of the settings that were compared, and the lineage of a population."""
+"""Figures of one run or sweep: results of the compared settings, and the lineage of a population."""
 
 import math
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ PANELS_A_ROW = 4
 
 @rc_context(STYLE)
 def comparison(config: Config, rows: Sequence[Row], fields: Sequence[str], title: str) -> Figure:
-    """Draw the final greedy return of every agent against each field that is compared, a panel a field.
+    """Draw the final greedy return of every agent against each compared field, one panel per field.
 
-    Agents of the best setting are encircled; those that diverged are crosses below the others. Values from a
-    distribution stand by themselves; those of a list are few, and joined by a line of means.
+    Agents of the best setting are circled; agents that diverged are crosses at the bottom. A line joins the means over
+    the values of a list; values drawn from a distribution have no line.
 
     Args:
-      config: settings of one of the runs.
-      rows: of all agents.
-      fields: that are compared.
-      title: above the picture.
+      config: Settings of one of the runs.
+      rows: Results of all agents, see `results.rows`.
+      fields: Names of the compared settings.
+      title: Text above the figure.
     """
     columns = {name: _numbers([row[name] for row in rows]) for name in fields}
     asked = {name: getattr(config, name) for name in fields}
@@ -51,13 +51,13 @@ def comparison(config: Config, rows: Sequence[Row], fields: Sequence[str], title
             places = np.unique(x)
             means = [found[x == place][np.isfinite(found[x == place])] for place in places]
             axes.plot(places, [m.mean() if len(m) else math.nan for m in means], "-", color="0.4", lw=1.2, label="mean")
-        axes.update_datalim(np.stack([x, x], axis=1), updatey=False)  # those that diverged have no y
+        axes.update_datalim(np.stack([x, x], axis=1), updatey=False)  # agents that diverged have no y
         axes.scatter(x, found, s=14, color="C0", alpha=0.6, lw=0, zorder=2, label="agent")
         of_best = x[is_of_best], found[is_of_best]
         axes.scatter(*of_best, s=52, color="none", edgecolor="C3", zorder=3, label="best setting")
         if (bad := ~np.isfinite(found)).any():
             below = axes.get_xaxis_transform()
-            low = np.full(bad.sum(), 0.02)  # of the panel's height
+            low = np.full(bad.sum(), 0.02)  # share of the panel's height
             axes.scatter(x[bad], low, s=16, marker="x", color="C3", lw=0.8, transform=below, label="diverged")
         axes.set_xlabel(name)
     for axes in panels[len(columns) :]:
@@ -73,7 +73,7 @@ def comparison(config: Config, rows: Sequence[Row], fields: Sequence[str], title
 
 
 def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> np.ndarray:
-    """Where values are on the horizontal axis, which is set up for them."""
+    """Set up the horizontal axis for the values of a setting, and return their positions on it."""
     if isinstance(values[0], str):
         names = list(dict.fromkeys(values))
         axes.set_xticks(range(len(names)), [short(x, 1.2) for x in names], rotation=30, ha="right", parse_math=False)
@@ -85,7 +85,7 @@ def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> 
     if not is_drawn and len(places := np.unique(x)) <= MOST_LABELS:
         labels = [f"{x:,.0f}" if x.is_integer() and abs(x) < 1e6 else f"{x:g}" for x in places.tolist()]
         if not is_log and np.diff(places).min(initial=math.inf) < 0.05 * np.ptp(places):
-            x = np.searchsorted(places, x).astype(np.float64)  # side by side, as their labels need room
+            x = np.searchsorted(places, x).astype(np.float64)  # evenly spaced, so that labels do not overlap
             places = np.unique(x)
         axes.set_xticks(places, labels, rotation=90 if len("".join(labels)) > 20 else 0)
         axes.xaxis.set_minor_locator(NullLocator())
@@ -93,14 +93,14 @@ def _places(axes: Axes, values: Sequence[Any], is_drawn: bool, is_log: bool) -> 
 
 
 def _numbers(values: list[Any]) -> list[Any]:
-    """Values as numbers where all are, or else in words."""
+    """Return the values unchanged if all are numbers, else their formatted text."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return values
     return [setting_in_words(value) for value in values]
 
 
 def _is_log(values: Any) -> bool:
-    """Whether a distribution, or a list, is spread logarithmically."""
+    """Tell whether a distribution is logarithmic, or a list of positive values spans a factor of ten or more."""
     if isinstance(values, str):
         return distribution(values).is_log
     return not isinstance(values[0], str) and min(values) > 0 and max(values) >= 10 * min(values)
@@ -108,16 +108,16 @@ def _is_log(values: Any) -> bool:
 
 @rc_context(STYLE)
 def lineage(curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], title: str) -> Figure:
-    """Draw populations: greedy return and settings of every member, and where each went on as another.
+    """Draw the greedy return and the settings of every member of populations, and where members copied others.
 
-    The lines of descent of the members that were best in the end stand out, one a population.
+    The lineage of the best final member of each population is highlighted.
 
     Args:
-      curves: `steps [lines]`, `parent` and `eval_return` `[lines, R]`, and so each of the fields; nan where a line has
-        none.
-      fields: that were explored.
-      seeds: one of every population; members are ordered by setting, then seed.
-      title: above the picture.
+      curves: `steps` `[lines]`; `parent`, `eval_return` and each of the fields `[lines, R]`, nan where a line has no
+        value.
+      fields: Names of the explored settings.
+      seeds: Seed of each population; members are ordered by setting, then by seed.
+      title: Text above the figure.
     """
     known = np.isfinite(curves["parent"]).all(axis=1)
     steps, parent = curves["steps"][known], curves["parent"][known].astype(int)
@@ -130,7 +130,7 @@ def lineage(curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], 
     figure = Figure(figsize=(5.0, 2.0 + 1.5 * len(fields)), layout="constrained")
     for axes, name in zip(figure.subplots(len(panels), sharex=True), panels, strict=True):
         values = curves[name][known]
-        came_from = np.take_along_axis(values[:-1], parent[:-1], axis=1)  # what each member's next piece begins with
+        came_from = np.take_along_axis(values[:-1], parent[:-1], axis=1)  # start of each member's next line segment
         pieces = np.stack([np.broadcast_to(steps[:-1, None], came_from.shape), came_from], axis=-1)
         ends = np.stack([np.broadcast_to(steps[1:, None], came_from.shape), values[1:]], axis=-1)
         is_new = parent[:-1] != np.arange(parent.shape[1])
@@ -139,7 +139,7 @@ def lineage(curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], 
             axes.add_collection(LineCollection(list(lines), colors="0.7", linewidths=0.8, linestyles=style))
         axes.autoscale_view()
         for index, seed in enumerate(seeds):
-            label = "descent of the best" + (f", seed {seed}" if len(seeds) > 1 else "")
+            label = "lineage of the best" + (f", seed {seed}" if len(seeds) > 1 else "")
             best = values[np.arange(len(steps)), descents[:, index]]
             axes.plot(steps, best, color=f"C{index}", lw=1.8, label=label)
         if name != "eval_return" and np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
@@ -149,7 +149,7 @@ def lineage(curves: dict[str, np.ndarray], fields: list[str], seeds: list[int], 
     figure.axes[0].set_title(title)
     figure.axes[-1].set_xlabel("environment steps")
     in_steps(figure.axes[-1])
-    ways = [("-", "member"), (":", "goes on as another")]
+    ways = [("-", "member"), (":", "copies another member")]
     handles: list[Any] = [Line2D([], [], color="0.7", lw=0.8, ls=style, label=label) for style, label in ways]
     legend_below(figure, handles + figure.axes[0].get_legend_handles_labels()[0])
     return figure

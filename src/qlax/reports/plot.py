@@ -1,6 +1,6 @@
 """Figures of runs for a paper: learning curves, performance profiles and probabilities of improvement.
 
-`curve_figure(histories, x=..., y=..., by=..., title=...)` draws curves of runs that were read already.
+`plot` reads runs and writes a figure; `curve_figure` draws learning curves of runs that are already read.
 """
 
 import itertools
@@ -32,18 +32,18 @@ from qlax.util.text import ends_in_words, four_digits, markdown
 KINDS = ("curve", "profile", "improvement")
 AXES = ("steps", "seconds")
 SUFFIXES = (".png", ".svg", ".pdf")
-ONE_COLUMN, TWO_COLUMNS = 3.4, 6.8  # inches, of a page
-LINES = ("-", ":", "--", "-.")  # styles of several metrics
-MOST_POINTS = 200  # of a curve
-MOST_PAIRS = 15  # of groups in a figure
-RESAMPLES = 2_000  # percentiles of 95 % then have a standard error of 0.3 %
+ONE_COLUMN, TWO_COLUMNS = 3.4, 6.8  # widths in inches on the page of a paper
+LINES = ("-", ":", "--", "-.")  # line styles, one per metric
+MOST_POINTS = 200  # points of a curve
+MOST_PAIRS = 15  # pairs of groups in a figure
+RESAMPLES = 2_000  # gives the ends of 95 % intervals a standard error of 0.3 percentage points
 
 
 class PlotResult(NamedTuple):
     """Figure that was written to a file."""
 
     path: Path  # file of the figure
-    text: str  # table of the numbers in the figure, and a sentence on how they were computed
+    text: str  # table of the drawn values, and a caption
 
 
 def plot(
@@ -56,35 +56,36 @@ def plot(
     by: str | Sequence[str] | None = None,
     title: str | None = None,
 ) -> PlotResult:
-    """Draw runs as a figure for a paper; they may be trained still.
+    """Draw runs, finished or in progress, as a figure for a paper.
 
-    Agents of a group are summed up by their interquartile mean (IQM; of fewer than four it is the mean) with a 95 %
-    interval between the percentiles of a bootstrap over them: one agent has none. Between the lines of `metrics.jsonl`
-    values are interpolated, before the first there is none, and a curve goes as far as all agents of its group. Where
-    an agent has no value any more, as it diverged, its last one stays: it keeps the weights that had it. An agent
-    without any counts as the lowest value of its environment. Of more than ten groups the best ten by final value are
+    Agents are grouped by their settings. A group is summarised by the interquartile mean (IQM; the mean of fewer than
+    four agents) with a 95 % percentile interval of a bootstrap over the agents; a single agent has no interval.
+    Values between lines of `metrics.jsonl` are interpolated, and a curve ends where the first agent of its group ends.
+    An agent that diverged keeps its last value, because it keeps the weights that had this value; one without any
+    value counts as the lowest value of its environment. Of more than ten groups only the best ten by final value are
     in colour.
 
     Args:
-      runs: directory of a run, a sweep or a suite, or several.
-      out: the file, a .png, .svg or .pdf; None: figure.png, with a number where there is one.
-      kind: "curve": against steps or time, a panel an environment. "profile": the share of agents with more than a
-        final score, over the environments that all groups have; the scores are the suite's where it has them, or else
-        from 0, the lowest agent of the environment, to 1, the highest. "improvement": how likely an agent of one
-        group has a higher final score than one of another.
-      x: of curves, "steps" (of an agent) or "seconds" (of training, for all agents that were trained side by side).
-      y: what was measured of every agent, a name in `metrics.jsonl`. Curves may be of several, as
-        "eval_return,episode_return" or a list: each in a line style of its own, the first solid and shaded.
-      by: fields of `Config` whose values make a group, as "lam,norm" or a list, or "directory"; None: those in which
-        the agents of an environment differ, if they may matter, or the directory where these are more than three. The
+      runs: Directory of a run or a sweep, or several directories.
+      out: File to write, a .png, .svg or .pdf; None for `figure.png`, with a number appended if it exists.
+      kind: "curve": a metric against steps or time, one panel per environment. "profile": share of agents above each
+        final score, over the environments that all groups have; the score is the suite's if it has one, else the
+        final value rescaled from 0 (lowest agent of the environment) to 1 (highest). "improvement": probability that
+        an agent of one group has a higher final score than an agent of another.
+      x: Horizontal axis of curves: "steps" (environment steps of one agent) or "seconds" (training time of all agents
+        that trained side by side).
+      y: Metric with one value per agent, a key of `metrics.jsonl`. Curves may show up to four, such as
+        "eval_return,episode_return" or a list: each in its own line style, the first solid and shaded.
+      by: Fields of `Config` whose values make a group, such as "lam,norm" or a list, or "directory". None for all
+        fields in which the agents of an environment differ, or the directory if these are more than three. The
         members of a population are one group.
-      title: above the figure.
+      title: Text above the figure.
 
     Returns:
-      What was written, with its file as `path`.
+      Path of the figure, and a text that describes it.
 
     Raises:
-      UserError: something asked for cannot be, there is nothing to draw, or the file exists.
+      UserError: An argument is not valid, there is nothing to draw, or the file exists.
 
     Example:
       ```python
@@ -98,7 +99,7 @@ def plot(
     histories = read_all(runs)
     metrics = checked_metrics(histories, y)
     if len(metrics) > (len(LINES) if kind == "curve" else 1):
-        raise UserError(f"y has {len(metrics)} metrics; expected one, or for curves up to {len(LINES)}")
+        raise UserError(f"y has {len(metrics)} metrics; expected one, or up to {len(LINES)} for curves")
     named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
     for history in histories:
         if history.directory in named and not derive(history, is_measured, metrics[0]):
@@ -120,17 +121,17 @@ def curve_figure(
     by: str | Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw the learning curves that `plot` writes; see there for the arguments. `style.save` writes them.
+    """Draw learning curves; see `plot` for the arguments. `style.save` writes the figure to a file.
 
     Raises:
-      UserError: unknown fields or metric, or no run has a value of it yet.
+      UserError: A field or metric is unknown, or no run has a value of the metric yet.
     """
     with rc_context(STYLE):
         return _curves(select(histories, x, y, by), title)
 
 
 def _curves(selection: Selection, title: str | None) -> Figure:
-    """A panel an environment, a line a group."""
+    """Draw learning curves: one panel per environment, one line per group."""
     envs, groups = selection.envs, selection.groups
     across = math.ceil(len(envs) / math.ceil(len(envs) / (4 if len(envs) <= 16 else 6)))
     down = math.ceil(len(envs) / across)
@@ -164,7 +165,7 @@ def _curves(selection: Selection, title: str | None) -> Figure:
         axes.remove()
     summary = _summary(_most(groups))
     names = [shown(metric) for metric in selection.metrics]
-    last = {name.rpartition(" ")[2] for name in names}  # of greedy and exploring return it is "return"
+    last = {name.rpartition(" ")[2] for name in names}  # last words: "return" of "greedy return, exploring return"
     what = ", ".join(names) if len(last) > 1 or len(names) == 1 else last.pop()
     units = {MEASUREMENTS[metric].unit if metric in MEASUREMENTS else "" for metric in selection.metrics}
     more = ", ".join(filter(None, (units.pop() if len(units) == 1 else "", summary)))
@@ -183,13 +184,13 @@ def _curves(selection: Selection, title: str | None) -> Figure:
 
 
 def _curve(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, **how: Any) -> None:
-    """Draw a line, or a point where there is no more."""
+    """Draw a curve as a line, or as a dot if it has only one point."""
     marker = "o" if len(grid) == 1 else None
     axes.plot(grid / scale, interquartile_mean([values]), marker=marker, ms=3, **how)
 
 
 def _shade(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, color: str) -> None:
-    """Shade the interval of a line where one agent is not all there is."""
+    """Shade the interval of a curve; a single agent has none."""
     if interval := stratified_interval(interquartile_mean, [values], RESAMPLES):
         if len(grid) == 1:
             middle = interquartile_mean([values])
@@ -199,7 +200,11 @@ def _shade(axes: Axes, grid: np.ndarray, values: np.ndarray, scale: float, color
 
 
 def _on_grid(agents: Sequence[AgentCurves], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return where all agents of a group have values of a metric `[points]`, and these `[points, agents]`."""
+    """Interpolate a metric of a group's agents where all of them have values.
+
+    Returns:
+      Positions on the horizontal axis, `[points]`, and values `[points, agents]`.
+    """
     curves = [agent.curves[metric] for agent in agents]
     end = min(agent.end for agent in agents)
     begin = min(max(curve.x[0] for curve in curves), end)
@@ -211,7 +216,7 @@ def _on_grid(agents: Sequence[AgentCurves], metric: str) -> tuple[np.ndarray, np
 
 
 def _profile(selection: Selection, title: str | None) -> Figure:
-    """The share of agents above each score."""
+    """Draw the share of agents above each final score."""
     envs, groups = _in_common(selection)
     if len(envs) == 1:
         label = f"final {shown(selection.metric)}"
@@ -250,10 +255,10 @@ def _title_of(envs: Sequence[str]) -> str:
 
 
 def _improvement(selection: Selection, title: str | None) -> Figure:
-    """A row a pair of groups."""
+    """Draw the probability of improvement, one row per pair of groups."""
     envs, groups = _in_common(selection)
     if len(groups) < 2:
-        raise UserError("an improvement is of one group over another, and all agents are of one; see --by")
+        raise UserError("an improvement compares two groups, and all agents are in one; choose groups with --by")
     pairs = list(itertools.combinations(groups, 2))
     if len(pairs) > MOST_PAIRS:
         best, *others = sorted(selection.shown, key=Group.standing, reverse=True)
@@ -290,13 +295,17 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
 
 
 def _in_common(selection: Selection) -> tuple[list[str], list[Group]]:
-    """The environments that all groups have."""
+    """Return the environments that all groups have, and all groups.
+
+    Raises:
+      UserError: The groups have no environment in common.
+    """
     envs = [env for env in selection.envs if all(env in group.tasks for group in selection.groups)]
     if not envs:
         first, other = selection.groups[0], selection.groups[1]
         raise UserError(
-            f"no environment has agents of all {len(selection.groups)} groups, as '{first.label}' and '{other.label}'; "
-            "name directories of the same environments, or other fields with --by"
+            f"no environment has agents of all {len(selection.groups)} groups, such as '{first.label}' and "
+            f"'{other.label}'; name directories of the same environments, or other fields with --by"
         )
     return envs, selection.groups
 
@@ -308,7 +317,7 @@ def _legend_height(selection: Selection, width: float) -> float:
 
 
 def _legend(figure: Figure, selection: Selection) -> None:
-    """Say below the figure what line styles and colours are, where there are several."""
+    """Put a legend of line styles and colours below the figure, if there are several."""
     handles = []
     if len(selection.metrics) > 1:
         lines = zip(selection.metrics, LINES, strict=False)
@@ -323,24 +332,24 @@ def _legend(figure: Figure, selection: Selection) -> None:
 
 
 def _name_of(env: str, envs: Sequence[str]) -> str:
-    """An environment without its suite, unless there are two of this name."""
+    """Return an environment's name without its suite, unless two environments share that name."""
     names = {each: each.replace(":", "/").rpartition("/")[2] for each in envs}
     return names[env] if [*names.values()].count(names[env]) == 1 else env
 
 
 def _most(groups: Sequence[Group]) -> int:
-    """Runs of a line."""
+    """Return the largest number of agents of a group in one environment."""
     return max(len(agents) for group in groups for agents in group.tasks.values())
 
 
 def _summary(agents: int) -> str:
-    """What so many agents are summed up by."""
+    """Return the name of the statistic that summarises this number of agents; empty for a single agent."""
     return "IQM" if agents > 3 else "mean" if agents > 1 else ""
 
 
 def _table(selection: Selection, kind: str) -> str:
-    """A row a group: of each environment, or over all of them where the figure is."""
-    envs, over = selection.envs, 1
+    """Format the final values as a table: one row per group and environment, or per group if `kind` is no curve."""
+    envs, over = selection.envs, 1  # number of environments that one row summarises
     if kind != "curve":
         envs = _in_common(selection)[0]
         over = len(envs)
@@ -360,14 +369,14 @@ def _table(selection: Selection, kind: str) -> str:
 
 
 def _estimate(tasks: Sequence[Sequence[AgentCurves]]) -> list[str]:
-    """Number of agents, their final value and its interval."""
+    """Return cells with the number of agents, their summarised final value, and its interval."""
     scores = [np.array([agent.final if len(tasks) == 1 else agent.normalised for agent in agents]) for agents in tasks]
     interval = stratified_interval(interquartile_mean, scores)
     return [str(sum(map(len, tasks))), four_digits(float(interquartile_mean(scores))), ends_in_words(interval)]
 
 
 def _score(selection: Selection) -> str:
-    """What makes final values of several environments comparable."""
+    """Name the score in which final values of several environments are compared."""
     return "final score" if selection.has_scores else f"final {shown(selection.metric)} from 0 to 1"
 
 
@@ -377,29 +386,30 @@ def _least_to_most(values: Sequence[float]) -> str:
 
 
 def _caption(selection: Selection, kind: str) -> str:
-    """What to write below the figure."""
+    """Return the caption of the figure."""
     groups, what = selection.groups, _summary(_most(selection.groups))
     counts = [len(agents) for group in groups for agents in group.tasks.values()]
     agents = f"{_least_to_most(counts)} agent{'s' if max(counts) > 1 else ''} each"
-    intervals = "95 % intervals, between the percentiles of a stratified bootstrap over the agents"
+    intervals = "95 % percentile intervals of a stratified bootstrap over the agents"
     name = ", ".join(map(shown, selection.metrics))
     parts = {
         "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {agents}; shaded: {intervals}" if what else "")],
         "profile": [f"Share of agents with a higher final value, {agents}; shaded: {intervals}"],
         "improvement": [
-            f"How likely an agent has a higher final value than one of another group, {agents}; bars: {intervals}"
+            "Probability that an agent has a higher final value than an agent of another group, "
+            f"{agents}; bars: {intervals}"
         ],
     }[kind]
     if kind != "curve" and len(selection.envs) > 1 and not selection.has_scores:
-        parts.append("From 0, the lowest agent of an environment, to 1, the highest")
+        parts.append("Values are rescaled from 0 (lowest agent of an environment) to 1 (highest)")
     if selection.others:
         parts.append(f"In colour, and in the table, the best {MOST_LABELS} of {len(groups):,} groups by final value")
     if kind != "curve" and (lacking := [env for env in selection.envs if env not in _in_common(selection)[0]]):
-        parts.append(f"Left out, as not all groups have agents of them: {', '.join(lacking)}")
+        parts.append(f"Left out, because not all groups have agents in them: {', '.join(lacking)}")
     if diverged := sum(agent.has_diverged for group in groups for agent in group.agents):
-        parts.append(f"{diverged} of {sum(counts):,} agents diverged, and count with the last value that they had")
+        parts.append(f"{diverged} of {sum(counts):,} agents diverged, and count with their last value")
     if again := sum(len(group.agents) - len({agent.identity for agent in group.agents}) for group in groups):
         parts.append(
-            f"{again} of {sum(counts):,} agents have the settings and the seed of another: they tell nothing new"
+            f"{again} of {sum(counts):,} agents have the settings and the seed of another and add no information"
         )
     return ". ".join(parts) + "."

@@ -1,4 +1,4 @@
-"""Results of runs, finished or in progress: of every agent, and of each setting with the command that trains it."""
+"""Results of runs, finished or in progress, per agent and per setting, with commands that reproduce them."""
 
 import csv
 import dataclasses
@@ -20,36 +20,39 @@ from qlax.util.files import write_whole
 from qlax.util.statistics import interquartile_mean, stratified_interval
 from qlax.util.text import setting_in_words
 
-BEST = 5  # settings that are printed
+BEST = 5  # number of settings to print
 Row = dict[str, Any]
 
 
 class Ranked(NamedTuple):
-    """A setting and what it came to."""
+    """One setting with the results of its agents."""
 
-    rows: list[Row]  # of its agents
-    mean: float | None  # greedy return over its seeds; None where one diverged
+    rows: list[Row]  # one per agent of the setting
+    mean: float | None  # mean greedy return over the agents; None if one of them diverged
 
     @property
     def row(self) -> Row:
-        """Of its first agent."""
+        """Row of the setting's first agent."""
         return self.rows[0]
 
     def shown(self, fields: Sequence[str]) -> str:
-        """In a line."""
+        """Format the setting's values of these fields and its result as one line."""
         result = "diverged" if self.mean is None else f"{self.mean:.2f}"
         setting = described({name: self.row[name] for name in fields})
         return f"{setting}: {result}{f', mean of {len(self.rows)} seeds' if len(self.rows) > 1 else ''}"
 
 
 def described(settings: Mapping[str, Any]) -> str:
-    """Return settings in a line."""
+    """Format settings as one line."""
     return ", ".join(f"{name} {setting_in_words(value)}" for name, value in settings.items())
 
 
 def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
-    """Return a row an agent: its index and seed, what it was trained with, what it came to, and when it diverged."""
-    results = [key for key, measurement in MEASUREMENTS.items() if measurement.is_result]  # the score not everywhere
+    """Return one row per agent: index, seed, compared settings, results, and after how many steps it diverged.
+
+    `diverged` is None for an agent that did not diverge; results that the summary lacks are left out.
+    """
+    results = [key for key, measurement in MEASUREMENTS.items() if measurement.is_result]
     return [
         {
             "agent": index,
@@ -63,9 +66,13 @@ def rows(config: Config, summary: Mapping[str, Any]) -> list[Row]:
 
 
 def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
-    """The settings, the best one first: by the mean greedy return over their seeds, those that diverged last.
+    """Group rows by setting, and sort settings by mean greedy return, the best first.
 
-    Of equals the first is the one that returned more while exploring at the end.
+    Settings of which an agent diverged come last. Ties are broken by the exploring return at the end of training.
+
+    Args:
+      of: Rows of all agents.
+      fields: Names of the settings that distinguish one setting from another.
     """
     settings: dict[tuple, list[Row]] = {}
     for row in of:
@@ -79,13 +86,16 @@ def ranking(of: Sequence[Row], fields: Sequence[str]) -> list[Ranked]:
 
 
 def _mean(same: Sequence[Row], name: str) -> float | None:
-    """Return the mean over rows; None where one has no value."""
+    """Return the mean of a result over rows; None if a row has no value."""
     values: list[Any] = [row.get(name) for row in same]
     return None if None in values else sum(values) / len(values)
 
 
 def again(config: Config, row: Row, fields: Sequence[str]) -> str:
-    """The command that trains the setting of a row, with the same seeds; it says what the fields compared were."""
+    """Return the command that trains the setting of a row again, with the same seeds.
+
+    The command names the values of `fields` even if they are those of the preset.
+    """
     setting: dict[str, Any] = {name: row[name] for name in config.compared}
     if setting:
         setting["draws"] = None
@@ -93,7 +103,7 @@ def again(config: Config, row: Row, fields: Sequence[str]) -> str:
 
 
 def write(path: Path, of: Sequence[Row]) -> None:
-    """Write `sweep.csv`, a row an agent, to a directory."""
+    """Write the rows of all agents to `sweep.csv` in a directory."""
     text = io.StringIO()
     writer = csv.DictWriter(text, of[0], lineterminator="\n")
     writer.writeheader()
@@ -102,32 +112,32 @@ def write(path: Path, of: Sequence[Row]) -> None:
 
 
 def best_setting_in_words(config: Config, ranked: Sequence[Ranked], fields: Sequence[str]) -> str:
-    """Return what the command says of settings: which is best, and what trains it again."""
+    """Return the message that a sweep prints: the best setting, and the command that trains it again."""
     best = f"best of {len(ranked)} settings: {ranked[0].shown(fields)}"
     return f"{best}\ntrain it again: {again(config, ranked[0].row, fields)}"
 
 
 def compared_fields(configs: Sequence[Config]) -> list[str]:
-    """Return the fields that may tell settings apart: not those that do not matter, or follow from others in all."""
+    """Return the fields by which settings are compared, without fields that are derived from others in all runs."""
     return [name for name in fields_where(compared=True) if not all(name in each.derived for each in configs)]
 
 
 class Best(NamedTuple):
     """The best evaluation of all agents of a run."""
 
-    agent: int
-    setting: dict[str, Any]  # its seed, and the fields that are compared
-    steps: int
+    agent: int  # index of the agent
+    setting: dict[str, Any]  # the agent's seed and compared settings
+    steps: int  # environment steps of the agent before the evaluation
     episode_return: float
 
 
 class Run(NamedTuple):
-    """A run as the report tells of it.
+    """A run in the report.
 
     Attributes:
-      history: what its directory holds.
-      summary: that of a finished run; of another what is known of it by now.
-      best: None while no agent was evaluated.
+      history: Content of the run's directory.
+      summary: Content of `summary.json`; of a run in progress the part that is known so far.
+      best: Best evaluation; None if no agent has been evaluated yet.
     """
 
     history: History
@@ -136,44 +146,44 @@ class Run(NamedTuple):
 
     @property
     def config(self) -> Config:
-        """Settings."""
+        """Settings of the run."""
         return self.history.config
 
     @property
     def directory(self) -> Path:
-        """Where it is."""
+        """Directory of the run."""
         return self.history.directory
 
     @property
     def name(self) -> str:
-        """Preset, or else the environment."""
+        """Preset of the run, or its environment if it has no preset."""
         return self.config.preset or self.config.env
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing will be added."""
+        """True if training has ended."""
         return self.history.summary is not None
 
     @property
     def status(self) -> str:
-        """How far it is, in a word or two."""
+        """Status in a word or two: "diverged", "finished" or "not finished"."""
         return "diverged" if all(self.summary["diverged"]) else "finished" if self.is_finished else "not finished"
 
 
 class Setting(NamedTuple):
-    """Results of the agents of one setting in one environment.
+    """Results of one setting's agents in one environment.
 
     Attributes:
-      env: the environment.
-      values: of the fields that tell it from other settings of the environment.
-      places: of the runs that have agents of it.
-      agents: number of agents.
-      diverged: number of agents that diverged.
-      mean: greedy return over the agents; None where one diverged, or none was evaluated yet.
-      iqm: the same of the middle half.
-      interval: of the IQM, 95 %; None where a single agent does not tell.
-      score: mean of the environment's scores; None where it has none.
-      command: what trains it again; None of all but the best of several settings of its environment.
+      env: Name of the environment.
+      values: Values of the compared fields.
+      places: Indices of the runs that have agents of this setting.
+      agents: Number of agents.
+      diverged: Number of agents that diverged.
+      mean: Mean greedy return; None if an agent diverged or was not evaluated yet.
+      iqm: Interquartile mean of the greedy return; None like `mean`.
+      interval: 95 % interval of the IQM; None like `mean`, and for a single agent.
+      score: Mean of the environment's scores; None if the environment has no score.
+      command: Command that trains the setting again; only of the best of several settings of an environment.
     """
 
     env: str
@@ -189,12 +199,12 @@ class Setting(NamedTuple):
 
 
 def of_run(history: History) -> Run:
-    """Gather what is known of a run by now."""
+    """Gather what is known of a run so far."""
     return Run(history, _summary(history), _best(history))
 
 
 def _summary(history: History) -> dict[str, Any]:
-    """Return the summary of a finished run; of another what of it is known by now."""
+    """Return the summary of a finished run, or the part of it that is known so far."""
     if history.summary is not None:
         return history.summary
     curves, nothing = history.curves, np.full((1, history.config.num_members), math.nan)
@@ -205,7 +215,7 @@ def _summary(history: History) -> dict[str, Any]:
         "best_eval_return": np.fmax.reduce(greedy, axis=0),
     }
     diverged: list[dict[str, Any] | None] = [None] * history.config.num_members
-    if "loss" in curves:  # an agent that is frozen measures nothing
+    if "loss" in curves:  # agents that diverged are frozen and have no loss
         has_loss = np.isfinite(curves["loss"])
         for agent in np.flatnonzero(~has_loss[-1]):
             lines = np.flatnonzero(has_loss[:, agent])
@@ -216,7 +226,7 @@ def _summary(history: History) -> dict[str, Any]:
 
 
 def last(values: np.ndarray) -> np.ndarray:
-    """Return the last value of every agent, of `[lines, R]`; nan where there is none."""
+    """Return the last finite value of every agent in curves `[lines, R]`; nan for an agent without one."""
     found = np.full(values.shape[1], math.nan)
     for row in values:
         found = np.where(np.isfinite(row), row, found)
@@ -236,8 +246,8 @@ def by_setting(runs: Sequence[Run]) -> tuple[list[str], list[Setting], list[Row]
     """Compare the settings of runs.
 
     Returns:
-      The fields in which settings of the same environment differ; the settings, the best of each environment first; a
-      row an agent.
+      Names of the fields in which settings of the same environment differ; settings, grouped by environment and the
+      best first; one row per agent.
     """
     every = [
         {"place": place, **row, "env": run.config.env, **_values(run.config, agent)}
@@ -277,7 +287,7 @@ def _setting_of(env: str, ranked: Ranked, fields: Sequence[str], command: str | 
 
 
 def _values(config: Config, agent: dict[str, Any]) -> dict[str, Any]:
-    """Return what an agent was trained with, of every field, as what can be compared."""
+    """Return an agent's value of every field, as values that can be compared and hashed."""
     values = {}
     for name in FIELDS:
         value = getattr(config, name)

@@ -1,4 +1,4 @@
-"""Scores over several targets: one setting's results on each, their statistics, and the table of them all."""
+"""Results of one setting on several targets (presets or environments), their statistics, and a table."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,22 +9,22 @@ from qlax.util.statistics import interquartile_mean, stratified_interval
 from qlax.util.text import ends_in_words, four_digits, markdown
 
 RESAMPLES = 10_000
-UNITS = {"ale": "% of human", "envpool": "% of human", "craftax": "% of maximum"}  # of `eval_score`, by suite
+UNITS = {"ale": "% of human", "envpool": "% of human", "craftax": "% of maximum"}  # unit of `eval_score`, by suite
 
 
 def result(summary: dict[str, Any], agents: Iterable[int]) -> dict[str, Any]:
-    """Return what a table says of some agents of a run.
+    """Return the results of some agents of a run, as a row of the table needs them.
 
     Args:
-      summary: of the run.
-      agents: their indices.
+      summary: Summary of the run.
+      agents: Indices of the agents.
     """
     agents = list(agents)
     same = ("preset", "env", "total_steps", "steps_per_second", "device", "eval_episodes")
     found = {name: summary[name] for name in same}
     found |= {name: [summary[name][agent] for agent in agents] for name in ("seeds", "eval_cut")}
     for name in ("eval_return", "eval_score"):
-        if name in summary:  # a score is there where the environment has one
+        if name in summary:  # only some environments have a score
             per_run = [summary[name]["per_run"][agent] for agent in agents]
             known = [x for x in per_run if x is not None]
             found[name] = {"mean": sum(known) / len(known) if known else None, "per_run": per_run}
@@ -37,10 +37,10 @@ def collect(
     """Return one setting's results on several targets, as `results.json` holds them.
 
     Args:
-      title: of the table.
-      targets: what `result` gives for every target whose job is complete.
-      failed: targets whose jobs were given up, and why.
-      incomplete: targets whose jobs were interrupted, or did not begin.
+      title: Title of the table.
+      targets: Return value of `result` for every target whose job is complete.
+      failed: Reason of failure for every target whose job failed.
+      incomplete: Targets whose jobs were interrupted or did not begin.
     """
     scores = {target: row["eval_score"]["per_run"] for target, row in targets.items() if "eval_score" in row}
     scores = {target: values for target, values in scores.items() if None not in values}
@@ -56,17 +56,17 @@ def collect(
 
 
 def aggregates(scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Median, mean and interquartile mean of scores over targets, with 95 % intervals.
+    """Return the median, mean and interquartile mean of scores over targets, with 95 % intervals.
 
-    Median and mean are over targets, of the means over seeds, as the literature has them; the interquartile mean
-    (IQM) is over all seeds of all targets, without the lowest and the highest quarter. The intervals are between the
-    percentiles of a stratified bootstrap: the seeds of each target are drawn anew with replacement, the targets stay.
+    Median and mean are taken over targets, of each target's mean over seeds, as in the literature. The interquartile
+    mean (IQM) is over all seeds of all targets, without the lowest and the highest quarter. Intervals are percentile
+    intervals of a stratified bootstrap, which resamples the seeds of each target and keeps all targets.
 
     Args:
-      scores: of every target, those of its seeds.
+      scores: For every target, the scores of its seeds.
 
     Returns:
-      `value` and `interval` of "median", "mean" and "iqm"; no interval (None) where no target has a second seed.
+      `value` and `interval` of "median", "mean" and "iqm"; the interval is None if every target has only one seed.
 
     Source: Agarwal et al., 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.1
     and 4.3, https://arxiv.org/abs/2108.13264
@@ -84,11 +84,11 @@ def aggregates(scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Write what `collect` gives as Markdown that reads well as it stands."""
+    """Format the results of `collect` as Markdown, which is also readable as plain text."""
     targets, failed, incomplete = results["targets"], results["failed"], results["incomplete"]
     found, unit = results["aggregates"], results["unit"]
     has_scores = any("eval_score" in measured for measured in targets.values())
-    header = ["target", "return", "of each seed", *[unit] * has_scores, "steps a seed", "steps/s of the job"]
+    header = ["target", "return", "of each seed", *[unit] * has_scores, "steps per seed", "steps/s of the job"]
     rows = []
     for target, measured in targets.items():
         returns, score = measured["eval_return"], measured.get("eval_score", {"mean": None})
@@ -104,19 +104,19 @@ def table(results: dict[str, Any]) -> str:
         over = len(found["targets"])
         parts.append(markdown([f"over {over} target{'' if over == 1 else 's'}", unit, "95 % interval"], rows))
         notes.append(
-            "Median and mean: of the targets' means over seeds. IQM: of the middle half of all targets' seeds."
+            "Median and mean: over targets, of each target's mean over seeds. IQM: middle half of all targets' seeds."
         )
         if found["iqm"]["interval"]:
             notes.append("Intervals: stratified bootstrap over the seeds of each target.")
         else:
-            notes.append("Intervals: none, as one seed a target does not tell.")
+            notes.append("Intervals: none, because every target has only one seed.")
         if unscored := [target for target in targets if target not in found["targets"]]:
-            notes.append(f"Without a score, hence not in the aggregates: {', '.join(unscored)}.")
+            notes.append(f"Not in the statistics, because they have no score: {', '.join(unscored)}.")
     if cut := [target for target, measured in targets.items() if any(measured["eval_cut"])]:
-        notes.append(f"Some episodes were cut: {', '.join(cut)}.")
-    notes += [f"Failed, hence left out: {target} ({reason})." for target, reason in failed.items()]
+        notes.append(f"Some evaluation episodes were cut off at the step limit: {', '.join(cut)}.")
+    notes += [f"Left out because it failed: {target} ({reason})." for target, reason in failed.items()]
     if incomplete:
-        notes.append(f"Not complete yet, hence left out: {', '.join(incomplete)}.")
+        notes.append(f"Left out because they are not complete yet: {', '.join(incomplete)}.")
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"

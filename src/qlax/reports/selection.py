@@ -1,4 +1,4 @@
-"""Selection: which agents of which runs a figure draws, and in which groups."""
+"""Selection of the agents that a figure draws, and their grouping by settings."""
 
 import itertools
 import math
@@ -16,30 +16,30 @@ from qlax.storage.history import History, derive
 from qlax.util.statistics import interquartile_mean
 from qlax.util.text import setting_in_words
 
-MOST_FIELDS = 3  # in the name of a group; where more differ, it is named by its directory
+MOST_FIELDS = 3  # fields in the name of a group; if more differ, groups are named by directory
 DIRECTORY = "directory"
 
 
 class Curve(NamedTuple):
-    """Values of a metric, where there are any."""
+    """Known values of one agent's metric."""
 
     x: np.ndarray  # `[points]` steps or seconds
-    y: np.ndarray  # `[points]`
+    y: np.ndarray  # `[points]` values of the metric
 
 
 class AgentCurves(NamedTuple):
-    """Curves of an agent, and what tells it from others."""
+    """Curves of an agent, and its settings."""
 
     env: str
     settings: dict[str, Any]
-    curves: dict[str, Curve]  # by metric; the first one is that of final values
-    end: float  # of x: how far it came
+    curves: dict[str, Curve]  # by metric; the first metric gives the final value
+    end: float  # largest x, in steps or seconds
     steps: int
     seconds: float
     has_diverged: bool
-    identity: tuple[Any, ...]  # what another agent has as well if it is the same training, done again
-    score: float | None  # of the environment, for its final return
-    normalised: float = math.nan  # its final value, to be compared with those of other environments
+    identity: tuple[Any, ...]  # equal for agents that repeat the same training
+    score: float | None  # the environment's score for the final return
+    normalised: float = math.nan  # final value on a scale that several environments share
 
     @property
     def final(self) -> float:
@@ -48,79 +48,81 @@ class AgentCurves(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that are one line."""
+    """Agents that a figure shows as one line."""
 
     label: str
-    tasks: dict[str, list[AgentCurves]]  # by environment
+    tasks: dict[str, list[AgentCurves]]  # agents by environment
 
     @property
     def agents(self) -> list[AgentCurves]:
-        """Of all environments."""
+        """Agents of all environments."""
         return [agent for agents in self.tasks.values() for agent in agents]
 
     def standing(self) -> float:
-        """What ranks it: its final values, a mean over environments."""
+        """Return the number by which groups are ranked: the IQM of the final values, averaged over environments."""
         tasks = (np.array([agent.normalised for agent in agents]) for agents in self.tasks.values())
         return float(np.mean([interquartile_mean([scores]) for scores in tasks]))
 
 
 class Selection(NamedTuple):
-    """What to draw."""
+    """Groups, environments and metrics to draw."""
 
-    shown: list[Group]  # in colour: all, or of many the best
-    others: list[Group]
+    shown: list[Group]  # drawn in colour: all groups, or the best if there are many
+    others: list[Group]  # drawn in grey
     envs: list[str]
-    x: str
+    x: str  # "steps" or "seconds"
     metrics: list[str]
-    has_scores: bool  # of the environments; else from 0, the lowest agent of an environment, to 1, the highest
+    has_scores: bool  # final values are compared by the environments' scores; else rescaled to [0, 1] per environment
 
     @property
     def groups(self) -> list[Group]:
-        """All."""
+        """All groups."""
         return [*self.shown, *self.others]
 
     @property
     def metric(self) -> str:
-        """The one that final values are of, and by which groups are ranked."""
+        """First metric, which gives the final values and the ranking of groups."""
         return self.metrics[0]
 
 
 def checked_metrics(histories: Sequence[History], y: str | Sequence[str]) -> list[str]:
-    """Return the metrics asked for, from text or a list.
+    """Return the names of the requested metrics, from comma-separated text or a list.
 
     Raises:
-      UserError: there is none, or no run knows one.
+      UserError: No metric is named, or no run has one of this name.
     """
     metrics = _listed(y)
     known = {name for history in histories for name, values in history.curves.items() if values.ndim == 2}
-    known.discard("parent")  # of a population: no measurement
+    known.discard("parent")  # an index of a population's members, not a quantity
     for name in metrics:
         if known and name not in known:
             raise UserError(
                 f"unknown metric {name!r}{nearest(name, known)}; metrics of runs: {', '.join(sorted(known))}"
             )
     if not metrics:
-        raise UserError("there is no metric to draw; name one, as eval_return")
+        raise UserError("no metric to draw is given; name one, such as eval_return")
     return metrics
 
 
 def is_measured(history: History, metric: str) -> bool:
-    """Tell whether a run has something to draw: a value of the metric, or agents that all diverged."""
+    """Tell whether a run can be drawn: it has a value of the metric, or all its agents diverged."""
     values = history.curves.get(metric)
     return values is not None and values.ndim == 2 and bool(np.isfinite(values).any() or _diverged(history).all())
 
 
 def _diverged(history: History) -> np.ndarray:
-    """Tell which agents are frozen: every update of another has a loss."""
+    """Tell which agents have diverged, `[R]` bool; every update of the others has a loss."""
     loss = history.curves.get("loss", np.zeros((1, history.config.num_members)))
     return ~np.isfinite(loss[-1])
 
 
 def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str | Sequence[str] | None) -> Selection:
-    """Select the runs that have a value of the first metric that has any, and group them; see `plot` for the arguments.
+    """Select the runs that have values of the first measured metric, and group their agents.
+
+    See `plot` for the arguments.
 
     Raises:
-      UserError: unknown fields or metrics, or no run has a value of one yet.
+      UserError: A field or metric is unknown, or no run has a value of a metric yet.
     """
     asked = checked_metrics(histories, y)
     metrics = [name for name in asked if any(derive(history, is_measured, name) for history in histories)]
@@ -136,7 +138,7 @@ def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str
     has_scores = metrics[0] == "eval_return" and all(agent.score is not None for agent in agents)
     agents = _normalised(agents, has_scores)
     fields = _differing(measured, agents) if by is None else _checked(by)
-    fields = [name for name in fields if name != "env"]  # which is the panel
+    fields = [name for name in fields if name != "env"]  # environments have panels of their own
     groups: dict[tuple[str, ...], Group] = {}
     for agent in sorted(agents, key=_order(agents, fields)):
         values = tuple(setting_in_words(agent.settings[name]) for name in fields)
@@ -165,7 +167,7 @@ def _normalised(agents: Sequence[AgentCurves], has_scores: bool) -> list[AgentCu
 
 
 def _completed(agents: Sequence[AgentCurves]) -> list[AgentCurves]:
-    """Give agents that diverged before they had a value the lowest one of their environment, from its first on."""
+    """Give agents that diverged before their first value the lowest value of their environment."""
     known: dict[tuple[str, str], list[Curve]] = {}
     for agent in agents:
         for metric, curve in agent.curves.items():
@@ -187,14 +189,14 @@ def _completed(agents: Sequence[AgentCurves]) -> list[AgentCurves]:
 
 
 def _agents(history: History, name: str, x: str, metrics: Sequence[str]) -> list[AgentCurves]:
-    """Those of a directory."""
+    """Return the curves of all agents of a run directory, which is shown under `name`."""
     config, curves = history.config, history.curves
     own = config.members
-    if config.population != "none":  # settings change while it is trained
+    if config.population != "none":  # settings of a population's members change during training
         own = [{"seed": agent["seed"]} for agent in own]
     shared = {field: getattr(config, field) for field in FIELDS} | {DIRECTORY: name}
     scores = (history.summary or {}).get("eval_score", {}).get("per_run", [None] * len(own))
-    told = fields_where(compared=True)
+    compared = fields_where(compared=True)
     agents = []
     for index, (settings, diverged) in enumerate(zip(own, _diverged(history), strict=True)):
         drawn = {}
@@ -213,7 +215,12 @@ def _agents(history: History, name: str, x: str, metrics: Sequence[str]) -> list
                 steps=int(np.nanmax(curves["steps"])),
                 seconds=float(np.nanmax(curves["seconds"])),
                 has_diverged=bool(diverged),
-                identity=(config.env, member, settings["seed"], *(setting_in_words(settings[field]) for field in told)),
+                identity=(
+                    config.env,
+                    member,
+                    settings["seed"],
+                    *(setting_in_words(settings[field]) for field in compared),
+                ),
                 score=scores[index],
             )
         )
@@ -221,7 +228,10 @@ def _agents(history: History, name: str, x: str, metrics: Sequence[str]) -> list
 
 
 def _directory_names(histories: Sequence[History]) -> list[str]:
-    """What the directory of each is called, or that of all games of a suite: by its last part, if that is enough."""
+    """Name each run's directory by its last part, or by its whole path if two directories share the last part.
+
+    Runs of different environments in one parent folder, as a sweep over a suite makes them, are named by the parent.
+    """
     beside: dict[Path, list[str]] = {}
     paths = [history.directory.resolve() for history in histories]
     for path, history in zip(paths, histories, strict=True):
@@ -233,7 +243,10 @@ def _directory_names(histories: Sequence[History]) -> list[str]:
 
 
 def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> list[str]:
-    """Return the fields in which agents in an environment differ, or of many those that were asked for."""
+    """Return the fields in which agents of an environment differ.
+
+    If these are many, return only the directory, if there are several, and the fields that a sweep compares.
+    """
     configs = [history.config for history in histories]
     asked = compared_fields(configs)
     values: dict[tuple[str, str], set[str]] = {}
@@ -248,7 +261,11 @@ def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> l
 
 
 def _checked(by: str | Sequence[str]) -> list[str]:
-    """Fields, from text or a list."""
+    """Return field names from comma-separated text or a list.
+
+    Raises:
+      UserError: A field is unknown.
+    """
     fields = _listed(by)
     known = [*FIELDS, DIRECTORY]
     for name in fields:
@@ -258,19 +275,19 @@ def _checked(by: str | Sequence[str]) -> list[str]:
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
-    """Names, each once, from text with commas or a list."""
+    """Return names without repetition, from comma-separated text or a list."""
     listed = (name.strip() for name in names.split(",")) if isinstance(names, str) else names
     return list(dict.fromkeys(name for name in listed if name))
 
 
 def _label(settings: dict[str, Any], fields: Sequence[str]) -> str:
-    """What a group is called."""
+    """Return the label of a group, from its values of the fields."""
     texts = {name: setting_in_words(settings[name]) for name in fields}
     return ", ".join(text if name in (DIRECTORY, "preset") else f"{name} {text}" for name, text in texts.items())
 
 
 def _order(agents: Sequence[AgentCurves], fields: Sequence[str]) -> Any:
-    """Groups by their numbers; what is no number, as it was given."""
+    """Return a sort key for agents: numeric fields by value, other fields by their first appearance."""
     places: dict[str, dict[str, int]] = {name: {} for name in fields}
     for name, agent in itertools.product(fields, agents):
         places[name].setdefault(setting_in_words(agent.settings[name]), len(places[name]))

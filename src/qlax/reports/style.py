@@ -1,4 +1,4 @@
-"""Style of all figures: palette, type, axes that count steps, legends below, and names as plain text."""
+"""Style of all figures: palette, fonts, axes of environment steps, legends, and names without math mode."""
 
 import io
 import textwrap
@@ -16,19 +16,19 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from qlax.util.files import write_whole
 
-# Told apart by those who are colour-blind, too.
+# Distinguishable for colour-blind readers.
 PALETTE = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
     *("#56b4e9", "#ca9161", "#000000", "#f4a3d7", "#8c8c00"),
 )
-STYLE: dict[Any, Any] = {  # of a page of a paper; text stays text in SVG and PDF
+STYLE: dict[Any, Any] = {  # sized for the page of a paper; text stays text in SVG and PDF
     "font.size": 8,
     **dict.fromkeys(("axes.titlesize", "axes.labelsize", "figure.titlesize", "figure.labelsize"), 8),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
-    "axes.formatter.limits": (-4, 5),  # of powers of ten that are written out: longer numbers overlap
+    "axes.formatter.limits": (-4, 5),  # exponents outside use scientific notation, because longer numbers overlap
     "axes.prop_cycle": cycler(color=PALETTE),
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -40,11 +40,16 @@ STYLE: dict[Any, Any] = {  # of a page of a paper; text stays text in SVG and PD
     "svg.hashsalt": "qlax",
     "pdf.fonttype": 42,
 }
-MOST_LABELS = len(PALETTE)  # settings with a colour and a place in the legend, or values with a place on an axis
+MOST_LABELS = len(PALETTE)  # groups with a colour and a legend entry, or values with their own tick on an axis
 
 
 def as_file(figure: Figure, suffix: str) -> bytes:
-    """Return the content of a file of this kind (".png", ".svg" or ".pdf"): of the same figure the same bytes."""
+    """Return the bytes of a figure's file; equal figures give equal bytes.
+
+    Args:
+      figure: Figure to save.
+      suffix: File name extension: ".png", ".svg" or ".pdf".
+    """
     dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     content = io.BytesIO()
     with rc_context(STYLE):
@@ -53,35 +58,38 @@ def as_file(figure: Figure, suffix: str) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure to a file, in place of one that is there."""
+    """Write the figure to a file, and replace an existing one."""
     write_whole(path, as_file(figure, path.suffix))
 
 
 def in_steps(axes: Axes) -> None:
-    """Have the horizontal axis count environment steps, as 500k or 2.5M."""
+    """Label the horizontal axis with environment steps in the form 500k or 2.5M."""
     few_ticks(axes.xaxis)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def few_ticks(axis: Axis) -> None:
-    """Have an axis of a small panel bear round numbers that fit."""
+    """Put at most five ticks at round numbers on the axis of a small panel."""
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def ncols(labels: Sequence[str], width: float) -> int:
-    """Columns of a legend that fit in so many inches."""
+    """Return the number of legend columns that fit into a width in inches."""
     longest = max(map(len, labels), default=0)
     return max(1, min(len(labels), int(width / (0.5 + 0.055 * longest))))
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Say what lines are, never over the curves."""
+    """Put a legend below the figure, where it hides no curve."""
     columns = ncols([str(handle.get_label()) for handle in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, borderaxespad=0.2)
 
 
 def plain(figure: Figure) -> Figure:
-    """The figure, in which names fit and their dollars begin no formula, as numbers on logarithmic axes do."""
+    """Shorten or wrap names to fit the figure, and turn math mode off for them; return the figure.
+
+    Tick labels keep math mode, which logarithmic axes need.
+    """
     width = figure.get_figwidth()
     titles = [(text, width) for text in figure.texts]
     for axes in figure.axes:
@@ -100,6 +108,6 @@ def plain(figure: Figure) -> Figure:
 
 
 def short(name: str, width: float) -> str:
-    """A name in so many inches: of a long one the end, in which modules and directories differ."""
+    """Shorten a name to a width in inches; keep the end, in which modules and directories differ."""
     most = int(width / 0.06)
     return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -1,1 +1,1 @@
-"""Where measurements go besides `metrics.jsonl`."""
+"""Trackers, which receive the measurements of a run besides `metrics.jsonl`."""

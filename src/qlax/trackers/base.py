@@ -1,4 +1,4 @@
-"""The contract of trackers, and what all of them read from a line of metrics and a summary."""
+"""Contract of trackers, and helpers to read lines of metrics and summaries."""
 
 import math
 from collections.abc import Callable
@@ -10,16 +10,16 @@ import numpy as np
 from qlax.config.settings import Config, fields_where
 from qlax.storage.measurements import in_group
 
-FINISH_SECONDS = 30.0  # that training waits in the end for what trackers still have to do
+FINISH_SECONDS = 30.0  # longest time that training waits for trackers at its end
 
 
 class Tracked(NamedTuple):
-    """Run that is tracked, with its R agents."""
+    """Tracked run, in which R agents train side by side."""
 
     directory: Path  # run directory
     config: Config  # all settings of the run
     runs: list[dict[str, Any]]  # seed and differing settings of each agent
-    seconds: float  # seconds of training before the run was resumed; 0 for a new run
+    seconds: float  # wall-clock time of training before the run was resumed; 0 for a new run
     say: Callable[[str], None]  # function that prints a line above the progress display
 
     @property
@@ -28,15 +28,17 @@ class Tracked(NamedTuple):
         return [",".join(f"{name}={value}" for name, value in run.items()) for run in self.runs]
 
     def settings(self, index: int) -> dict[str, Any]:
-        """Every choice of one run."""
+        """Return all tracked settings of one agent."""
         return {name: getattr(self.config, name) for name in fields_where(tracked=True)} | self.runs[index]
 
 
 class Tracker(Protocol):
-    """What is told of a training, in a thread of its own: whatever it raises, and however long it takes.
+    """Receiver of a run's measurements, called in a thread of its own.
+
+    Neither an exception nor a slow call of a tracker affects training.
 
     Args:
-      tracked: the runs.
+      tracked: Description of the run.
 
     Example:
       ```python
@@ -58,17 +60,19 @@ class Tracker(Protocol):
     def __init__(self, tracked: Tracked): ...
 
     def log(self, line: dict[str, Any]) -> None:
-        """A line of `metrics.jsonl`, where each value is one number, or one a run: a list or an array `[R]`.
+        """Receive one line of `metrics.jsonl`; lines come in the order of training.
 
-        What has no value is nan or None. Lines come in order, `steps` says how many each run has done.
+        Args:
+          line: For each key one number, or a list or array `[R]` with one number per agent; nan or None where there
+            is no value. `steps` is the number of environment steps of each agent.
         """
 
     def finish(self, summary: dict[str, Any] | None, video: bytes | None) -> None:
-        """No more lines.
+        """Receive the results after the last line.
 
         Args:
-          summary: what `summary.json` holds; None where training was interrupted, or all runs diverged.
-          video: a GIF of the best run; None where there is no picture.
+          summary: Content of `summary.json`; None if training was interrupted, or if all agents diverged.
+          video: GIF of an episode of the best agent; None if the environment cannot be rendered.
         """
 
 
@@ -76,13 +80,13 @@ MakeTracker = Callable[[Tracked], Tracker]
 
 
 def best_run(summary: dict[str, Any]) -> int:
-    """The run of the best evaluation."""
+    """Return the index of the agent with the best evaluation."""
     found = [-math.inf if x is None else x for x in summary["best_eval_return"]["per_run"]]
     return int(np.argmax(found))
 
 
 def own_values(line: dict[str, Any], index: int) -> dict[str, float]:
-    """What a line says of one run."""
+    """Return the finite measurements of one agent from a line of metrics."""
     axis = {measurement.key for measurement in in_group("axis")}
     values = {name: x[index] if isinstance(x, list | np.ndarray) else x for name, x in line.items()}
     return {name: float(x) for name, x in values.items() if name not in axis and x is not None and math.isfinite(x)}

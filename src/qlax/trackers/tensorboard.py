@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run's directory."""
+"""TensorBoard tracker: event files in the run's directory."""
 
 import json
 import math
@@ -15,15 +15,15 @@ from qlax.config.command_line import written
 from qlax.storage.measurements import in_group
 from qlax.trackers.base import Tracked, best_run, own_values
 
-FLUSH_SECONDS = 5.0  # between event files' being synchronised with the disk, a file a run
+FLUSH_SECONDS = 5.0  # between flushes of the event files, of which each agent has one
 
 
 class TensorBoard:
-    """Event files under `tensorboard/` in the run's directory, a folder a run."""
+    """Tracker that writes event files under `tensorboard/` in the run's directory, one folder per agent."""
 
     def __init__(self, tracked: Tracked):
-        # Written here and not by tensorboardX's SummaryWriter: that has a thread a run, which a full disk ends with a
-        # traceback, and whoever writes to it then waits for ever.
+        # Not tensorboardX's SummaryWriter: it starts one thread per agent, which dies with a traceback when the disk
+        # is full, and later writes then block forever.
         self._seconds, self._flushed = tracked.seconds, -math.inf
         self._writers = []
         for index, name in enumerate(tracked.names):
@@ -41,8 +41,8 @@ class TensorBoard:
         self._flush()
 
     def log(self, line: dict[str, Any]) -> None:
-        """Every value as a scalar of its name."""
-        # A line of before is as much older as it was trained on since.
+        """Write every value as a scalar."""
+        # Lines from before the run was resumed are dated back by the training time since then.
         wall_time = time.time() - max(0.0, self._seconds - line["seconds"])
         for index in range(len(self._writers)):
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in own_values(line, index).items()]
@@ -50,9 +50,9 @@ class TensorBoard:
         self._flush()
 
     def finish(self, summary: dict[str, Any] | None, video: bytes | None) -> None:
-        """The film as an image, which moves in TensorBoard."""
+        """Write the video as an image, which TensorBoard shows animated."""
         if summary and video:
-            width, height = struct.unpack_from("<HH", video, 6)  # where a GIF has them
+            width, height = struct.unpack_from("<HH", video, 6)  # from the header of a GIF
             image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=video)
             value = Summary.Value(tag="video", image=image)
             self._write(best_run(summary), Summary(value=[value]), summary["total_steps"], time.time())
@@ -70,7 +70,7 @@ class TensorBoard:
 
 
 def _word(value: Any) -> Any:
-    """A setting as TensorBoard takes it."""
+    """Convert the value of a setting to a type that TensorBoard accepts."""
     if isinstance(value, dict):
         return json.dumps(value)
     return value if isinstance(value, bool | int | float) else written(value)

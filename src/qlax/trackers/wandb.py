@@ -1,4 +1,4 @@
-"""Weights & Biases: a run of its own for every agent, online or in files."""
+"""Weights & Biases tracker: one W&B run per agent, online or in files."""
 
 import io
 import os
@@ -15,10 +15,11 @@ from qlax.trackers.base import FINISH_SECONDS, Tracked, best_run, own_values
 
 
 class WeightsAndBiases:
-    """A W&B run a run, in a group that is named as the directory; its files are under `wandb/` there.
+    """Tracker that logs one W&B run per agent, in a group named after the run's directory.
 
-    The project is `qlax`, unless WANDB_PROJECT says otherwise. Without an API key, or where the server cannot be
-    reached, all is written to files for `wandb sync`: every line, so that they take the place of what was sent before.
+    Files are written under `wandb/` in that directory. The project is `qlax`, unless WANDB_PROJECT names another.
+    Without an API key, or if the server cannot be reached, all lines are written to files for `wandb sync`; they
+    replace what was sent before.
     """
 
     def __init__(self, tracked: Tracked):
@@ -28,18 +29,18 @@ class WeightsAndBiases:
         for earlier in folder.glob(f"offline-run-*-{identifier}-*"):
             shutil.rmtree(earlier)
         mode, why = _wandb_mode()
-        self._runs = [_begun(tracked, index, f"{identifier}-{index}", mode) for index in range(len(tracked.runs))]
+        self._runs = [_start_run(tracked, index, f"{identifier}-{index}", mode) for index in range(len(tracked.runs))]
         if mode == "offline":
             tracked.say(f"wandb writes to files{why}; send them with: wandb sync {folder / 'offline-run-*'}")
 
     def log(self, line: dict[str, Any]) -> None:
-        """Every value under its name; W&B's step is the steps of the environment."""
+        """Log every value under its key; W&B's step is the number of environment steps."""
         for index, run in enumerate(self._runs):
-            if line["steps"] >= run.starting_step:  # else it was sent before
+            if line["steps"] >= run.starting_step:  # earlier lines were sent before the run was resumed
                 run.log(own_values(line, index), step=line["steps"], commit=True)
 
     def finish(self, summary: dict[str, Any] | None, video: bytes | None) -> None:
-        """What is known in the end as W&B's summary, and the film."""
+        """Write the results to W&B's summary, and log the video."""
         if summary is not None:
             for index, run in enumerate(self._runs):
                 run.summary.update(_own_summary(summary, index))
@@ -55,7 +56,7 @@ class WeightsAndBiases:
                 failures.append(error)
 
         threads = [threading.Thread(target=end, args=[run], daemon=True) for run in self._runs]
-        for thread in threads:  # side by side: each waits for the server
+        for thread in threads:  # in parallel, because each waits for the server
             thread.start()
         for thread in threads:
             thread.join()
@@ -64,19 +65,22 @@ class WeightsAndBiases:
 
 
 def _wandb_mode() -> tuple[str, str]:
-    """Online, offline or disabled, as settings of wandb say, and why; offline without an API key: nobody is asked."""
+    """Return the mode (online, offline or disabled) that wandb's settings ask for, and the reason for a change.
+
+    Without an API key the mode is offline; wandb must not prompt for one.
+    """
     mode = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
-    if mode == "online" and wandb.run is None:  # somebody who has one is logged in
+    if mode == "online" and wandb.run is None:  # an active W&B run means that the user is logged in
         try:
-            if not wandb.login(prompt=False, verify=True):  # some seconds, where a run would wait much longer
-                return "offline", ", as it has no API key (wandb login)"
+            if not wandb.login(prompt=False, verify=True):  # takes seconds; starting a run would wait much longer
+                return "offline", ", because there is no API key (wandb login)"
         except Exception as error:
             return "offline", f" ({described(error)})"
     return mode, ""
 
 
-def _begun(tracked: Tracked, index: int, identifier: str, mode: str) -> Any:
-    """A W&B run."""
+def _start_run(tracked: Tracked, index: int, identifier: str, mode: str) -> Any:
+    """Start or resume the W&B run of one agent."""
     name = tracked.directory.resolve().name
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "qlax"),
@@ -93,20 +97,20 @@ def _begun(tracked: Tracked, index: int, identifier: str, mode: str) -> Any:
             console="off",
             init_timeout=FINISH_SECONDS,
             finish_timeout=FINISH_SECONDS,
-            x_disable_stats=index > 0,  # of the machine: the same for all
+            x_disable_stats=index > 0,  # statistics of the machine are the same for all agents
         ),
     )
 
 
 def _own_summary(summary: dict[str, Any], index: int) -> dict[str, Any]:
-    """What a summary says of one run, or of all together."""
+    """Return the results of one agent, and those that all agents share, from the summary."""
     found = {name: x["per_run"][index] if isinstance(x, dict) and "per_run" in x else x for name, x in summary.items()}
     found |= {"diverged": summary["diverged"][index], "eval_cut": summary["eval_cut"][index]}
     return {name: x for name, x in found.items() if name not in ("seeds", "settings", "final_settings", "preset")}
 
 
 def _identifier(path: Path) -> str:
-    """Of these runs at W&B, the same whenever they go on."""
+    """Return the identifier of this run at W&B, which is stored in a file so that resuming reuses it."""
     found = path.read_text(errors="replace") if path.exists() else ""
     if not (len(found) == 8 and found.isalnum()):
         found = uuid.uuid4().hex[:8]
