@@ -137,7 +137,10 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
     words = ["sweep", "cartpole", "--num-envs", "16", "32", "--hidden", "8", "8,4", "--lam", "0", "0.5", "--seeds", "2"]
     assert main.main([*words, "--jobs", "4"]) == 1
     out = tmp_path / "runs" / "cartpole-sweep-1"
-    assert "2 of 4 jobs failed: 2-num_envs=32-hidden=8, 3-num_envs=32-hidden=8,4; try them again with the same" in capsys.readouterr().err
+    assert (
+        "2 of 4 jobs failed: 2-num_envs=32-hidden=8, 3-num_envs=32-hidden=8,4; try them again with the same"
+        in capsys.readouterr().err
+    )
     assert len(table(out / "sweep.csv")) == 8
     stand_in()
     assert main.main([*words, "--out", str(out)]) == 0
