@@ -12,6 +12,7 @@ from qlax.errors import UserError, described
 from qlax.networks.plain import NumPy, PlainNetwork, specs
 from qlax.storage import checkpoint
 from qlax.types import PyTree
+from qlax.util.files import given_path
 from qlax.util.imports import imported_when_used
 
 with imported_when_used("jax"):  # an agent loaded with numpy_only does not need JAX
@@ -150,7 +151,7 @@ class Agent:
         Args:
           path: File whose name ends with .safetensors; an existing file is replaced.
         """
-        checkpoint.save(Path(path), self.variables, self.info)
+        checkpoint.save(given_path(path), self.variables, self.info)
 
 
 class _InJax:
@@ -337,11 +338,11 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
       action = agent.act([0.01, 0.02, 0.03, 0.04])  # one observation, or a batch
       ```
     """
-    path = Path(run)
+    path = given_path(run)
     path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
     if not path.exists():
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
-        if not found and Path(run).is_dir():
+        if not found and given_path(run).is_dir():
             raise UserError(
                 f"{run} holds no such agents: a run writes best/ from its first evaluation on, and agents/ at its end"
             )

@@ -22,7 +22,7 @@ from qlax.agents.agent import Agent, load
 from qlax.errors import UserError, described, nearest
 from qlax.networks.plain import PlainNetwork, specs
 from qlax.types import PyTree
-from qlax.util.files import check_is_new, free_name, write_result
+from qlax.util.files import check_is_new, free_name, given_path, write_result
 
 FORMATS = ("stablehlo", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -61,7 +61,7 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"format={format!r}: expected {' or '.join(FORMATS)}{nearest(format, FORMATS)}")
-    path = _new_path(Path(run), out, format)
+    path = _new_path(given_path(run), out, format)
     agent = load(run, index, best=best, numpy_only=format == "onnx")
     if format == "onnx":
         return write_result(path, to_onnx(agent), is_named=out is not None)

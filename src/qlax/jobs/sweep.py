@@ -18,7 +18,7 @@ from qlax.jobs.runner import Job, check_same, conclude, make_directory, run_jobs
 from qlax.reports import results, scores
 from qlax.storage.formats import stamped, upgraded
 from qlax.storage.paths import fresh
-from qlax.util.files import write_whole
+from qlax.util.files import given_path, write_whole
 
 SWEEP = "sweep.json"  # file with the settings of the sweep that a directory holds
 MOST_JOBS = 4096
@@ -78,7 +78,7 @@ def run(
             "atari/Pong atari/Breakout; or use qlax train"
         )
     asked = _asked(firsts, several)
-    path = Path(out) if out is not None else None
+    path = given_path(out) if out is not None else None
     if path is not None and path.exists():
         _check_directory(path, asked)
     runner = place.runner(len(configs))

@@ -22,6 +22,7 @@ from qlax.networks import qnetwork
 from qlax.play import evaluation, host
 from qlax.storage import checkpoint, history
 from qlax.types import HostEnv, Network, PyTree
+from qlax.util.files import given_path
 from qlax.util.statistics import of_episodes
 from qlax.util.text import ends_in_words, four_digits, markdown, shown
 
@@ -248,11 +249,11 @@ def prepared(
       UserError: See `evaluate`.
     """
     max_steps = max_steps if max_steps is None else checked("max_steps", max_steps)
-    indices, agents = _loaded(Path(run), index, best)
+    indices, agents = _loaded(given_path(run), index, best)
     info = agents[0].info
     is_another = env not in (None, info["env"])
     env_id = info["env"] if env is None else env
-    trained = _config_of(Path(run), info["env"])
+    trained = _config_of(given_path(run), info["env"])
     drawing = envs.options_to_draw(env_id) if to_draw else {}
     config = Config(
         env=env_id,

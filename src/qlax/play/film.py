@@ -23,7 +23,7 @@ from qlax.play.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
 from qlax.trackers.base import best_run
 from qlax.types import Array, PyTree, Step, is_key
-from qlax.util.files import new_file, write_result
+from qlax.util.files import given_path, new_file, write_result
 from qlax.util.text import shown
 
 MOST_STEPS = 1000  # largest number of steps in a video, unless more are asked for
@@ -113,7 +113,7 @@ def render(
     if episodes > MOST_EPISODES:
         raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
     index, fps = checked("index", index), fps if fps is None else checked("fps", fps)
-    path = _file(Path(run), out)
+    path = _file(given_path(run), out)
     stage = prepared(
         run,
         index,

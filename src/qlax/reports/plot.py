@@ -20,7 +20,7 @@ from qlax.reports.selection import AgentCurves, Group, Selection, checked_metric
 from qlax.reports.style import MOST_LABELS, STYLE, as_file, few_ticks, in_steps, legend_below, ncols, short
 from qlax.storage.history import History, Paths, derive, read_all
 from qlax.storage.measurements import MEASUREMENTS, shown
-from qlax.util.files import new_file, write_result
+from qlax.util.files import given_path, new_file, write_result
 from qlax.util.statistics import (
     interquartile_mean,
     performance_profile,
@@ -100,7 +100,7 @@ def plot(
     metrics = checked_metrics(histories, y)
     if len(metrics) > (len(LINES) if kind == "curve" else 1):
         raise UserError(f"y has {len(metrics)} metrics; expected one, or up to {len(LINES)} for curves")
-    named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
+    named = [given_path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
     for history in histories:
         if history.directory in named and not derive(history, is_measured, metrics[0]):
             raise UserError(

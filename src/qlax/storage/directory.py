@@ -35,7 +35,7 @@ from qlax.storage.history import config_of, summary_of
 from qlax.storage.metrics import MetricsFile
 from qlax.storage.paths import LOCK, check_free, fresh
 from qlax.types import PyTree
-from qlax.util.files import PARTIAL, free_name, sync_folder, write_whole
+from qlax.util.files import PARTIAL, free_name, given_path, sync_folder, write_whole
 from qlax.util.text import shown
 
 AT_THE_END = ("summary.json", "curve.png", "sweep.csv", "sweep.png", "population.png")
@@ -382,7 +382,7 @@ def claim(out: Path | str | None, config: Config) -> RunDirectory:
         if out is None:
             path = fresh(config.preset or config.env)
         else:
-            path = Path(out)
+            path = given_path(out)
             check_free(path)
             path.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(path)
@@ -403,7 +403,7 @@ def existing(path: Path | str) -> RunDirectory:
     Raises:
       UserError: The directory holds no run, or another process has locked it.
     """
-    path = Path(path)
+    path = given_path(path)
     if not (path / "config.json").exists():
         raise UserError(f"{path} holds no run: there is no config.json")
     return RunDirectory(path)

@@ -14,6 +14,7 @@ from qlax.config.configure import from_dict
 from qlax.config.settings import SWEEPABLE, Config
 from qlax.errors import UserError
 from qlax.storage.measurements import MEASUREMENTS
+from qlax.util.files import given_path
 from qlax.util.text import shown
 
 ENTRY = "format"
@@ -105,7 +106,7 @@ def config_of_file(path: Path | str, **overrides: Any) -> Config:
     """
     name = shown(str(path), 200)
     try:
-        with Path(path).open("rb") as file:
+        with given_path(path).open("rb") as file:
             written = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         raise UserError(f"{name} cannot be read: {getattr(error, 'strerror', error)}") from error

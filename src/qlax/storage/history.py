@@ -11,6 +11,7 @@ from qlax.config.settings import Config
 from qlax.errors import UserError, described
 from qlax.storage.formats import config_of_file
 from qlax.storage.metrics import MetricsFile, curves
+from qlax.util.files import given_path
 
 Paths = Path | str | Sequence[Path | str]
 
@@ -39,7 +40,7 @@ def read(directory: Path | str) -> History:
       print(history.curves["steps"], history.curves["eval_return"].mean(axis=1))
       ```
     """
-    directory = Path(directory)
+    directory = given_path(directory)
     config = config_of(directory)
     lines = MetricsFile(directory / "metrics.jsonl").read(config.num_members)
     return History(directory, config, curves(lines), summary_of(directory))
@@ -72,7 +73,7 @@ def read_all(directories: Paths) -> list[History]:
       UserError: No directory is named, or one is named twice, holds no run, or has a damaged configuration.
     """
     histories = []
-    for directory in map(Path, [directories] if isinstance(directories, Path | str) else directories):
+    for directory in map(given_path, [directories] if isinstance(directories, Path | str) else directories):
         jobs = sorted(path.parent for path in directory.glob("*/config.json"))
         is_run = (directory / "config.json").exists()
         histories += [read(directory)] if is_run or not jobs else [read(job) for job in jobs]

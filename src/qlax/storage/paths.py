@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from qlax.errors import UserError
-from qlax.util.files import PARTIAL
+from qlax.util.files import PARTIAL, given_path
 
 LOCK = "lock"  # name of the lock file in a run directory
 
@@ -28,7 +28,7 @@ def check_free(out: Path | str | None) -> None:
     Raises:
       UserError: The path exists and is not free.
     """
-    if out is not None and (path := Path(out)).exists() and not is_free(path):
+    if out is not None and (path := given_path(out)).exists() and not is_free(path):
         what = "already holds a run" if (path / "config.json").exists() else "exists and is not empty"
         raise UserError(f"{path} {what}; name another directory with --out, or resume a run with: qlax resume")
 

@@ -29,6 +29,7 @@ from qlax.training.plan import Plan, make
 from qlax.training.result import Result, finish
 from qlax.training.stop import Stop
 from qlax.types import Explore, Loss, Optimizer, Returns
+from qlax.util.files import given_path
 
 
 def train(
@@ -88,7 +89,7 @@ def train(
         settings["init"] = str(settings["init"])
     config = configure(target, **settings)
     if config.init is not None:
-        config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
+        config = dataclasses.replace(config, init=str(given_path(config.init).resolve()))
     with _together(compilation_cache):
         plan = _plan(config, plugins)
         processes.from_first(lambda: paths.check_free(out))

@@ -103,13 +103,18 @@ def free_name(path: Path) -> Path:
     return next(other for other in itertools.chain([path], numbered) if not os.path.lexists(other))
 
 
+def given_path(path: Path | str) -> Path:
+    """Return the path that a user gave, with `~` as the home directory."""
+    return Path(path).expanduser()
+
+
 def check_is_new(path: Path | str) -> Path:
     """Return the path after checking that it does not exist and that its folder does.
 
     Raises:
       UserError: The path exists already, or its folder does not exist.
     """
-    path = Path(path)
+    path = given_path(path)
     if os.path.lexists(path):
         raise UserError(f"{path} exists already; name a new file, or remove this one")
     if not path.parent.is_dir():

@@ -23,6 +23,7 @@ from qlax.errors import UserError, described, nearest
 from qlax.mixing import only_legal
 from qlax.networks.qnetwork import build
 from qlax.types import Network, PyTree, Step
+from qlax.util.files import given_path
 from qlax.util.imports import import_object
 
 LEARNER = 0  # Pgx's number of the learner's player; which player begins is random in every game
@@ -316,7 +317,7 @@ def _against(name: str, env: pgx.Env, opponent: str, opponent_epsilon: float, ge
         return Game(env)
     if opponent == "self":
         return Challenge(env, opponent_epsilon, generations)
-    if Path(opponent).exists():
+    if given_path(opponent).exists():
         return Game(env, _trained(name, env, opponent), opponent_epsilon)
     if ":" in opponent:
         return Game(env, import_object(opponent))
