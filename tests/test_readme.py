@@ -14,7 +14,7 @@ from qlax.training.plan import make
 
 IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md", "docs/running.md")
 TYPED = (*IN_PYTHON, "docs/own-environment.md")
-PAGES = (*IN_PYTHON, "docs/scaling.md", "docs/looking-at-runs.md")
+PAGES = (*IN_PYTHON, "docs/environments.md", "docs/scaling.md", "docs/looking-at-runs.md")
 COMMANDS = dict.fromkeys(tuple(words) for page in PAGES for block in blocks(page) for words in block.commands)
 
 
