@@ -1,4 +1,4 @@
-"""An environment of Gymnasium, registered under a name of its own: a greenhouse."""
+"""A Gymnasium environment, registered under its own name: a greenhouse."""
 
 import gymnasium
 import numpy as np
@@ -10,7 +10,7 @@ REST, WATER, HEAT, AIR = 0, 1, 2, 3
 
 
 class Greenhouse(gymnasium.Env):
-    """Keep a plant neither cold nor hot, neither dry nor wet: each step in which all is well, it grows by 1."""
+    """Keep a plant neither cold nor hot, neither dry nor wet: it grows by 1 in each step in which all is well."""
 
     observation_space = spaces.Dict(
         {
@@ -22,29 +22,29 @@ class Greenhouse(gymnasium.Env):
     action_space = spaces.Discrete(4)
 
     def reset(self, *, seed=None, options=None):
-        """A new plant."""
+        """Begin with a new plant."""
         super().reset(seed=seed)
         self.warmth, self.water = self.np_random.uniform(-0.3, 0.3, size=2)
         self.weather = self.np_random.integers(3)  # cold, mild, hot
-        return self.seen(), {}
+        return self.observed(), {}
 
     def step(self, action):
-        """What comes of an action; never truncated here."""
+        """Take one step; the time limit is not checked here."""
         self.warmth += 0.1 * (self.weather - 1) + 0.2 * (action == HEAT) - 0.2 * (action == AIR)
         self.water += 0.4 * (action == WATER) - 0.1 - 0.1 * (self.weather == 2)
         if self.np_random.random() < 0.1:
             self.weather = self.np_random.integers(3)
         well = max(abs(self.warmth), abs(self.water)) < 0.4
         dead = max(abs(self.warmth), abs(self.water)) > 1
-        return self.seen(), float(well), dead, False, {}
+        return self.observed(), float(well), dead, False, {}
 
-    def seen(self):
-        """What the agent sees."""
+    def observed(self):
+        """Return what the agent observes."""
         warmth, water = (np.clip([x], -1, 1).astype(np.float32) for x in (self.warmth, self.water))
         return {"warmth": warmth, "water": water, "weather": self.weather}
 
 
-# The time limit is Gymnasium's to keep: it truncates.
+# Gymnasium checks the time limit, and truncates.
 gymnasium.register("Greenhouse-v0", lambda **options: Greenhouse(**options), max_episode_steps=100)
 
 if __name__ == "__main__":

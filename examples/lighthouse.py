@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import qlax
 
 WAIT, LIGHT, FETCH = 0, 1, 2
-FAR = 6  # where a ship comes in sight
+FAR = 6  # distance at which a ship comes in sight
 
 
 class Lighthouse:
-    """Ships come one at a time, at varying speed. One that passes a lit lamp pays 1; in the dark it wrecks, the end.
+    """Ships come one at a time, at varying speed. A ship that passes a lit lamp pays 1; in the dark it wrecks.
 
-    The lamp burns for `tank` steps. Fetching oil fills the tank, and the lamp is dark meanwhile.
+    A wreck ends the episode. A full tank lets the lamp burn for `tank` steps. Fetching oil fills the tank, and the
+    lamp is dark meanwhile.
     """
 
     num_actions = 3
@@ -22,21 +23,21 @@ class Lighthouse:
         self.tank = tank
 
     def reset(self, key):
-        """A new night; every night begins alike."""
+        """Begin a new night; every night begins alike."""
         del key
         state = {"ship": jnp.int32(0), "oil": jnp.int32(self.tank), "time": jnp.int32(0), "saved": jnp.float32(0)}
         return state, self.show(state, saved=jnp.bool_(False), wrecked=jnp.bool_(False))
 
     def step(self, key, state, action):
-        """What comes of an action. All that is random comes from the key."""
+        """Take one step; all randomness comes from the key."""
         key_speed, key_arrival = jax.random.split(key)
         at_sea = state["ship"] > 0
-        ship = jnp.maximum(state["ship"] - jax.random.randint(key_speed, (), 1, 3), 0)  # comes 1 or 2 nearer
+        ship = jnp.maximum(state["ship"] - jax.random.randint(key_speed, (), 1, 3), 0)  # 1 or 2 nearer
         passes = at_sea & (ship == 0)
         arrives = ~at_sea & jax.random.bernoulli(key_arrival)
         lit = action == LIGHT
         state = {
-            "ship": jnp.where(arrives, FAR, ship),  # 0: none in sight
+            "ship": jnp.where(arrives, FAR, ship),  # distance; 0 if none is in sight
             "oil": jnp.where(action == FETCH, self.tank, state["oil"] - lit),
             "time": state["time"] + 1,
             "saved": state["saved"] + (passes & lit),
@@ -44,7 +45,7 @@ class Lighthouse:
         return state, self.show(state, saved=passes & lit, wrecked=passes & ~lit)
 
     def show(self, state, saved, wrecked):
-        """What the agent sees of a state."""
+        """Return what the agent observes of a state."""
         ship, oil, time_is_up = state["ship"], state["oil"], state["time"] >= self.time_limit
         return qlax.Step(
             obs=jnp.concatenate([jax.nn.one_hot(ship, FAR + 1), jax.nn.one_hot(oil, self.tank + 1)]),
@@ -56,7 +57,7 @@ class Lighthouse:
         )
 
     def score(self, episode_return):
-        """In percent of what a keeper saves who never errs, with the usual tank."""
+        """Return the return in percent of a perfect keeper's, with the usual tank."""
         return 100 * episode_return / 15.7
 
 
