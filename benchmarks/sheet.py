@@ -35,8 +35,8 @@ SHEET = {
         "seaquest": NONE,
     },
     "Memory": {
-        "memory-chain": "none found; 1 is the most there is",
-        "memory-chain-without-memory": "0 is chance",
+        "memory-chain": "none found; 1 is the maximum",
+        "memory-chain-without-memory": "chance is 0",
     },
     "Open worlds": {
         "craftax-classic": "our own settings",
@@ -57,37 +57,46 @@ SHEET = {
         "xminigrid-doorkey": "our own settings",
     },
 }
-HEADER = ["`qlax train ...`", "greedy return", "least to best seed", "seeds", "steps", "seconds", "published"]
+HEADER = ["`qlax train ...`", "greedy return", "worst to best seed", "seeds", "steps", "seconds", "published"]
 
 BEGINNING = """\
 # Results
 
-What the presets come to on two cores of a CPU, beside what is published. `python benchmarks/scores.py` trains them,
-`python benchmarks/sheet.py` writes this page from the files in `benchmarks/results/`, to which the commands lead; they
-have the versions, the dates and every seed.
+This page compares the returns of the presets, trained on two cores of a CPU, with published ones.
+`python benchmarks/scores.py` trains the presets, and `python benchmarks/sheet.py` writes this page.
+Each command links to its record in `benchmarks/results/`, with the versions, the date and every seed.
 
-- **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 a seed unless the file says
-  otherwise, with the last weights and not the best ones. In brackets its 95 % interval, of a bootstrap over the seeds;
-  of fewer than five it says little, and is left out. Then the suite's own score, where it has one.
-- **Steps** are those of a seed, **seconds** those of training all seeds in one program, without compilation (some ten
-  seconds the first time). † The machine was busy with other work, as the file says; older files do not say.
+- **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 per seed unless otherwise recorded.
+  The weights are the last ones, not the best ones.
+  The 95 % interval in brackets is from a bootstrap over the seeds.
+  With fewer than five seeds it says little, and is left out.
+  The suite's own score follows, if there is one.
+- **Steps** are those of one seed.
+- **Seconds** are those of training all seeds in one program.
+  They leave out compilation, which takes about ten seconds the first time.
+  † Other programs used the machine, as the record says; older records do not say.
   Speeds are measured in [Performance](performance.md).
-- **Published** numbers are of the same task, not always of the same steps and protocol; see there.
+- **Published** numbers are of the same task, but not always of the same number of steps and protocol; see the source.
 """
 
 NOTES = """\
 ## Notes
 
-- MinAtar runs of a million steps are a tenth of the paper's. Asterix learns late: by then seeds differ by a factor of
-  two and more.
+- Runs of a million steps on MinAtar are a tenth of the paper's.
+  Asterix is learned late: after a million steps, seeds differ by a factor of two and more.
 - With `--memory none` MemoryChain stays at chance, as it must.
-- Overcooked pays 20 a delivery. SMAX 3m is won in 92 and 95 % of 64 games. Hanabi's maximum is 25, and its returns are
-  over 1,000 games. Craftax-Classic's score is percent of its maximum. LunarLander's evaluations are over 16 episodes.
-- Atari on the same two cores is a matter of patience: `qlax train atari-fast/Pong` takes 37 minutes for a million steps
-  (456 a second, beside other work). One seed left -21 after some 600,000 of them; games that ended in the last 50,000
-  return 3.4 on average while exploring, and greedy ones, some cut at 5,000 steps, -13
-  ([`pong.json`](../benchmarks/results/pong.json)). Nothing of Atari has been run on a GPU yet.
-- Scores of sweeps, populations, devices and processes are in [Scaling](scaling.md#measured), of memories in
+- Overcooked pays 20 for a delivery.
+- SMAX 3m is won in 92 and 95 % of 64 games.
+- Hanabi's maximum is 25, and its returns are over 1,000 games.
+- The score of Craftax-Classic is in percent of its maximum.
+- LunarLander's evaluations have 16 episodes.
+- Atari takes long on the same two cores: `qlax train atari-fast/Pong` takes 37 minutes for a million steps.
+  That is 456 steps per second beside other programs.
+  The only seed rose above -21 after about 600,000 steps.
+  Games that ended in the last 50,000 steps return 3.4 on average while exploring.
+  Greedy games, some of them cut at 5,000 steps, return -13 ([`pong.json`](../benchmarks/results/pong.json)).
+- Nothing of Atari has been run on a GPU yet.
+- Scores of sweeps, populations, devices and processes are in [Scaling](scaling.md#measured), those of memories in
   [Memories](memories.md).
 """
 
@@ -127,7 +136,7 @@ def _row(name: str, record: dict, published: str) -> list[str]:
 
 
 def _where(machines: dict[tuple[str, str], list[tuple[str, str]]]) -> str:
-    lines = ["## Where and when", ""]
+    lines = ["## Machines and dates", ""]
     for (machine, jax), runs in machines.items():
         days = sorted({date for _, date in runs})
         when = " to ".join(dict.fromkeys((days[0], days[-1])))

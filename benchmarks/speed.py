@@ -248,7 +248,7 @@ def whole_runs(small: bool) -> list[dict]:
 def throughput_table(results: list[dict]) -> str:
     """As Markdown."""
     rows = [
-        "| preset | runs | steps/s, all runs | slowest to fastest | share of ceiling | compilation | peak memory |",
+        "| preset | agents | steps/s, all agents | slowest to fastest | share of ceiling | compilation | peak memory |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     rows += [
@@ -261,7 +261,7 @@ def throughput_table(results: list[dict]) -> str:
 
 def time_to_score_table(results: list[dict]) -> str:
     """As Markdown."""
-    rows = ["| command | cache | until | seconds | steps a run |", "| --- | --- | --- | --- | --- |"]
+    rows = ["| command | cache | until | seconds | steps per agent |", "| --- | --- | --- | --- | --- |"]
     rows += [
         f"| `{x['command']}` | {x['cache']} | {x['bound']} | "
         + (f"{x['seconds']:.1f} | {x['steps']:,} |" if x["steps"] else "not reached | - |")
@@ -273,7 +273,7 @@ def time_to_score_table(results: list[dict]) -> str:
 def whole_runs_table(results: list[dict]) -> str:
     """As Markdown."""
     rows = [
-        "| command | steps a run | seconds of training | of the process | runs that reached the bound |",
+        "| command | steps per agent | seconds of training | of the process | agents that reached the bound |",
         "| --- | --- | --- | --- | --- |",
     ]
     rows += [
