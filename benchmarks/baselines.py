@@ -441,8 +441,8 @@ def table(name: str, record: dict) -> str:
     task = TASKS[name]
     score = f"a mean of {task.score:g}"
     rows = [
-        f"| {task.title} | seeds | steps | greedy return (95 % interval) | steps/s | s to compile "
-        f"| s of training until {score} | and compilation | processor s | load |",
+        f"| {task.title} | seeds | steps | greedy return (95 % interval) | steps/s | seconds to compile "
+        f"| seconds of training until {score} | with compilation | processor seconds | load |",
         "| --- " * 10 + "|",
     ]
     of_pqn: list[float] | None = None
