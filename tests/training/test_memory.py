@@ -104,7 +104,7 @@ def test_a_gpu_with_little_memory_computes_fewer_agents_at_once(monkeypatch):
     assert runs.needs().bytes < 0.8 * together.bytes
     assert len(compilations) == 1
     monkeypatch.setattr(memory, "device", lambda: Device({"bytes_limit": 5000}))
-    with pytest.raises(UserError, match=r"and there are 4 KiB"):
+    with pytest.raises(UserError, match=r"4 KiB are available"):
         fit(planned().config, runs.needs, runs.compile_fewer)
     assert len(compilations) <= 2
 
@@ -119,8 +119,8 @@ def test_a_run_that_does_not_fit_is_refused_after_compiling_and_before_its_direc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(memory, "available", lambda: 10_000)
     message = (
-        r"^this needs about .* KiB; the largest array is .*, float32\[.*\], .* KiB, "
-        r"and there are 9 KiB: .* too much; (halve|divide by|no setting suffices).*"
+        r"^the run needs about .* KiB of memory; its largest array is .*, float32\[.*\], .* KiB; "
+        r"9 KiB are available, .* too few; (halve|divide|reducing one).*"
     )
     with pytest.raises(UserError, match=message):
         qlax.train(CARTPOLE, **SMALL, out="run")
@@ -146,11 +146,11 @@ def test_what_helps_is_what_has_to_be_halved_least():
     assert needs.halved("num_steps", 1) == 1040  # as rollouts then are what most is held by
     config = configure(CARTPOLE, **SMALL)
     assert memory._remedy(config, needs, 570) == "halve num_envs, to 2"
-    assert memory._remedy(config, needs, 400) == "divide by 4: num_envs, to 1"
+    assert memory._remedy(config, needs, 400) == "divide num_envs by 4, to 1"
     # One environment is the least there can be, and one seed.
-    assert memory._remedy(config, needs, 50) == "no setting suffices alone; halving num_envs saves most"
+    assert memory._remedy(config, needs, 50) == "reducing one setting is not enough; halving num_envs saves most"
     config = configure(config, num_envs=1000, num_steps=1, num_minibatches=8)
-    assert memory._remedy(config, needs, 150) == "divide by 32: num_envs, to 24"  # as 8 does not divide 31
+    assert memory._remedy(config, needs, 150) == "divide num_envs by 32, to 24"  # as 8 does not divide 31
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_where_nobody_knows_nothing_is_refused(monkeypatch):
     "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes."), MemoryError()]
 )
 def test_a_device_out_of_memory_says_what_for(error):
-    message = r"^the device is out of memory; this needs about .* KiB; the largest .*; halve \w+, to \S+$"
+    message = r"^the device is out of memory; the run needs about .* KiB of memory; its largest .*; halve \w+, to \S+$"
     with pytest.raises(RunError, match=message), memory.out_of_memory(planned().config, compiled().needs):
         raise error
 

@@ -121,7 +121,7 @@ def test_processes_started_with_different_settings_refuse(tmp_path, cache):
     with started(2, words, cache, ["--lam", "0.5"], ["--lam", "0.6"]) as each:
         first, second = ended(each, timeout=60)
     assert (first[0], second[0]) == (2, 2)
-    assert "process 1 cannot go on, and says why" in first[2]
+    assert "process 1 cannot continue; see its message" in first[2]
     assert "this process was started with other settings than the first: lam=0.6, not 0.5" in second[2]
     assert not (tmp_path / "run").exists()
 
@@ -272,7 +272,9 @@ def test_others_that_do_not_come_are_reported(monkeypatch):
         raise RuntimeError("DEADLINE_EXCEEDED: nobody\ncame")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(UserError, match="cannot join the other processes: DEADLINE_EXCEEDED: nobody came; say --coord"):
+    with pytest.raises(
+        UserError, match="cannot join the other processes: DEADLINE_EXCEEDED: nobody came; give --coord"
+    ):
         processes.join("node1:1234", 2, 1)
 
 

@@ -183,7 +183,7 @@ def test_what_is_not_as_it_was_is_said(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr("qlax.training.compare.__version__", "99.0")
     resumed = qlax.resume(tmp_path)
     assert "qlax 99.0 instead of 0.1.0" in resumed.summary["inexact"][0]
-    assert "not bit for bit" in capfd.readouterr().err
+    assert "not be bit-identical" in capfd.readouterr().err
 
 
 def test_another_configuration_than_that_of_the_checkpoint_is_refused(monkeypatch, tmp_path):

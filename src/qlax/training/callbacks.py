@@ -1,4 +1,4 @@
-"""Callbacks: functions that see every line of metrics, and may end a training before its planned length."""
+"""Callbacks: functions that receive every line of metrics and may end training before its planned length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,10 +29,10 @@ def until(target: float) -> Callback:
 
 
 def minutes(limit: float) -> Callback:
-    """Make a callback that ends training after a number of minutes, those before an interruption included.
+    """Make a callback that ends training after a number of minutes.
 
     Args:
-      limit: Minutes of training; compilation and evaluation do not count.
+      limit: Minutes of training, including those before the run was resumed; compilation and evaluation do not count.
     """
     return lambda line: bool(line["seconds"] >= 60 * limit)
 
@@ -40,12 +40,12 @@ def minutes(limit: float) -> Callback:
 class Callbacks:
     """All callbacks of a run: the settings `until` and `minutes`, and the user's own function.
 
-    Where several processes train together, the first one calls them and tells the others the answer, so that all end
-    training after the same update.
+    If several processes train together, only the first one calls them and sends the answer to the others, so that all
+    end training after the same update.
 
     Args:
       config: Settings of the run.
-      own: The user's callback; None without one.
+      own: The user's callback; None if there is none.
 
     Attributes:
       reason: Name of the callback that asked to end training: "until", "minutes" or "callback"; "" before that.
@@ -70,7 +70,7 @@ class Callbacks:
         return bool(self._callbacks)
 
     def call(self, line: dict[str, Any]) -> None:
-        """Call every callback with a line of metrics; the answer is in `reason` and `failure`."""
+        """Call every callback with a line of metrics, and store the answer in `reason` and `failure`."""
         if not self:
             return
         failures: list[Exception] = []
@@ -95,5 +95,5 @@ class Callbacks:
 
     @property
     def asks_to_end(self) -> bool:
-        """Whether training ends after the last line, because a callback asked for it or failed."""
+        """True if training must end now, because a callback asked for it or failed."""
         return bool(self.reason) or self.failure is not None

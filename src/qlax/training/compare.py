@@ -1,4 +1,4 @@
-"""Comparison on resume: what has to be as it was when a run began, and what may change its last bits."""
+"""Comparison on resume: settings that must be unchanged, and differences that may change the results' last bits."""
 
 import contextlib
 import dataclasses
@@ -17,18 +17,18 @@ from qlax.training.plan import Plan
 
 
 def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Refuse to go on otherwise than a run began, and find what may change the last bits.
+    """Refuse to resume a run with other settings, and find differences that may change the results' last bits.
 
     Args:
-      path: of the run's directory.
-      plan: of what is to be trained.
-      info: of the checkpoint.
+      path: Directory of the run.
+      plan: Plan of the training to resume.
+      info: Description of the checkpoint.
 
     Returns:
-      In what the run is not what an undisturbed one would have been; and notices for the user.
+      Differences from an uninterrupted run, one text per interruption; and messages to the user.
 
     Raises:
-      UserError: the run began with other settings or plug-ins, or is longer already.
+      UserError: The run began with other settings or other parts of the algorithm, or has more steps than planned.
     """
     config, there = plan.config, info["config"]
     if info["plugins"] != plan.plugins:
@@ -37,13 +37,13 @@ def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], 
         if there[name] != value and not FIELDS[name].metadata["changeable"]:
             raise UserError(
                 f"{path} was begun with {name}={there[name]}, but its config.json says {value}; "
-                "put it back, or begin anew with: qlax train --config"
+                "restore the old value, or begin a new run with: qlax train --config"
             )
     steps = info["updates"] * config.steps_per_update
     if info["updates"] > config.num_updates:
         raise UserError(
             f"{path} has {steps:,} steps already, but its config.json says total_steps={config.total_steps}; "
-            "expected as many at least"
+            f"expected at least {steps}"
         )
     inexact, notices = list(info.get("inexact", [])), []
     here = made_with(plan)
@@ -53,22 +53,22 @@ def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], 
         if here.get(name) != before
     ]
     if plan.make_envs is not None:
-        news.append("new episodes in all environments, as those on the host cannot be saved")
+        news.append("new episodes in all environments, because environments on the host cannot be saved")
     if jax.default_backend() == "gpu" and not config.deterministic:
-        news.append("operations of a GPU that are not deterministic, as --deterministic was not asked for")
+        news.append("nondeterministic GPU operations, because --deterministic is off")
     if news:
         inexact.append(f"after {steps:,} steps: {', '.join(news)}")
-        notices.append(f"going on {inexact[-1]}: not bit for bit what an undisturbed run would have been")
+        notices.append(f"resuming {inexact[-1]}: results will not be bit-identical to those of an uninterrupted run")
     if there.get("total_steps") != config.total_steps:
         notices.append(
-            f"extended from {there.get('total_steps'):,} to {config.total_steps:,} steps: learning rate and epsilon go "
-            f"on as {100 * info['updates'] / config.num_updates:.0f} % into a run of that length"
+            f"extended from {there.get('total_steps'):,} to {config.total_steps:,} steps: learning rate and epsilon "
+            f"continue as {100 * info['updates'] / config.num_updates:.0f} % into a run of that length"
         )
     return inexact, notices
 
 
 def made_with(plan: Plan) -> dict[str, Any]:
-    """What the last bits of a run depend on beside its configuration."""
+    """Return the versions and the device on which the last bits of a run depend."""
     device = jax.local_devices()[0]
     found = {
         "qlax": __version__,
@@ -83,7 +83,7 @@ def made_with(plan: Plan) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor for which XLA compiles, where the system tells."""
+    """Return the name of the CPU, or its architecture if the system does not report the name."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

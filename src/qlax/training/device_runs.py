@@ -1,7 +1,7 @@
-"""Agents whose environments are in JAX: all of them in one program, spread over the devices.
+"""Training of agents whose environments are in JAX: all agents in one program, spread over the devices.
 
-`DeviceRuns` and `qlax.training.host_runs.HostRuns` give the loop the same: states with the axis R first, chunks of
-updates, evaluations and copies.
+`DeviceRuns` and `qlax.training.host_runs.HostRuns` have the same interface for the training loop: states with the axis
+R first, chunks of updates, evaluations and copies.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,18 +15,19 @@ import numpy as np
 from qlax.play import evaluation
 from qlax.pqn import Hyper, TrainState
 from qlax.training import memory
-from qlax.training.guard import Record, begun
+from qlax.training.guard import Record, with_fresh_sums
 from qlax.training.memory import Needs
 from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
 
 
 class Evaluation(NamedTuple):
-    """Greedy episodes that were asked for.
+    """Evaluation that was started.
 
     Attributes:
-      wait: for what they came to, `[R, E]` each; None if the run was stopped meanwhile.
-      returns: of them, on the devices, `[R, ...]`; None on the host.
+      wait: Function that waits for the greedy episodes and returns their metrics, `[R, E]` each; None if the run was
+        stopped in the meantime.
+      returns: Returns of the episodes, `[R, ...]` on the devices; None for environments on the host.
     """
 
     wait: Callable[[], dict[str, np.ndarray] | None]
@@ -34,14 +35,15 @@ class Evaluation(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """What is compiled of a plan: pure functions of the agents that a device computes side by side.
+    """Functions of a plan that are compiled: pure functions of the agents that a device computes side by side.
 
     Attributes:
-      start: `(seeds, hyper, variables) -> state` before the first update; variables of the network, () for new ones.
-      chunk: `(state, seen, num_updates, fresh) -> state, record` after so many updates, int32; the sums of the record
-        begin at zero if `fresh`, bool.
-      evaluate: `(state, seeds) -> metrics [R, E]` of greedy episodes; some more where the devices do not divide E. The
-        same worlds whenever the same number of updates is done.
+      start: `(seeds, hyper, variables) -> state` before the first update. `variables` are the network's initial
+        variables; () for random ones.
+      chunk: `(state, record, num_updates, fresh) -> state, record` after `num_updates` (int32) updates. The sums of
+        the record begin at zero if `fresh` (bool).
+      evaluate: `(state, seeds) -> metrics` of greedy episodes, `[R, E]` each; E is rounded up to a multiple of the
+        devices that share an agent. The episodes depend only on the seed and the number of updates.
     """
 
     start: Callable[[jax.Array, Hyper, PyTree], TrainState]
@@ -50,55 +52,55 @@ class Functions(NamedTuple):
 
 
 def functions(plan: Plan) -> Functions:
-    """Make the functions that a device computes, for environments in JAX."""
+    """Make the functions that are compiled for environments in JAX."""
     vec: Any = plan.vec
     axis_name = plan.placement.axis_name
     play = evaluation.in_jax(plan.algorithm, plan.played, plan.config.eval_max_steps)  # type: ignore[arg-type]
 
     def keys(seed: jax.Array) -> jax.Array:
-        """For the environments, for the learner and for the evaluation."""
+        """Return the random keys of the environments, of learning and of evaluation."""
         return jax.random.split(jax.random.key(seed), 3)
 
     def own(key: jax.Array) -> jax.Array:
-        """The key of this device's part of the environments."""
+        """Return the random key of the environments on this device."""
         return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
     def start(seeds: jax.Array, hyper: Hyper, variables: PyTree) -> TrainState:
-        def of_one(seed, hyper, variables):
+        def start_one(seed, hyper, variables):
             key_env, key_init, _ = keys(seed)
             world, step = vec.reset(own(key_env))
             return plan.algorithm.init(key_init, hyper, step, world, variables)
 
-        return jax.vmap(of_one)(seeds, hyper, variables)
+        return jax.vmap(start_one)(seeds, hyper, variables)
 
     def update(state: TrainState, record: Record) -> tuple[TrainState, Record]:
         state, rollout = plan.rollout(state)
         return plan.learn(state, record, rollout)
 
     def chunk(state: TrainState, seen: Record, num_updates: jax.Array, fresh: jax.Array) -> tuple[TrainState, Record]:
-        # The number is not static, so chunks of any length are the same program: one compilation, and the same bits.
-        carry = (state, begun(seen, fresh))
+        # The number of updates is traced, so that chunks of any length share one program and give the same bits.
+        carry = (state, with_fresh_sums(seen, fresh))
         return jax.lax.fori_loop(0, num_updates, lambda _, carry: jax.vmap(update)(*carry), carry)
 
     def evaluate(state: TrainState, seeds: jax.Array) -> dict[str, jax.Array]:
-        def of_one(state, seed):
+        def evaluate_one(state, seed):
             _, _, key = keys(seed)
             return play(own(jax.random.fold_in(key, state.updates)), state)
 
-        return jax.vmap(of_one)(state, seeds)
+        return jax.vmap(evaluate_one)(state, seeds)
 
     return Functions(start, chunk, evaluate)
 
 
 class DeviceRuns:
-    """All agents in one program; calls return before the device has done what they ask for.
+    """All agents in one program; methods return before the device has finished its computation.
 
     Args:
-      plan: of the run.
-      initial: variables of the network to begin with, `[R, ...]`; () for new ones.
+      plan: Plan of the run.
+      initial: Initial variables of the network, `[R, ...]`; () for random ones.
 
     Attributes:
-      waited: nothing.
+      waited: Empty; only environments on the host make the loop wait.
     """
 
     asynchronous = True
@@ -113,16 +115,20 @@ class DeviceRuns:
         return str(self._placement)
 
     def compile(self) -> None:
-        """Compile everything."""
+        """Compile all programs."""
         self._seeds = self._placement.put(self._plan.seeds, self._placement.runs)
         self._compiled = compile_together(self._lowered(), self._placement.compile)
 
     def needs(self) -> Needs:
-        """The memory that the compiled programs need, and what lies beside them."""
+        """Return the memory that the compiled programs and the arrays beside them need."""
         return memory.of_device(self._plan, self._placement, self._compiled)
 
     def compile_fewer(self, there: int) -> bool:
-        """Compile for so few agents at once that this memory may hold them; False where there cannot be fewer."""
+        """Compile again for fewer agents at a time, so that they may fit into `there` bytes of memory.
+
+        Returns:
+          False if the programs already compute one agent at a time, so that nothing was compiled.
+        """
         if self._placement.at_once == 1:
             return False
         self._placement = self._placement.taking_turns(memory.fewer_at_once(self._placement, self.needs(), there))
@@ -130,7 +136,7 @@ class DeviceRuns:
         return True
 
     def begin(self, restored: TrainState | None, record: Record) -> tuple[TrainState, Record]:
-        """The state before the first update, or the one that was saved; and the record where `chunk` wants it."""
+        """Return the initial state, or the restored one, and the record, both placed on the devices."""
         plan, placement = self._plan, self._placement
         record = placement.put(record, placement.runs)
         if restored is not None:
@@ -138,11 +144,11 @@ class DeviceRuns:
         return self._compiled["start"](*placement.put((plan.seeds, plan.hyper, self._initial), placement.runs)), record
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
-        """So many updates; takes the memory of `state`. The sums of `record` begin at zero if `fresh`."""
+        """Compute `num_updates` updates; the memory of `state` is reused. Sums of `record` begin at zero if `fresh`."""
         return self._compiled["chunk"](state, record, num_updates, fresh)
 
     def evaluate(self, state: TrainState) -> Evaluation:
-        """Greedy episodes, asked for before `state` is taken by the next chunk."""
+        """Start an evaluation; it must be started before the next chunk reuses the memory of `state`."""
         metrics = self._compiled["evaluate"](state, self._seeds)
         dispatched = self._placement.gathered(metrics)
         episodes = self._plan.config.eval_episodes
@@ -151,18 +157,18 @@ class DeviceRuns:
         )
 
     def variables(self, state: TrainState) -> PyTree:
-        """The network's, in memory that no chunk takes."""
+        """Return a copy of the network's variables, whose memory no chunk reuses."""
         return self._placement.gathered(self._compiled["variables"](state))
 
     def copy(self, state: TrainState) -> TrainState:
-        """A snapshot."""
+        """Return a copy of the state, whose memory no chunk reuses."""
         return self._placement.gathered(self._compiled["copy"](state))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; environments in JAX need not be closed."""
 
     def lowered_chunk(self) -> Any:
-        """What `chunk` computes, traced."""
+        """Trace the program of `chunk`."""
         plan, both = self._plan, (self._plan.where, self._placement.runs)
         return self._placement.lower(
             self._functions.chunk,
@@ -175,7 +181,7 @@ class DeviceRuns:
         )
 
     def _lowered(self) -> Iterator[tuple[str, Any]]:
-        """Everything traced, by name; first what takes longest to compile."""
+        """Trace all programs, and yield them by name; those that take longest to compile come first."""
         plan, placement = self._plan, self._placement
         where, runs, lower = plan.where, placement.runs, placement.lower
         yield "chunk", self.lowered_chunk()
@@ -189,18 +195,18 @@ class DeviceRuns:
 
 
 def compile_together(lowered: Iterator[tuple[str, Any]], compile: Callable[[Any], Any]) -> dict[str, Any]:
-    """Compile what is traced one after the other, at the same time: XLA is on one core most of the time.
+    """Compile programs in parallel while further ones are traced, because XLA mostly uses a single core.
 
     Args:
-      lowered: by name.
-      compile: what to call with each.
+      lowered: Traced programs with their names.
+      compile: Function that compiles a traced program.
     """
     pool = ThreadPoolExecutor()
     try:
         futures = {name: pool.submit(compile, each) for name, each in lowered}
         return {name: future.result() for name, future in futures.items()}
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # who leaves in a hurry does not wait
+        pool.shutdown(wait=False, cancel_futures=True)  # do not wait, so that Ctrl-C ends at once
 
 
 def _copied(tree: PyTree) -> PyTree:

@@ -1,6 +1,6 @@
-"""What is measured of updates, and the guard that freezes a run whose numbers are no longer finite.
+"""Measurements of updates, and the guard that freezes an agent whose numbers are no longer finite.
 
-Axes as in `qlax.pqn`: T steps, N environments, M team members; L steps of a segment.
+Axes as in `qlax.pqn`: T steps, N environments, M team members; L steps of a segment, B segments; R agents.
 """
 
 import math
@@ -17,15 +17,15 @@ from qlax.pqn import PQN, Mean, Rollout, TrainState
 from qlax.storage import measurements
 from qlax.types import Array, Network, PyTree
 
-SAMPLE = 256  # rows that the network sees once more: a hundredth of what an update takes at the paper's settings
+SAMPLE = 256  # rows for measuring dead units: about 1 % of an update's computation at the paper's settings
 
 
 class Record(NamedTuple):
-    """Of one run; `[R]` of several."""
+    """Measurements and divergence of one agent, or of R agents with an axis `[R]` first."""
 
-    sums: dict[str, Mean]  # over the updates since the last line of metrics
-    diverged: Array  # int32: updates before the first in which something was not finite; -1: there was none
-    cause: Array  # int32: what was not finite there, the first in the order of `measurements.watched()`
+    sums: dict[str, Mean]  # sums over the updates since the last line of metrics
+    diverged: Array  # int32: number of updates before the first with a number that was not finite; -1 if none was
+    cause: Array  # int32: first measurement that was not finite, as an index into `measurements.watched()`
 
 
 Learn = Callable[[TrainState, Record, Rollout], tuple[TrainState, Record]]
@@ -33,21 +33,25 @@ Measure = Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]
 
 
 def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tuple[Learn, Measure]:
-    """Learning that records what it measures and has this guard; and without them, to find out what is measured.
+    """Make the function that learns with measurements and the guard, and the function that only learns and measures.
 
-    An update after which something is not finite changes no weights, nor does any after it: the run is frozen with the
-    last good ones, while those beside it go on. Its environments are stepped on, but nothing of it is added up.
+    When a number is not finite, the update is discarded and the agent is frozen: its last finite weights never change
+    again, while other agents continue. Its environments are still stepped, but its measurements no longer count.
 
     Args:
-      algorithm: that learns.
-      network: that of the algorithm.
-      axis_name: as in `pqn.make`.
+      algorithm: Algorithm whose `learn` is guarded.
+      network: Network of the algorithm.
+      axis_name: Name of the mapped axis of devices that share an agent, see `pqn.make`.
+
+    Returns:
+      Guarded function of `(state, record, rollout)`, and unguarded function of `(state, rollout)`, whose result also
+      tells which measurements there are.
     """
 
     def total(tree: PyTree) -> PyTree:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    @jax.jit  # traced once, for its shapes and for the program
+    @jax.jit  # so that tracing for its shapes and for the program happens only once
     def measured(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
         after, metrics = algorithm.learn(state, rollout)
         return after, metrics | total(measures(network, after, rollout))
@@ -80,25 +84,26 @@ def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tupl
 
 
 def empty(sums: dict[str, Mean], num_runs: int) -> Record:
-    """Of so many runs, before their first update; `sums` are shapes of theirs."""
+    """Return the record of `num_runs` agents before their first update; `sums` gives shapes and dtypes, `[R]` each."""
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)
     return Record(zeros, np.full(num_runs, -1, np.int32), np.zeros(num_runs, np.int32))
 
 
-def begun(record: Record, fresh: Array) -> Record:
-    """The record, with its sums at zero where a new line begins."""
+def with_fresh_sums(record: Record, fresh: Array) -> Record:
+    """Set the sums of a record to zero if `fresh`, because a new line of metrics begins."""
     return record._replace(sums=jax.tree.map(lambda x: jnp.where(fresh, jnp.zeros_like(x), x), record.sums))
 
 
 class Divergence:
-    """What is known of the agents that diverged.
+    """Agents that have diverged.
 
     Args:
-      config: of the run.
+      config: Configuration of the run.
 
     Attributes:
-      found: of every agent `steps` and `what`, when and where it diverged; None where it did not.
-      why: reason why the first agent diverged; empty while none has.
+      found: For every agent that diverged, its environment steps before (`steps`) and the measurement that was not
+        finite (`what`); None for every other agent.
+      why: Message about the first agent in the latest report; empty if no agent has diverged.
     """
 
     def __init__(self, config: Config):
@@ -108,11 +113,11 @@ class Divergence:
 
     @property
     def of_all(self) -> bool:
-        """Whether every agent diverged, so that nothing is left to train."""
+        """True if every agent has diverged, so that nothing is left to train."""
         return all(self.found)
 
     def update(self, record: Record) -> list[str]:
-        """Learn which agents are frozen by now; return a line about each that was not the last time."""
+        """Update `found` from a record, and return one message about each agent that has newly diverged."""
         reports = []
         for index, updates in enumerate(np.asarray(record.diverged).tolist()):
             if updates < 0:
@@ -129,7 +134,7 @@ class Divergence:
 
 
 def _named(config: Config, index: int) -> str:
-    """The seed of an agent and its own settings; those of a population's member are what it began with."""
+    """Return the seed and own settings of an agent in words; of a population's member, the settings it began with."""
     agent = config.members[index]
     settings = ", ".join(f"{field}={agent[field]:g}" for field in config.swept)
     begun = "" if config.compared else "begun with "
@@ -137,42 +142,42 @@ def _named(config: Config, index: int) -> str:
 
 
 def measures(network: Network, state: TrainState, rollout: Rollout) -> dict[str, Mean]:
-    """Metrics of an update, beside those of `pqn`'s `learn`; may be mapped over states and rollouts.
+    """Return measurements of an update besides those of `pqn`'s `learn`; may be mapped over states and rollouts.
 
-    `dead_units`: the share of units, of dense layers and feature maps, whose activation is above 0 nowhere in a sample
-    of the rollout: all steps of the first environments, as many as make up `SAMPLE` rows. Units are what a network
-    gives as `self.sow("intermediates", "activation", x)`, with x float `[rows, ..., units]` or `[L, B, ..., units]`;
-    without that, the metric is missing.
+    `dead_units` is the share of units (of dense layers and feature maps) whose activation is positive nowhere in a
+    sample of the rollout. The sample holds all steps of the first environments, about `SAMPLE` rows. Units are those
+    that a network reports by `self.sow("intermediates", "activation", x)`, with x float `[rows, ..., units]` or
+    `[L, B, ..., units]`; for a network that reports none, the measurement is missing.
 
     Args:
-      network: that of the learner.
-      state: after learning.
-      rollout: what was learned from.
+      network: Network of the algorithm.
+      state: State after learning.
+      rollout: Rollout that the update learned from.
 
     Source: Sokar et al., "The dormant neuron phenomenon", 2023, arXiv:2302.12902, definition 3.1, with tau = 0.
     """
-    # Of each unit, over all other axes: [..., units] -> [units] bool.
+    # Any positive activation of each unit, over all other axes: [..., units] -> [units] bool.
     alive = [(x > 0).any(range(x.ndim - 1)) for x in _activations(network, state, rollout)]
     return {"dead_units": Mean(1 - jnp.concatenate(alive).mean(dtype=jnp.float32), jnp.float32(1))} if alive else {}
 
 
 def finite(tree: PyTree) -> jax.Array:
-    """Whether every float of the tree is finite: a bool scalar."""
+    """Return a bool scalar: True if all floats of the tree are finite."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    # One reduction a leaf, which nothing overflows: a maximum is nan where there is a nan.
+    # A maximum cannot overflow as a sum can, and it is nan if any element is nan.
     largest = [jnp.abs(x).max(initial=0) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(x) for x in largest]).all() if largest else jnp.bool_(True)
 
 
 def finite_rewards(rollout: Rollout) -> jax.Array:
-    """Whether every reward that is learned from is finite; those of cut steps are not. A bool scalar."""
+    """Return a bool scalar: True if all rewards are finite, except those of truncated steps, which are not learned."""
     steps = rollout.transitions
     return finite(jnp.where(steps.truncated & ~steps.terminated, 0.0, steps.reward))
 
 
 def _activations(network: Network, state: TrainState, rollout: Rollout) -> list[jax.Array]:
-    """What the network sows of a sample of the rollout, cut into segments as in `learn`."""
-    if not isinstance(network, nn.Module):  # others cannot sow, and may not know of the collection
+    """Return the activations that the network sows for a sample of the rollout, in segments as in `learn`."""
+    if not isinstance(network, nn.Module):  # only Flax modules can sow intermediates
         return []
     steps = rollout.transitions
     T, N, M = jax.tree.leaves(steps.obs)[0].shape[:3]
@@ -196,7 +201,7 @@ def _activations(network: Network, state: TrainState, rollout: Rollout) -> list[
 
 
 def _has_rows(leaf: PyTree, L: int, B: int) -> bool:
-    """Whether it is a float array `[L * B, ..., units]` or `[L, B, ..., units]`."""
+    """Tell whether a leaf is a float array `[L * B, ..., units]` or `[L, B, ..., units]`."""
     if not isinstance(leaf, jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False
     return (leaf.ndim > 1 and len(leaf) == L * B) or (leaf.ndim > 2 and leaf.shape[:2] == (L, B))

@@ -1,6 +1,6 @@
-"""Agents whose environments live on the host: they take turns, a chunk each.
+"""Training of agents whose environments run on the host: agents take turns, one chunk each.
 
-`HostRuns` gives the loop the same as `qlax.training.device_runs.DeviceRuns`.
+`HostRuns` has the same interface for the training loop as `qlax.training.device_runs.DeviceRuns`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from qlax.play.host import Part
 from qlax.pqn import TrainState, Transition
 from qlax.training import memory
 from qlax.training.device_runs import Evaluation, compile_together
-from qlax.training.guard import Learn, Record, begun
+from qlax.training.guard import Learn, Record, with_fresh_sums
 from qlax.training.memory import Needs
 from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
@@ -27,35 +27,32 @@ from qlax.types import PyTree
 def learn(
     guarded: Learn, state: TrainState, record: Record, key: jax.Array, parts: list[Part], seen: list[Transition]
 ) -> tuple[TrainState, Record]:
-    """Learn from a rollout that was collected.
+    """Learn from a collected rollout.
 
     Args:
-      guarded: learning of the plan.
-      state: whose parameters learn, and where the rollout began.
-      record: of this agent.
-      key: that learning goes on with.
-      parts: after the rollout.
-      seen: by all parts, in order of time and then part.
+      guarded: Guarded learning function of the plan.
+      state: State at the beginning of the rollout, whose parameters are trained.
+      record: Record of this agent.
+      key: Random key of learning.
+      parts: Parts of the environments after the rollout.
+      seen: Transitions of all parts, ordered by time and then by part.
     """
     return guarded(host.join(state, key, parts), record, host.stack(state, seen))
 
 
-def go_on(state: TrainState, key: jax.Array, parts: list[Part]) -> tuple[jax.Array, TrainState]:
-    """A key to learn with, and the state from which the next rollout begins meanwhile."""
+def start_next(state: TrainState, key: jax.Array, parts: list[Part]) -> tuple[jax.Array, TrainState]:
+    """Return the key of learning, and the state with which the next rollout begins while learning is in progress."""
     key, key_next = jax.random.split(key)
     return key, host.join(state, key_next, parts)
 
 
 class HostRuns:
-    """Agents that take turns: each has environments of its own, and all share those of the evaluation.
+    """Agents that take turns; each has its own training environments, and all share the evaluation environments.
 
     Args:
-      plan: of the run.
-      initial: variables of the network to begin with, `[R, ...]`; () for new ones.
-      stopped: whether the run is to be stopped.
-
-    Attributes:
-      waited: seconds the loop waited for the environments and for the device.
+      plan: Plan of the run.
+      initial: Initial variables of the network, `[R, ...]`; () for random ones.
+      stopped: Function that returns True once the run must stop.
     """
 
     asynchronous = False
@@ -65,31 +62,31 @@ class HostRuns:
         self._compiled: Any = None
         self._workers: list[list[Worker]] = []
         self._evaluator: Worker | None = None
-        self._acting: dict[int, TrainState] = {}  # where collecting and learning overlap, what acts next
+        self._acting: dict[int, TrainState] = {}  # only with `overlap`: state that acts in the next rollout, by agent
         self._waits = host.Waits()
 
     def __str__(self) -> str:
-        return "in turns, as their environments live on the host" if len(self._plan.seeds) > 1 else ""
+        return "in turns, because their environments run on the host" if len(self._plan.seeds) > 1 else ""
 
     @property
     def waited(self) -> dict[str, float]:
-        """Seconds the loop waited, by the names of the summary."""
+        """Seconds that the loop waited for environments and for the device, by their keys in the summary."""
         return {f"waited_for_{name}_seconds": seconds for name, seconds in self._waits.seconds.items()}
 
     def compile(self) -> None:
-        """Compile everything, at the same time."""
+        """Compile all programs in parallel."""
         self._compiled = SimpleNamespace(**compile_together(self._lowered(), self._plan.placement.compile))
 
     def needs(self) -> Needs:
-        """The memory that the compiled programs need, and what lies beside them."""
+        """Return the memory that the compiled programs and the arrays beside them need."""
         return memory.of_host(self._plan, vars(self._compiled))
 
     def compile_fewer(self, there: int) -> bool:
-        """Nothing: the agents take turns already."""
+        """Return False, because the agents already take turns."""
         return False
 
     def begin(self, restored: TrainState | None, record: Record) -> tuple[TrainState, Record]:
-        """The state before the first update, or the saved one with new episodes; and the record for `chunk`."""
+        """Return the initial state, or the restored one with new episodes, and the record on the device."""
         plan, config = self._plan, self._plan.config
         parts = host.sizes(config.num_envs)
         self._workers = [[self._worker(size) for size in parts] for _ in plan.seeds]
@@ -108,33 +105,33 @@ class HostRuns:
                 state = jax.tree.map(lambda x, run=run: x[run], restored)
                 forgotten = jax.tree.map(jnp.zeros_like, state.memory)
                 states.append(state._replace(step=host.first_steps(step), memory=forgotten))
-        return _together(states), jax.device_put(record)
+        return _stacked(states), jax.device_put(record)
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
-        """So many updates of every run; the sums of `record` begin at zero if `fresh`.
+        """Compute `num_updates` updates of every agent; the sums of `record` begin at zero if `fresh`.
 
         Raises:
-          HostError: environments crashed or hang; `state` is still there.
+          HostError: Environments crashed or hang; `state` is still valid.
         """
         plan, compiled, num_steps = self._plan, self._compiled, self._plan.config.num_steps
         states, records = [], []
         for run, workers in enumerate(self._workers):
-            one, seen_of_one = jax.tree.map(lambda x, run=run: x[run], (state, begun(record, fresh)))
-            acting = self._acting.get(run, one)  # whose parameters the rollout is collected with
+            one, seen_of_one = jax.tree.map(lambda x, run=run: x[run], (state, with_fresh_sums(record, fresh)))
+            acting = self._acting.get(run, one)  # state whose parameters act in the rollout
             for _ in range(num_updates):
                 key, parts, seen = host.collect(compiled, plan.algorithm, num_steps, workers, acting, self._waits)
                 if plan.config.overlap:
-                    key, acting = compiled.go_on(one, key, parts)
+                    key, acting = compiled.start_next(one, key, parts)
                     self._acting[run] = acting
                 one, seen_of_one = compiled.learn(one, seen_of_one, key, parts, seen)
                 acting = self._acting.get(run, one)
             states.append(one)
             records.append(seen_of_one)
         records = self._waits.until("device", lambda: jax.block_until_ready(records))
-        return _together(states), _together(records)
+        return _stacked(states), _stacked(records)
 
     def evaluate(self, state: TrainState) -> Evaluation:
-        """Greedy episodes, played when they are waited for; None if the run was stopped meanwhile."""
+        """Return an evaluation whose episodes are played when it is waited for."""
         plan = self._plan
 
         def play() -> dict[str, np.ndarray] | None:
@@ -155,11 +152,11 @@ class HostRuns:
         return Evaluation(play, None)
 
     def variables(self, state: TrainState) -> PyTree:
-        """The network's."""
+        """Return the network's variables."""
         return variables_of(state)
 
     def copy(self, state: TrainState) -> TrainState:
-        """Nothing takes its memory."""
+        """Return the state itself, because no chunk reuses its memory."""
         return state
 
     def close(self) -> None:
@@ -170,7 +167,7 @@ class HostRuns:
             self._evaluator.close()
 
     def _lowered(self) -> Iterator[tuple[str, Any]]:
-        """Everything traced, by name; first what takes longest to compile."""
+        """Trace all programs, and yield them by name; those that take longest to compile come first."""
         plan, config = self._plan, self._plan.config
         state, record = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (plan.shapes, plan.new_record())
@@ -191,7 +188,7 @@ class HostRuns:
         yield "act_in_evaluation", jax.jit(act).lower(parameters, parts[0]._replace(step=step, memory=remembered))
         yield "begin", jax.jit(host.begin).lower(state)
         if config.overlap:
-            yield "go_on", jax.jit(go_on).lower(state, key, parts)
+            yield "start_next", jax.jit(start_next).lower(state, key, parts)
 
     def _worker(self, num_envs: int) -> Worker:
         config = self._plan.config
@@ -206,10 +203,10 @@ class HostRuns:
 
 
 def _seed(seed: int, updates: int, part: int) -> int:
-    """Of the environments of a part; those of other runs, parts and points of training are independent."""
+    """Return the seed of a part of the environments, independent for every agent's seed, update and part."""
     return int(np.random.SeedSequence([int(seed), updates, part]).generate_state(1)[0] >> 2)
 
 
-def _together(trees: list[Any]) -> Any:
-    """Of every run, `[R, ...]`."""
+def _stacked(trees: list[Any]) -> Any:
+    """Stack the trees of all agents to one tree of arrays `[R, ...]`."""
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)

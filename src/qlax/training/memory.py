@@ -1,8 +1,8 @@
-"""Whether the memory of the devices holds a run: decided by what XLA says of the compiled programs.
+"""Memory of a run: refuse a run that does not fit, by what XLA reports of the compiled programs.
 
-XLA knows what a program needs once it is compiled, so a run that does not fit is refused after compilation and before
-its directory is made. Beside the programs lie a snapshot of the state, the weights that are evaluated and, where the
-environments live on the host, a rollout. The cores of a CPU share the memory of the machine.
+XLA knows the memory of a program once it is compiled, so a run that does not fit is refused after compilation and
+before its directory is made. Besides the programs, memory holds a snapshot of the state, the weights in evaluation
+and, for environments on the host, a rollout. The cores of a CPU share the memory of the machine.
 
 Axes as in `qlax.pqn`; R agents.
 """
@@ -26,13 +26,13 @@ from qlax.training.placement import Placement, device, everywhere
 from qlax.training.plan import Plan
 from qlax.types import PyTree, is_key
 
-REMEDIES = sorted(  # what to make smaller, the cheapest first
+REMEDIES = sorted(  # settings to reduce if memory is short, the least harmful first
     (name for name, field in FIELDS.items() if field.metadata["remedy"]),
     key=lambda name: FIELDS[name].metadata["remedy"],
 )
 MOST_HALVINGS = 40
-# Of control groups by their controllers, version 2 and 1: the folder; files of the limit and of what is used; and which
-# number counts what is read from files.
+# For each name of the memory controller in /proc/self/cgroup (version 2, version 1): the folder, the files of the limit
+# and of the usage, and the entry of memory.stat that counts file caches, which the kernel can reclaim.
 CONTROL_GROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -40,12 +40,12 @@ CONTROL_GROUPS = {
 
 
 class Part(NamedTuple):
-    """Some of the memory that a run needs.
+    """Part of the memory that a run needs.
 
     Attributes:
-      what: the part is for.
-      bytes: of the part.
-      settings: whose halves halve the part.
+      what: Purpose of the part.
+      bytes: Size in bytes.
+      settings: Settings to which the size is proportional.
     """
 
     what: str
@@ -54,12 +54,13 @@ class Part(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """The memory that the devices of this process need which share it.
+    """Memory that a run needs on one device, or on all cores of a CPU, which share it.
 
     Attributes:
-      always: the parts held from the beginning to the end.
-      in_turn: the parts of training, of evaluation and of an exchange, of which one group at a time is held beside.
-      largest: the largest array: name, dtype, shape on one device and size, in words.
+      always: Parts that are held during the whole run.
+      in_turn: Groups of parts for training, for evaluation and for an exchange of a population; only one group is held
+        at a time.
+      largest: Description of the largest array: name, dtype, shape on one device, and size.
     """
 
     always: tuple[Part, ...]
@@ -68,11 +69,11 @@ class Needs(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Bytes held when most is."""
+        """Peak memory in bytes."""
         return self.halved("", 0)
 
     def halved(self, setting: str, times: int) -> int:
-        """Bytes held if a setting is halved so often."""
+        """Return the peak memory in bytes after halving a setting a number of times."""
 
         def left(parts: tuple[Part, ...]) -> int:
             return sum(part.bytes >> times if setting in part.settings else part.bytes for part in parts)
@@ -81,16 +82,16 @@ class Needs(NamedTuple):
 
 
 def fit(config: Config, needed: Callable[[], Needs], compile_fewer: Callable[[int], bool]) -> None:
-    """Make sure that the memory holds compiled programs; compile once more for fewer agents at once where that helps.
+    """Check that the compiled programs fit into memory; if they do not, compile them for fewer agents at a time.
 
     Args:
-      config: of the run.
-      needed: the memory that its compiled programs need; see `of_device` and `of_host`.
-      compile_fewer: compiles for so few agents at once that this memory may hold them; False where there cannot be
-        fewer.
+      config: Configuration of the run.
+      needed: Function that returns the memory that the compiled programs need, see `of_device` and `of_host`.
+      compile_fewer: Function of the available bytes that compiles for fewer agents at a time; it returns False if that
+        is not possible.
 
     Raises:
-      UserError: it does not; says by how much, and what to make smaller.
+      UserError: The programs do not fit; the message says how much is missing and which setting to reduce.
     """
     found = available()
     there = processes.least(-1 if found is None else found // 1024) * 1024
@@ -100,16 +101,16 @@ def fit(config: Config, needed: Callable[[], Needs], compile_fewer: Callable[[in
     if needs.bytes > there and compile_fewer(there):
         needs = needed()
     if needs.bytes > there:
-        much = f"and there are {_written(there)}: {_written(needs.bytes - there)} too much"
-        raise UserError(f"{_described(needs)}, {much}; {_remedy(config, needs, there)}")
+        much = f"{_written(there)} are available, {_written(needs.bytes - there)} too few"
+        raise UserError(f"{_described(needs)}; {much}; {_remedy(config, needs, there)}")
 
 
 @contextlib.contextmanager
 def out_of_memory(config: Config, needed: Callable[[], Needs]) -> Iterator[None]:
-    """Say what the memory is needed for where it runs out within.
+    """Explain errors within the context that are caused by a lack of memory.
 
     Raises:
-      RunError: it did.
+      RunError: Memory ran out; the message says how much is needed and which setting to reduce.
     """
     try:
         yield
@@ -122,12 +123,12 @@ def out_of_memory(config: Config, needed: Callable[[], Needs]) -> Iterator[None]
 
 
 def of_device(plan: Plan, placement: Placement, programs: dict[str, Any]) -> Needs:
-    """What agents need whose environments are in JAX, on one device; on a CPU on all cores of this process.
+    """Return the memory that agents with environments in JAX need on one device, or on all cores of this process.
 
     Args:
-      plan: of the run.
-      placement: of its agents, as many of them at once as the programs compute.
-      programs: compiled, by name: `chunk` and `evaluate`.
+      plan: Plan of the run.
+      placement: Placement of the agents, with which the programs were compiled.
+      programs: Compiled programs by name, among them `chunk` and `evaluate`.
     """
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype),
@@ -135,12 +136,12 @@ def of_device(plan: Plan, placement: Placement, programs: dict[str, Any]) -> Nee
         everywhere(plan.where, plan.shapes),
     )
     on_each, num_steps = len(state.updates), plan.config.num_steps
-    copies = 2  # a snapshot beside the state
-    if jax.process_count() > 1:  # every device has the snapshot of all agents for a moment
+    copies = 2  # the state and a snapshot
+    if jax.process_count() > 1:  # a snapshot of all agents is gathered on every device
         copies += len(plan.seeds) // on_each * placement.parts
     rollouts = num_steps * nbytes(state.step) * placement.at_once // on_each
     learning = _beside(programs["chunk"]) - rollouts
-    # The exchange of a population takes the weights of all agents to every device.
+    # The exchange of a population gathers the weights of all agents on every device.
     everyone = 0 if plan.config.population == "none" else len(plan.seeds) // on_each
     exchanged = everyone * nbytes((state.params, state.stats, state.opt_state))
     needs = _needs(
@@ -160,20 +161,20 @@ def of_device(plan: Plan, placement: Placement, programs: dict[str, Any]) -> Nee
 
 
 def of_host(plan: Plan, programs: dict[str, Any]) -> Needs:
-    """What agents need whose environments live on the host.
+    """Return the memory that agents with environments on the host need.
 
     Args:
-      plan: of the run.
-      programs: compiled, by name: `learn` and `act_in_evaluation`.
+      plan: Plan of the run.
+      programs: Compiled programs by name, among them `learn` and `act_in_evaluation`.
     """
     learn, act = (programs[name].memory_analysis() for name in ("learn", "act_in_evaluation"))
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), plan.shapes)
-    # Arrays of a rollout are arguments of learning; where both overlap, the next rollout is collected meanwhile.
+    # The arrays of a rollout are arguments of learning; with `overlap`, the next rollout is collected at the same time.
     rollouts = (learn.argument_size_in_bytes - nbytes(one)) * (1 + plan.config.overlap)
     return _needs(
         plan,
         plan.shapes,
-        3,  # nothing is donated: the states before a chunk, those of the agents that are done, and all of them together
+        3,  # copies, as no memory is reused: states before a chunk, states of finished agents, and the stacked result
         Part("rollouts", rollouts, ("num_envs", "num_steps")),
         Part("learning", _beside(programs["learn"]), ("num_envs", "num_steps")),
         Part("evaluation", act.argument_size_in_bytes + _beside(programs["act_in_evaluation"]), ("eval_episodes",)),
@@ -181,15 +182,15 @@ def of_host(plan: Plan, programs: dict[str, Any]) -> Needs:
 
 
 def fewer_at_once(placement: Placement, needs: Needs, there: int) -> int:
-    """How many agents a device should compute at once for this memory to hold them: fewer than now, at least 1.
+    """Estimate how many agents at a time fit into memory: fewer than now, and at least 1.
 
     Args:
-      placement: of the agents.
-      needs: as they are computed now.
-      there: bytes.
+      placement: Current placement of the agents.
+      needs: Memory that the current placement needs.
+      there: Available memory in bytes.
     """
     always = sum(part.bytes for part in needs.always)
-    room = there - 2 * always  # in turns, what comes of all agents is gathered beside what they began with
+    room = there - 2 * always  # when agents take turns, new states of all are held beside their old states
     at_once = placement.at_once * max(0, room) // max(1, needs.bytes - always)
     return max(1, min(placement.at_once - 1, at_once))
 
@@ -210,13 +211,13 @@ def _needs(plan: Plan, state: TrainState, copies: int, rollouts: Part, learning:
 
 
 def _beside(program: Any) -> int:
-    """Bytes that a compiled program needs beside its arguments."""
+    """Return the bytes that a compiled program needs besides its arguments."""
     found = program.memory_analysis()
     return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
 
 
 def _largest(state: TrainState, num_steps: int) -> str:
-    """The largest array that has a name: one of the state, or what a rollout holds of each step."""
+    """Describe the largest named array: one of the state, or one that a rollout stores for each step."""
     of_rollouts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_steps, *x.shape), x.dtype), state.step)
     arrays = {
         f"{jax.tree_util.keystr(path, simple=True, separator='/')}{of}": x
@@ -228,18 +229,18 @@ def _largest(state: TrainState, num_steps: int) -> str:
 
 
 def nbytes(tree: PyTree) -> int:
-    """Bytes of all arrays of a tree, or of their shapes; random keys included."""
+    """Return the bytes of all arrays of a tree of arrays, or of their shapes; random keys count as their data."""
 
-    def of_one(x: Any) -> int:
+    def leaf_bytes(x: Any) -> int:
         if is_key(x):
             x = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(x.shape, x.dtype))
         return math.prod(x.shape) * x.dtype.itemsize
 
-    return sum(map(of_one, jax.tree.leaves(tree)))
+    return sum(map(leaf_bytes, jax.tree.leaves(tree)))
 
 
 def available() -> int | None:
-    """Bytes that a device has left; on a CPU those of the machine, which all its devices share. None: unknown."""
+    """Return the free memory of a device in bytes, or of the whole machine for a CPU; None if it is unknown."""
     if device().platform == "cpu":
         return machine_memory()
     stats = device().memory_stats() or {}
@@ -247,22 +248,25 @@ def available() -> int | None:
 
 
 def machine_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take: what the machine has, and what its group may have. None: unknown.
+    """Return the bytes that this process can still allocate, by the machine's memory and the limits of control groups.
 
     Args:
-      root: of the file system.
+      root: Root folder of the file system.
+
+    Returns:
+      Bytes; None if they are unknown.
     """
     kibibytes = _numbers(root / "proc/meminfo").get("MemAvailable:")
     left = [None if kibibytes is None else kibibytes * 1024]
     if kibibytes is None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # no such name where there is no POSIX
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # systems without POSIX lack these names
             left.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers in CONTROL_GROUPS:
             folder, *files = CONTROL_GROUPS[controllers]
             groups = root / "sys/fs/cgroup" / folder
-            # A group may have no more than those it is part of; within a container, the path may be that outside.
+            # Limits of parent groups hold too. Within a container, the path may be one outside and not exist.
             own = groups / path.lstrip("/")
             left += [_left(group, *files) for group in (own, *own.parents) if group.is_relative_to(groups)]
     known = [number for number in left if number is not None]
@@ -270,26 +274,26 @@ def machine_memory(root: Path = Path("/")) -> int | None:
 
 
 def _described(needs: Needs) -> str:
-    return f"this needs about {_written(needs.bytes)}; the largest array is {needs.largest}"
+    return f"the run needs about {_written(needs.bytes)} of memory; its largest array is {needs.largest}"
 
 
 def _remedy(config: Config, needs: Needs, there: int) -> str:
-    """Name what to reduce for so much memory: the setting that has to be halved least, of those the first."""
+    """Return advice which setting to reduce: the one that needs the fewest halvings to fit into `there` bytes."""
     for times in range(1, MOST_HALVINGS):
         for setting in REMEDIES:
             if needs.halved(setting, times) <= there and (value := _halved(config, setting, times)):
-                how = "halve" if times == 1 else f"divide by {2**times:,}:"
-                return f"{how} {setting}, to {value}"
+                how = f"halve {setting}" if times == 1 else f"divide {setting} by {2**times:,}"
+                return f"{how}, to {value}"
     best = min(REMEDIES, key=lambda setting: needs.halved(setting, 1))
-    return f"no setting suffices alone; halving {best} saves most"
+    return f"reducing one setting is not enough; halving {best} saves most"
 
 
 def _halved(config: Config, setting: str, times: int) -> str | None:
-    """Halve a setting so often, as one types it; None where it cannot be."""
+    """Return a setting after a number of halvings, as typed on the command line; None if the value is not valid."""
     value, minibatches = getattr(config, setting), config.num_minibatches
     if setting == "hidden":
         candidates: list[Any] = [tuple(width >> times for width in value)]
-    else:  # the latter is divided by the minibatches for certain
+    else:  # the second candidate is a multiple of the number of minibatches, which may be required
         candidates = [value >> times, (value >> times) // minibatches * minibatches]
     for new in candidates:
         with contextlib.suppress(UserError):
@@ -299,7 +303,7 @@ def _halved(config: Config, setting: str, times: int) -> str | None:
 
 
 def _written(number: int) -> str:
-    """Bytes as a user reads them."""
+    """Format a number of bytes with a unit from KiB to TiB."""
     power = next((power for power in (4, 3, 2) if number >= 1024**power), 1)
     count, unit = number / 1024**power, ("KiB", "MiB", "GiB", "TiB")[power - 1]
     return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
@@ -313,13 +317,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """By name, of a file with a name and a number a line."""
+    """Read a file whose lines hold a name and a number."""
     words = (line.split() for line in _lines(path))
     return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
 
 
 def _left(group: Path, limit: str, used: str, cache: str) -> int | None:
-    """What a control group may still take; what it reads from files counts as used, and is given back if need be."""
+    """Return the free bytes of a control group, counting its file cache as free; None if it has no limit."""
     limits, uses = _lines(group / limit), _lines(group / used)
     if not limits or not uses or not limits[0].isdecimal():  # "max"
         return None

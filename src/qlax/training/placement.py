@@ -1,10 +1,10 @@
-"""Where runs are computed: on which devices, and how many of them at once.
+"""Placement of agents: on which devices they are computed, and how many at a time.
 
-Runs share nothing. So they are dealt to the devices in equal parts first, and each device computes its part side
-by side or in turns. Where devices are left, several share each run: they split its environments, and sum what they
-learn. A CPU is counted as one device a core and its runs take turns: one run fits its caches, and a core of its own
-is more to a run than a share of every operation. Other devices compute all their runs at once, or as many as their
-memory holds.
+Agents are independent. Therefore they are first divided equally among the devices, and each device computes its agents
+side by side or in turns. If devices are left over, several devices share each agent: they split its environments and
+sum their gradients. Each core of a CPU counts as a device whose agents take turns, because one agent fits into the
+core's caches, and a core per agent is faster than all cores per operation. Other devices compute all their agents at
+once, or as many as fit into memory.
 """
 
 import contextlib
@@ -21,54 +21,54 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qlax.errors import UserError
 from qlax.types import PyTree, is_key
 
-RUNS, DATA = "runs", "data"  # the axes of the mesh
-DETERMINISTIC_OPTIONS: dict[str, Any] = {  # of a GPU; a CPU's operations are deterministic
+RUNS, DATA = "runs", "data"  # axes of the device mesh: agents, and parts of an agent's environments
+DETERMINISTIC_OPTIONS: dict[str, Any] = {  # for GPUs; a CPU's operations are deterministic anyway
     "xla_gpu_deterministic_ops": True,
-    "xla_gpu_autotune_level": 0,  # measures on the spot which algorithm is fastest, so another day another one
+    "xla_gpu_autotune_level": 0,  # autotuning may choose another algorithm each time
 }
 CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "",  # XLA's fusions around matrix products are slower than Eigen's products
-    "xla_backend_optimization_level": 1,  # compiles in four fifths of the time, and runs as fast
+    "xla_backend_optimization_level": 1,  # takes 80 % of the compilation time, and the program runs as fast
 }
 
 
 def use_cores() -> None:
-    """Have JAX count a CPU's cores as devices, unless it was told what to count or has counted already."""
+    """Make JAX treat each CPU core as a device, unless the user set their number or JAX is already initialised."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = jax.config.values["jax_num_cpu_devices"] != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
     if not told:
-        with contextlib.suppress(RuntimeError):  # it has counted
+        with contextlib.suppress(RuntimeError):  # JAX is already initialised
             jax.config.update("jax_num_cpu_devices", cores)
 
 
 def device() -> jax.Device:
-    """The first that this process may use."""
+    """Return the first device that this process may use."""
     return next(each for each in _devices() if each.process_index == jax.process_index())
 
 
 class Placement:
-    """The devices that share `num_runs` runs: as many as divide them, and their environments, equally.
+    """Division of `num_runs` agents, and of their environments, among devices in equal parts.
 
     Args:
-      num_runs: R.
-      splits: whether the environments of a run can be split into so many parts.
-      devices: of each process, at most; None: all. Cores of a CPU split the environments of a run only if this is
-        said, or there are several processes.
-      deterministic: the same bits every time, which a GPU has to be asked for.
+      num_runs: Number of agents, R.
+      splits: Function that tells whether an agent's environments can be split into a number of equal parts.
+      devices: Maximum number of devices per process; None for all. CPU cores split the environments of an agent only
+        if this is given, or if there are several processes.
+      deterministic: Use only deterministic operations on GPUs.
 
     Attributes:
-      num_devices: used, of all processes.
-      groups: devices, or groups that share their runs, among which the runs are dealt.
-      parts: into which the environments of a run are split, a device each.
-      axis_name: of the mapped axis of the devices that share a run; None where a run has one device.
-      at_once: agents a device computes side by side; fewer where memory is short, see `taking_turns`.
-      runs: sharding of arrays with the axis R first.
-      split: of arrays with the axes R and N first.
-      each: of arrays with an axis of devices first.
-      whole: of arrays that every device has.
+      num_devices: Number of devices in use, over all processes.
+      groups: Number of groups of devices; each group computes an equal share of the agents.
+      parts: Number of devices in a group, which is the number of parts of each agent's environments.
+      axis_name: Name of the mapped axis of the devices in a group; None for groups of one device.
+      at_once: Number of agents that a device computes side by side, see `taking_turns`.
+      runs: Sharding of arrays whose first axis is R.
+      split: Sharding of arrays whose first axes are R and N.
+      each: Sharding of arrays whose first axis is that of all devices.
+      whole: Sharding of arrays that every device holds completely.
 
     Raises:
-      UserError: there are processes that would have nothing to do.
+      UserError: A process would have nothing to compute.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Placement:
         there, several = _devices(), jax.process_count()
         self._available = min(len(there) // several, devices or len(there)) * several
         is_cpu = there[0].platform == "cpu"
-        # Cores split a run only where it is asked for, or a process would have no work without.
+        # CPU cores split an agent only if the user asks for it, or if a process would otherwise have no work.
         is_reluctant = is_cpu and devices is None
         most_parts = several if is_reluctant else self._available
         self.groups, self.parts = _shares(num_runs, self._available, several, most_parts, splits, is_reluctant)
@@ -99,17 +99,17 @@ class Placement:
         self._together = jax.jit(lambda tree: tree, out_shardings=self.whole)
 
     def __str__(self) -> str:
-        """What a user may want to know; nothing if all runs are computed at once on one device."""
+        """Describe the placement for the user; empty if all agents are computed at once on one device."""
         devices = "cores" if self._device.platform == "cpu" else "devices"
         parts = []
         if self.num_devices > 1:
             parts.append(f"spread over {self.num_devices} {devices}")
         if self.parts > 1:
-            parts.append(f"{self.parts} of which share the environments of a run")
+            parts.append(f"{self.parts} of which share the environments of an agent")
         if self.at_once < self._on_each:
             parts.append("in turns" if self.at_once == 1 else f"in turns, {self.at_once} at a time on each device")
         if self.num_devices < min(self._available, self._num_runs * self._most_parts):
-            parts.append(f"as it does not come out even on {self._available} {devices}")
+            parts.append(f"because the work cannot be divided equally among {self._available} {devices}")
         return ", ".join(parts)
 
     def spread(
@@ -119,13 +119,14 @@ class Placement:
         result: PyTree,
         shared: int = 0,
     ) -> Callable[..., PyTree]:
-        """The function of all runs, whose parts the devices compute.
+        """Distribute a function over the devices, so that it takes the arrays of all agents.
 
         Args:
-          function: of as many runs as are side by side, of their part of the environments, and of what is shared.
-          arguments: of each argument of runs where it is: `runs`, `split`, or a tree of them.
-          result: the same of what it returns.
-          shared: so many arguments follow that are the same for all.
+          function: Function of the agents that a device computes side by side, of its part of their environments, and
+            of shared arguments.
+          arguments: Sharding of each argument with the axis R: `runs`, `split`, or a tree of these.
+          result: Sharding of the result: `runs`, `split`, or a tree of these.
+          shared: Number of further arguments that are the same for all agents.
         """
         specs = jax.tree.map(lambda sharding: sharding.spec, (arguments, result))
         turns = self._in_turns(function, len(arguments))
@@ -141,25 +142,25 @@ class Placement:
         shared: tuple[Any, ...] = (),
         donate: bool = False,
     ) -> Any:
-        """Trace `function(*shapes, *shared)` for all runs; `compile` does the rest.
+        """Trace `function(*shapes, *shared)` for all agents; the result is for `compile`.
 
         Args:
-          function: as in `spread`.
-          shapes: of its arguments, `[R, ...]`.
-          arguments: as in `spread`; None: `runs` for all.
-          result: as in `spread`; None: `runs`.
-          shared: arguments that are the same for all.
-          donate: whether the result may take the memory of the first argument.
+          function: Function as in `spread`.
+          shapes: Trees of the shapes of its arguments, `[R, ...]`.
+          arguments: Shardings as in `spread`; None for `runs` for all arguments.
+          result: Sharding as in `spread`; None for `runs`.
+          shared: Arguments that are the same for all agents.
+          donate: The result may reuse the memory of the first argument.
         """
         arguments = arguments or tuple(self.runs for _ in shapes)
         result = result or self.runs
         spread = self.spread(function, arguments, result, len(shared))
-        # Said of the results too, as XLA keeps nothing of arrays without elements, which some environments have.
+        # Shardings of results are given explicitly, because XLA loses those of arrays without elements.
         jitted = jax.jit(spread, donate_argnums=(0,) if donate else (), out_shardings=result)
         return jitted.lower(*self.placed(shapes, arguments), *shared)
 
     def placed(self, shapes: PyTree, where: PyTree) -> PyTree:
-        """The shapes, each with its sharding as in `put`."""
+        """Return the shapes with their shardings, which are given as in `put`."""
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
@@ -167,15 +168,15 @@ class Placement:
         )
 
     def compile(self, lowered: Any) -> Any:
-        """XLA's part, which any thread may do."""
+        """Compile a traced program; may be called from any thread."""
         return lowered.compile(compiler_options=compiler_options(self._device.platform, self._deterministic))
 
     def put(self, tree: PyTree, where: PyTree) -> PyTree:
-        """Arrays of all runs on the devices; every process has to have the same.
+        """Put the arrays of all agents on the devices; every process must have the same arrays.
 
         Args:
-          tree: of arrays, whole.
-          where: `runs`, `split`, or a tree of them.
+          tree: Tree of complete arrays.
+          where: Sharding of the arrays: `runs`, `split`, or a tree of these.
         """
 
         def placed(x, sharding):
@@ -186,11 +187,18 @@ class Placement:
         return jax.tree.map(placed, tree, everywhere(where, tree))
 
     def gathered(self, tree: PyTree) -> PyTree:
-        """The same of all runs where this process can read it, asked for before a chunk takes its memory."""
+        """Gather the arrays of all agents where this process can read them; call this before a chunk reuses them."""
         return self._together(tree) if jax.process_count() > 1 else tree
 
     def votes(self, *values: int) -> Callable[[], np.ndarray]:
-        """What every process says at this point of the run, `[processes, values]`, once it is waited for."""
+        """Gather integers from every process at this point of the run.
+
+        Args:
+          values: Integers of this process; every process must give the same number of them.
+
+        Returns:
+          Function that waits for all processes and returns an int32 array `[processes, values]`.
+        """
         processes, here = jax.process_count(), np.array([values], np.int32)
         if processes == 1:
             return lambda: here
@@ -199,18 +207,18 @@ class Placement:
         return lambda: np.asarray(dispatched)[:: self.num_devices // processes]
 
     def taking_turns(self, at_once: int) -> "Placement":
-        """The same with at most so many agents side by side on a device, as many as divide those that it has."""
+        """Return a placement with at most `at_once` agents side by side, a divisor of the agents on a device."""
         placement = copy.copy(self)
         sizes = range(min(self._on_each, at_once), 0, -1)
         placement.at_once = next(size for size in sizes if self._on_each % size == 0)
         return placement
 
     def _in_turns(self, function: Callable[..., PyTree], num_of_runs: int) -> Callable[..., PyTree]:
-        """The function of as many runs as a device has, computed so many at once.
+        """Make a function of all agents of a device that computes `at_once` of them at a time.
 
         Args:
-          function: as in `spread`.
-          num_of_runs: of its arguments so many are of runs, the others are shared.
+          function: Function as in `spread`.
+          num_of_runs: Number of arguments with the axis R; the others are shared.
         """
         if self.at_once == self._on_each:
             return function
@@ -218,7 +226,7 @@ class Placement:
         @functools.wraps(function)
         def in_turns(*arguments):
             runs, shared = arguments[:num_of_runs], arguments[num_of_runs:]
-            # Sizes are said, as those of arrays without elements do not follow.
+            # Sizes are explicit, because those of arrays without elements cannot be inferred.
             turns = self._on_each // self.at_once
             groups = jax.tree.map(lambda x: x.reshape(turns, self.at_once, *x.shape[1:]), runs)
             done = jax.lax.map(lambda group: function(*group, *shared), groups)
@@ -228,12 +236,12 @@ class Placement:
 
 
 def everywhere(where: PyTree, tree: PyTree) -> PyTree:
-    """A sharding for every leaf of the tree; one that stands for several is repeated."""
+    """Return a sharding for every leaf of the tree; a sharding in place of a subtree holds for all its leaves."""
     return jax.tree.broadcast(where, tree, is_leaf=lambda x: isinstance(x, NamedSharding))
 
 
 def _devices() -> list[jax.Device]:
-    """The one that JAX was told to use, or all of all processes."""
+    """Return the single device that JAX is configured to use, or all devices of all processes."""
     chosen = jax.config.values["jax_default_device"]
     is_one = isinstance(chosen, jax.Device)
     return [chosen] if is_one and jax.process_count() == 1 else jax.devices(None if is_one else chosen)
@@ -247,9 +255,12 @@ def _shares(
     splits: Callable[[int], bool],
     is_reluctant: bool,
 ) -> tuple[int, int]:
-    """Among how many devices, or groups of them, runs are dealt, and how many devices are in a group.
+    """Choose the number of groups of devices, and the number of devices in a group.
 
-    Runs are dealt as widely as can be first; but no process may be without work, as all have to take part.
+    The number of groups is the largest that divides the agents and leaves no process without work.
+
+    Raises:
+      UserError: A process would have nothing to compute.
     """
     for groups in (number for number in range(min(num_runs, available), 0, -1) if num_runs % number == 0):
         fitting = range(1, min(most_parts, available // groups) + 1)
@@ -257,13 +268,13 @@ def _shares(
             if groups * parts % num_processes == 0 and (parts == 1 or splits(parts)):
                 return groups, parts
     raise UserError(
-        f"{num_processes} processes cannot share the work: they divide neither the {num_runs} runs, nor num_envs, "
-        "num_minibatches and reset_ratio of a run together; take fewer processes, or a number of seeds they divide"
+        f"{num_processes} processes cannot share the work: their number divides neither the {num_runs} agents, nor all "
+        "of num_envs, num_minibatches and reset_ratio; use fewer processes, or a multiple of them as number of seeds"
     )
 
 
 def _evenly(devices: list[jax.Device], number: int, num_processes: int) -> np.ndarray:
-    """So many of the devices, as many of each process, in the order of the processes."""
+    """Choose a number of devices, equally many of each process, in the order of the processes."""
     by_process: dict[int, list[jax.Device]] = {}
     for each in devices:
         by_process.setdefault(each.process_index, []).append(each)
@@ -272,14 +283,14 @@ def _evenly(devices: list[jax.Device], number: int, num_processes: int) -> np.nd
 
 @functools.cache
 def compiler_options(platform: str, deterministic: bool = False) -> dict[str, Any]:
-    """XLA's options for a kind of device; those this XLA knows.
+    """Return XLA's compiler options for a platform, without those that the installed XLA does not know.
 
     Args:
-      platform: the kind of device.
-      deterministic: the same bits every time, which a GPU has to be asked for.
+      platform: Platform of the device, such as "cpu" or "gpu".
+      deterministic: Use only deterministic operations on GPUs.
 
     Raises:
-      UserError: this XLA does not know how.
+      UserError: The installed XLA cannot make a GPU deterministic.
     """
 
     def known(name, value):
@@ -290,10 +301,10 @@ def compiler_options(platform: str, deterministic: bool = False) -> dict[str, An
         return True
 
     options = CPU_OPTIONS if platform == "cpu" else {}
-    if jax.config.values["jax_disable_most_optimizations"]:  # JAX's own option then sets the level
+    if jax.config.values["jax_disable_most_optimizations"]:  # this option of JAX sets the level itself
         options = {name: value for name, value in options.items() if name != "xla_backend_optimization_level"}
     wanted = DETERMINISTIC_OPTIONS if deterministic and platform == "gpu" else {}
     for name, value in wanted.items():
         if not known(name, value):
-            raise UserError(f"deterministic: this version of XLA has no {name}")
+            raise UserError(f"deterministic: the installed version of XLA has no option {name}; use a newer jaxlib")
     return {name: value for name, value in options.items() if known(name, value)} | wanted

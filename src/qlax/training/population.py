@@ -1,9 +1,9 @@
-"""Population-based training: after every evaluation the worst members go on as copies of the best, with other settings.
+"""Population-based training: after every evaluation the worst members copy the best ones and change their settings.
 
-The members of a population are the agents of one seed; every seed has a population of its own. What is explored are
-the hyper-parameters that were given several values or a distribution: those values are where the members begin.
+The members of a population are the agents of one seed; every seed has a population of its own. Training explores the
+hyper-parameters that were given several values or a distribution; these values are the initial ones of the members.
 
-The loop knows of populations as a function that it calls after an evaluation; all else about them is here.
+The training loop only calls the exchange after an evaluation; everything else about populations is in this module.
 
 Source: Jaderberg et al., "Population based training of neural networks", 2017, arXiv:1711.09846: truncation selection
 and perturbation, section 4.1.
@@ -23,39 +23,39 @@ from qlax.training.plan import Plan
 from qlax.types import Network
 from qlax.util.text import six_digits
 
-SHARE = 0.2  # of a population, that are replaced, and of the best that replace them
-FACTORS = (0.5, 2.0)  # by which a setting is multiplied: the paper's for GANs; its 0.8 and 1.2 take many more steps
-OWN = 2**31  # folded into the seed's key, of which a run's are split
-DISCOUNTS = ("gamma", "lam")  # what matters of them is how much they differ from 1
+SHARE = 0.2  # share of a population that is replaced, and share of the best members that replace it
+FACTORS = (0.5, 2.0)  # factors that perturb a setting, as in the paper for GANs; 0.8 and 1.2 explore more slowly
+OWN = 2**31  # constant folded into the seed's key, so that the key differs from those of the runs
+DISCOUNTS = ("gamma", "lam")  # settings of which the difference from 1 is perturbed
 
 
 Exchange = Callable[[TrainState, Record, jax.Array, jax.Array | bool], tuple[TrainState, Record, dict[str, jax.Array]]]
 
 
 def make(config: Config, network: Network) -> Exchange:
-    """The exchange of weights and settings within the populations of all runs.
+    """Make the function that exchanges weights and settings within the populations of all seeds.
 
-    A member that is replaced keeps its worlds and its random key. It takes over the weights, the statistics, the state
-    of the optimiser and the settings of one of the best, each setting then multiplied by one of `FACTORS`; what it
-    remembered was another network's, so it begins with the network's initial memory. Those that diverged count as the
-    worst, and are so revived.
+    A replaced member keeps its environments and its random key. It copies the weights, statistics, optimiser state and
+    settings of one of the best members, and multiplies each explored setting by one of `FACTORS`. Its memory is reset,
+    because the old memory belongs to another network. Members that diverged count as the worst, so that they are
+    revived by a copy.
 
     Args:
-      config: whose `swept` fields are explored.
-      network: that of the members.
+      config: Configuration, whose `swept` fields are explored.
+      network: Network of the members.
 
     Returns:
-      `(state, record, returns, is_last) -> state, record, columns`, with returns `[R, E]` of an evaluation; after the
-      last one nothing is exchanged. The columns, each `[R]`, are for the line of metrics: `parent`, int32, the member
-      whose weights and settings each goes on with; and the settings that were explored, as they were until then. The
-      same seed gives the same exchange at the same update.
+      Function `(state, record, returns, is_last) -> state, record, columns` of the returns `[R, E]` of an evaluation;
+      if `is_last`, nothing is exchanged. The columns `[R]` are for the line of metrics: `parent`, int32, is the member
+      whose weights and settings each member has from now on; the others are the explored settings before the exchange.
+      The same seed gives the same exchange at the same update.
     """
     populations = config.seeds
     members = config.num_members // populations
     replaced = max(1, int(SHARE * members))
 
     def parents_within(key: jax.Array, score: jax.Array) -> jax.Array:
-        """Of one population, `[members]`."""
+        """Return the parent of each member of one population, `[members]`."""
         order = jnp.argsort(score)
         chosen = jax.random.choice(key, order[-replaced:], (replaced,))
         return jnp.arange(members).at[order[:replaced]].set(chosen)
@@ -67,11 +67,11 @@ def make(config: Config, network: Network) -> Exchange:
         score = jnp.where((record.diverged < 0) & jnp.isfinite(mean), mean, -jnp.inf)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), OWN), state.updates[0])
         key_parents, key_factors = jax.random.split(key)
-        of_population = score.reshape(members, populations).T  # runs are ordered by setting, then seed
+        of_population = score.reshape(members, populations).T  # agents are ordered by setting, then by seed
         within = jax.vmap(parents_within)(jax.random.split(key_parents, populations), of_population)
         themselves = jnp.arange(config.num_members)
         parent = (within.T * populations + jnp.arange(populations)).reshape(-1)
-        # Members that are equally good stay, as those of a population that has solved its task.
+        # Members with equal scores stay, for example in a population that has solved its task.
         parent = jnp.where(is_last | (score[parent] <= score), themselves, parent)
         is_new = parent != themselves
 
@@ -101,7 +101,7 @@ def make(config: Config, network: Network) -> Exchange:
 
 
 def _explored(key: jax.Array, name: str, x: jax.Array) -> jax.Array:
-    """Values of a field near those of `x [R]`."""
+    """Perturb the values `x` `[R]` of a hyper-parameter."""
     kind = FIELDS[name].metadata["kind"]
     factor = jnp.where(jax.random.bernoulli(key, shape=x.shape), *FACTORS)
     near = 1 - factor * (1 - x) if name in DISCOUNTS else factor * x
@@ -109,9 +109,9 @@ def _explored(key: jax.Array, name: str, x: jax.Array) -> jax.Array:
 
 
 def compile(plan: Plan) -> Exchange | None:
-    """Compile the exchange, which takes the memory of the state; None where there are no populations.
+    """Compile the exchange, which reuses the memory of the state; return None for runs without populations.
 
-    It is not spread like what else is computed, as it goes across the runs of all devices.
+    The exchange is not distributed by `Placement.lower` as other programs are, because it mixes agents of all devices.
     """
     if plan.config.population == "none":
         return None
@@ -126,10 +126,10 @@ def compile(plan: Plan) -> Exchange | None:
 
 
 def outcome(config: Config, curves: dict[str, np.ndarray], last: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the summary says of populations: their final settings, and how often a member was replaced."""
+    """Return the summary's entries about populations: final settings, and the number of replacements."""
     if config.population == "none":
         return {}
-    found = curves.get("parent", np.empty((0, config.num_members)))  # lines may be lost
+    found = curves.get("parent", np.empty((0, config.num_members)))  # missing if lines of metrics were lost
     known = found[np.isfinite(found).all(axis=1)]
     return {
         "final_settings": {name: list(map(six_digits, last[name])) for name in config.swept if name in curves},

@@ -1,4 +1,4 @@
-"""Weights of agents in files: those to begin with, those of the best evaluations and the last ones."""
+"""Files of agents' weights: initial weights, weights of the best evaluations, and final weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +18,15 @@ from qlax.util.text import six_digits
 
 
 class Best:
-    """The best evaluation of every agent, whose weights are kept in `best/`.
+    """Best evaluation of every agent, whose weights are kept in `best/`.
 
     Args:
-      plan: of what is trained.
-      directory: of the run.
-      info: of the checkpoint that training goes on from; empty where it begins.
+      plan: Plan of the run.
+      directory: Directory of the run.
+      info: Description of the checkpoint that training resumes from; empty for a new run.
 
     Attributes:
-      returns: of the best evaluations; -inf before the first.
+      returns: Mean return of each agent's best evaluation; -inf before the first evaluation.
     """
 
     def __init__(self, plan: Plan, directory: RunDirectory, info: dict[str, Any]):
@@ -38,17 +38,17 @@ class Best:
             self.returns = [directory.best(i, *each) for i, each in enumerate(zip(own, info["best"], strict=True))]
 
     def keep(self, variables: PyTree, line: dict[str, Any]) -> None:
-        """Keep the weights of the agents that are better than before.
+        """Save the weights of the agents that are better than in all earlier evaluations.
 
         Args:
-          variables: of the network that was evaluated, `[R, ...]`.
-          line: of metrics, about the evaluation.
+          variables: Variables of the evaluated network, `[R, ...]`.
+          line: Line of metrics with the results of the evaluation.
         """
         improved = {}
         for index, found in enumerate(line["eval_return"].tolist()):
             if found > self.returns[index]:
                 self.returns[index] = found
-                # Settings are in the line if they change while agents are trained.
+                # The line holds settings only if they change during training, as in a population.
                 own = {name: six_digits(line[name][index]) for name in self._plan.config.swept if name in line}
                 improved[index] = own | {"updates": line["updates"], "eval_return": found}
         if improved:
@@ -61,14 +61,14 @@ def save(
     """Write agents to a folder of the run's directory.
 
     Args:
-      plan: what is trained.
-      directory: of the run.
-      folder: `best` or `agents`.
-      variables: of the network, `[R, ...]`.
-      more: what describes each agent to write beside its own settings, by its index.
+      plan: Plan of the run.
+      directory: Directory of the run.
+      folder: "best" or "agents".
+      variables: Variables of the network, `[R, ...]`.
+      more: Further description of each agent to write, by the agent's index.
 
     Returns:
-      The agents that are written.
+      Agents that are written.
     """
     settings = plan.config.members
     agents = {
@@ -83,21 +83,26 @@ def save(
 
 
 def initial(plan: Plan) -> PyTree:
-    """Read the weights of an earlier run, for agents that begin with them: variables of the network, `[R, ...]`.
+    """Read the initial weights of a run, which its setting `init` names.
+
+    `init` is one file of weights, which all agents begin with, or the directory of a run with one agent, or with as
+    many agents as the new run.
 
     Args:
-      plan: whose setting `init` is a run's directory, whose agents are dealt to as many agents, or whose only one to
-        all; or one file of weights.
+      plan: Plan of the new run.
+
+    Returns:
+      Variables of the network, `[R, ...]`.
 
     Raises:
-      UserError: there are none, or they are not of such a network.
+      UserError: There are no weights, there is another number of agents, or the weights are of another network.
     """
     path, num_members = Path(plan.config.init or ""), len(plan.seeds)
     files = [path]
     if path.is_dir():
         files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
         if not files:
-            raise UserError(f"init={path} has no agents/: a run leaves them when it ends; or name a file of its best/")
+            raise UserError(f"init={path} has no agents/, which a run writes at its end; or name a file of its best/")
         if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
             raise UserError(f"init={path} has {len(files)} of the {made} agents it had; name one file of them")
     if len(files) not in (1, num_members):
