@@ -1,5 +1,6 @@
 """Exceptions in the user's own code: one line names the place, and the whole traceback is shown on request."""
 
+import os
 import re
 import sys
 
@@ -82,6 +83,46 @@ class Net(nn.Module):
     def __call__(self, memory, obs, first, train):
         return stumble()
 
+class InEvaluation(Net):
+    @nn.compact
+    def __call__(self, memory, obs, first, train):
+        if obs.shape[1] == 3:  # eval_episodes
+            stumble()
+        return nn.Dense(2)(obs.astype(jnp.float32)), memory
+
+class Armed(Net):
+    armed = ""
+    @nn.compact
+    def __call__(self, memory, obs, first, train):
+        if Armed.armed == "network":
+            stumble()
+        return nn.Dense(2)(obs.astype(jnp.float32)), memory
+
+class Shown(Fine):
+    def render(self, state):
+        return stumble() if Armed.armed == "render" else np.zeros((16, 16, 3), np.uint8)
+    def score(self, value):
+        return stumble() if Armed.armed == "score" and value == 0.25 else 1.0
+    def show(self, state):
+        return super().show(state)._replace(reward=jnp.where(state == 9, 0.25, 0.0))
+
+class InProperty(Fine):
+    @property
+    def evaluated(self):
+        return stumble()
+
+class InOpponent(Fine):
+    def with_network(self, network):
+        return stumble()
+
+class NoParams(Net):
+    def __call__(self, memory, obs, first, train):
+        return jnp.zeros((*obs.shape[:2], 2)), memory
+
+class NoRows(Net):
+    def initial_memory(self, batch):
+        return jnp.zeros(5)
+
 class Narrow(Net):
     @nn.compact
     def __call__(self, memory, obs, first, train):
@@ -137,6 +178,56 @@ def test_a_line_names_the_place_in_the_code_of_the_user(words, expected, capsys)
     assert said[-1].endswith("--traceback shows all of it") == ("Narrow" not in words)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mine:InProperty", f"environment InProperty: evaluated cannot be read: {PLACE}; expected an attribute"),
+        ("mine:InOpponent", f"environment 'mine:InOpponent' breaks its contract: {PLACE}"),
+        (f"{CARTPOLE} --network mine:InEvaluation", f"network 'mine:InEvaluation' breaks its contract: {PLACE}"),
+        (f"{CARTPOLE} --network mine:NoParams", "network 'mine:NoParams' has no parameters; expected init"),
+        (f"{CARTPOLE} --network mine:NoRows", "an initial_memory of float32[5] for a batch of 4; expected [B, ...]"),
+    ],
+)
+def test_code_that_runs_only_later_is_named_too(words, expected, capsys):
+    settings = {name: value for name, value in SMALL.items() if name != "hidden" or "--network" not in words}
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *words.split(), "--out", "run", *flags(settings)])
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_playing_names_the_place(monkeypatch):
+    import mine
+
+    own = {name: value for name, value in SMALL.items() if name != "hidden"}
+    qlax.train("mine:Shown", out="run", network="mine:Armed", **own)
+    place = re.escape(PLACE)
+    monkeypatch.setattr(mine.Armed, "armed", "network")
+    for play in (lambda: qlax.evaluate("run", episodes=2), lambda: qlax.render("run", "a.gif", max_steps=2)):
+        with pytest.raises(qlax.UserError, match=rf"network 'mine:Armed' breaks its contract: {place}"):
+            play()
+    with pytest.raises(qlax.UserError, match=rf"'mine:Armed' cannot be exported: {place}"):
+        qlax.export("run", out="a.stablehlo")
+    monkeypatch.setattr(mine.Armed, "armed", "render")
+    with pytest.raises(qlax.UserError, match=rf"mine:Shown cannot be rendered: {place}"):
+        qlax.render("run", "b.gif", max_steps=2)
+    monkeypatch.setattr(mine.Armed, "armed", "score")
+    with pytest.raises(qlax.UserError, match=rf"score of mine:Shown failed: {place}"):
+        qlax.evaluate("run", episodes=2)
+
+
+def test_a_module_that_the_user_names_is_theirs_where_it_is_installed(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed.py").write_text(CODE)
+    monkeypatch.syspath_prepend(folder)
+    with pytest.raises(SystemExit):
+        main(["train", CARTPOLE, "--network", "installed:Net", "--out", "run"])
+    sys.modules.pop("installed")
+    expected = f"list index out of range ({os.path.join('site-packages', 'installed.py')}:{LINE}, in stumble)"
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["flag", "variable"])
 def test_the_whole_traceback_is_shown_if_asked_for(how, capsys, monkeypatch):
     monkeypatch.setenv("QLAX_TRACEBACK", "1" if how == "variable" else "0")
@@ -147,6 +238,7 @@ def test_the_whole_traceback_is_shown_if_asked_for(how, capsys, monkeypatch):
     assert re.search(rf'File ".*mine.py", line {LINE}, in stumble\n +return \[\]\[3\]', said)
     assert said.strip().splitlines()[-1].startswith("qlax: ")
     assert "--traceback" not in said
+    assert os.environ["QLAX_TRACEBACK"] == "1"  # which jobs of a sweep inherit
 
 
 def test_a_score_that_fails_at_the_end_loses_nothing():
@@ -166,7 +258,7 @@ def test_a_score_that_fails_at_the_end_loses_nothing():
 
 def test_a_tracker_that_fails_is_named_with_its_place(capsys):
     qlax.train(CARTPOLE, out="run", trackers=("mine:Tracker",), **SMALL)
-    assert f"the tracker mine:Tracker failed and is told no more: {PLACE}" in capsys.readouterr().err
+    assert f"the tracker mine:Tracker failed and receives no more lines: {PLACE}" in capsys.readouterr().err
 
 
 def test_parts_of_the_algorithm_are_named():
@@ -178,20 +270,46 @@ def test_parts_of_the_algorithm_are_named():
         qlax.train(CARTPOLE, out="run", loss=lambda error: (error**2).mean(), **SMALL)
     with pytest.raises(qlax.UserError, match=r"explore returns float32\[4,1\]; expected int32\[4,1\]"):
         qlax.train(CARTPOLE, out="run", explore=lambda key, q, legal, epsilon: q.max(-1), **SMALL)
+    with pytest.raises(qlax.UserError, match=r"returns returns float32\[7,4,1\]; expected float32\[9,4,1\]"):
+        qlax.train(CARTPOLE, out="run", returns=lambda *arguments: arguments[3][:-2], **SMALL)
+    scalar = qlax.Mixing(lambda q, legal: q.max(), lambda q, action: q.max())
+    with pytest.raises(qlax.UserError, match=r"mixing.value returns float32\[\]; expected float32\[4,1\]"):
+        qlax.train(CARTPOLE, out="run", mixing=scalar, **SMALL)
     with pytest.raises(qlax.UserError, match="optimizer returns float; expected an optax"):
         qlax.train(CARTPOLE, out="run", optimizer=lambda hyper, steps: 0.1, **SMALL)
 
 
-def test_users_are_not_blamed_for_a_bug_of_qlax(monkeypatch):
+BUGS = """
+import jax
+
+def shapes(*arguments):
+    return jax.numpy.ones(3) @ jax.numpy.ones(4)
+
+def gradient(*arguments):
+    double = jax.custom_vjp(lambda x: 2 * x)
+    double.defvjp(lambda x: (2 * x, None), lambda _, g: (jax.numpy.ones(7),))
+    return jax.grad(lambda x: double(x).sum())(jax.numpy.ones(3))
+"""
+
+
+@pytest.mark.parametrize("filtering", ["quiet_remove_frames", "remove_frames", "off"])
+@pytest.mark.parametrize(("bug", "kind", "said"), [("shapes", TypeError, "dot"), ("gradient", ValueError, "VJP")])
+def test_users_are_not_blamed_for_a_bug_of_qlax(bug, kind, said, filtering, monkeypatch):
     from qlax.training import plan
 
-    def buggy(*arguments):
-        return jax.numpy.ones(3) @ jax.numpy.ones(4)
+    bugs = {}
+    exec(compile(BUGS, contracts.__file__, "exec"), bugs)
+    monkeypatch.setattr(plan, "_sums", bugs[bug])
 
-    buggy.__code__ = buggy.__code__.replace(co_filename=contracts.__file__)
-    monkeypatch.setattr(plan, "_sums", buggy)
-    with pytest.raises(TypeError, match="dot"):
-        qlax.train(CARTPOLE, out="run", loss=lambda error: error**2, **SMALL)
+    def program():
+        try:
+            raise KeyError("the program trains while it handles an exception of its own")
+        except KeyError:
+            qlax.train(CARTPOLE, out="run", loss=lambda error: error**2, **SMALL)
+
+    with jax._src.config.traceback_filtering(filtering), pytest.raises(kind, match=said) as caught:
+        program()
+    assert not isinstance(caught.value, qlax.UserError)
 
 
 def test_the_innermost_place_of_the_user_is_the_one():
@@ -203,4 +321,3 @@ def test_the_innermost_place_of_the_user_is_the_one():
     except qlax.UserError as error:
         place = errors.place_of(error.__cause__)
     assert (place.name, place.filename) == ("test_the_innermost_place_of_the_user_is_the_one", __file__)
-    assert errors.place_of(None) is None

@@ -4,7 +4,11 @@ import difflib
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+_named_by_user: set[str] = set()  # names of modules, see `count_as_user_code`
 
 
 class UserError(ValueError):
@@ -55,36 +59,77 @@ def place_in_words(error: BaseException) -> str:
     return f" ({with_folder}:{frame.lineno}, in {frame.name})"
 
 
-def place_of(error: BaseException | None) -> traceback.FrameSummary | None:
+def place_of(error: BaseException) -> traceback.FrameSummary | None:
     """Return the innermost frame of the user's code that an exception, or else its cause, passed through.
 
     Returns:
-      The frame; None if there is none outside of qlax, Python's standard library and installed packages.
+      The frame; None if there is none outside of qlax, Python's standard library and installed packages. Modules that
+      the user named, see `count_as_user_code`, are the user's wherever they are installed.
     """
     for each in _with_causes(error):
-        for frame in reversed(traceback.extract_tb(each.__traceback__)):
-            if _is_of_user(frame.filename):
-                return frame
+        for frame, line in reversed(list(traceback.walk_tb(each.__traceback__))):
+            if _is_of_user(frame):
+                return traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name, lookup_line=False)
     return None
 
 
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Name what failed in exceptions of the user's code; others are bugs of qlax and pass unchanged.
+
+    Use it where code of qlax and of the user run together.
+
+    Args:
+      what: Begin of the message, such as "network 'mine:Net' breaks its contract".
+
+    Raises:
+      UserError: The user's code raised an exception, which is the cause.
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        if place_of(error) is None:
+            raise
+        raise UserError(f"{what}: {described(error)}") from error
+
+
+def count_as_user_code(module: str) -> None:
+    """Count a module that the user named as the user's code, even if it is an installed package."""
+    _named_by_user.add(module)
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception, then what caused it, and so on."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        yield error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
+    seen: list[int] = []
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        # The traceback of these causes is the whole call stack, with the user's program that called qlax.
+        if type(following).__name__ not in ("UnfilteredStackTrace", "JaxStackTraceBeforeTransformation"):
+            yield following
+        seen.append(id(following))
+        context = None if following.__suppress_context__ else following.__context__
+        trace = context and context.__traceback__
+        if trace and _is_of_user(trace.tb_frame):  # the user's program called qlax while it handled this one
+            context = None
+        following = following.__cause__ or context
 
 
-def _is_of_user(filename: str) -> bool:
+def _is_of_user(frame: FrameType) -> bool:
+    filename = frame.f_code.co_filename
     if filename.startswith("<"):
-        return filename.startswith("<ipython")
+        return filename.startswith(("<ipython", "<python-input", "<stdin>"))
     path = Path(filename).resolve()
-    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
-    own = Path(__file__).resolve().parent
-    is_installed = any(path.is_relative_to(folder) for folder in installed - {Path(path.anchor)})
-    return not (path.is_relative_to(own) or is_installed or {"site-packages", "dist-packages"} & set(path.parts))
+    if path.is_relative_to(Path(__file__).resolve().parent):
+        return False
+    if frame.f_globals.get("__name__") in _named_by_user:
+        return True
+    # Not "data", which is the root of the virtual environment, where a user's own files may be.
+    paths = sysconfig.get_paths()
+    installed = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
+    is_installed = any(path.is_relative_to(folder) for folder in installed)
+    return not (is_installed or {"site-packages", "dist-packages"} & set(path.parts))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

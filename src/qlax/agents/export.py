@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qlax.agents.agent import Agent, load
-from qlax.errors import UserError, described, nearest
+from qlax.errors import UserError, described, naming, nearest
 from qlax.networks.plain import PlainNetwork, specs
 from qlax.types import PyTree
 from qlax.util.files import check_is_new, free_name, given_path, write_result
@@ -125,8 +125,11 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     memory = tuple(jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype) for leaf in leaves)
     first = jax.ShapeDtypeStruct((batch,), bool)
     function, inputs = (look, (memory, obs, first)) if agent.recurrent else (look_without_memory, (obs,))
+    traced = jax.jit(function)
+    with naming(f"{info['network'].get('network')!r} cannot be exported"):
+        jax.eval_shape(traced, *inputs)
     try:
-        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*inputs)
+        exported = jax.export.export(traced, platforms=PLATFORMS)(*inputs)
         data = bytes(exported.serialize())
     except Exception as error:
         if "network" not in info["network"]:

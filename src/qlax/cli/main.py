@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         _fail(_not_understood(command, words, [as_typed(word) for word in unknown]))
 
+    if options.traceback:
+        os.environ["QLAX_TRACEBACK"] = "1"  # also for the jobs of a sweep
     try:
         command.run(options)
         sys.stdout.flush()
@@ -78,11 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
-        _say_error(error, options.traceback)
+        _say_error(error)
         _leave(in_harmony=False)
         sys.exit(2)
     except RunError as error:
-        _say_error(error, options.traceback)
+        _say_error(error)
         if not isinstance(error, LostError):  # a process beside this one prints how to go on
             _leave(in_harmony=False)
         return 1
@@ -109,12 +111,12 @@ def _say(message: str) -> None:
     print("qlax:", " ".join(message.split()), file=sys.stderr)
 
 
-def _say_error(error: Exception, with_traceback: bool) -> None:
+def _say_error(error: Exception) -> None:
     """Print an error in one line, after its traceback if a user asked for it."""
-    is_asked = with_traceback or os.environ.get("QLAX_TRACEBACK", "") not in ("", "0")
+    is_asked = os.environ.get("QLAX_TRACEBACK", "") not in ("", "0")
     if is_asked:
         traceback.print_exception(error)
-    is_of_user = place_of(error.__cause__) is not None
+    is_of_user = place_of(error) is not None
     _say(f"{error}; --traceback shows all of it" if is_of_user and not is_asked else str(error))
 
 

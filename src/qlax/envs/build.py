@@ -11,7 +11,7 @@ from qlax.config.settings import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.envs.wrappers import is_named
-from qlax.errors import UserError
+from qlax.errors import UserError, naming
 from qlax.types import HostEnv, Network, PyTree, Step, strong
 
 
@@ -62,7 +62,8 @@ class Built(NamedTuple):
             wrappers = ", ".join(config.wrappers)
             found = f"wrappers={wrappers}: {config.env} plays against itself"
             raise UserError(f"{found}, and the opponent would see unwrapped observations; leave wrappers out")
-        return _build_in_jax(config, self.env.with_network(network))
+        with naming(f"environment {config.env!r} breaks its contract"):
+            return _build_in_jax(config, self.env.with_network(network))
 
 
 def build(config: Config) -> Built:

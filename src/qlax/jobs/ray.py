@@ -13,7 +13,7 @@ from typing import Any
 from qlax.errors import UserError
 from qlax.jobs.runner import POLL_SECONDS, Ending, Job, Process, Runner, here, say, share_of_gpu
 
-PASSED_ON = ("JAX_", "XLA_")  # prefixes of environment variables that are passed on to jobs
+PASSED_ON = ("JAX_", "QLAX_", "XLA_")  # prefixes of environment variables that are passed on to jobs
 LOCK_SECONDS = 60.0  # for an earlier attempt, whose Ray worker died, to save and release the job
 LATEST = Path("/tmp/ray/ray_current_cluster")  # Ray's file with the address of the last started cluster
 

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from qlax.config.settings import SWEEPABLE, Config
 from qlax.envs import build
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, described, naming, nearest
 from qlax.networks import qnetwork
 from qlax.play import evaluation, host
 from qlax.storage import checkpoint, history
@@ -48,6 +49,12 @@ class Stage(NamedTuple):
     env: Any  # an `Env`, or a `HostEnv` that is already closed
     make_envs: Callable[[int], HostEnv] | None  # constructor from the number of environments; None for an `Env`
     max_steps: int  # largest number of steps of an episode
+
+    def contract(self) -> AbstractContextManager[None]:
+        """Name the user's network or environment in errors that come from their code."""
+        own = self.agents[0].info["network"].get("network")
+        what = f"environment {self.config.env!r}" if own is None else f"network {own!r}"
+        return naming(f"{what} breaks its contract")
 
     def worker(self, num_envs: int) -> Worker:
         """Make `num_envs` environments on the host, on a thread of their own."""
@@ -185,7 +192,8 @@ def evaluate(
     )
     stage = prepared(run, index, best=best, env=env, env_options=env_options, wrappers=wrappers, max_steps=max_steps)
     play = _played_in_jax if stage.make_envs is None else _played_on_host
-    records = play(stage, episodes, epsilon, seed)
+    with stage.contract():
+        records = play(stage, episodes, epsilon, seed)
     del records["overestimation"]  # needs the gamma and reward_scale of training, which are unknown here
     returns = records.pop("episode_return")
     lengths, cut = records.pop("episode_length").astype(np.int32), records.pop("cut") > 0
@@ -194,7 +202,10 @@ def evaluate(
     overall = Estimate(float(returns.mean()), overall_interval)
     scores = None
     if (score := getattr(stage.env, "score", None)) is not None:
-        scores = [_scored(estimate, score) for estimate in each], _scored(overall, score)
+        try:
+            scores = [_scored(estimate, score) for estimate in each], _scored(overall, score)
+        except Exception as error:
+            raise UserError(f"score of {stage.config.env} failed: {described(error)}") from error
     settings = {
         "run": str(run),
         "env": stage.config.env,

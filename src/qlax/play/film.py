@@ -139,7 +139,7 @@ def render(
             yield (image := painter.image(last))
         yield from itertools.repeat(image, round(fps))  # repeats the last frame for one second
 
-    with contextlib.closing(play(stage, episodes, steps, epsilon, seed)) as moments:
+    with stage.contract(), contextlib.closing(play(stage, episodes, steps, epsilon, seed)) as moments:
         data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(moments), fps)
     assert last is not None
     path = write_result(path, data, is_named=out is not None)

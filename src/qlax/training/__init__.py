@@ -25,7 +25,7 @@ from qlax.training.guard import Divergence
 from qlax.training.host_runs import HostRuns
 from qlax.training.loop import Clock, Loop, Saved
 from qlax.training.placement import use_cores
-from qlax.training.plan import Plan, make
+from qlax.training.plan import Plan, contract, make
 from qlax.training.result import Result, finish
 from qlax.training.stop import Stop
 from qlax.types import Explore, Loss, Optimizer, Returns
@@ -304,7 +304,8 @@ def _launch(
                 is_short = plan.placement.num_devices < (config.devices or 0)
                 display.say(f"{config.num_members} agents: {runs}", always=is_short)
             notify(notices + damage)
-            runs.compile()
+            with contract(config, plan.plugins):
+                runs.compile()
             after_evaluation = population.compile(plan)
             processes.in_all(lambda: memory.fit(config, runs.needs, runs.compile_fewer))
             state, record = runs.begin(*saved) if saved else runs.begin(None, plan.new_record())

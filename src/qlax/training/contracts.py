@@ -1,5 +1,6 @@
 """Contracts of the user's own network and parts of the algorithm, checked before anything else is traced."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,22 +21,24 @@ def check_network(name: str, network: Network, step: Step, num_actions: int) -> 
       num_actions: Number of actions, A.
 
     Raises:
-      UserError: The Q-values are not float `[1, B, A]`, or the memory changes its shapes or dtypes.
+      UserError: The network has no parameters, its Q-values are not float `[1, B, A]`, or its memory is not `[B, ...]`
+        or changes its shapes or dtypes.
     """
     n, m = jax.tree.leaves(step.obs)[0].shape[:2]
     obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, n * m, *x.shape[2:]), x.dtype), step.obs)
     memory = jax.eval_shape(lambda: network.initial_memory(n * m))
 
-    def applied(memory: PyTree, obs: PyTree) -> Any:
-        first = jnp.ones((1, n * m), bool)
-        variables = network.init(jax.random.key(0), memory, obs, first, False)
-        return network.apply(variables, memory, obs, first, False, mutable=[])
-
     def expect(valid: bool, message: str) -> None:
         if not valid:
             raise UserError(f"network {name!r} {message}; see qlax.Network")
 
-    result, _ = jax.eval_shape(applied, memory, obs)
+    has_rows = all(getattr(x, "shape", ())[:1] == (n * m,) for x in jax.tree.leaves(memory))
+    expect(has_rows, f"has an initial_memory of {_described(memory)} for a batch of {n * m}; expected [B, ...]")
+    first = jax.ShapeDtypeStruct((1, n * m), jnp.bool_)
+    variables = jax.eval_shape(lambda *x: network.init(jax.random.key(0), *x, False), memory, obs, first)
+    has_params = isinstance(variables, Mapping) and "params" in variables
+    expect(has_params, "has no parameters; expected init to return a dict with 'params'")
+    result, _ = jax.eval_shape(lambda *x: network.apply(*x, False, mutable=[]), variables, memory, obs, first)
     expect(isinstance(result, tuple) and len(result) == 2, f"returns {_kind(result)}; expected (q, memory)")
     q, after = result
     wanted = f"expected float of shape {(1, n * m, num_actions)}, that is [L, B, A]"
@@ -47,13 +50,14 @@ def check_network(name: str, network: Network, step: Step, num_actions: int) -> 
     expect(found == expected, f"returns a memory of {found}; expected that of initial_memory: {expected}")
 
 
-def check_parts(parts: dict[str, Any], step: Step, num_actions: int) -> None:
+def check_parts(parts: dict[str, Any], step: Step, num_actions: int, num_steps: int) -> None:
     """Check what the user's parts of the algorithm return; nothing is compiled.
 
     Args:
-      parts: Arguments of `qlax.pqn.make`, by name; `returns` is checked when targets are first computed.
+      parts: Arguments of `qlax.pqn.make`, by name.
       step: Shapes of the environments' first steps, `[N, M, ...]`.
       num_actions: Number of actions, A.
+      num_steps: Number of steps of a rollout, T.
 
     Raises:
       UserError: A part returns an array of another shape or dtype, or something else.
@@ -72,7 +76,13 @@ def check_parts(parts: dict[str, Any], step: Step, num_actions: int) -> None:
         expect("explore", jax.eval_shape(parts["explore"], jax.random.key(0), q, step.legal, scalar), action)
     if "mixing" in parts:
         value = jax.eval_shape(parts["mixing"].value, q, step.legal)
+        learners = value.shape[-1] if getattr(value, "ndim", 0) == 2 else 1
+        expect("mixing.value", value, jax.ShapeDtypeStruct((n, learners), jnp.float32))
         expect("mixing.q", jax.eval_shape(parts["mixing"].q, q, action), value)
+    if "returns" in parts:
+        reward, end = (jax.ShapeDtypeStruct((num_steps, n, 1), dtype) for dtype in (jnp.float32, jnp.bool_))
+        value = jax.ShapeDtypeStruct((num_steps + 1, n, 1), jnp.float32)
+        expect("returns", jax.eval_shape(parts["returns"], reward, end, end, value, scalar, scalar), value)
     if "optimizer" in parts:
         made = parts["optimizer"](Hyper(), 1)
         if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):

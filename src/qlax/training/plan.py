@@ -1,8 +1,8 @@
 """Plan of a run: environments, network, placement and algorithm, decided before anything is compiled."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
 from qlax.envs.build import Built
 from qlax.envs.vec import Vec, VecState
-from qlax.errors import UserError, described, nearest, place_of
+from qlax.errors import UserError, naming, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS
@@ -110,7 +110,7 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     built = build.build(config)
     config, description = _described(built.config, built.step)
     network = qnetwork.build(description, built.env.num_actions)
-    with _contract(config, sources):
+    with contract(config, sources):
         if config.network is not None:
             contracts.check_network(config.network, network, built.step, built.env.num_actions)
         statistics_of_its_own = config.network is not None and len(_collections(network, built.step)) > 1
@@ -130,8 +130,8 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     seeds = np.array([agent["seed"] for agent in config.members], np.uint32)
     hyper = Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in Hyper._fields})
     where = _where(placement, built)
-    with _contract(config, sources):
-        contracts.check_parts(plugins, built.step, built.env.num_actions)
+    with contract(config, sources):
+        contracts.check_parts(plugins, built.step, built.env.num_actions, config.num_steps)
         shapes = _shapes(algorithm, built, seeds, hyper)
         sums = _sums(rollout, measure, shapes, None if vec is None else placement, where)
     return Plan(
@@ -290,20 +290,16 @@ def _sums(
     return jax.eval_shape(measured, shapes)
 
 
-@contextmanager
-def _contract(config: Config, sources: Iterable[str]) -> Iterator[None]:
-    """Name the user's network or parts of the algorithm in errors that come from their code."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if place_of(error) is None:  # a bug of qlax, as what the user's code returns was checked before
-            raise
-        names = [f"network {config.network!r}"] if config.network is not None else []
-        names += [f"plugin {name}" for name in sources]
-        what = " or ".join(names) or f"environment {config.env!r}"
-        raise UserError(f"{what} breaks its contract: {described(error)}") from error
+def contract(config: Config, sources: Iterable[str]) -> AbstractContextManager[None]:
+    """Name the user's network, parts of the algorithm or environment in errors that come from their code.
+
+    Args:
+      config: Settings of the run.
+      sources: Names of the parts of the algorithm that are the user's own.
+    """
+    names = [f"network {config.network!r}"] if config.network is not None else []
+    names += [f"plugin {name}" for name in sources]
+    return naming(f"{' or '.join(names) or f'environment {config.env!r}'} breaks its contract")
 
 
 def _collections(network: Network, step: Step) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qlax.errors import UserError, described, nearest
+from qlax.errors import UserError, count_as_user_code, described, nearest
 
 
 def import_object(path: str) -> Any:
@@ -39,6 +39,7 @@ def import_own(name: str) -> ModuleType:
     installed packages for the rest of the process. If it holds the module, it stays as the last entry, because the
     module, or a process started for it, may import neighbouring files later.
     """
+    count_as_user_code(name)
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -54,7 +54,7 @@ def check_attributes(
         choices *= int(value) if valid and name in ("num_envs", "num_agents", "num_actions") else 1
     found = f"num_envs x num_agents x num_actions is {choices:,}"
     expect(choices <= MOST_CHOICES, f"{found}; expected at most {MOST_CHOICES:,}, as arrays of this size are made")
-    for name in ("shared", "shared_at"):
+    for name in ("shared", "shared_at", "shared_after", "with_network", "evaluated", "action_names", "fps"):
         _attribute(env, name, expect)
     score = _attribute(env, "score", expect)
     if hasattr(env, "score"):
