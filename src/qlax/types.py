@@ -109,8 +109,9 @@ class Network(Protocol):
 
     `init(key, memory, obs, first, train)` and `apply(variables, memory, obs, first, train, mutable=[...])` follow Flax.
     The arguments are `obs [L, B, ...]` and `first [L, B]`, bool, True where an episode begins and the memory has to be
-    reset before the step; the result has Q-values `[L, B, A]`. Collections of variables other than `params` are kept
-    as the network's statistics.
+    reset before the step; the result has Q-values `[L, B, A]`. A Flax module has to define only
+    `__call__(memory, obs, first, train)`, which returns `(q, memory)`, and the members below; `obs` has the dtype of
+    the environment. Collections of variables other than `params` are kept as the network's statistics.
     """
 
     @property

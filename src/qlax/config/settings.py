@@ -168,7 +168,7 @@ class Config:
     )
 
     network: str | None = setting(
-        None, text(), "network", "your own network as module:Name, called with the number of actions"
+        None, text(), "network", "your own network as module:Name, called with the number of actions; see qlax.Network"
     )
     encoder: str | None = setting(
         None, text((*ENCODERS,)), "network", "encoder of the observation (default one that fits the observation)"
@@ -243,14 +243,14 @@ class Config:
         None,
         whole(high=LARGEST_WHOLE),
         "evaluation",
-        "updates between evaluations, a multiple of LOG_INTERVAL (default at most 20 evaluations per run)",
+        "updates between evaluations, a multiple of log_interval (default at most 20 evaluations, fewer in short runs)",
         compared=False,
     )
     checkpoint_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "output",
-        "updates between checkpoints, a multiple of LOG_INTERVAL (default at most a minute of work on a laptop)",
+        "updates between checkpoints, a multiple of log_interval (default at most a minute of work on a laptop)",
         compared=False,
     )
     keep: int = setting(

@@ -37,7 +37,9 @@ def read(directory: Path | str) -> History:
     Example:
       ```python
       history = qlax.read("runs/a")
-      print(history.curves["steps"], history.curves["eval_return"].mean(axis=1))
+      steps, returns = history.curves["steps"], history.curves["eval_return"]
+      is_evaluated = ~np.isnan(returns).all(axis=1)
+      print(steps[is_evaluated], np.nanmean(returns[is_evaluated], axis=1))
       ```
     """
     directory = given_path(directory)

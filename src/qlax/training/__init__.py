@@ -54,9 +54,10 @@ def train(
       target: A preset such as "cartpole", an environment as "suite/name" or "module:Name", or a whole `qlax.Config`.
       out: Directory of the run, new or empty; None: a new one under `runs/`.
       callback: Function that is called with every line of metrics, as `metrics.jsonl` has it: a dictionary with
-        numbers such as `steps`, and float arrays `[R]` over the R agents such as `eval_return`, nan without a value.
-        It returns True to end training; False or None to go on. A run that a callback ended is complete, and
-        `qlax.resume` goes on to its planned length. An exception it raises ends training after a checkpoint was saved.
+        numbers such as `steps`, and float arrays `[R]` over the R agents such as `eval_return`, which is nan on lines
+        without an evaluation. It returns True to end training; False or None to go on. A run that a callback ended is
+        complete, and `qlax.resume` goes on to its planned length. An exception it raises ends training after a
+        checkpoint was saved.
       optimizer: Function of `(hyper, num_gradient_steps)` that returns an Optax transformation, see `qlax.pqn.make`.
       explore: Function of `(key, q, legal, epsilon)` that returns actions, see `qlax.pqn.make`.
       loss: Function of the error `target - q`, see `qlax.pqn.make`.

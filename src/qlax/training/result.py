@@ -30,9 +30,11 @@ class Result:
     Attributes:
       directory: Run directory.
       config: All settings, derived ones included.
-      summary: Contents of `summary.json`.
+      summary: Contents of `summary.json`, among others `stopped_by` ("until", "minutes" or "callback"; "" for a run of
+        its planned length), `total_steps` and `updates` done by each agent, `diverged`, and `eval_return`,
+        `best_eval_return` and `train_return`, each with `mean` and `per_run`.
       curves: Lines of `metrics.jsonl` as arrays by name: `[lines]`, such as `steps`, or `[lines, R]`, such as
-        `eval_return`; nan where a line has no value.
+        `eval_return`; nan where a line has no value, as `eval_return` between evaluations.
       agents: R agents, one for every setting and seed, in the order of `config.members`.
     """
 
