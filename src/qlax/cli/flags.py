@@ -96,7 +96,7 @@ PROCESSES = [
         "--coordinator",
         group="several processes",
         metavar="HOST:PORT",
-        help=("address at which the first process listens; under Slurm, Open MPI and Kubernetes all three are known"),
+        help="address at which the first process listens; Slurm, Open MPI and Kubernetes set all three flags",
     ),
     argument(
         "--num-processes",
