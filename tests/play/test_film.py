@@ -231,7 +231,7 @@ def test_environments_on_the_host_are_closed_whatever_happens(tmp_path, monkeypa
     assert HostFailing.closed.count(3) == 1
     monkeypatch.setattr(HostFailing, "render", HostSeen.render)
     monkeypatch.setattr(painter.Painter, "image", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(qlax.UserError, match="ZeroDivisionError"):  # the lambda above counts as code of the user
         qlax.render(run, episodes=3)
     assert HostFailing.closed.count(3) == 2
     assert not list(run.glob("video*"))
