@@ -129,5 +129,8 @@ def reference() -> str:
     for title, names in REFERENCE.items():
         parts.append(f"## {title}")
         for name in names:
-            parts.append(f"::: {paths[name]}\n    options:\n      heading: qlax.{name}\n      toc_label: {name}")
+            options = [f"heading: qlax.{name}", f"toc_label: {name}"]
+            if paths[name] == f"qlax.{name}":  # a module, whose members are public under its path
+                options.append("show_object_full_path: true")
+            parts.append("\n".join([f"::: {paths[name]}", "    options:", *(f"      {each}" for each in options)]))
     return "\n\n".join(parts) + "\n"

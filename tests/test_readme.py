@@ -13,7 +13,8 @@ from qlax.config.configure import configure
 from qlax.training.plan import make
 
 IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md", "docs/running.md")
-TYPED = (*IN_PYTHON, "docs/own-environment.md")
+ALL_PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+TYPED = [page for page in ALL_PAGES if any(block.language == "python" for block in blocks(page))]
 PAGES = (*IN_PYTHON, "docs/environments.md", "docs/scaling.md", "docs/looking-at-runs.md")
 COMMANDS = dict.fromkeys(tuple(words) for page in PAGES for block in blocks(page) for words in block.commands)
 
@@ -35,8 +36,13 @@ def test_what_stands_there_in_python_runs(page, monkeypatch, tmp_path):
 
 
 RIGHT = """
+from collections.abc import Callable
+
 import jax
 import qlax
+from cooperative_environment import Team
+from lighthouse import Lighthouse
+from README_page import Corridor
 
 class Shared:
     num_actions = 2
@@ -48,7 +54,19 @@ class Shared:
     def step(self, key: jax.Array, state: int, action: jax.Array, shared: float) -> tuple[int, qlax.Step]:
         raise NotImplementedError
 
-env: qlax.Env = Shared()
+class Printer:
+    def __init__(self, tracked: qlax.Tracked) -> None:
+        print(tracked.names)
+
+    def log(self, line: dict[str, object]) -> None:
+        print(line)
+
+    def finish(self, summary: dict[str, object] | None, video: bytes | None) -> None:
+        print(summary)
+
+envs: list[qlax.Env] = [Shared(), Corridor(), Lighthouse()]
+on_host: qlax.HostEnv = Team(2)
+tracker: Callable[[qlax.Tracked], qlax.Tracker] = Printer
 network: qlax.Network = qlax.QNetwork(num_actions=2)
 qlax.train("cartpole", lam=[0.0, 0.5], hidden=64, mixing=qlax.VDN, until=475, callback=lambda line: line["steps"] > 9)
 """
@@ -59,6 +77,7 @@ qlax.trian()
 qlax.load('runs/a').act()
 qlax.train('cartpole', lerning_rate=3)
 qlax.train('cartpole', num_envs='many')
+env: qlax.Env = qlax.load('runs/a')
 """
 
 
@@ -76,7 +95,7 @@ def test_what_stands_there_in_python_has_the_right_types(tmp_path):
     # An environment may inherit from one whose step takes no `shared`.
     command = [sys.executable, "-m", "mypy", "--disable-error-code=override", *map(str, tmp_path.rglob("*.py"))]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    assert re.findall(r"(\w+\.py:\d+): error", said) == [f"wrong.py:{line}" for line in (4, 5, 6, 7)], said
+    assert re.findall(r"(\w+\.py:\d+): error", said) == [f"wrong.py:{line}" for line in (4, 5, 6, 7, 8)], said
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -27,19 +27,22 @@ PACKAGE = griffe.load(
 )
 NAMES = hooks.public_names()
 PQN = {
-    name: f"qlax.pqn.{name}" for name in vars(qlax.pqn) if getattr(vars(qlax.pqn)[name], "__module__", "") == "qlax.pqn"
+    f"pqn.{name}": f"qlax.pqn.{name}"
+    for name, each in vars(qlax.pqn).items()
+    if getattr(each, "__module__", "") == "qlax.pqn"
 }
 EXAMPLES = (
-    *("train", "read", "plot", "load", "evaluate", "render", "export", "make", "wrap", "check_env", "q_lambda"),
-    *("Vec", "Episodes", "FrameStack", "Tracker"),
+    *("train", "resume", "read", "plot", "load", "evaluate", "render", "export", "make", "wrap", "check_env"),
+    *("q_lambda", "Vec", "Episodes", "FrameStack", "pqn.make", "Tracker"),
 )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Folder with a small run in runs/a, as examples name it."""
+    """Folder with small runs, as examples name them: runs/a is finished, runs/b ended early."""
     folder = tmp_path_factory.mktemp("reference")
     qlax.train(CARTPOLE, out=folder / "runs" / "a", **SMALL)
+    qlax.train(CARTPOLE, out=folder / "runs" / "b", callback=lambda line: True, **SMALL)
     return folder
 
 
@@ -48,7 +51,17 @@ def documented(path):
 
 
 def sections(each):
-    return {section.kind.value: section.value for section in each.docstring.parse("google", warnings=False)}
+    parsed = each.docstring.parse("google", warnings=False) if each.docstring else []
+    return {section.kind.value: section.value for section in parsed}
+
+
+def named(found):
+    """Return the names of the parameters and attributes that sections describe."""
+    return {item.name.strip("*") for kind in ("parameters", "attributes") for item in found.get(kind, [])}
+
+
+def parameters(function):
+    return {parameter.name.strip("*") for parameter in function.parameters} - {"self"}
 
 
 def test_every_public_name_is_on_the_page_once():
@@ -61,23 +74,36 @@ def test_a_public_name_is_documented(name, path):
     assert each.docstring, "no docstring"
     assert re.match(r"[A-Z].*[.:]$", each.docstring.value.splitlines()[0])
     found = sections(each)
-    described = {item.name.strip("*") for kind in ("parameters", "attributes") for item in found.get(kind, [])}
-    if (each.is_function and name in (*NAMES, "make")) or (
-        each.is_class and "__init__" in each.members and not name.endswith(("Error", "Stopped"))
-    ):
-        parameters = each.parameters if each.is_function else each.members["__init__"].parameters
-        wanted = {parameter.name.strip("*") for parameter in parameters} - {"self"}
-        fields = {member.name for member in each.members.values() if member.is_attribute and member.docstring}
-        assert not wanted - described - fields, "parameters that are not described"
-    members = [member for member in each.members.values() if each.is_class and not member.name.startswith("_")]
-    assert not [member.name for member in members if not member.docstring and member.name not in described]
+    if each.is_function:
+        check_function(each, is_short=name in PQN and name != "pqn.make")
+    if not each.is_class:
+        return
+    members = [member for member in each.members.values() if not member.name.startswith("_")]
+    assert not [member.name for member in members if not member.docstring and member.name not in named(found)]
+    if "__init__" in each.members and not name.endswith(("Error", "Stopped")):
+        fields = {member.name for member in members if member.is_attribute and member.docstring}
+        assert not parameters(each.members["__init__"]) - named(found) - fields, "parameters that are not described"
+        assert "raise UserError" not in each.members["__init__"].source or "raises" in found
+    for member in members:
+        if member.is_function and not member.docstring.value.startswith("See "):
+            check_function(member, is_short=True)
+
+
+def check_function(function, is_short):
+    """Check that parameters, result and errors are described; a short one may name all parameters in its summary."""
+    found, summary = sections(function), function.docstring.value.splitlines()[0]
+    words = set(re.findall(r"\w+", summary)) if is_short and "parameters" not in found else set()
+    assert not parameters(function) - named(found) - words, "parameters that are not described"
+    assert "raise UserError" not in function.source or "raises" in found
+    says_result = re.match(r"Return|Load|Read|Make|Choose", summary) or "; return " in summary
+    assert str(function.returns or None) == "None" or "returns" in found or says_result, "result is not described"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name, run, monkeypatch):
     monkeypatch.chdir(run)
     monkeypatch.syspath_prepend(run)
-    (code,) = re.findall(r"```python\n(.*?)```", documented(NAMES[name]).docstring.value, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", documented({**NAMES, **PQN}[name]).docstring.value, re.DOTALL)
     code = textwrap.dedent(code)
     if name == "Tracker":
         (run / "printer.py").write_text(code.partition("\n\n\n")[0])

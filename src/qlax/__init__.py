@@ -1,6 +1,7 @@
 """qlax: deep Q-learning without replay or target network (PQN), whole training runs compiled by JAX.
 
-`__init__.pyi` names what is public; each name is imported when it is first used, so that `import qlax` is quick.
+`__init__.pyi` names what is public: everything else is private and may change.
+Each public name is imported when it is first used, so that `import qlax` is quick.
 """
 
 import lazy_loader

@@ -111,7 +111,7 @@ class PQN(NamedTuple):
 
 
 def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilon: jax.Array) -> jax.Array:
-    """Choose the best legal action, or with probability epsilon a random one: `q [..., A]` to int32 `[...]`."""
+    """Choose the best legal action, or with probability `epsilon` one drawn by `key`: `q [..., A]` to int32 `[...]`."""
     key_explore, key_action = jax.random.split(key)
     greedy = only_legal(q, legal).argmax(-1).astype(jnp.int32)
     if legal is None:
@@ -127,7 +127,7 @@ def half_squared(error: jax.Array) -> jax.Array:
 
 
 def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation:
-    """Make the paper's optimiser: RAdam with clipping by global norm and a linear schedule of the learning rate."""
+    """Make the paper's optimiser from `hyper`: RAdam, clipped gradients, rate linear over `num_gradient_steps`."""
     end = hyper.learning_rate * hyper.learning_rate_end
     schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
     return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(schedule))
@@ -149,18 +149,23 @@ def make(
 
     Args:
       env: A `Vec`, or any object with the same `step`; None if the environments are on the host.
-      network: See `qlax.types.Network`.
+      network: See `qlax.Network`.
       shape: Static sizes; N is the number of environments per device.
       optimizer: `(hyper, num_gradient_steps)` -> optax transformation; called in `learn`, so scalars may be traced.
       explore: `(key, q [N, M, A], legal, epsilon)` -> action `[N, M]` int32; it has to be greedy for epsilon 0.
       loss: Function from errors to costs, elementwise.
       returns: Function with the arguments and the result of `q_lambda`; segments rely on the last entry, `G_T = v_T`.
       mixing: Combination of the members' Q-values into those of a team.
-      axis_name: Name of the mapped axis of devices that share the environments of one agent; use `shard_map` with
-        `check_vma=False`, as gradients are summed here.
+      axis_name: Mapped axis of devices that share an agent's environments; `shard_map` needs `check_vma=False`.
 
     Raises:
       UserError: `num_minibatches` does not divide the number of segments, or `env` does not have N environments.
+
+    Example:
+      ```python
+      env = qlax.Vec(qlax.make("gymnax/CartPole-v1"), num_envs=128)
+      algorithm = qlax.pqn.make(env, qlax.QNetwork(num_actions=env.num_actions), qlax.pqn.Shape(num_envs=128))
+      ```
     """
     T, N, S = shape.num_steps, shape.num_envs, shape.num_minibatches
     if getattr(env, "num_envs", N) != N:
@@ -271,13 +276,9 @@ def make(
                 return cost / total_weight, (new_stats, cost, jnp.abs(error).mean(-1).sum())
 
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
-            grads = total(grads)
+            grads = total(grads)  # for which `shard_map` needs `check_vma=False`
             updates, opt_state = tx.update(grads, opt_state, params)
-            measured = (
-                Mean(cost, weight.sum()),
-                Mean(error, weight.sum()),
-                Mean(optax.tree.norm(grads), jnp.float32(1)),
-            )
+            measured = Mean(cost, weight.sum()), Mean(error, weight.sum()), Mean(optax.tree.norm(grads), jnp.float32(1))
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 
         def epoch(carry: PyTree, key: jax.Array) -> PyTree:

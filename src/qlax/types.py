@@ -64,12 +64,24 @@ class Env(Protocol):
     num_actions: int  # number of actions, A
 
     def reset(self, key: jax.Array, /) -> tuple[PyTree, Step]:
-        """Begin an episode; return the state and the first step (reward 0, neither terminated nor truncated)."""
+        """Begin an episode; return the state and the first step (reward 0, neither terminated nor truncated).
+
+        Args:
+          key: Random key, from which everything random is drawn.
+        """
 
     def step(
         self, key: jax.Array, state: PyTree, action: jax.Array, /, *shared: Any, **options: Any
     ) -> tuple[PyTree, Step]:
-        """Take an action, int32 `[M]` (scalar for a single agent); return the next state and the step."""
+        """Take an action; return the next state and the step.
+
+        Args:
+          key: Random key, from which everything random is drawn.
+          state: State that `reset` or the last step returned.
+          action: int32 `[M]`; a scalar for a single agent.
+          *shared: Value of the attribute `shared`; nothing if the environment has no such attribute.
+          **options: Never given. Because of it, type checkers accept a `step` with or without a parameter for `shared`.
+        """
 
 
 class HostEnv(Protocol):
@@ -95,10 +107,18 @@ class HostEnv(Protocol):
     num_envs: int  # number of environments, N
 
     def reset(self, seed: int, /) -> Step:
-        """Begin N episodes; return the first steps (reward 0, neither terminated nor truncated)."""
+        """Begin N episodes; return the first steps (reward 0, neither terminated nor truncated).
+
+        Args:
+          seed: Random seed of all N environments.
+        """
 
     def step(self, action: Any, /) -> Step:
-        """Take actions, int32 `[N, M]` (`[N]` for single agents); return the steps."""
+        """Take actions; return the steps.
+
+        Args:
+          action: int32 `[N, M]`; `[N]` for single agents.
+        """
 
     def close(self) -> None:
         """Release resources such as processes and threads."""
@@ -122,17 +142,28 @@ class Network(Protocol):
         """Return the memory of `batch` rows where episodes begin, each leaf `[batch, ...]`; `()` without memory."""
 
     def init(self, *arguments: Any, **options: Any) -> Any:
-        """Return new variables: a dict of collections, one of which is `"params"`."""
+        """Return new variables: a dict of collections, one of which is `"params"`.
+
+        Args:
+          *arguments: `key, memory, obs, first, train`.
+          **options: Not given by qlax.
+        """
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
-        """Return `(q, memory), collections`, where the latter are the changed collections named in `mutable`."""
+        """Return `(q, memory), collections`, where the latter are the changed collections named in `mutable`.
+
+        Args:
+          *arguments: `variables, memory, obs, first, train`.
+          **options: `train`, unless it is given above; and `mutable`, names of collections that may change. Without
+            `mutable`, only `(q, memory)` is returned.
+        """
 
 
 def is_key(x: Any) -> bool:
     """Return True if an array, or a `jax.ShapeDtypeStruct`, holds random keys."""
     import jax
 
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def strong(tree: PyTree) -> PyTree:

@@ -34,7 +34,11 @@ class Episodes:
         self._zeros, self._falses = np.zeros(num_envs, np.float32), np.zeros(num_envs, bool)
 
     def begin(self, obs: PyTree) -> Step:
-        """Return the first steps of N new episodes."""
+        """Return the first steps of N new episodes.
+
+        Args:
+          obs: First observations, each array `[N, ...]`.
+        """
         self._ended = self._falses
         # Of large rewards, float32 would drop the small ones that follow.
         self._return, self._length = self._zeros.astype(np.float64), self._zeros

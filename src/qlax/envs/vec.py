@@ -77,7 +77,11 @@ class Vec:
         self.num_agents: int = getattr(env, "num_agents", 1)
 
     def reset(self, key: jax.Array) -> tuple[VecState, Step]:
-        """Begin N new episodes; return the state and the first steps."""
+        """Begin N new episodes; return the state and the first steps.
+
+        Args:
+          key: Random key.
+        """
         env, step = jax.vmap(self.env.reset)(jax.random.split(key, self.num_envs))
         step, _ = self._with_axes(step)
         zeros = jnp.zeros(self.num_envs)
@@ -87,7 +91,13 @@ class Vec:
         return strong((VecState(copies, self._shared), step))
 
     def step(self, key: jax.Array, state: VecState, action: jax.Array) -> tuple[VecState, Step]:
-        """Step every copy with its action, int32 `[N, M]`; return the state and the steps."""
+        """Step every copy with its action; return the state and the steps.
+
+        Args:
+          key: Random key.
+          state: State that `reset` or the last step returned.
+          action: int32 `[N, M]`; ignored for a copy that is reset after its time limit.
+        """
         copies, shared = state
         key_step, key_reset = jax.random.split(key)
         keys = jax.random.split(key_step, self.num_envs)

@@ -28,7 +28,11 @@ class Tracked(NamedTuple):
         return [",".join(f"{name}={value}" for name, value in run.items()) for run in self.runs]
 
     def settings(self, index: int) -> dict[str, Any]:
-        """Return all tracked settings of one agent."""
+        """Return all tracked settings of one agent.
+
+        Args:
+          index: Number of the agent in the run, 0 to R - 1.
+        """
         return {name: getattr(self.config, name) for name in fields_where(tracked=True)} | self.runs[index]
 
 

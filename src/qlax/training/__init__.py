@@ -139,6 +139,11 @@ def resume(
       DivergedError: As in `train`.
       HostError: As in `train`.
       RunError: As in `train`.
+
+    Example:
+      ```python
+      result = qlax.resume("runs/b")
+      ```
     """
     plugins = _given(optimizer=optimizer, explore=explore, loss=loss, returns=returns, mixing=mixing)
     with _together(compilation_cache), _opened(lambda: directory.existing(path)) as run:
