@@ -96,8 +96,8 @@ NOTES = """\
   Games that ended in the last 50,000 steps return 3.4 on average while exploring.
   Greedy games, some of them cut at 5,000 steps, return -13 ([`pong.json`](../benchmarks/results/pong.json)).
 - Nothing of Atari has been run on a GPU yet.
-- Scores of sweeps, populations, devices and processes are in [Scaling](scaling.md#measured), those of memories in
-  [Memories](memories.md).
+- Scores of sweeps, populations, devices and processes are in [Scaling](scaling.md#measured).
+  Those of memories are in [Memories](memories.md).
 """
 
 
