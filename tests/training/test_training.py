@@ -216,13 +216,13 @@ def test_weights_to_begin_with(whole, tmp_path):
     begun = qlax.train(CARTPOLE, out=tmp_path / "run", init=whole.directory / "agents" / "2.safetensors", **settings)
     weights = (begun.agents[0].variables, whole.agents[2].variables)
     assert jax.tree.all(jax.tree.map(np.array_equal, *weights))
-    with pytest.raises(UserError, match=r"has 4 agents, and the run has 3"):
+    with pytest.raises(UserError, match=r"has 4 agents, but the new run has 3"):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=3, **settings)
     with pytest.raises(UserError, match=r"belongs to another configuration"):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=whole.directory, seeds=4, **settings | {"hidden": (9,)})
     shutil.copytree(whole.directory, tmp_path / "partly")
     (tmp_path / "partly" / "agents" / "1.safetensors").unlink()
-    with pytest.raises(UserError, match=r"partly has 3 of the 4 agents it had"):
+    with pytest.raises(UserError, match=r"partly has only 3 of its 4 agents"):
         qlax.train(CARTPOLE, out=tmp_path / "other", init=tmp_path / "partly", seeds=3, **settings)
     assert not (tmp_path / "other").exists()
 

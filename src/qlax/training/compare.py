@@ -30,13 +30,15 @@ def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], 
     Raises:
       UserError: The run began with other settings or other parts of the algorithm, or has more steps than planned.
     """
-    config, there = plan.config, info["config"]
+    config, saved = plan.config, info["config"]
     if info["plugins"] != plan.plugins:
-        raise UserError(f"{path} was begun with the plugins {info['plugins']}, not {plan.plugins}")
+        raise UserError(
+            f"{path} was begun with the plugins {info['plugins']}, not {plan.plugins}; resume it with the same ones"
+        )
     for name, value in dataclasses.asdict(config).items():
-        if there[name] != value and not FIELDS[name].metadata["changeable"]:
+        if saved[name] != value and not FIELDS[name].metadata["changeable"]:
             raise UserError(
-                f"{path} was begun with {name}={there[name]}, but its config.json says {value}; "
+                f"{path} was begun with {name}={saved[name]}, but its config.json says {value}; "
                 "restore the old value, or begin a new run with: qlax train --config"
             )
     steps = info["updates"] * config.steps_per_update
@@ -46,23 +48,23 @@ def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], 
             f"expected at least {steps}"
         )
     inexact, notices = list(info.get("inexact", [])), []
-    here = made_with(plan)
-    news = [
-        f"{name} {here.get(name)} instead of {before}"
+    now = made_with(plan)
+    differences = [
+        f"{name} {now.get(name)} instead of {before}"
         for name, before in info.get("made_with", {}).items()
-        if here.get(name) != before
+        if now.get(name) != before
     ]
     if plan.make_envs is not None:
-        news.append("new episodes in all environments, because environments on the host cannot be saved")
+        differences.append("new episodes in all environments, because environments on the host cannot be saved")
     if jax.default_backend() == "gpu" and not config.deterministic:
-        news.append("nondeterministic GPU operations, because --deterministic is off")
-    if news:
-        inexact.append(f"after {steps:,} steps: {', '.join(news)}")
+        differences.append("nondeterministic GPU operations, because --deterministic is off")
+    if differences:
+        inexact.append(f"after {steps:,} steps: {', '.join(differences)}")
         notices.append(f"resuming {inexact[-1]}: results will not be bit-identical to those of an uninterrupted run")
-    if there.get("total_steps") != config.total_steps:
+    if saved.get("total_steps") != config.total_steps:
         notices.append(
-            f"extended from {there.get('total_steps'):,} to {config.total_steps:,} steps: learning rate and epsilon "
-            f"continue as {100 * info['updates'] / config.num_updates:.0f} % into a run of that length"
+            f"extended from {saved.get('total_steps'):,} to {config.total_steps:,} steps: the schedules of learning "
+            f"rate and epsilon continue at {100 * info['updates'] / config.num_updates:.0f} % of the new length"
         )
     return inexact, notices
 

@@ -1,4 +1,4 @@
-"""Contracts of the user's own network and parts of the algorithm, checked before anything else is traced."""
+"""Checks of the user's own network and parts of the algorithm, made before the algorithm is traced."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -94,7 +94,7 @@ def _kind(x: Any) -> str:
 
 
 def _described(tree: PyTree) -> str:
-    """Return dtypes and shapes of arrays, as float32[4,2]."""
+    """Return the dtypes and shapes of a tree's arrays, such as "float32[4,2]", or else the name of its type."""
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(tree)):
         return _kind(tree)
     shapes = [f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(tree)]

@@ -61,33 +61,33 @@ def functions(plan: Plan) -> Functions:
         """Return the random keys of the environments, of learning and of evaluation."""
         return jax.random.split(jax.random.key(seed), 3)
 
-    def own(key: jax.Array) -> jax.Array:
+    def own_key(key: jax.Array) -> jax.Array:
         """Return the random key of the environments on this device."""
         return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
     def start(seeds: jax.Array, hyper: Hyper, variables: PyTree) -> TrainState:
-        def start_one(seed, hyper, variables):
+        def start_agent(seed, hyper, variables):
             key_env, key_init, _ = keys(seed)
-            world, step = vec.reset(own(key_env))
+            world, step = vec.reset(own_key(key_env))
             return plan.algorithm.init(key_init, hyper, step, world, variables)
 
-        return jax.vmap(start_one)(seeds, hyper, variables)
+        return jax.vmap(start_agent)(seeds, hyper, variables)
 
     def update(state: TrainState, record: Record) -> tuple[TrainState, Record]:
         state, rollout = plan.rollout(state)
         return plan.learn(state, record, rollout)
 
-    def chunk(state: TrainState, seen: Record, num_updates: jax.Array, fresh: jax.Array) -> tuple[TrainState, Record]:
+    def chunk(state: TrainState, record: Record, num_updates: jax.Array, fresh: jax.Array) -> tuple[TrainState, Record]:
         # The number of updates is traced, so that chunks of any length share one program and give the same bits.
-        carry = (state, with_fresh_sums(seen, fresh))
+        carry = (state, with_fresh_sums(record, fresh))
         return jax.lax.fori_loop(0, num_updates, lambda _, carry: jax.vmap(update)(*carry), carry)
 
     def evaluate(state: TrainState, seeds: jax.Array) -> dict[str, jax.Array]:
-        def evaluate_one(state, seed):
+        def evaluate_agent(state, seed):
             _, _, key = keys(seed)
-            return play(own(jax.random.fold_in(key, state.updates)), state)
+            return play(own_key(jax.random.fold_in(key, state.updates)), state)
 
-        return jax.vmap(evaluate_one)(state, seeds)
+        return jax.vmap(evaluate_agent)(state, seeds)
 
     return Functions(start, chunk, evaluate)
 
@@ -123,15 +123,15 @@ class DeviceRuns:
         """Return the memory that the compiled programs and the arrays beside them need."""
         return memory.of_device(self._plan, self._placement, self._compiled)
 
-    def compile_fewer(self, there: int) -> bool:
-        """Compile again for fewer agents at a time, so that they may fit into `there` bytes of memory.
+    def compile_fewer(self, available: int) -> bool:
+        """Compile again for fewer agents at a time, so that they may fit into `available` bytes of memory.
 
         Returns:
           False if the programs already compute one agent at a time, so that nothing was compiled.
         """
         if self._placement.at_once == 1:
             return False
-        self._placement = self._placement.taking_turns(memory.fewer_at_once(self._placement, self.needs(), there))
+        self._placement = self._placement.taking_turns(memory.fewer_at_once(self._placement, self.needs(), available))
         self.compile()
         return True
 
@@ -200,10 +200,13 @@ def compile_together(lowered: Iterator[tuple[str, Any]], compile: Callable[[Any]
     Args:
       lowered: Traced programs with their names.
       compile: Function that compiles a traced program.
+
+    Returns:
+      Compiled programs by name.
     """
     pool = ThreadPoolExecutor()
     try:
-        futures = {name: pool.submit(compile, each) for name, each in lowered}
+        futures = {name: pool.submit(compile, program) for name, program in lowered}
         return {name: future.result() for name, future in futures.items()}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # do not wait, so that Ctrl-C ends at once

@@ -83,10 +83,15 @@ def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tupl
     return learn, measured
 
 
-def empty(sums: dict[str, Mean], num_runs: int) -> Record:
-    """Return the record of `num_runs` agents before their first update; `sums` gives shapes and dtypes, `[R]` each."""
+def empty(sums: dict[str, Mean], num_agents: int) -> Record:
+    """Return the record of all agents before their first update.
+
+    Args:
+      sums: Shapes and dtypes of the measurements, `[R]` each.
+      num_agents: Number of agents, R.
+    """
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)
-    return Record(zeros, np.full(num_runs, -1, np.int32), np.zeros(num_runs, np.int32))
+    return Record(zeros, np.full(num_agents, -1, np.int32), np.zeros(num_agents, np.int32))
 
 
 def with_fresh_sums(record: Record, fresh: Array) -> Record:
@@ -121,19 +126,19 @@ class Divergence:
         reports = []
         for index, updates in enumerate(np.asarray(record.diverged).tolist()):
             if updates < 0:
-                self.found[index] = None  # a member of a population may be revived
+                self.found[index] = None  # an agent that diverged trains again if its population replaced it
             elif self.found[index] is None:
                 what = measurements.watched()[int(record.cause[index])]
-                begun, end = (n * self._config.steps_per_update for n in (updates, updates + 1))
-                self.found[index] = {"steps": begun, "what": what.key}
-                which = f"agent {index} of {len(self.found)} ({_named(self._config, index)})"
-                when = f"in update {updates + 1}, between {begun:,} and {end:,} steps"
+                begin, end = (n * self._config.steps_per_update for n in (updates, updates + 1))
+                self.found[index] = {"steps": begin, "what": what.key}
+                which = f"agent {index} of {len(self.found)} ({_seed_and_settings(self._config, index)})"
+                when = f"in update {updates + 1}, between {begin:,} and {end:,} steps"
                 reports.append(f"{what.key} not finite in {which} {when}: {what.cause}")
         self.why = reports[0] if reports else self.why
         return reports
 
 
-def _named(config: Config, index: int) -> str:
+def _seed_and_settings(config: Config, index: int) -> str:
     """Return the seed and own settings of an agent in words; of a population's member, the settings it began with."""
     agent = config.members[index]
     settings = ", ".join(f"{field}={agent[field]:g}" for field in config.swept)
@@ -142,7 +147,7 @@ def _named(config: Config, index: int) -> str:
 
 
 def measures(network: Network, state: TrainState, rollout: Rollout) -> dict[str, Mean]:
-    """Return measurements of an update besides those of `pqn`'s `learn`; may be mapped over states and rollouts.
+    """Return measurements of an update besides those of `pqn`'s `learn`; may be mapped over agents.
 
     `dead_units` is the share of units (of dense layers and feature maps) whose activation is positive nowhere in a
     sample of the rollout. The sample holds all steps of the first environments, about `SAMPLE` rows. Units are those

@@ -81,7 +81,7 @@ class HostRuns:
         """Return the memory that the compiled programs and the arrays beside them need."""
         return memory.of_host(self._plan, vars(self._compiled))
 
-    def compile_fewer(self, there: int) -> bool:
+    def compile_fewer(self, available: int) -> bool:
         """Return False, because the agents already take turns."""
         return False
 
@@ -92,19 +92,19 @@ class HostRuns:
         self._workers = [[self._worker(size) for size in parts] for _ in plan.seeds]
         self._evaluator = self._worker(config.eval_episodes)
         states = []
-        for run, (seed, workers) in enumerate(zip(plan.seeds, self._workers, strict=True)):
-            updates = 0 if restored is None else int(restored.updates[run])
+        for agent, (seed, workers) in enumerate(zip(plan.seeds, self._workers, strict=True)):
+            updates = 0 if restored is None else int(restored.updates[agent])
             for index, worker in enumerate(workers):
                 worker.reset(_seed(seed, updates, index))
             steps = [worker.result()[0] for worker in workers]
             step = jax.tree.map(lambda *x: jnp.concatenate(x), *steps)
             if restored is None:
-                hyper, variables = jax.tree.map(lambda x, run=run: x[run], (plan.hyper, self._initial))
+                hyper, variables = jax.tree.map(lambda x, agent=agent: x[agent], (plan.hyper, self._initial))
                 states.append(jax.jit(plan.algorithm.init)(jax.random.key(seed), hyper, step, (), variables))
             else:
-                state = jax.tree.map(lambda x, run=run: x[run], restored)
-                forgotten = jax.tree.map(jnp.zeros_like, state.memory)
-                states.append(state._replace(step=host.first_steps(step), memory=forgotten))
+                state = jax.tree.map(lambda x, agent=agent: x[agent], restored)
+                empty_memory = jax.tree.map(jnp.zeros_like, state.memory)
+                states.append(state._replace(step=host.first_steps(step), memory=empty_memory))
         return _stacked(states), jax.device_put(record)
 
     def chunk(self, state: TrainState, record: Record, num_updates: int, fresh: bool) -> tuple[TrainState, Record]:
@@ -115,18 +115,18 @@ class HostRuns:
         """
         plan, compiled, num_steps = self._plan, self._compiled, self._plan.config.num_steps
         states, records = [], []
-        for run, workers in enumerate(self._workers):
-            one, seen_of_one = jax.tree.map(lambda x, run=run: x[run], (state, with_fresh_sums(record, fresh)))
-            acting = self._acting.get(run, one)  # state whose parameters act in the rollout
+        for agent, workers in enumerate(self._workers):
+            own, own_record = jax.tree.map(lambda x, agent=agent: x[agent], (state, with_fresh_sums(record, fresh)))
+            acting = self._acting.get(agent, own)  # state whose parameters act in the rollout
             for _ in range(num_updates):
                 key, parts, seen = host.collect(compiled, plan.algorithm, num_steps, workers, acting, self._waits)
                 if plan.config.overlap:
-                    key, acting = compiled.start_next(one, key, parts)
-                    self._acting[run] = acting
-                one, seen_of_one = compiled.learn(one, seen_of_one, key, parts, seen)
-                acting = self._acting.get(run, one)
-            states.append(one)
-            records.append(seen_of_one)
+                    key, acting = compiled.start_next(own, key, parts)
+                    self._acting[agent] = acting
+                own, own_record = compiled.learn(own, own_record, key, parts, seen)
+                acting = self._acting.get(agent, own)
+            states.append(own)
+            records.append(own_record)
         records = self._waits.until("device", lambda: jax.block_until_ready(records))
         return _stacked(states), _stacked(records)
 
@@ -136,14 +136,14 @@ class HostRuns:
 
         def play() -> dict[str, np.ndarray] | None:
             played = []
-            for run, seed in enumerate(plan.seeds):
-                one = jax.tree.map(lambda x, run=run: x[run], state)
-                episodes = _seed(seed, int(one.updates), len(host.sizes(plan.config.num_envs)))
+            for agent, seed in enumerate(plan.seeds):
+                own = jax.tree.map(lambda x, agent=agent: x[agent], state)
+                env_seed = _seed(seed, int(own.updates), len(host.sizes(plan.config.num_envs)))
                 max_steps = plan.config.eval_max_steps
                 assert self._evaluator is not None
                 assert max_steps is not None
                 act = self._compiled.act_in_evaluation
-                metrics = evaluation.on_host(act, self._evaluator, one, episodes, max_steps, self._stopped)
+                metrics = evaluation.on_host(act, self._evaluator, own, env_seed, max_steps, self._stopped)
                 if metrics is None:
                     return None
                 played.append(metrics)

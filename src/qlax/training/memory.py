@@ -94,15 +94,15 @@ def fit(config: Config, needed: Callable[[], Needs], compile_fewer: Callable[[in
       UserError: The programs do not fit; the message says how much is missing and which setting to reduce.
     """
     found = available()
-    there = processes.least(-1 if found is None else found // 1024) * 1024
-    if there < 0:
+    free = processes.least(-1 if found is None else found // 1024) * 1024
+    if free < 0:
         return
     needs = needed()
-    if needs.bytes > there and compile_fewer(there):
+    if needs.bytes > free and compile_fewer(free):
         needs = needed()
-    if needs.bytes > there:
-        much = f"{_written(there)} are available, {_written(needs.bytes - there)} too few"
-        raise UserError(f"{_described(needs)}; {much}; {_remedy(config, needs, there)}")
+    if needs.bytes > free:
+        missing = f"{_written(free)} are available, {_written(needs.bytes - free)} too few"
+        raise UserError(f"{_described(needs)}; {missing}; {_remedy(config, needs, free)}")
 
 
 @contextlib.contextmanager
@@ -140,17 +140,17 @@ def of_device(plan: Plan, placement: Placement, programs: dict[str, Any]) -> Nee
     if jax.process_count() > 1:  # a snapshot of all agents is gathered on every device
         copies += len(plan.seeds) // on_each * placement.parts
     rollouts = num_steps * nbytes(state.step) * placement.at_once // on_each
-    learning = _beside(programs["chunk"]) - rollouts
+    learning = _extra_bytes(programs["chunk"]) - rollouts
     # The exchange of a population gathers the weights of all agents on every device.
-    everyone = 0 if plan.config.population == "none" else len(plan.seeds) // on_each
-    exchanged = everyone * nbytes((state.params, state.stats, state.opt_state))
+    exchanged_copies = 0 if plan.config.population == "none" else len(plan.seeds) // on_each
+    exchanged = exchanged_copies * nbytes((state.params, state.stats, state.opt_state))
     needs = _needs(
         plan,
         state,
         copies,
         Part("rollouts", rollouts + min(0, learning), ("num_envs", "num_steps")),
         Part("learning", max(0, learning), ("num_envs", "num_steps")),
-        Part("evaluation", _beside(programs["evaluate"]), ("eval_episodes",)),
+        Part("evaluation", _extra_bytes(programs["evaluate"]), ("eval_episodes",)),
         Part("the exchange of a population", exchanged, ("seeds", "hidden")),
     )
     cores = placement.num_devices // jax.process_count() if device().platform == "cpu" else 1
@@ -176,21 +176,23 @@ def of_host(plan: Plan, programs: dict[str, Any]) -> Needs:
         plan.shapes,
         3,  # copies, as no memory is reused: states before a chunk, states of finished agents, and the stacked result
         Part("rollouts", rollouts, ("num_envs", "num_steps")),
-        Part("learning", _beside(programs["learn"]), ("num_envs", "num_steps")),
-        Part("evaluation", act.argument_size_in_bytes + _beside(programs["act_in_evaluation"]), ("eval_episodes",)),
+        Part("learning", _extra_bytes(programs["learn"]), ("num_envs", "num_steps")),
+        Part(
+            "evaluation", act.argument_size_in_bytes + _extra_bytes(programs["act_in_evaluation"]), ("eval_episodes",)
+        ),
     )
 
 
-def fewer_at_once(placement: Placement, needs: Needs, there: int) -> int:
+def fewer_at_once(placement: Placement, needs: Needs, available: int) -> int:
     """Estimate how many agents at a time fit into memory: fewer than now, and at least 1.
 
     Args:
       placement: Current placement of the agents.
       needs: Memory that the current placement needs.
-      there: Available memory in bytes.
+      available: Available memory in bytes.
     """
     always = sum(part.bytes for part in needs.always)
-    room = there - 2 * always  # when agents take turns, new states of all are held beside their old states
+    room = available - 2 * always  # when agents take turns, new states of all are held beside their old states
     at_once = placement.at_once * max(0, room) // max(1, needs.bytes - always)
     return max(1, min(placement.at_once - 1, at_once))
 
@@ -198,19 +200,19 @@ def fewer_at_once(placement: Placement, needs: Needs, there: int) -> int:
 def _needs(plan: Plan, state: TrainState, copies: int, rollouts: Part, learning: Part, *others: Part) -> Needs:
     weights = nbytes((state.params, state.stats, state.opt_state))
     evaluated = nbytes((state.params, state.stats))
-    worlds = nbytes((state.env, state.step, state.memory))
+    environments = nbytes((state.env, state.step, state.memory))
     hidden = ("hidden",) if plan.config.network is None else ()
     return Needs(
         always=(
             Part("weights and the optimiser's state", copies * weights + evaluated, ("seeds", *hidden)),
-            Part("environments", copies * worlds, ("seeds", "num_envs")),
+            Part("environments", copies * environments, ("seeds", "num_envs")),
         ),
         in_turn=((rollouts, learning), *((other,) for other in others)),
         largest=_largest(state, plan.config.num_steps),
     )
 
 
-def _beside(program: Any) -> int:
+def _extra_bytes(program: Any) -> int:
     """Return the bytes that a compiled program needs besides its arguments."""
     found = program.memory_analysis()
     return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
@@ -218,10 +220,10 @@ def _beside(program: Any) -> int:
 
 def _largest(state: TrainState, num_steps: int) -> str:
     """Describe the largest named array: one of the state, or one that a rollout stores for each step."""
-    of_rollouts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_steps, *x.shape), x.dtype), state.step)
+    rollouts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_steps, *x.shape), x.dtype), state.step)
     arrays = {
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')}{of}": x
-        for tree, of in ((state, ""), (of_rollouts, " of the rollouts"))
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')}{suffix}": x
+        for tree, suffix in ((state, ""), (rollouts, " of the rollouts"))
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
     }
     name, x = max(arrays.items(), key=lambda array: nbytes(array[1]))
@@ -277,11 +279,11 @@ def _described(needs: Needs) -> str:
     return f"the run needs about {_written(needs.bytes)} of memory; its largest array is {needs.largest}"
 
 
-def _remedy(config: Config, needs: Needs, there: int) -> str:
-    """Return advice which setting to reduce: the one that needs the fewest halvings to fit into `there` bytes."""
+def _remedy(config: Config, needs: Needs, available: int) -> str:
+    """Return advice which setting to reduce: the one that needs the fewest halvings to fit into `available` bytes."""
     for times in range(1, MOST_HALVINGS):
         for setting in REMEDIES:
-            if needs.halved(setting, times) <= there and (value := _halved(config, setting, times)):
+            if needs.halved(setting, times) <= available and (value := _halved(config, setting, times)):
                 how = f"halve {setting}" if times == 1 else f"divide {setting} by {2**times:,}"
                 return f"{how}, to {value}"
     best = min(REMEDIES, key=lambda setting: needs.halved(setting, 1))
@@ -325,6 +327,6 @@ def _numbers(path: Path) -> dict[str, int]:
 def _left(group: Path, limit: str, used: str, cache: str) -> int | None:
     """Return the free bytes of a control group, counting its file cache as free; None if it has no limit."""
     limits, uses = _lines(group / limit), _lines(group / used)
-    if not limits or not uses or not limits[0].isdecimal():  # "max"
+    if not limits or not uses or not limits[0].isdecimal():  # "max" stands for no limit
         return None
     return int(limits[0]) - int(uses[0]) + _numbers(group / "memory.stat").get(cache, 0)

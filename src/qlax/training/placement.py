@@ -35,8 +35,8 @@ CPU_OPTIONS: dict[str, Any] = {
 def use_cores() -> None:
     """Make JAX treat each CPU core as a device, unless the user set their number or JAX is already initialised."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = jax.config.values["jax_num_cpu_devices"] != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
-    if not told:
+    is_set = jax.config.values["jax_num_cpu_devices"] != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not is_set:
         with contextlib.suppress(RuntimeError):  # JAX is already initialised
             jax.config.update("jax_num_cpu_devices", cores)
 
@@ -47,14 +47,14 @@ def device() -> jax.Device:
 
 
 class Placement:
-    """Division of `num_runs` agents, and of their environments, among devices in equal parts.
+    """Division of `num_agents` agents, and of their environments, among devices in equal parts.
 
     Args:
-      num_runs: Number of agents, R.
+      num_agents: Number of agents, R.
       splits: Function that tells whether an agent's environments can be split into a number of equal parts.
       devices: Maximum number of devices per process; None for all. CPU cores split the environments of an agent only
         if this is given, or if there are several processes.
-      deterministic: Use only deterministic operations on GPUs.
+      deterministic: Whether GPUs use deterministic operations only, so that every run gives the same bits.
 
     Attributes:
       num_devices: Number of devices in use, over all processes.
@@ -73,30 +73,33 @@ class Placement:
 
     def __init__(
         self,
-        num_runs: int,
+        num_agents: int,
         splits: Callable[[int], bool] = lambda parts: parts == 1,
         devices: int | None = None,
         deterministic: bool = False,
     ):
-        there, several = _devices(), jax.process_count()
-        self._available = min(len(there) // several, devices or len(there)) * several
-        is_cpu = there[0].platform == "cpu"
+        found, num_processes = _devices(), jax.process_count()
+        self._available = min(len(found) // num_processes, devices or len(found)) * num_processes
+        is_cpu = found[0].platform == "cpu"
         # CPU cores split an agent only if the user asks for it, or if a process would otherwise have no work.
-        is_reluctant = is_cpu and devices is None
-        most_parts = several if is_reluctant else self._available
-        self.groups, self.parts = _shares(num_runs, self._available, several, most_parts, splits, is_reluctant)
+        prefers_whole = is_cpu and devices is None
+        most_parts = num_processes if prefers_whole else self._available
+        self.groups, self.parts = _groups_and_parts(
+            num_agents, self._available, num_processes, most_parts, splits, prefers_whole
+        )
         self._most_parts = most_parts
         self.axis_name = DATA if self.parts > 1 else None
         self.num_devices = self.groups * self.parts
-        self._num_runs, self._on_each = num_runs, num_runs // self.groups
+        self._num_agents, self._on_each = num_agents, num_agents // self.groups
         self.at_once = 1 if is_cpu else self._on_each
         self._deterministic = deterministic
         self._device = device()
-        mesh = Mesh(_evenly(there, self.num_devices, several).reshape(self.groups, self.parts), (RUNS, DATA))
+        chosen = _chosen(found, self.num_devices, num_processes)
+        mesh = Mesh(chosen.reshape(self.groups, self.parts), (RUNS, DATA))
         self.runs, self.split, self.each, self.whole = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((RUNS,), (RUNS, DATA), ((RUNS, DATA),), ())
         )
-        self._together = jax.jit(lambda tree: tree, out_shardings=self.whole)
+        self._replicated = jax.jit(lambda tree: tree, out_shardings=self.whole)
 
     def __str__(self) -> str:
         """Describe the placement for the user; empty if all agents are computed at once on one device."""
@@ -108,7 +111,7 @@ class Placement:
             parts.append(f"{self.parts} of which share the environments of an agent")
         if self.at_once < self._on_each:
             parts.append("in turns" if self.at_once == 1 else f"in turns, {self.at_once} at a time on each device")
-        if self.num_devices < min(self._available, self._num_runs * self._most_parts):
+        if self.num_devices < min(self._available, self._num_agents * self._most_parts):
             parts.append(f"because the work cannot be divided equally among {self._available} {devices}")
         return ", ".join(parts)
 
@@ -188,7 +191,7 @@ class Placement:
 
     def gathered(self, tree: PyTree) -> PyTree:
         """Gather the arrays of all agents where this process can read them; call this before a chunk reuses them."""
-        return self._together(tree) if jax.process_count() > 1 else tree
+        return self._replicated(tree) if jax.process_count() > 1 else tree
 
     def votes(self, *values: int) -> Callable[[], np.ndarray]:
         """Gather integers from every process at this point of the run.
@@ -199,11 +202,11 @@ class Placement:
         Returns:
           Function that waits for all processes and returns an int32 array `[processes, values]`.
         """
-        processes, here = jax.process_count(), np.array([values], np.int32)
+        processes, own = jax.process_count(), np.array([values], np.int32)
         if processes == 1:
-            return lambda: here
-        each = jax.make_array_from_callback((self.num_devices, len(values)), self.each, lambda _: here)
-        dispatched = self._together(each)
+            return lambda: own
+        each = jax.make_array_from_callback((self.num_devices, len(values)), self.each, lambda _: own)
+        dispatched = self._replicated(each)
         return lambda: np.asarray(dispatched)[:: self.num_devices // processes]
 
     def taking_turns(self, at_once: int) -> "Placement":
@@ -213,22 +216,22 @@ class Placement:
         placement.at_once = next(size for size in sizes if self._on_each % size == 0)
         return placement
 
-    def _in_turns(self, function: Callable[..., PyTree], num_of_runs: int) -> Callable[..., PyTree]:
+    def _in_turns(self, function: Callable[..., PyTree], num_arguments: int) -> Callable[..., PyTree]:
         """Make a function of all agents of a device that computes `at_once` of them at a time.
 
         Args:
           function: Function as in `spread`.
-          num_of_runs: Number of arguments with the axis R; the others are shared.
+          num_arguments: Number of arguments with the axis R; the others are shared.
         """
         if self.at_once == self._on_each:
             return function
 
         @functools.wraps(function)
         def in_turns(*arguments):
-            runs, shared = arguments[:num_of_runs], arguments[num_of_runs:]
+            own, shared = arguments[:num_arguments], arguments[num_arguments:]
             # Sizes are explicit, because those of arrays without elements cannot be inferred.
             turns = self._on_each // self.at_once
-            groups = jax.tree.map(lambda x: x.reshape(turns, self.at_once, *x.shape[1:]), runs)
+            groups = jax.tree.map(lambda x: x.reshape(turns, self.at_once, *x.shape[1:]), own)
             done = jax.lax.map(lambda group: function(*group, *shared), groups)
             return jax.tree.map(lambda x: x.reshape(self._on_each, *x.shape[2:]), done)
 
@@ -247,33 +250,42 @@ def _devices() -> list[jax.Device]:
     return [chosen] if is_one and jax.process_count() == 1 else jax.devices(None if is_one else chosen)
 
 
-def _shares(
-    num_runs: int,
+def _groups_and_parts(
+    num_agents: int,
     available: int,
     num_processes: int,
     most_parts: int,
     splits: Callable[[int], bool],
-    is_reluctant: bool,
+    prefers_whole: bool,
 ) -> tuple[int, int]:
     """Choose the number of groups of devices, and the number of devices in a group.
 
     The number of groups is the largest that divides the agents and leaves no process without work.
 
+    Args:
+      num_agents: Number of agents, R.
+      available: Number of devices.
+      num_processes: Number of processes.
+      most_parts: Maximum number of devices in a group.
+      splits: Function that tells whether an agent's environments can be split into a number of equal parts.
+      prefers_whole: Whether groups are as small as possible; else they are as large as possible.
+
     Raises:
       UserError: A process would have nothing to compute.
     """
-    for groups in (number for number in range(min(num_runs, available), 0, -1) if num_runs % number == 0):
+    for groups in (number for number in range(min(num_agents, available), 0, -1) if num_agents % number == 0):
         fitting = range(1, min(most_parts, available // groups) + 1)
-        for parts in fitting if is_reluctant else reversed(fitting):
+        for parts in fitting if prefers_whole else reversed(fitting):
             if groups * parts % num_processes == 0 and (parts == 1 or splits(parts)):
                 return groups, parts
     raise UserError(
-        f"{num_processes} processes cannot share the work: their number divides neither the {num_runs} agents, nor all "
-        "of num_envs, num_minibatches and reset_ratio; use fewer processes, or a multiple of them as number of seeds"
+        f"{num_processes} processes cannot share the work: their number divides neither the {num_agents} agents, nor "
+        "all of num_envs, num_minibatches and reset_ratio; use fewer processes, or seeds in multiples of "
+        f"{num_processes}"
     )
 
 
-def _evenly(devices: list[jax.Device], number: int, num_processes: int) -> np.ndarray:
+def _chosen(devices: list[jax.Device], number: int, num_processes: int) -> np.ndarray:
     """Choose a number of devices, equally many of each process, in the order of the processes."""
     by_process: dict[int, list[jax.Device]] = {}
     for each in devices:
@@ -287,7 +299,7 @@ def compiler_options(platform: str, deterministic: bool = False) -> dict[str, An
 
     Args:
       platform: Platform of the device, such as "cpu" or "gpu".
-      deterministic: Use only deterministic operations on GPUs.
+      deterministic: Whether GPUs use deterministic operations only, so that every run gives the same bits.
 
     Raises:
       UserError: The installed XLA cannot make a GPU deterministic.

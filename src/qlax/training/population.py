@@ -25,7 +25,7 @@ from qlax.util.text import six_digits
 
 SHARE = 0.2  # share of a population that is replaced, and share of the best members that replace it
 FACTORS = (0.5, 2.0)  # factors that perturb a setting, as in the paper for GANs; 0.8 and 1.2 explore more slowly
-OWN = 2**31  # constant folded into the seed's key, so that the key differs from those of the runs
+OWN = 2**31  # constant folded into the seed's key, so that the key differs from those of the agents
 DISCOUNTS = ("gamma", "lam")  # settings of which the difference from 1 is perturbed
 
 
@@ -67,8 +67,8 @@ def make(config: Config, network: Network) -> Exchange:
         score = jnp.where((record.diverged < 0) & jnp.isfinite(mean), mean, -jnp.inf)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), OWN), state.updates[0])
         key_parents, key_factors = jax.random.split(key)
-        of_population = score.reshape(members, populations).T  # agents are ordered by setting, then by seed
-        within = jax.vmap(parents_within)(jax.random.split(key_parents, populations), of_population)
+        scores = score.reshape(members, populations).T  # agents are ordered by setting, then by seed
+        within = jax.vmap(parents_within)(jax.random.split(key_parents, populations), scores)
         themselves = jnp.arange(config.num_members)
         parent = (within.T * populations + jnp.arange(populations)).reshape(-1)
         # Members with equal scores stay, for example in a population that has solved its task.
@@ -81,16 +81,16 @@ def make(config: Config, network: Network) -> Exchange:
         settings = {name: getattr(state.hyper, name) for name in config.swept}
         keys = jax.random.split(key_factors, len(settings))
         explored = {
-            name: jnp.where(is_new, _explored(one, name, inherited(x)), x)
-            for one, (name, x) in zip(keys, settings.items(), strict=True)
+            name: jnp.where(is_new, _explored(key_setting, name, inherited(x)), x)
+            for key_setting, (name, x) in zip(keys, settings.items(), strict=True)
         }
         params, stats, opt_state = jax.tree.map(inherited, (state.params, state.stats, state.opt_state))
         n, m = jax.tree.leaves(state.step.obs)[0].shape[1:3]
 
-        def forgotten(x, initial):  # [R, N, M, ...], [N * M, ...]
+        def reset(x, initial):  # [R, N, M, ...], [N * M, ...]
             return jnp.where(is_new.reshape(-1, *(1,) * (x.ndim - 1)), initial.reshape(x.shape[1:]), x)
 
-        memory = jax.tree.map(forgotten, state.memory, network.initial_memory(n * m))
+        memory = jax.tree.map(reset, state.memory, network.initial_memory(n * m))
         state = state._replace(
             params=params, stats=stats, opt_state=opt_state, memory=memory, hyper=state.hyper._replace(**explored)
         )
@@ -126,7 +126,13 @@ def compile(plan: Plan) -> Exchange | None:
 
 
 def outcome(config: Config, curves: dict[str, np.ndarray], last: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return the summary's entries about populations: final settings, and the number of replacements."""
+    """Return the summary's entries about populations: final settings, and the number of replacements.
+
+    Args:
+      config: Configuration of the run.
+      curves: Learning curves, `[lines, R]`.
+      last: Last values of the explored settings, `[R]`.
+    """
     if config.population == "none":
         return {}
     found = curves.get("parent", np.empty((0, config.num_members)))  # missing if lines of metrics were lost

@@ -36,7 +36,7 @@ LAUNCHERS = {
 # Words in JAX's errors that mean that another process is lost.
 LOST = ("Gloo", "gloo", "NCCL", "coordination service", "heartbeat", "Socket closed", "Connection reset")
 # Shell script that reads lines until this process ends in any way, and then prints the last line, unless it is empty.
-WATCHER = 'while IFS= read -r line; do said=$line; done; if [ -n "$said" ]; then printf "%s\\n" "$said" >&2; fi'
+WATCHER = 'while IFS= read -r line; do last=$line; done; if [ -n "$last" ]; then printf "%s\\n" "$last" >&2; fi'
 
 _state: dict[str, Any] = {"joined": False, "watcher": None}  # `join` was called; process that runs `WATCHER`
 
@@ -58,8 +58,8 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     if _state["joined"] or jax.distributed.is_initialized():
         return
     launcher = next((name for name, names in LAUNCHERS.items() if _starts_several(*names)), None)
-    told = (coordinator, num_processes, process_id)
-    if num_processes == 1 or (told == (None, None, None) and not launcher and not _is_indexed_job()):
+    given = (coordinator, num_processes, process_id)
+    if num_processes == 1 or (given == (None, None, None) and not launcher and not _is_indexed_job()):
         _state["joined"] = True
         return
     if launcher is not None:
@@ -98,10 +98,13 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None, is_launched: bool) -> None:
-    told = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    missing = [f"--{name.replace('_', '-')}" for name, value in told.items() if value is None]
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is None]
     if missing and not is_launched:
-        raise UserError(f"{' and '.join(missing)} missing: each of several processes needs all three options")
+        raise UserError(
+            f"{' and '.join(missing)} missing: each of several processes needs --coordinator, --num-processes and "
+            "--process-id"
+        )
     if coordinator is not None:
         host, colon, port = coordinator.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
@@ -111,7 +114,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
     if num_processes is not None and num_processes < 1:
         raise UserError(f"num_processes={num_processes}: expected a whole number from 1")
     if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
-        raise UserError(f"process_id={process_id}: expected 0 to {num_processes - 1}, one less than num_processes")
+        raise UserError(f"process_id={process_id}: expected 0 to {num_processes - 1}, as num_processes={num_processes}")
 
 
 def _check_port(port: int) -> None:
@@ -155,7 +158,7 @@ def leave(in_harmony: bool) -> None:
     """Leave the group of processes.
 
     Args:
-      in_harmony: All processes end in the same way, so that they can wait for each other.
+      in_harmony: Whether all processes end in the same way, so that they can wait for each other.
     """
     if not jax.distributed.is_initialized() or _state["watcher"] is None:
         return
@@ -193,6 +196,9 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 def in_all(check: Callable[[], None]) -> None:
     """Run a check in every process; if it fails in one, raise an error in all.
+
+    Args:
+      check: Function that raises a `UserError` if the check fails.
 
     Raises:
       UserError: The check raised it in this process, or failed in another one.
