@@ -25,6 +25,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qlax.networks.names import EPSILONS
+
 Initializer = Callable[..., jax.Array]
 Layer = Callable[[jax.Array, jax.Array], jax.Array]  # x, kernel -> output
 Padding = Literal["VALID", "SAME"]
@@ -59,7 +61,7 @@ class Dense(nn.Module):
 class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, as `flax.linen.LayerNorm`."""
 
-    epsilon: float = 1e-6
+    epsilon: float = EPSILONS["layer"]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -158,7 +160,7 @@ def _is_small(x: jax.Array) -> bool:
 
 
 def _by_platform(dtype: jax.typing.DTypeLike, cpu: Layer, default: Layer) -> Layer:
-    """Choose the layer for the device; in dtypes other than float32, which are not faster on CPUs, use `default`."""
+    """Choose the layer for the device; `cpu` is faster in float32 only, so other dtypes always use `default`."""
     if dtype == jnp.float32:
         return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
     return lambda x, kernel: default(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)

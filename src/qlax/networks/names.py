@@ -8,6 +8,7 @@ Norm = Literal["layer", "batch", "batch_renorm", "none"]
 Dtype = Literal["float32", "bfloat16"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+EPSILONS: dict[Norm, float] = {"layer": 1e-6, "batch": 1e-5, "batch_renorm": 1e-3}  # added to variances
 
 
 class Sizes(NamedTuple):

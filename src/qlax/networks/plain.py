@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qlax.errors import UserError
-from qlax.networks.names import MEMORIES, is_convolved, is_image
+from qlax.networks.names import EPSILONS, MEMORIES, Norm, is_convolved, is_image
 
 Array = Any  # array of the kind that the operations handle; it has +, -, * and @, also with NumPy's arrays
 Spec = tuple[np.dtype, tuple[int, ...]]  # dtype and shape of one array of an observation, without the axis B
@@ -196,14 +196,14 @@ class _Layers:
         x = self.normalise(self.description["norm"], x)
         return _gelu(x, self.operations) if self.description["encoder"] == "hadamax" else self.operations.relu(x)
 
-    def normalise(self, norm: str, x: Array) -> Array:
+    def normalise(self, norm: Norm, x: Array) -> Array:
         if norm == "none":
             return x
         if norm == "layer":
             layer = self._next("LayerNorm")
-            return self.operations.layer_norm(x, layer["scale"], layer["bias"], 1e-6)
+            return self.operations.layer_norm(x, layer["scale"], layer["bias"], EPSILONS["layer"])
         layer = self._next({"batch": "BatchNorm", "batch_renorm": "BatchRenorm"}[norm])
-        slope = layer["scale"] / np.sqrt(layer["var"] + np.float32(1e-5))
+        slope = layer["scale"] / np.sqrt(layer["var"] + np.float32(EPSILONS[norm]))
         return (x - layer["mean"]) * slope + layer["bias"]
 
     def features(self, x: Array, dtype: np.dtype, shape: tuple[int, ...], is_all: bool) -> Array:

@@ -14,7 +14,7 @@ from qlax.errors import UserError, described
 from qlax.networks.encoders import LAYERS
 from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last
 from qlax.networks.memories import CELLS
-from qlax.networks.names import ENCODERS, Dtype, Encoder, Memory, Norm, is_convolved, is_image, is_screen
+from qlax.networks.names import ENCODERS, EPSILONS, Dtype, Encoder, Memory, Norm, is_convolved, is_image, is_screen
 from qlax.types import PyTree
 from qlax.util.imports import import_object
 
@@ -65,7 +65,7 @@ class QNetwork(nn.Module):
 
         Args:
           memory: Memory before the first step.
-          obs: Observations, each array `[L, B, ...]`.
+          obs: Observations of L steps in a batch of B, each array `[L, B, ...]`.
           first: Bool `[L, B]`, True where an episode begins, which resets the memory before the step.
           train: True in training, where batch statistics are computed and updated.
 
@@ -123,9 +123,9 @@ class QNetwork(nn.Module):
 class BatchRenorm(nn.Module):
     """Batch renormalisation: batch normalisation that uses the running statistics in training too, within limits.
 
-    The limits widen with the number of gradient steps as in the paper: plain batch normalisation for 5,000 steps,
-    then r up to 3 at 40,000 steps and d up to 5 at 25,000. The running average is that of the variance, as is usual
-    today; the paper averages the standard deviation.
+    It is plain batch normalisation for 1,000 gradient steps; then r is between 1/3 and 3, and d between -5 and 5. The
+    paper opens these limits slowly, until step 40,000; the limits and constants here are those of the reference
+    implementation of PQN. The running average is that of the variance, where the paper averages the deviation.
 
     Source: Ioffe, "Batch renormalization", 2017, arXiv:1702.03275, algorithm 1 and section 4.
 
@@ -135,8 +135,8 @@ class BatchRenorm(nn.Module):
       axis_name: See `QNetwork`.
     """
 
-    momentum: float = 0.99
-    epsilon: float = 1e-5
+    momentum: float = 0.999
+    epsilon: float = EPSILONS["batch_renorm"]
     axis_name: str | None = None
 
     @nn.compact
@@ -154,8 +154,8 @@ class BatchRenorm(nn.Module):
             batch_mean = self._over_devices(x.mean(axes))
             batch_var = self._over_devices(jnp.square(x - along_last(batch_mean, x)).mean(axes))
             batch_sigma = jnp.sqrt(batch_var + self.epsilon)
-            r_max = 1 + 2 * jnp.clip((steps.value - 5_000) / 35_000, 0.0, 1.0)
-            d_max = 5 * jnp.clip((steps.value - 5_000) / 20_000, 0.0, 1.0)
+            is_open = steps.value >= 1_000
+            r_max, d_max = jnp.where(is_open, 3.0, 1.0), jnp.where(is_open, 5.0, 0.0)
             r = jax.lax.stop_gradient(jnp.clip(batch_sigma / sigma, 1 / r_max, r_max))
             d = jax.lax.stop_gradient(jnp.clip((batch_mean - mean.value) / sigma, -d_max, d_max))
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
