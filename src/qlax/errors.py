@@ -24,7 +24,7 @@ class HostError(RunError):
 
 
 class DivergedError(RunError):
-    """In every agent a reward, value, loss, gradient or parameter was not finite; the message says which and when."""
+    """A reward, value, loss, gradient or parameter of every agent was not finite; the message says which and when."""
 
 
 class LostError(RunError):

@@ -40,7 +40,7 @@ def member_q(q: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """Return the value of a team in VDN, the sum of its members' values: `[..., M, A]` to `[..., 1]`."""
+    """Sum each member's largest Q-value among its legal actions, as VDN does: `[..., M, A]` to `[..., 1]`."""
     return member_value(q, legal).sum(-1, keepdims=True)
 
 

@@ -105,7 +105,7 @@ class Agent:
             raise UserError(f"{changed}; expected the same as long as the memory is kept: call reset() in between")
         rows = int(np.prod(leading, dtype=int))
         if not rows:
-            raise UserError(f"no observations: their leading axes are {leading}; expected at least one observation")
+            raise UserError(f"obs holds no observation, as its leading axes are {leading}; expected at least one")
         arrays = [
             _cast(leaf, dtype, path).reshape(rows, *shape)
             for leaf, path, (dtype, shape) in zip(leaves, found, self._obs, strict=True)
@@ -203,7 +203,7 @@ class _InJax:
         return np.asarray(q[0]), memory
 
     def misfit(self, variables: PyTree) -> str:
-        """Return how the variables differ from those of the described network; "" if they do not.
+        """Return the first array whose dtype or shape differs from that of the described network; "" if none does.
 
         The variables of a user's own network are not checked.
         """
@@ -221,7 +221,7 @@ class _InJax:
 
 
 def _signatures(tree: PyTree) -> dict[str, str]:
-    """Return dtype and shape of every array, by its name."""
+    """Return dtype and shape of every array of a tree, by its path in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(where, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}" for where, x in leaves}
 

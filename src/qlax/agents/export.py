@@ -97,7 +97,7 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     """Return the content of a StableHLO file, for `jax.export.deserialize`, and the description of the agent.
 
     Raises:
-      UserError: The network is a user's own that cannot be exported.
+      UserError: The user's own network uses operations that StableHLO cannot hold.
     """
     import jax
 
@@ -192,7 +192,7 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
 
     Args:
       agent: The agent.
-      memory: Dtype and shape, without the axis B, of every array of its memory.
+      memory: Dtype and shape of every array of its memory, without the axis of the batch.
     """
 
     def array(name: str, dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class _Value:
 
 
 class _Onnx:
-    """ONNX graph under construction, whose nodes are made by the methods of `qlax.networks.plain.Operations`.
+    """ONNX graph under construction: its methods, those of `qlax.networks.plain.Operations`, add nodes.
 
     Args:
       helper: The module `onnx.helper`.

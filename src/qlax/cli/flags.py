@@ -81,7 +81,11 @@ def as_typed(word: str) -> str:
 
 def target(help: str, nargs: str) -> list[Argument]:
     """Describe the arguments that name what to train."""
-    config = argument("--config", metavar="FILE", help="read the settings from the config.json of an earlier run")
+    config = argument(
+        "--config",
+        metavar="FILE",
+        help="config.json of an earlier run, whose settings to begin with; other flags replace them",
+    )
     return [argument("target", nargs=nargs, metavar="TARGET", help=help), config]
 
 
@@ -89,7 +93,7 @@ CACHE = argument(
     "--compilation-cache",
     action=argparse.BooleanOptionalAction,
     default=True,
-    help="keep compiled programs for later runs",
+    help="keep compiled programs in the user's cache directory, so that later runs start faster",
 )
 PROCESSES = [
     argument(
@@ -125,7 +129,7 @@ PLACE = [
         "--cpus-per-job",
         metavar="CPUS",
         type=float,
-        help=("number of CPUs per job on Ray (default 1 for jobs with a GPU, otherwise an equal share)"),
+        help="number of CPUs per job on Ray (default 1 for jobs with a GPU, otherwise all CPUs divided by JOBS)",
     ),
     argument(
         "--gpus-per-job",

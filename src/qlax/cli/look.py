@@ -135,7 +135,8 @@ COMMANDS = (
                 "--kind",
                 choices=("curve", "profile", "improvement"),
                 default="curve",
-                help="learning curves, performance profiles, or probabilities of improvement (default curve)",
+                help="learning curves, performance profiles (share of runs above each score), or probabilities that "
+                "one setting is better than another (default curve)",
             ),
             argument(
                 "--x",

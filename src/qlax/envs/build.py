@@ -50,7 +50,9 @@ class Built(NamedTuple):
         return self._replace(env=getattr(self.env, "evaluated", self.env))
 
     def against_itself(self, network: Network) -> "Built":
-        """Give the learner's network to an environment that plays against itself; return other environments unchanged.
+        """Give the learner's network to an environment in which the agent plays against a copy of itself.
+
+        Other environments are returned unchanged.
 
         Raises:
           UserError: The environment plays against itself and has wrappers.

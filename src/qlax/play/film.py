@@ -200,7 +200,7 @@ def _can_write_mp4() -> bool:
 
 
 class _Policy:
-    """Epsilon-greedy policy of an agent for N environments, which also returns the Q-values."""
+    """Epsilon-greedy policy of an agent in N environments, which also returns the Q-values."""
 
     def __init__(self, agent: Agent, epsilon: float, seed: int):
         self._agent, self._epsilon, self._key = agent, epsilon, jax.random.key(seed)

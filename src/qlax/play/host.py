@@ -103,7 +103,7 @@ def frozen(state: TrainState) -> TrainState:
 def collect(
     compiled: Any, algorithm: PQN, num_steps: int, workers: list[Worker], state: TrainState, waits: Waits
 ) -> tuple[jax.Array, list[Part], list[Transition]]:
-    """Collect a rollout with the parameters in `state`, from its latest steps on.
+    """Step all environments T times, with actions chosen by the parameters in `state`.
 
     Args:
       compiled: Object with the compiled functions `begin` and `act` of this module, `act` for `algorithm`.

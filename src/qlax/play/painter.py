@@ -68,7 +68,7 @@ class Painter:
         return picture
 
     def _panel(self, moment: Moment, number: int) -> Image.Image:
-        """Draw the return, the number of steps, and bars of each member's Q-values."""
+        """Draw the return and the length of episode `number`, and bars of each team member's Q-values."""
         members, actions = moment.q.shape[1:]
         columns, bars = min(members, MOST_MEMBERS), min(actions, MOST_BARS)
         width = self._name_width + BAR_WIDTH + NUMBER_WIDTH

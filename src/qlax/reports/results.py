@@ -199,7 +199,7 @@ class Setting(NamedTuple):
 
 
 def of_run(history: History) -> Run:
-    """Gather what is known of a run so far."""
+    """Summarise a run, which may be in progress, for tables and rankings."""
     return Run(history, _summary(history), _best(history))
 
 

@@ -117,7 +117,7 @@ def _diverged(history: History) -> np.ndarray:
 
 
 def select(histories: Sequence[History], x: str, y: str | Sequence[str], by: str | Sequence[str] | None) -> Selection:
-    """Select the runs that have values of the first measured metric, and group their agents.
+    """Select the runs that have values of the first metric in `y`, and group their agents.
 
     See `plot` for the arguments.
 

@@ -340,14 +340,14 @@ class NonWritingRunDirectory(RunDirectory):
         self._temporary.cleanup()
 
     def write(self, name: str, content: Any) -> None:
-        """Do nothing."""
+        """Do nothing, because another process writes."""
 
     def best(self, index: int, own: dict[str, Any], before: float) -> float:
         """Return `before`, the best return when the checkpoint was written."""
         return before
 
     def _in_background(self, write: Callable[[], None]) -> None:
-        """Do nothing."""
+        """Do nothing, because another process writes."""
 
 
 _INFO = {"updates": int, "line": int, "metrics_checksums": str, "plugins": dict, "config": dict, "best": list}

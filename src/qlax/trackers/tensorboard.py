@@ -50,7 +50,7 @@ class TensorBoard:
         self._flush()
 
     def finish(self, summary: dict[str, Any] | None, video: bytes | None) -> None:
-        """Write the video as an image, which TensorBoard shows animated."""
+        """Write the video, a GIF, as an image, which TensorBoard shows animated; the summary is not used."""
         if summary and video:
             width, height = struct.unpack_from("<HH", video, 6)  # from the header of a GIF
             image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=video)

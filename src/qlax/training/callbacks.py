@@ -49,10 +49,10 @@ class Callbacks:
 
     Attributes:
       reason: Name of the callback that asked to end training: "until", "minutes" or "callback"; "" before that.
-      failure: Exception of the user's callback; in processes other than the first, a `RunError` that quotes it.
+      failure: Exception of the user's callback; in processes other than the first, a `RunError` with its message.
 
     Raises:
-      UserError: The user's callback cannot be called.
+      UserError: The user's callback is not a function.
     """
 
     def __init__(self, config: Config, own: Callback | None):

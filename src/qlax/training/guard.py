@@ -118,7 +118,7 @@ class Divergence:
 
     @property
     def of_all(self) -> bool:
-        """True if every agent has diverged, so that nothing is left to train."""
+        """True if all agents have diverged, so that nothing is left to train."""
         return all(self.found)
 
     def update(self, record: Record) -> list[str]:

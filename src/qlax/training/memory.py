@@ -213,7 +213,7 @@ def _needs(plan: Plan, state: TrainState, copies: int, rollouts: Part, learning:
 
 
 def _extra_bytes(program: Any) -> int:
-    """Return the bytes that a compiled program needs besides its arguments."""
+    """Return the bytes that a compiled program needs beside its arguments: results and temporary arrays."""
     found = program.memory_analysis()
     return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
 

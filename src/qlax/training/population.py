@@ -109,7 +109,9 @@ def _explored(key: jax.Array, name: str, x: jax.Array) -> jax.Array:
 
 
 def compile(plan: Plan) -> Exchange | None:
-    """Compile the exchange, which reuses the memory of the state; return None for runs without populations.
+    """Compile the exchange, in which the worst agents of a population become copies of the best.
+
+    The program writes the new state into the memory of the old one. Runs without populations get None.
 
     The exchange is not distributed by `Placement.lower` as other programs are, because it mixes agents of all devices.
     """

@@ -88,7 +88,7 @@ def _has_taken(aside: Path, path: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure; do nothing on systems without POSIX."""
+    """Write the entries of a folder to the disk, so that they survive a power failure; do nothing without POSIX."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -18,7 +18,7 @@ MAX_BATCH = 2**24  # random indices per batch of resamples, which bounds memory
 
 
 def interquartile_mean(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of the middle half of all runs of all tasks, `[...]`.
+    """Return the mean of the middle half of all values, those of all runs of all tasks together.
 
     The quarter that is left out at each end is rounded down, so that fewer than four runs give the plain mean.
 

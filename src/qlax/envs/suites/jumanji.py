@@ -225,7 +225,7 @@ def _level_based_foraging(env: Any, obs: Any) -> jax.Array:
 
 
 def _maze(env: Any, obs: Any) -> jax.Array:
-    """Return planes of walls, the agent and its target."""
+    """Return an image whose channels show the walls, the agent and its target."""
     del env
     places = (_plane(obs.walls.shape, *place) for place in (obs.agent_position, obs.target_position))
     return jnp.stack([obs.walls, *places], axis=-1)

@@ -79,7 +79,8 @@ def make(name: str, /, **options: Any) -> XMiniGrid:
       options: `max_steps`, `view_size`, and `show_carried` (False unless given), see `XMiniGrid`.
 
     Raises:
-      UserError: The name or an option is unknown, a value is not allowed, or the environment has no goal.
+      UserError: The name or an option is unknown, a value is not allowed, or the environment gives no reward, as it is
+        meant for tasks that are added to it.
     """
     if name in xminigrid.registered_environments() and name.startswith(WITHOUT_GOAL):
         remedy = "give it a ruleset, and wrap it in qlax.envs.suites.xminigrid.XMiniGrid"
