@@ -1,6 +1,6 @@
-"""What every memory scores and costs, on the preset memory-chain with a chain of 100: `python benchmarks/memories.py`.
+"""What every memory scores and costs, on the preset memory-chain: `python benchmarks/memories.py`.
 
-The preset's chain of 20 is easy for all that remember. One record holds a result for each memory, with the command
+One record holds a result for each memory, with the command
 that repeats it, the machine and the date. Those not asked for stay as they are.
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
     for memory in options.memory:
-        arguments = ["memory-chain", "--env-options", "memory_length=100", "--memory", memory]
+        arguments = ["memory-chain", "--memory", memory]
         arguments += ["--seeds", str(options.seeds)]
         if options.total_steps:
             arguments += ["--total-steps", str(options.total_steps)]

@@ -159,22 +159,33 @@ class EndlessReward:
 
     The observation is the phase p, one-hot: Q = gamma^(period - 1 - p) / (1 - gamma^period). With a period of 1 that is
     1 / (1 - gamma); with a period as long as the time limit only the very last step of an episode pays.
+
+    Args:
+      period: number of phases.
+      time_limit: number of steps of an episode.
+      shows_time: whether the observation is the time since the reset, one-hot, in place of the phase.
     """
 
     num_actions = 2
 
-    def __init__(self, period, time_limit):
-        self.period, self.time_limit = period, time_limit
+    def __init__(self, period, time_limit, shows_time=False):
+        self.period, self.time_limit, self.shows_time = period, time_limit, shows_time
 
     def reset(self, key):
         del key
-        return jnp.int32(0), show(jax.nn.one_hot(0, self.period))
+        return jnp.int32(0), show(self.shown(0))
 
     def step(self, key, state, action):
         del key, action
         state = state + 1
-        phase = state % self.period
-        return state, show(jax.nn.one_hot(phase, self.period), reward=phase == 0, truncated=state == self.time_limit)
+        return state, show(self.shown(state), reward=state % self.period == 0, truncated=state == self.time_limit)
+
+    def shown(self, time):
+        return (
+            jax.nn.one_hot(time, self.time_limit + 1)
+            if self.shows_time
+            else jax.nn.one_hot(time % self.period, self.period)
+        )
 
 
 class Team:

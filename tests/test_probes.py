@@ -176,3 +176,16 @@ def test_time_limit_does_not_pull_the_value_to_zero(time_limit_is_terminal, lam,
 def test_reward_on_the_last_step_before_a_time_limit():
     q = train(EndlessReward(period=4, time_limit=4)).phase_q()
     assert_q(q, GAMMA ** np.array([[3], [2], [1], [0]]) / (1 - GAMMA**4))
+
+
+def test_clock_with_a_time_limit_that_is_terminal():
+    # Nothing follows the limit: an agent that knows the time can learn the value of what remains.
+    q = train(EndlessReward(period=5, time_limit=5, shows_time=True), time_limit_is_terminal=True).phase_q()
+    assert_q(q[:5], GAMMA ** np.array([[4], [3], [2], [1], [0]]))
+
+
+@pytest.mark.parametrize("memory", ["lstm", "gru", "mingru", "lru"])
+def test_memory_with_a_time_limit_that_is_terminal(memory):
+    options = {"num_steps": 10, "num_updates": 300, "network": {"memory": memory}}
+    trained = train(EndlessReward(period=5, time_limit=5), time_limit_is_terminal=True, **options)
+    assert_q(trained.q(np.eye(5)[:, None]), GAMMA ** np.array([[[4]], [[3]], [[2]], [[1]], [[0]]]), 2 * EXACT)

@@ -77,7 +77,7 @@ def test_what_follows_from_other_settings_follows_anew(tmp_path):
 
 def test_options_are_added_to_those_of_the_preset():
     config = configure("memory-chain", env_options={"max_steps_in_episode": 50})
-    assert config.env_options == {"memory_length": 20, "max_steps_in_episode": 50}
+    assert config.env_options == {"memory_length": 100, "max_steps_in_episode": 50}
     assert configure("memory-chain", env=ENV, env_options={"gravity": 1.0}).env_options == {"gravity": 1.0}
 
 

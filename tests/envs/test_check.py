@@ -2,6 +2,7 @@ import random
 import re
 import time
 import warnings
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -487,9 +488,17 @@ GOOD = {
 
 @pytest.mark.parametrize("env", GOOD.values(), ids=GOOD)
 def test_good_environments_pass_without_a_word(env):
+    with no_warning_but_of_clocks():
+        check_env(env)
+
+
+@contextmanager
+def no_warning_but_of_clocks():
+    """Allow the one warning that `Counting` and `Host` deserve, as they show how many steps they have taken."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(env)
+        warnings.filterwarnings("ignore", message=".*: obs tells the time")
+        yield
 
 
 def with_strong_types(state):
@@ -539,7 +548,7 @@ def test_advice_is_a_warning_of_whoever_asks(changes, message):
     env = world(**changes)
     with pytest.warns(UserWarning, match=f"^environment {type(env).__name__}: {re.escape(message)}") as warned:
         check_env(env)
-    assert len(warned) == 1
+    assert len([each for each in warned if "obs tells the time" not in str(each.message)]) == 1
     assert warned[0].filename == __file__
 
 
@@ -761,8 +770,7 @@ GOOD_ON_THE_HOST = {
 
 @pytest.mark.parametrize("env", GOOD_ON_THE_HOST.values(), ids=GOOD_ON_THE_HOST)
 def test_a_good_host_env_passes_without_a_word(env):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warning_but_of_clocks():
         check_env(env)
         check_host_env(env)  # as every training does
 
@@ -773,3 +781,43 @@ def test_advice_for_a_host_env():
         check_env(whole)
     with pytest.warns(UserWarning, match="^environment Host: episodes are cut after 2 steps, but time_limit is 7"):
         check_env(changed(time_limit=2, says_limit=7))
+
+
+class Clock(Counting):
+    """A number that is drawn anew in every step, and the time since the episode began as `shown` tells it."""
+
+    def __init__(self, shown, time_limit=4):
+        super().__init__(time_limit=time_limit)
+        self.shown = shown
+
+    def step(self, key, state, action):
+        state, step = super().step(key, state, action * 0)
+        return state, step._replace(obs=step.obs.at[0].set(jax.random.uniform(key)))
+
+    def _show(self, state, reward, terminated, count):
+        step = super()._show(state, reward, terminated, count)
+        drawn = step.obs[:1].astype(jnp.float32)
+        return step._replace(obs=jnp.concatenate([drawn, self.shown(state["count"]).reshape(-1).astype(jnp.float32)]))
+
+
+@pytest.mark.parametrize(
+    ("env", "is_clock"),
+    [
+        (Clock(lambda count: count), True),
+        (Clock(lambda count: jnp.arange(5) == count), True),
+        (Clock(lambda count: count % 2), False),  # the end looks like the beginning, which is trained
+        (Clock(lambda count: count == 2), False),
+        (Clock(lambda count: count, time_limit=40), False),  # too few episodes to tell
+        (Host(), True),
+        (Host(time_limit=2), True),
+        (Host(time_limit=2, reset_takes_a_step=False), False),  # its final observations are not seen
+    ],
+)
+def test_a_clock_that_is_unique_at_the_time_limit_is_advised_against(env, is_clock):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        check_env(env)
+    limit = f"obs tells the time since the episode began, and episodes are cut after {env.time_limit} steps: values "
+    assert [str(each.message).startswith(f"environment {type(env).__name__}: {limit}") for each in warned] == [
+        True
+    ] * is_clock

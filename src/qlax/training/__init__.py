@@ -309,7 +309,7 @@ def _launch(
             if str(runs):
                 is_short = plan.placement.num_devices < (config.devices or 0)
                 display.say(f"{config.num_members} agents: {runs}", always=is_short)
-            notify(notices + damage)
+            notify(notices + damage + plan.advice)
             with contract(config, plan.plugins):
                 runs.compile()
             after_evaluation = population.compile(plan)

@@ -90,6 +90,17 @@ class Plan:
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in observation],
         }
 
+    @property
+    def advice(self) -> list[str]:
+        """Lines about settings that may give wrong values, to print when training begins."""
+        limit = getattr(self.env, "time_limit", None)
+        if limit is None or self.config.time_limit_is_terminal or not self.network.recurrent:
+            return []
+        return [
+            f"the network has a memory, and episodes are cut after {limit:,} steps: values at the limit come from "
+            "histories that are never trained, and may grow too large; --time-limit-is-terminal avoids this"
+        ]
+
     def new_record(self) -> guard.Record:
         """Return the empty record of all agents, `[R, ...]`, for the time before the first update."""
         return guard.empty(self.sums, len(self.seeds))
@@ -181,7 +192,10 @@ def _source(plugin: Any) -> str:
 
 
 def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
-    """Return the settings with the derived network, and the description from which the network is built."""
+    """Choose encoder and widths that fit the observations of `step`, unless they were given.
+
+    Returns:
+      The settings with the choice, and the description from which the network is built."""
     if config.network is not None:
         for name in NETWORK_FIELDS:
             if getattr(config, name) != FIELDS[name].default:
@@ -218,7 +232,10 @@ def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bo
     if not all(leaf.size for leaf in jax.tree.leaves((built.world, built.step))):
         # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
         if several:
-            raise UserError(f"{config.env} has arrays without elements, and trains in one process only")
+            raise UserError(
+                f"{config.env} has arrays of size 0 in its state or observation, and trains in one process only: "
+                "--num-processes 1"
+            )
         most_devices = 1
     segments = config.num_envs * (1 if recurrent else config.num_steps)
 

@@ -1,6 +1,7 @@
 """Checks shared by environments in JAX and on the host."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from qlax.config.kinds import LARGEST_COUNT
 from qlax.errors import UserError, in_one_line, place_in_words
 from qlax.networks.qnetwork import is_understood
 from qlax.storage import measurements
-from qlax.types import PyTree, Step
+from qlax.types import PyTree, Step, is_key
 from qlax.util.text import shown
 
 Expect = Callable[[Any, str], None]
@@ -25,6 +26,7 @@ WHOLE_NUMBERS = {  # attributes that fit in int32, and what each counts
     "time_limit": "a whole number of steps, at least 1; leave it out if there is no limit",
 }
 MOST_CHOICES = 2**26  # largest num_envs x num_agents x num_actions, as arrays of this size are made
+MOST_BY_CHANCE = 3  # episodes that have to agree before check_env warns of a clock
 LONGEST_SHOWN = 200  # characters of a value or exception of the user's in a message
 
 
@@ -240,8 +242,50 @@ class Ends:
         return advice
 
     def _at_limit(self) -> list[tuple[bool, bool]]:
-        """Return `(terminated, truncated)` of every episode that lasted as long as the time limit."""
+        """Return `terminated` and `truncated` at the last step of every recorded episode as long as the time limit."""
         return [(terminated, truncated) for length, terminated, truncated in self._seen if length == self._limit]
+
+
+class Clock:
+    """Search for a clock in the observation: numbers that depend only on the time since the episode began.
+
+    If they are unique at a fixed time limit, final observations are bootstrapped from but never trained.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, np.ndarray] = {}  # first observation at each time
+        self._is_alike: Any = True  # True for numbers that were the same in all episodes at each time
+        self._cuts: Counter[int] = Counter()
+
+    def see(self, time: int, obs: np.ndarray, is_cut: bool) -> None:
+        """Record an observation as a vector, and whether the time limit ended the episode there."""
+        self._is_alike = self._is_alike & (self._seen.setdefault(time, obs) == obs)
+        self._cuts[time] += is_cut
+
+    def advice(self) -> list[str]:
+        """Return a warning if the observation has a clock that is unique at the time limit."""
+        limit = max(self._seen, default=0)
+        if self._cuts[limit] < MOST_BY_CHANCE or self._cuts[limit] < self._cuts.total():
+            return []
+        before = [obs for time, obs in self._seen.items() if time < limit]
+        if not all((obs != self._seen[limit])[self._is_alike].any() for obs in before):
+            return []
+        return [
+            f"obs tells the time since the episode began, and episodes are cut after {limit} steps: values there are "
+            "bootstrapped from observations that are never trained, and may grow too large; train with "
+            "--time-limit-is-terminal, or leave the time out of obs"
+        ]
+
+
+def vector(tree: PyTree, rows: tuple[int, ...] = ()) -> np.ndarray:
+    """Return all numbers of a tree of arrays `[*rows, ...]` as float64 vectors `[*rows, numbers]`."""
+    leaves = [data(leaf).reshape(*rows, -1).astype(np.float64) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([np.zeros((*rows, 0)), *leaves], axis=-1)
+
+
+def data(x: Any) -> np.ndarray:
+    """Return an array in NumPy; random keys become their whole numbers."""
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
 def expecting(env: Any) -> Expect:

@@ -13,10 +13,12 @@ import numpy as np
 from qlax.envs.check.common import (
     ACCOUNTS,
     LONGEST_SHOWN,
+    Clock,
     Ends,
     Expect,
     check_attributes,
     check_step,
+    data,
     expecting,
     is_real,
     observation_advice,
@@ -24,10 +26,11 @@ from qlax.envs.check.common import (
     same,
     shared_of,
     team_of,
+    vector,
 )
 from qlax.envs.check.host import host_advice
 from qlax.errors import UserError, place_in_words
-from qlax.types import PyTree, Step, is_key, strong
+from qlax.types import PyTree, Step, strong
 from qlax.util.text import shown
 
 KEEP_IT = "keep it in the state that reset and step return"
@@ -183,18 +186,18 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
             outcome, again = jax.block_until_ready([function(*arguments) for function in functions])
         except Exception as error:  # raised by a callback to Python
             raise UserError(f"environment {type(env).__name__}: {what} failed: {raised(error)}") from error
-        same = jax.tree.map(lambda a, b: np.array_equal(_data(a), _data(b), equal_nan=True), outcome, again)
+        same = jax.tree.map(lambda a, b: np.array_equal(data(a), data(b), equal_nan=True), outcome, again)
         pure = "expected a pure function, in which everything random comes from the key"
         expect(all(jax.tree.leaves(same)), f"{what} gave two outcomes for the same input; {pure}")
         return outcome
 
     draws, key = np.random.default_rng(seed), jax.random.key(seed)
     resets = _compiled_twice(env.reset, key)
-    begun = _SelfResets(lambda key: _vector(resets[0](key)[0]), key)
+    begun = _SelfResets(lambda key: vector(resets[0](key)[0]), key)
     steps = _compiled_twice(env.step, key, resets[0](key)[0], np.zeros(team, np.int32), *shared)
     state: Any = None
     step: Any = None
-    ends, index, length = Ends(env, expect), 0, 0
+    ends, clock, index, length = Ends(env, expect), Clock(), 0, 0
     while index < num_steps + ends.steps_to_be_sure():
         key, key_reset, key_step = jax.random.split(key, 3)
         if step is None or step.terminated or step.truncated:
@@ -203,7 +206,8 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
             quiet = not (step.terminated or step.truncated or step.reward != 0)
             expect(quiet, "reset returns a reward or an end of the episode; expected reward 0 and no end")
             _check_numbers(step._replace(metrics={}), index, expect)
-            begun.add(_vector(state))
+            begun.add(vector(state))
+            clock.see(length, vector(step.obs), is_cut=False)
         legal = np.ones((*team, env.num_actions), bool) if step.legal is None else np.asarray(step.legal)
         action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
         before = state
@@ -216,13 +220,14 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
                 right = bool(np.isnan(step.metrics[metric])) != ended
                 expect(right, f"{metric} has to be nan exactly where no episode ended; leave it out: qlax adds it")
         ends.see(length, bool(step.terminated), bool(step.truncated))
+        clock.see(length, vector(step.obs), is_cut=bool(step.truncated & ~step.terminated))
         if ended:
-            begun.end(_vector(before), _vector(state), key_step)
+            begun.end(vector(before), vector(state), key_step)
         else:
-            begun.go_on(length, _vector(state))
+            begun.go_on(length, vector(state))
     begun.check(expect)
     seen = observation_advice(shapes[0][1].obs, team)
-    return [*ends.check(), *begun.advice(), *seen, *_weak_advice(env, shapes)]
+    return [*ends.check(), *begun.advice(), *clock.advice(), *seen, *_weak_advice(env, shapes)]
 
 
 def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
@@ -236,7 +241,7 @@ def _compiled_twice(function: Any, *arguments: Any) -> tuple[Any, Any]:
     alike = programs[0].as_text() == programs[1].as_text()
     constants = zip(*(each.jaxpr.consts for each in traced), strict=True) if alike else ()
     first = programs[0].compile()
-    alike = alike and all(np.array_equal(_data(x), _data(y), equal_nan=True) for x, y in constants)
+    alike = alike and all(np.array_equal(data(x), data(y), equal_nan=True) for x, y in constants)
     return first, first if alike else programs[1].compile()
 
 
@@ -245,7 +250,7 @@ def _check_numbers(step: Step, count: int, expect: Expect) -> None:
     shown = {"reward": step.reward, "obs": step.obs}
     shown |= {name: value for name, value in step.metrics.items() if name == "raw_reward"}
     for field, tree in shown.items():
-        finite = all(np.isfinite(_data(leaf)).all() for leaf in jax.tree.leaves(tree))
+        finite = all(np.isfinite(data(leaf)).all() for leaf in jax.tree.leaves(tree))
         expect(finite, f"{field} is not finite after {count} steps; expected numbers, in final observations too")
     if step.legal is not None and not step.terminated:  # no action follows a termination
         where = ", also where an episode is cut" if step.truncated else ""
@@ -337,13 +342,3 @@ class _SelfResets:
         if self._ends < 2 or self._ends_in_new < self._ends:
             return []
         return ["the state at the end of an episode equals an initial state: never reset in step, qlax does it"]
-
-
-def _vector(tree: PyTree) -> np.ndarray:
-    """Return all numbers of a tree of arrays as one float64 vector."""
-    return np.concatenate([np.zeros(0), *(_data(leaf).ravel().astype(np.float64) for leaf in jax.tree.leaves(tree))])
-
-
-def _data(x: Any) -> np.ndarray:
-    """Return an array in NumPy; random keys become their whole numbers."""
-    return np.asarray(jax.random.key_data(x) if is_key(x) else x)

@@ -7,6 +7,7 @@ import numpy as np
 
 from qlax.envs.check.common import (
     ACCOUNTS,
+    Clock,
     Ends,
     Expect,
     check_attributes,
@@ -17,6 +18,7 @@ from qlax.envs.check.common import (
     raised,
     same,
     team_of,
+    vector,
 )
 from qlax.errors import UserError
 from qlax.types import PyTree, Step
@@ -43,16 +45,16 @@ def check_host_env(env: Any, num_steps: int = 1, seed: int = 0) -> Step:
 
 def host_advice(env: Any, num_steps: int, seed: int) -> list[str]:
     """Check a `HostEnv` as `check_host_env` does, and return warnings of possible mistakes."""
-    first, ends = _play_on_host(env, num_steps, seed)
-    return [*ends.check(), *observation_advice(first.obs, (env.num_envs, *team_of(env)))]
+    first, ends, clock = _play_on_host(env, num_steps, seed)
+    return [*ends.check(), *clock.advice(), *observation_advice(first.obs, (env.num_envs, *team_of(env)))]
 
 
-def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
+def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends, Clock]:
     expect, draws = expecting(env), np.random.default_rng(seed)
     check_attributes(env, ("reset", "step", "close"), ("num_actions", "num_envs"), "HostEnv", expect)
     for name in ("shared", "shared_at", "shared_after", "with_network", "evaluated"):
         expect(not hasattr(env, name), f"it has {name!r}, which only an environment in JAX may have; see qlax.HostEnv")
-    team, ends = team_of(env), Ends(env, expect)
+    team, ends, clock = team_of(env), Ends(env, expect), Clock()
     legal = np.ones((env.num_envs, *team, env.num_actions), bool)
     first: Any = None
     accounts: Any = None
@@ -76,9 +78,9 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends]:
             nothing = all(np.isnan(step.metrics[metric]).all() for metric in ACCOUNTS)
             wanted = "expected nan, as they are numbers only where an episode ended"
             expect(nothing, f"episode_return and episode_length of reset are not nan; {wanted}")
-            accounts = _Accounts(step, ends, expect)
+            accounts = _Accounts(step, ends, clock, expect)
     accounts.check()
-    return first, ends
+    return first, ends, clock
 
 
 def _check_host_step(step: Any, what: str, env: Any, expect: Expect) -> None:
@@ -113,8 +115,8 @@ def _check_host_step(step: Any, what: str, env: Any, expect: Expect) -> None:
 class _Accounts:
     """Check that the ends, returns and lengths of a `HostEnv`'s episodes agree with its rewards and each other."""
 
-    def __init__(self, first: Step, ends: Ends, expect: Expect):
-        self._ends, self._expect = ends, expect
+    def __init__(self, first: Step, ends: Ends, clock: Clock, expect: Expect):
+        self._ends, self._clock, self._expect = ends, clock, expect
         self._start = jax.tree.map(lambda x: x[:1].copy(), first.obs)
         self._starts_alike = len(first.reward) > 1 and bool(self._at_start(first.obs).all())
         self._shows_start = np.ones(first.reward.shape, bool)
@@ -124,6 +126,7 @@ class _Accounts:
         self._reported = self._truncated = self._unexplained = False
         self._restarts = self._unpaid = 0
         self._all_paid, self._never_paid = True, True
+        self._look_for_clock(first, self._ended)
 
     def see(self, step: Step) -> None:
         """Record and check one step of all environments."""
@@ -158,6 +161,7 @@ class _Accounts:
         self._look_for_resets(step, reward, is_reset)
         for length, terminated in zip(self._taken[ended], step.terminated[ended], strict=True):
             self._ends.see(int(length), bool(terminated), not terminated)
+        self._look_for_clock(step, ended)
         if self._reported and not ended.all():
             self._ends.see(int(self._taken[~ended].max()) - 1, False, False)
 
@@ -195,6 +199,13 @@ class _Accounts:
         self._never_paid &= not reward[after_end].any()
         self._all_paid &= bool(reward[~after_end & ~is_reset].all())
         self._shows_start = shows_start
+
+    def _look_for_clock(self, step: Step, ended: np.ndarray) -> None:
+        """Record the observations of episodes that go on, and final ones that are shown because a time limit ended."""
+        is_cut = ended & ~step.terminated & ~step.truncated
+        obs = vector(step.obs, ended.shape)
+        for i in np.flatnonzero(is_cut | ~ended):
+            self._clock.see(int(self._taken[i]), obs[i], bool(is_cut[i]))
 
     def _at_start(self, obs: PyTree) -> np.ndarray:
         """Return bool `[N]`, True where an observation equals the first one of the first environment."""

@@ -128,6 +128,11 @@ class Smax(JaxMARL):
         allies, enemies = self._alive(state)
         return {"won": allies & ~enemies}
 
+    def _observation(self, obs: dict[Any, jax.Array]) -> jax.Array:
+        rows = super()._observation(obs)
+        # A dead unit sees only zeros; as in JaxMARL's baselines, they include its one-hot number.
+        return rows * rows[:, : -self.num_agents].any(-1, keepdims=True)
+
     def _legal_actions(self, state: PyTree) -> jax.Array:
         available = self._env.get_avail_actions(state)
         return jnp.stack([available[agent] for agent in self._agents]).astype(bool)
@@ -168,10 +173,10 @@ class Smax(JaxMARL):
 class Overcooked(JaxMARL):
     """Overcooked, in which only the time limit ends an episode.
 
-    At first, intermediate results such as filling a pot are rewarded too. `shared` is the factor of this shaping
-    reward, which falls linearly from 1 to 0. Reported returns count only deliveries, at 20 each;
-    `metrics["deliveries"]` is their number. Observations need no one-hot member, as each shows the game from the
-    member's own side.
+    At first, intermediate results such as filling a pot are rewarded too. The attribute `shared`, see `qlax.Env`, is
+    the factor of this shaping reward, which falls linearly from 1 to 0. Reported returns count only deliveries, at 20
+    each; `metrics["deliveries"]` is their number. Observations need not say whose they are, as each shows the game
+    from the member's own side.
 
     Args:
       env: Environment of jaxmarl.
