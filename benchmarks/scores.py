@@ -14,9 +14,11 @@ from pathlib import Path
 
 from records import RESULTS, circumstances
 
+import qlax
 from qlax.util.files import free_name
 
 RUNS = Path("runs/scores")
+EPSILON = 0.05  # of the episodes that are played beside the greedy ones
 AS_IN_GYMNAX = "--env-options sticky_action_prob=0 --wrappers time_limit="
 COMMANDS = {
     "cartpole": "cartpole --seeds 10",
@@ -28,7 +30,6 @@ COMMANDS = {
     "--num-minibatches 16 --num-epochs 4 --learning-rate 1e-4 --lam 0.95 --epsilon-end 0.2 --epsilon-fraction 0.2 "
     "--reward-scale 0.1 --seeds 4",
     "memory-chain": "memory-chain --seeds 4",
-    "memory-chain-constant-rate": "memory-chain --seeds 4 --learning-rate-end 1",
     "memory-chain-without-memory": "memory-chain --seeds 4 --memory none",
     "breakout": "minatar/breakout --seeds 5",
     "breakout-short": "minatar/breakout --total-steps 1000000 --seeds 2",
@@ -83,6 +84,8 @@ def keep(name: str, command: str, run: Path, load_average: float) -> None:
     lines = [line for line in lines if any(x is not None for x in line["eval_return"])]
     evaluations = {key: [line[key] for line in lines] for key in ("steps", "seconds", "eval_return")}
     record = circumstances(command) | {"load_average": load_average} | summary | {"evaluations": evaluations}
+    played = qlax.evaluate(run, episodes=summary["eval_episodes"], epsilon=EPSILON)
+    record |= {"epsilon": EPSILON, "epsilon_return": {"per_run": [estimate.mean for estimate in played.each]}}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 

@@ -10,7 +10,11 @@ from records import RESULTS
 from qlax.util.statistics import stratified_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/), 3 seeds"
+CLEANRL = "exploring, 10 million steps, 3 seeds ([CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/))"
+OURS = "our own settings"
+FORK = (
+    "[curves](https://github.com/ThomasMousseau/purejaxql) of Phi-TD, 5 seeds, 10 million steps, a distributional head"
+)
 PAPER = "[paper](https://arxiv.org/abs/2407.04811), read off a figure"
 MOST_LOAD = 4  # processes that want one of the two cores, more than which make seconds meaningless
 DEMO = "[the authors' notebook](https://github.com/mttga/purejaxql), 3 seeds, 10 million steps"
@@ -19,19 +23,19 @@ NONE = "none found"
 # heading: (file of benchmarks/results/, what is published of the same task)
 SHEET = {
     "Classic control": {
-        "cartpole": f"495.1 ± 6.9 ({CLEANRL})",
-        "cartpole-fast": "our own settings",
-        "cartpole-fast-bfloat16": "our own settings",
-        "acrobot": f"-95.6 ± 5.7 ({CLEANRL})",
-        "mountaincar": f"-200 ± 0 ({CLEANRL})",
-        "lunarlander": "our own settings; solved at 200",
+        "cartpole": f"495.1 ± 6.9, {CLEANRL}",
+        "cartpole-fast": OURS,
+        "cartpole-fast-bfloat16": OURS,
+        "acrobot": f"-95.6 ± 5.7, {CLEANRL}",
+        "mountaincar": f"{OURS}; -200 ± 0, {CLEANRL}",
+        "lunarlander": f"{OURS}; solved at 200",
     },
     "MinAtar": {
-        "breakout": NONE,
-        "breakout-short": NONE,
-        "asterix": f"70 to 72 ({DEMO})",
-        "space-invaders": NONE,
-        "freeway": NONE,
+        "breakout": f"111.5, greedy ({FORK})",
+        "breakout-short": f"the same after 10 million steps: 111.5, greedy ({FORK})",
+        "asterix": f"72 to 75, greedy ({FORK}); 70 to 72 ({DEMO})",
+        "space-invaders": f"156, greedy ({FORK})",
+        "freeway": f"64.7, greedy ({FORK})",
         "seaquest": NONE,
     },
     "Memory": {
@@ -39,7 +43,7 @@ SHEET = {
         "memory-chain-without-memory": "chance is 0",
     },
     "Open worlds": {
-        "craftax-classic": "our own settings",
+        "craftax-classic": OURS,
         "craftax-rnn": f"16.0 % of the maximum after 1,000 million steps ({PAPER.split(',')[0]})",
     },
     "Teams": {
@@ -50,14 +54,15 @@ SHEET = {
         "mpe-spread": NONE,
     },
     "Boards, puzzles and grids": {
-        "connect-four": "our own settings",
-        "connect-four-self": "our own settings",
-        "snake": "our own settings",
-        "navix-doorkey": "our own settings",
-        "xminigrid-doorkey": "our own settings",
+        "connect-four": OURS,
+        "connect-four-self": OURS,
+        "snake": OURS,
+        "navix-doorkey": OURS,
+        "xminigrid-doorkey": OURS,
     },
 }
-HEADER = ["`qlax train ...`", "greedy return", "worst to best seed", "seeds", "steps", "seconds", "published"]
+HEADER = ["`qlax train ...`", "greedy return", "of each seed", "ε = 0.05", "exploring", "steps", "seconds", "published"]
+MOST_SEEDS = 5  # that are listed one by one; of more, the table shows the worst and the best
 
 BEGINNING = """\
 # Results
@@ -68,9 +73,14 @@ Each command links to its record in `benchmarks/results/`, with the versions, th
 
 - **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 per seed unless otherwise recorded.
   The weights are the last ones, not the best ones.
-  The 95 % interval in brackets is from a bootstrap over the seeds.
-  With fewer than five seeds it says little, and is left out.
+  The interval in brackets is a percentile bootstrap over ten seeds or more, of nominally 95 %.
+  With five seeds such an interval covers the true mean in about 85 % of cases only, so that the table shows the seeds.
   The suite's own score follows, if there is one.
+- **ε = 0.05**: the same with a random action in 5 % of the steps, where it was measured.
+  It tells a policy that is good from one that is good only where its own actions lead.
+- **Exploring**: the mean return of training episodes in the last tenth of training, with the ε of training.
+- **Distinct**: if most greedy episodes of a seed repeat others, as in games without chance, the row says how many
+  differ.
 - **Steps** are those of one seed.
 - **Seconds** are those of training all seeds in one program.
   They leave out compilation, which takes about ten seconds the first time.
@@ -82,11 +92,18 @@ Each command links to its record in `benchmarks/results/`, with the versions, th
 NOTES = """\
 ## Notes
 
+- CleanRL's numbers are returns of exploring episodes after 10 million steps.
+  Compare them with "exploring", not with "greedy".
+- The settings of MountainCar are our own; CleanRL's are those of CartPole, with which qlax stays at -200 too
+  ([`mountaincar-like-cartpole.json`](../benchmarks/results/mountaincar-like-cartpole.json)).
 - Runs of a million steps on MinAtar are a tenth of the paper's.
   Asterix is learned late: after a million steps, seeds differ by a factor of two and more.
-- With `--memory none` MemoryChain stays at chance, as it must.
+- The best published greedy returns of MinAtar are of PQN with distributional heads.
+  That they are greedy is inferred from the configuration beside the curves.
+- The chain of `memory-chain` has 100 steps; with `--memory none` it stays at chance, as it must.
 - Overcooked pays 20 for a delivery.
 - SMAX 3m is won in 92 and 95 % of 64 games.
+  It is the easiest map; the published figure is over all maps, so that the two cannot be compared.
 - Hanabi's maximum is 25, and its returns are over 1,000 games.
 - The score of Craftax-Classic is in percent of its maximum.
 - LunarLander's evaluations have 16 episodes.
@@ -118,21 +135,32 @@ def main() -> None:
 def _row(name: str, record: dict, published: str) -> list[str]:
     returns = [x for x in record["eval_return"]["per_run"] if x is not None]
     mean = f"**{statistics.fmean(returns):.4g}**"
-    if len(returns) >= 5:
+    if len(returns) > MOST_SEEDS:
         low, high = stratified_interval(lambda samples: samples[0].mean(-1), [np.array(returns)])
         mean += f" ({low:.4g} to {high:.4g})"
     if (score := record.get("eval_score", {}).get("mean")) is not None:
         mean += f", score {score:.3g}"
+    if few := [int(x) for x in record.get("eval_distinct", []) if 2 * x < record["eval_episodes"]]:
+        mean += f"; {min(few)} to {max(few)} of {record['eval_episodes']} episodes distinct"
+    seeds = ", ".join(f"{x:.4g}" for x in returns)
+    if len(returns) > MOST_SEEDS:
+        seeds = f"{len(returns)} seeds, {min(returns):.4g} to {max(returns):.4g}"
     command = record["command"].removeprefix("qlax train ")
     return [
         f"[`{command}`](../benchmarks/results/{name}.json)",
         mean,
-        f"{min(returns):.4g} to {max(returns):.4g}",
-        str(len(record["seeds"])),
+        seeds,
+        _mean(record.get("epsilon_return")),
+        _mean(record.get("train_return")),
         f"{record['total_steps']:,}",
         f"{record['train_seconds']:,.0f}" + ("†" if record.get("load_average", 0) > MOST_LOAD else ""),
         published,
     ]
+
+
+def _mean(found: dict | None) -> str:
+    known = [x for x in (found or {"per_run": []})["per_run"] if x is not None]
+    return f"{statistics.fmean(known):.4g}" if known else "-"
 
 
 def _where(machines: dict[tuple[str, str], list[tuple[str, str]]]) -> str:

@@ -195,6 +195,63 @@ class Endless:
         return state, show(jnp.ones(1), reward=3, metrics={"raw_reward": jnp.float32(1)})
 
 
+class Replies:
+    """Three steps; the reward is what the start says, 0, 1 or 2, in the last one. An agent sees the start if shown."""
+
+    num_actions = 3
+
+    def __init__(self, starts, shown):
+        self.starts, self.shown = starts, shown
+
+    def reset(self, key):
+        start = jax.random.randint(key, (), 0, self.starts)
+        return (start, jnp.int32(0)), show(jax.nn.one_hot(start * self.shown, 3))
+
+    def step(self, key, state, action):
+        del key, action
+        start, count = state[0], state[1] + 1
+        return (start, count), show(
+            jax.nn.one_hot(start * self.shown, 3), reward=start * (count == 3), terminated=count == 3
+        )
+
+
+class Copies(Fixed):
+    """A network that wants the action that it sees."""
+
+    def apply(self, variables, memory, obs, first, train, mutable=()):
+        return (obs, memory), {}
+
+
+@pytest.mark.parametrize(
+    ("starts", "shown", "epsilon", "expected"),
+    [(1, True, 0.0, 1), (3, True, 0.0, 3), (3, False, 0.0, 3), (1, True, 1.0, 27)],
+    ids=["nothing random", "actions and rewards differ", "only rewards differ", "random actions"],
+)
+def test_distinct_episodes_are_counted(starts, shown, epsilon, expected):
+    envs = 512
+    vec = Vec(Replies(starts, shown), envs)
+    algorithm = pqn.make(vec, Copies(), pqn.Shape(envs, 2, 1, 1, 10))
+    env_state, step = vec.reset(jax.random.key(0))
+    state = algorithm.init(jax.random.key(1), pqn.Hyper(), step, env_state)
+    records = jax.jit(evaluation.in_jax(algorithm, vec, 9, epsilon))(jax.random.key(2), state)
+    assert evaluation.distinct(np.asarray(records["fingerprint"])[None]).tolist() == [expected]
+
+
+def test_fingerprints_are_the_same_in_numpy_and_jax_and_depend_on_everything():
+    random = np.random.default_rng(0)
+    actions = random.integers(4, size=(1000, 5, 2)).astype(np.int32)
+    rewards = random.choice([0, 1, -1, 0.5], size=(1000, 5)).astype(np.float32)
+    found = [np.zeros(1000, np.uint32), jnp.zeros(1000, jnp.uint32)]
+    for t in range(5):
+        found = [
+            evaluation.fingerprints(found[0], actions[:, t], rewards[:, t]),
+            evaluation.fingerprints(found[1], jnp.array(actions[:, t]), jnp.array(rewards[:, t])),
+        ]
+    np.testing.assert_array_equal(*found)
+    episodes = {(a.tobytes(), r.tobytes()) for a, r in zip(actions, rewards, strict=True)}
+    assert len(np.unique(found[0])) == len(episodes)
+
+
 def test_an_episode_that_is_cut_counts_raw_rewards():
     vec = Vec(Endless(), 4)
     algorithm = pqn.make(vec, Fixed(), pqn.Shape(4, 2, 1, 1, 10))

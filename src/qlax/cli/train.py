@@ -14,8 +14,9 @@ from qlax.config.configure import configure
 from qlax.config.settings import SWEEPABLE, Config
 from qlax.errors import UserError
 from qlax.storage.formats import config_of_file
+from qlax.util.text import repetition_in_words
 
-_SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_seconds")
+_SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_distinct", "eval_seconds")
 MOST_LINES = 16  # agents in a report; of more, only the best are listed
 
 
@@ -106,7 +107,9 @@ def report(result: "qlax.Result") -> None:
         return
     summary = result.summary
     cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""
-    print(f"greedy return over {summary['eval_episodes']} episodes{cut}:")
+    epsilon = result.config.eval_epsilon
+    kind = f"return with epsilon {epsilon:g}" if epsilon else "greedy return"
+    print(f"{kind} over {summary['eval_episodes']} episodes{cut}:")
     fields = result.config.compared
     ranked = results.ranking(results.rows(result.config, summary), fields) if fields else []
     if ranked and len(result.agents) > MOST_LINES:
@@ -114,6 +117,8 @@ def report(result: "qlax.Result") -> None:
             print(f"  {each.shown(fields)}")
     else:
         _report_agents(result)
+    if repetition := repetition_in_words(summary["eval_distinct"], summary["eval_episodes"]):
+        print(repetition)
     steps, agents = summary["total_steps"], len(result.agents)
     print(f"network: {results.described(summary['network'])}")
     times = f"{summary['num_devices']} x " if summary["num_devices"] > 1 else ""

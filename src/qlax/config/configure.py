@@ -62,6 +62,7 @@ class Overrides(TypedDict, total=False):
     overlap: bool
     host_timeout: float
     eval_episodes: int
+    eval_epsilon: float
     eval_max_steps: int | None
     log_interval: int | None
     eval_interval: int | None
@@ -77,8 +78,10 @@ def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]
     """Return the settings of a preset or of an environment, with some of them replaced.
 
     Args:
-      target: A preset such as "cartpole", an environment as "suite/name" or "module:Name", or other settings.
-      overrides: Fields of `Config` to replace; options of the environment are added to those of the preset.
+      target: A preset such as "cartpole", an environment as "suite/name" or "module:Name", or other settings; None if
+        `overrides` name the environment.
+      overrides: Fields of `Config` to replace; options of the environment are added to those of the preset, and replace
+        those of the same name.
 
     Raises:
       UserError: The preset or a field does not exist, or a value is invalid.

@@ -55,14 +55,7 @@ class Config:
         None, text(), "run", "preset that the settings came from", flag=False, origin=True, compared=False
     )
     derived: tuple[str, ...] = setting(
-        (),
-        words(),
-        "run",
-        "settings that were not given but follow from the others",
-        flag=False,
-        origin=True,
-        compared=False,
-        tracked=False,
+        (), words(), "run", "settings that follow from others", flag=False, origin=True, compared=False, tracked=False
     )
     seed: int = setting(0, whole(low=0), "run", "random seed of the first agent", compared=False, varies=False)
     seeds: int = setting(
@@ -112,14 +105,14 @@ class Config:
         128,
         whole(),
         "learning",
-        "number N of parallel environments per agent; more are faster per step, but leave fewer updates",
+        "number of parallel environments per agent; more are faster per step, but leave fewer updates",
         remedy=3,
     )
     num_steps: int = setting(
         32,
         whole(),
         "learning",
-        "number T of steps per rollout in each environment; longer rollouts allow longer returns, but fewer updates",
+        "steps of a rollout in each environment; with more, lambda looks further ahead, but fewer updates are left",
         remedy=4,
     )
     num_minibatches: int = setting(
@@ -162,13 +155,13 @@ class Config:
         "none",
         text(("none", "pbt")),
         "run",
-        "pbt: after each evaluation, the worst agents continue as copies of the best with other settings",
+        "pbt, population-based training: after evaluations the worst agents become changed copies of the best",
         varies=False,
         world="in JAX",
     )
 
     network: str | None = setting(
-        None, text(), "network", "your own network as module:Name, called with the number of actions; see qlax.Network"
+        None, text(), "network", "your own network as module:Name, made with the number of actions; see qlax.Network"
     )
     encoder: str | None = setting(
         None, text((*ENCODERS,)), "network", "encoder of the observation (default one that fits the observation)"
@@ -202,7 +195,7 @@ class Config:
         None,
         whole(),
         "environment",
-        "number of environments that share one new episode per step (default the environment's own)",
+        "environments that share one new episode per step, where resets are expensive (default the environment's)",
         world="in JAX",
     )
     time_limit_is_terminal: bool = setting(
@@ -227,7 +220,10 @@ class Config:
     )
 
     eval_episodes: int = setting(
-        64, whole(), "evaluation", "number of greedy episodes per evaluation, which are played in parallel", remedy=1
+        64, whole(), "evaluation", "number of episodes per evaluation, which are played in parallel", remedy=1
+    )
+    eval_epsilon: float = setting(
+        0.0, number(low=0, high=1), "evaluation", "probability of a random action in evaluations; 0 plays greedily"
     )
     eval_max_steps: int | None = setting(
         None, whole(), "evaluation", "steps after which evaluation cuts an episode (default the time limit, or 10,000)"
@@ -236,7 +232,7 @@ class Config:
         None,
         whole(high=LARGEST_WHOLE),
         "output",
-        "updates between lines of metrics.jsonl (default a few seconds of work on a laptop)",
+        "updates between lines of metrics.jsonl (default chosen for a line every few seconds on a laptop)",
         compared=False,
     )
     eval_interval: int | None = setting(
@@ -348,7 +344,7 @@ class Config:
                 raise UserError(f"{what} would be {count:,}; expected at most {most:,}")
 
     def _check_trackers(self) -> None:
-        """Check that each tracker is known, or names one of the user's own."""
+        """Check that each tracker is one of qlax's, or has the form `module:Name` of a user's own."""
         for name in self.trackers:
             if name not in TRACKERS and ":" not in name:
                 known = f"expected {', '.join(TRACKERS)}, or module:Name of your own"
@@ -403,7 +399,7 @@ class Config:
 
     @cached_property
     def members(self) -> list[dict[str, Any]]:
-        """Seed and sweepable fields of every agent of the run, ordered by setting and then by seed."""
+        """Seed, and fields that may have several values, of every agent, ordered by setting and then by seed."""
         seeds = range(self.seed, self.seed + self.seeds)
         return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
 
@@ -419,9 +415,7 @@ SWEEPABLE = [name for name, field in FIELDS.items() if field.type == Sweep]
 
 def fields_where(**metadata: Any) -> list[str]:
     """Return the names of the fields with this metadata, the arguments of `kinds.setting`."""
-    return [
-        name for name, field in FIELDS.items() if all(field.metadata[key] == value for key, value in metadata.items())
-    ]
+    return [name for name, field in FIELDS.items() if metadata.items() <= field.metadata.items()]
 
 
 def checked(field: dataclasses.Field[Any], value: Any) -> Any:

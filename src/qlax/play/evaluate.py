@@ -25,7 +25,7 @@ from qlax.storage import checkpoint, history
 from qlax.types import HostEnv, Network, PyTree
 from qlax.util.files import given_path
 from qlax.util.statistics import of_episodes
-from qlax.util.text import ends_in_words, four_digits, markdown, shown
+from qlax.util.text import ends_in_words, four_digits, markdown, repetition_in_words, shown
 
 LONGEST = 10_000  # largest number of steps of an episode, if neither the environment nor the run has a limit
 MOST_COPIES = 4096  # environments in use at the same time, for all agents together; further agents take turns
@@ -85,6 +85,7 @@ class EvaluationResult(NamedTuple):
       each: Mean return of each agent, with a confidence interval over its episodes.
       overall: Mean return over the agents, with a confidence interval over agents and episodes.
       scores: The environment's scores of `each` and of `overall`; None if the environment defines no score.
+      distinct: Number of each agent's episodes that differ in their actions or rewards.
     """
 
     settings: dict[str, Any]
@@ -96,6 +97,7 @@ class EvaluationResult(NamedTuple):
     each: list[Estimate]
     overall: Estimate
     scores: tuple[list[Estimate], Estimate] | None
+    distinct: list[int]
 
     def __str__(self) -> str:
         settings, several = self.settings, len(self.agents) > 1
@@ -118,6 +120,7 @@ class EvaluationResult(NamedTuple):
         if has_cut:
             limit = f"max_steps={settings['max_steps']:,}"
             notes.append(f"Episodes cut after {limit} steps count with their return so far.")
+        notes += filter(None, [repetition_in_words(self.distinct, settings["episodes"])])
         if several:
             mean, interval = _cells(self.overall)
             notes.append(f"Mean of {len(rows)} agents: {mean}, 95 % interval over agents and episodes {interval}.")
@@ -134,8 +137,13 @@ class EvaluationResult(NamedTuple):
             estimates = [old | {"score": new._asdict()} for old, new in zip(estimates, self.scores[0], strict=True)]
         episodes = {"returns": self.returns, "lengths": self.lengths, "cut": self.cut, **self.metrics}
         agents = [
-            {**agent, **estimate, **{name: _without_nan(values[row]) for name, values in episodes.items()}}
-            for row, (agent, estimate) in enumerate(zip(self.agents, estimates, strict=True))
+            {
+                **agent,
+                **estimate,
+                "distinct": distinct,
+                **{name: _without_nan(values[row]) for name, values in episodes.items()},
+            }
+            for row, (agent, estimate, distinct) in enumerate(zip(self.agents, estimates, self.distinct, strict=True))
         ]
         overall = self.overall._asdict()
         if self.scores is not None:
@@ -197,6 +205,7 @@ def evaluate(
     del records["overestimation"]  # needs the gamma and reward_scale of training, which are unknown here
     returns = records.pop("episode_return")
     lengths, cut = records.pop("episode_length").astype(np.int32), records.pop("cut") > 0
+    distinct = evaluation.distinct(records.pop("fingerprint")).tolist()
     intervals, overall_interval = of_episodes(returns)
     each = [Estimate(*pair) for pair in zip(returns.mean(axis=1).tolist(), intervals, strict=True)]
     overall = Estimate(float(returns.mean()), overall_interval)
@@ -217,7 +226,8 @@ def evaluate(
         "seed": seed,
         "max_steps": stage.max_steps,
     }
-    return EvaluationResult(settings, _described(stage), returns, lengths, cut, records, each, overall, scores)
+    agents = _described(stage)
+    return EvaluationResult(settings, agents, returns, lengths, cut, records, each, overall, scores, distinct)
 
 
 def checked(name: str, value: Any) -> Any:

@@ -10,6 +10,31 @@ import numpy as np
 from qlax.envs.worker import Worker
 from qlax.play.host import Part, first_steps, frozen
 from qlax.pqn import PQN, Decision, TrainState
+from qlax.types import Array
+
+
+def fingerprints(before: Array, action: Array, reward: Array) -> Array:
+    """Extend the fingerprints of E episodes by a step, in NumPy or JAX.
+
+    Episodes with the same actions and rewards have the same fingerprint; others have different ones, except by chance.
+
+    Args:
+      before: Fingerprints so far, uint32 `[E]`; 0 at the beginning.
+      action: Actions, int32 `[E, M]`.
+      reward: Rewards, float32 `[E]`.
+    """
+    weights = np.uint32(2654435761) * (2 * np.arange(action.shape[-1], dtype=np.uint32) + 1)
+    chosen = ((action.astype(np.uint32) + 1) * weights).sum(-1, dtype=np.uint32)
+    mixed = before
+    for number in (chosen, reward.view(np.uint32)):
+        mixed = (mixed ^ number) * np.uint32(2246822507)
+        mixed = mixed ^ (mixed >> 15)
+    return mixed
+
+
+def distinct(fingerprint: np.ndarray) -> np.ndarray:
+    """Return the number of distinct episodes of each of R agents, from the fingerprints `[R, E]` of all episodes."""
+    return np.array([len(np.unique(of_agent)) for of_agent in fingerprint])
 
 
 def in_jax(
@@ -29,12 +54,12 @@ def in_jax(
 
     Returns:
       Function `(key, state) -> metrics`, each metric `[E]`: those of the environment at the end of its episode, such
-      as `episode_return` (of raw rewards) and `episode_length`; `cut`, 1 where `max_steps` cut the episode; and
-      `overestimation`, nan where `max_steps` cut the episode: the value at the first step minus the scaled and
-      discounted sum of rewards (van Hasselt et al., 2016, arXiv:1509.06461, section 3) and, where a time limit ended
-      the episode, minus the discounted value of its final observation, which targets bootstrap from. The value is the
-      mean over learners where members of a team learn independently. The environment's `shared` is the current one of
-      training.
+      as `episode_return` (of raw rewards) and `episode_length`; `cut`, 1 where `max_steps` cut the episode;
+      `fingerprint`, uint32, see `fingerprints`; and `overestimation`, nan where `max_steps` cut the episode: the
+      value at the first step minus the scaled and discounted sum of rewards (van Hasselt et al., 2016,
+      arXiv:1509.06461, section 3) and, where a time limit ended the episode, minus the discounted value of its final
+      observation, which targets bootstrap from. The value is the mean over learners where members of a team learn
+      independently. The environment's `shared` is the current one of training.
     """
 
     def evaluate(key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -54,7 +79,7 @@ def in_jax(
             return (unfinished.any() & (steps < max_steps)) | truncated.any()
 
         def one(carry):
-            state, unfinished, truncated, cut, records, excess, discount, steps = carry
+            state, unfinished, truncated, cut, records, fingerprint, excess, discount, steps = carry
             state, decision = algorithm.act(state)
             value = decision.value.mean(-1)
             # This step's value is that of the final observation of episodes that a time limit ended in the last step.
@@ -62,23 +87,25 @@ def in_jax(
             records = records | {"overestimation": finally_known}
             state, transition = algorithm.observe(state, decision, *env.step(decision.key, state.env, decision.action))
             unfinished &= steps < max_steps  # beyond, only values of final observations are still looked at
+            seen = fingerprints(fingerprint, decision.action, transition.reward)
+            fingerprint = jnp.where(unfinished, seen, fingerprint)
             ended = unfinished & ~jnp.isnan(transition.metrics["episode_return"])
             first_value = jnp.where(steps == 0, value, 0.0)
             excess += first_value - state.hyper.reward_scale * discount * transition.reward
             # Values do not include rewards after a lost life, which terminates the episode for the learner.
             discount = jnp.where(transition.terminated, 0.0, state.hyper.gamma * discount)
-            seen = transition.metrics | {"overestimation": excess}
-            records = {k: jnp.where(ended, seen[k], v) for k, v in records.items()}
+            at_end = transition.metrics | {"overestimation": excess}
+            records = {k: jnp.where(ended, at_end[k], v) for k, v in records.items()}
             unfinished &= ~ended
             for name in ("episode_return", "episode_length"):  # so far
                 records[name] = jnp.where(unfinished, getattr(state.env.copies, name), records[name])
             cut |= unfinished & (steps + 1 == max_steps)
-            return state, unfinished, ended & (discount > 0), cut, records, excess, discount, steps + 1
+            return state, unfinished, ended & (discount > 0), cut, records, fingerprint, excess, discount, steps + 1
 
-        nobody = jnp.zeros(envs, bool)
-        carry = (state, ~nobody, nobody, nobody, records, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
-        _, _, _, cut, records, *_ = jax.lax.while_loop(is_going_on, one, carry)
-        return records | {"cut": cut.astype(jnp.float32)}
+        nobody, nothing = jnp.zeros(envs, bool), jnp.zeros(envs, jnp.uint32)
+        carry = (state, ~nobody, nobody, nobody, records, nothing, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
+        _, _, _, cut, records, fingerprint, *_ = jax.lax.while_loop(is_going_on, one, carry)
+        return records | {"cut": cut.astype(jnp.float32), "fingerprint": fingerprint}
 
     return evaluate
 
@@ -120,7 +147,7 @@ def on_host(
     excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
     gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
     so_far = {"episode_return": np.zeros(envs), "episode_length": np.zeros(envs)}  # float64, as in `qlax.Episodes`
-    truncated = np.zeros(envs, bool)
+    truncated, fingerprint = np.zeros(envs, bool), np.zeros(envs, np.uint32)
     while (is_going_on := unfinished.any() and steps < max_steps) or truncated.any():
         if stopped():
             return None
@@ -130,10 +157,13 @@ def on_host(
         records["overestimation"] = np.where(truncated, excess - discount * value, records["overestimation"])
         if not is_going_on:
             break
-        worker.step(np.asarray(decision.action))
+        action = np.asarray(decision.action)
+        worker.step(action)
         step, metrics = worker.result()
         if steps == 0:
             excess += value
+        seen = fingerprints(fingerprint, action, np.asarray(step.reward, np.float32))
+        fingerprint = np.where(unfinished, seen, fingerprint)
         excess -= reward_scale * discount * np.asarray(step.reward)
         discount = np.where(step.terminated, 0, gamma * discount)
         part, steps = part._replace(step=step), steps + 1
@@ -141,9 +171,9 @@ def on_host(
         so_far["episode_length"] += 1
         ended = unfinished & ~np.isnan(metrics["episode_return"])
         # An environment that resets in the step of an end does not show the final observation.
-        seen = metrics | {"overestimation": np.where(step.truncated & (discount > 0), np.nan, excess)}
-        records = {name: np.where(ended, seen[name], record) for name, record in records.items()}
+        at_end = metrics | {"overestimation": np.where(step.truncated & (discount > 0), np.nan, excess)}
+        records = {name: np.where(ended, at_end[name], record) for name, record in records.items()}
         truncated = ended & (discount > 0) & ~np.asarray(step.truncated)
         unfinished &= ~ended
     records |= {name: np.where(unfinished, value, records[name]).astype(np.float32) for name, value in so_far.items()}
-    return records | {"cut": unfinished.astype(np.float32)}
+    return records | {"cut": unfinished.astype(np.float32), "fingerprint": fingerprint}

@@ -35,7 +35,7 @@ from qlax.storage import checkpoint
 from qlax.storage.history import History, Paths, derive, read_all
 from qlax.storage.measurements import MEASUREMENTS, in_group, is_own
 from qlax.util.files import new_file, write_result
-from qlax.util.text import four_digits, setting_in_words
+from qlax.util.text import four_digits, repetition_in_words, setting_in_words
 
 NAME = "report.html"  # template, and default name of the page
 SUFFIXES = (".html", ".htm")
@@ -91,6 +91,7 @@ def _rendered(runs: Sequence[Run], folder: Path, video: bool) -> str:
     environment.filters |= {
         "digits": four_digits,
         "setting": setting_in_words,
+        "repetition": repetition_in_words,
         "link": lambda path: _link(path, folder),
     }
     environment.globals |= {"measurements": MEASUREMENTS, "most": MOST_ROWS}
@@ -313,11 +314,13 @@ def _health(history: History) -> list[dict[str, Any]]:
     own = [name for name in history.curves if is_own(name) and name not in history.config.swept and "/" not in name]
     meanings = {each.key: each.meaning for each in in_group("learning")}
     meanings |= dict.fromkeys(own, "measured by the environment")
+    usual = {"eval_cut": 0, "eval_distinct": history.config.eval_episodes}  # values that tell nothing
     return [
         {"name": name, "meaning": meaning, "picture": picture}
         for name, meaning in meanings.items()
-        if name in history.curves and np.isfinite(history.curves[name]).any()
-        if (name != "eval_cut" or np.nansum(history.curves[name])) and (picture := curve([history], [name], name))
+        if name in history.curves and (finite := history.curves[name][np.isfinite(history.curves[name])]).size
+        if not (name in usual and (finite == usual[name]).all())
+        if (picture := curve([history], [name], name))
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from qlax.util.statistics import interquartile_mean, stratified_interval
-from qlax.util.text import ends_in_words, four_digits, markdown
+from qlax.util.text import ends_in_words, four_digits, markdown, repetition_in_words
 
 RESAMPLES = 10_000
 UNITS = {"ale": "% of human", "envpool": "% of human", "craftax": "% of maximum"}  # unit of `eval_score`, by suite
@@ -22,7 +22,8 @@ def result(summary: dict[str, Any], agents: Iterable[int]) -> dict[str, Any]:
     agents = list(agents)
     same = ("preset", "env", "total_steps", "steps_per_second", "device", "eval_episodes")
     found = {name: summary[name] for name in same}
-    found |= {name: [summary[name][agent] for agent in agents] for name in ("seeds", "eval_cut")}
+    each = [name for name in ("seeds", "eval_cut", "eval_distinct") if name in summary]  # older runs lack the last
+    found |= {name: [summary[name][agent] for agent in agents] for name in each}
     for name in ("eval_return", "eval_score"):
         if name in summary:  # only some environments have a score
             per_run = [summary[name]["per_run"][agent] for agent in agents]
@@ -114,6 +115,9 @@ def table(results: dict[str, Any]) -> str:
             notes.append(f"Not in the statistics, because they have no score: {', '.join(unscored)}.")
     if cut := [target for target, measured in targets.items() if any(measured["eval_cut"])]:
         notes.append(f"Some evaluation episodes were cut off at the step limit: {', '.join(cut)}.")
+    for target, measured in targets.items():
+        if repetition := repetition_in_words(measured.get("eval_distinct", []), measured["eval_episodes"]):
+            notes.append(f"{target}: {repetition}")
     notes += [f"Left out because it failed: {target} ({reason})." for target, reason in failed.items()]
     if incomplete:
         notes.append(f"Left out because they are not complete yet: {', '.join(incomplete)}.")

@@ -95,6 +95,12 @@ _ALL = (
         *("eval_cut", "cut episodes", "share", "share of greedy episodes cut off at the step limit", "learning"),
         evaluated_as="cut",
     ),
+    Measurement(
+        *("eval_distinct", "distinct episodes", ""),
+        "number of greedy episodes that differ in their actions or rewards",
+        "learning",
+        evaluated_as="distinct",
+    ),
 )
 MEASUREMENTS = {measurement.key: measurement for measurement in _ALL}
 

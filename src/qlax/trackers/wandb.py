@@ -105,7 +105,7 @@ def _start_run(tracked: Tracked, index: int, identifier: str, mode: str) -> Any:
 def _own_summary(summary: dict[str, Any], index: int) -> dict[str, Any]:
     """Return the results of one agent, and those that all agents share, from the summary."""
     found = {name: x["per_run"][index] if isinstance(x, dict) and "per_run" in x else x for name, x in summary.items()}
-    found |= {"diverged": summary["diverged"][index], "eval_cut": summary["eval_cut"][index]}
+    found |= {name: summary[name][index] for name in ("diverged", "eval_cut", "eval_distinct")}
     return {name: x for name, x in found.items() if name not in ("seeds", "settings", "final_settings", "preset")}
 
 

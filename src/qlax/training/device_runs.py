@@ -55,7 +55,7 @@ def functions(plan: Plan) -> Functions:
     """Make the functions that are compiled for environments in JAX."""
     vec: Any = plan.vec
     axis_name = plan.placement.axis_name
-    play = evaluation.in_jax(plan.algorithm, plan.played, plan.config.eval_max_steps)  # type: ignore[arg-type]
+    play = evaluation.in_jax(plan.algorithm, plan.played, plan.config.eval_max_steps, plan.config.eval_epsilon)  # type: ignore[arg-type]
 
     def keys(seed: jax.Array) -> jax.Array:
         """Return the random keys of the environments, of learning and of evaluation."""

@@ -30,11 +30,11 @@ def learn(
     """Learn from a collected rollout.
 
     Args:
-      guarded: Guarded learning function of the plan.
+      guarded: Learning function of the plan, which leaves an agent unchanged once it has diverged.
       state: State at the beginning of the rollout, whose parameters are trained.
-      record: Record of this agent.
+      record: Measurements of this agent so far.
       key: Random key of learning.
-      parts: Parts of the environments after the rollout.
+      parts: The groups of environments that take turns, after the rollout.
       seen: Transitions of all parts, ordered by time and then by part.
     """
     return guarded(host.join(state, key, parts), record, host.stack(state, seen))
@@ -143,7 +143,9 @@ class HostRuns:
                 assert self._evaluator is not None
                 assert max_steps is not None
                 act = self._compiled.act_in_evaluation
-                metrics = evaluation.on_host(act, self._evaluator, own, env_seed, max_steps, self._stopped)
+                metrics = evaluation.on_host(
+                    act, self._evaluator, own, env_seed, max_steps, self._stopped, plan.config.eval_epsilon
+                )
                 if metrics is None:
                     return None
                 played.append(metrics)
@@ -203,7 +205,7 @@ class HostRuns:
 
 
 def _seed(seed: int, updates: int, part: int) -> int:
-    """Return the seed of a part of the environments, independent for every agent's seed, update and part."""
+    """Return the seed of one group of environments, a different one for every agent's seed, update and group."""
     return int(np.random.SeedSequence([int(seed), updates, part]).generate_state(1)[0] >> 2)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from qlax.errors import HostError, Stopped
+from qlax.play.evaluation import distinct
 from qlax.pqn import Mean, TrainState
 from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
@@ -167,7 +168,7 @@ class Loop:
         except HostError as error:
             self._save(*settled)  # on the host, chunks do not reuse the memory of the state before
             self.directory.wait()
-            raise HostError(f"{error}; the state before it is saved; {resume}") from error
+            raise HostError(f"{error}; the state before this chunk of training is saved; {resume}") from error
         self._save(self.done, gathered(state), gathered(record))
         self.directory.wait()
         if self.callbacks.failure is not None:
@@ -182,7 +183,7 @@ class Loop:
 
     @property
     def _is_over(self) -> bool:
-        """Whether training ends before its planned length."""
+        """Whether training has to end now, before its planned length."""
         return bool(self.stop.asked) or self.divergence.of_all or self.callbacks.asks_to_end
 
     def _evaluate_end(self, state: TrainState, record: Record) -> None:
@@ -294,6 +295,8 @@ def _evaluated(evaluation: dict[str, np.ndarray] | None, frozen: np.ndarray) -> 
     keys = measurements.evaluated()
     if evaluation is None:
         return {key: np.full(len(frozen), np.nan) for key in keys.values()}
+    measured = {name: x for name, x in evaluation.items() if name != "fingerprint"}
     with np.errstate(invalid="ignore"):  # a metric of the environment may have no value in any episode
-        found = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in evaluation.items()}
+        found = {name: np.nansum(x, axis=1) / (~np.isnan(x)).sum(axis=1) for name, x in measured.items()}
+    found["distinct"] = distinct(evaluation["fingerprint"])
     return {keys.get(name, f"eval_{name}"): np.where(frozen, np.nan, mean) for name, mean in found.items()}

@@ -129,7 +129,7 @@ def _summarise(loop: Loop, curves: dict[str, np.ndarray], last: dict[str, np.nda
         "steps_per_second": round(steps * len(runs) / max(seconds["train_seconds"], 1e-3), 1),
         **{name: _mean_and_runs(values) for name, values in returns.items()},
         "eval_episodes": config.eval_episodes,
-        "eval_cut": [cut if math.isfinite(cut) else None for cut in last["eval_cut"].tolist()],
+        **{name: _or_none(last[name]) for name in ("eval_cut", "eval_distinct")},
     }
 
 
@@ -146,8 +146,13 @@ def _reached(config: Config, curves: dict[str, np.ndarray]) -> dict[str, Any]:
     return {"reached": when}
 
 
+def _or_none(values: np.ndarray) -> list[float | None]:
+    """Return the values as numbers, with None for those that are not finite."""
+    return [float(x) if math.isfinite(x) else None for x in values]
+
+
 def _mean_and_runs(values: np.ndarray) -> dict[str, Any]:
-    per_run = [float(x) if math.isfinite(x) else None for x in values]
+    per_run = _or_none(values)
     known = [x for x in per_run if x is not None]
     return {"mean": sum(known) / len(known) if known else None, "per_run": per_run}
 

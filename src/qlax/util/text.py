@@ -1,5 +1,6 @@
 """Formatting for people: values in messages, numbers and tables."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -31,6 +32,23 @@ def four_digits(x: float | None) -> str:
 def ends_in_words(interval: tuple[Any, Any] | None) -> str:
     """Format an interval as "low to high" in four digits; None is "-"."""
     return " to ".join(map(four_digits, interval)) if interval else "-"
+
+
+def repetition_in_words(distinct: Iterable[float | None], episodes: int) -> str:
+    """Return a sentence if most episodes of some agent repeat others, as those of a deterministic game do; else "".
+
+    Args:
+      distinct: Number of distinct episodes of each agent; None where it is not known.
+      episodes: Number of episodes of each agent.
+    """
+    few = [int(number) for number in distinct if number is not None and 2 * number < episodes]
+    if not few:
+        return ""
+    numbers = f"{min(few)} to {max(few)}" if min(few) < max(few) else f"{few[0]}"
+    return (
+        f"Only {numbers} of the {episodes:,} episodes of an agent differ in their actions or rewards, so that "
+        "intervals over episodes say little; an epsilon of 0.05 makes them differ."
+    )
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
