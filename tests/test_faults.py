@@ -30,6 +30,7 @@ def test_killed_at_some_moment_and_within_a_write(reference, tmp_path):
     assert faults.finished(run, reference) == {"same_weights": True, "same_lines": True}
 
 
+@pytest.mark.slow  # a write that fails for lack of space is also among the tests of training
 def test_a_disk_that_is_full(reference, tmp_path):
     disk = faults.full_disk(tmp_path, reference)
     if "skipped" in disk:

@@ -184,7 +184,9 @@ def test_clock_with_a_time_limit_that_is_terminal():
     assert_q(q[:5], GAMMA ** np.array([[4], [3], [2], [1], [0]]))
 
 
-@pytest.mark.parametrize("memory", ["lstm", "gru", "mingru", "lru"])
+@pytest.mark.parametrize(
+    "memory", ["gru", "mingru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "lru"))]
+)
 def test_memory_with_a_time_limit_that_is_terminal(memory):
     options = {"num_steps": 10, "num_updates": 300, "network": {"memory": memory}}
     trained = train(EndlessReward(period=5, time_limit=5), time_limit_is_terminal=True, **options)

@@ -30,7 +30,7 @@ def only_legal(q: jax.Array, legal: jax.Array | None) -> jax.Array:
 
 
 def member_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
-    """Return the value of each member's own best legal action: `[..., M, A]` to `[..., M]`."""
+    """Return the value of each team member's own best legal action: `[..., M, A]` to `[..., M]`."""
     return only_legal(q, legal).max(-1)
 
 

@@ -150,7 +150,7 @@ def test_another_observation_is_refused(agent, obs):
 
 
 def test_nothing_to_look_at_is_refused(agent):
-    with pytest.raises(qlax.UserError, match=r"no observations: their leading axes are \(0,\)"):
+    with pytest.raises(qlax.UserError, match=r"obs holds no observation: its leading axes are \(0,\)"):
         agent.act(observations(0))
 
 

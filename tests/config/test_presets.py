@@ -25,7 +25,8 @@ QUICK_SPREAD = {
         pytest.param("memory-chain", 2, {}, 0.9, 1, id="memory", marks=pytest.mark.slow),
         pytest.param("memory-chain", 2, {"memory": "none"}, -0.5, 0.5, id="no memory", marks=pytest.mark.slow),
         pytest.param("minatar/breakout", 2, {"total_steps": 1e6}, 10, 100, id="breakout", marks=pytest.mark.slow),
-        pytest.param("mpe/spread", 1, QUICK_SPREAD, -66, 0, id="spread"),  # random: -85; standing still: -74
+        # random: -85; standing still: -74
+        pytest.param("mpe/spread", 1, QUICK_SPREAD, -66, 0, id="spread", marks=pytest.mark.slow),
         pytest.param("smax-fast/3m", 1, {"total_steps": 2e6}, 1.6, 2, id="smax", marks=pytest.mark.slow),
         pytest.param("hanabi-fast", 1, {"total_steps": 2e6}, 5, 25, id="hanabi", marks=pytest.mark.slow),
         pytest.param("connect-four", 1, {}, 0.9, 1, id="connect four", marks=pytest.mark.slow),  # 95 % won

@@ -36,7 +36,9 @@ def test_a_callback_sees_every_line_as_it_is_written(whole, tmp_path):
     assert result.summary["stopped_by"] == ""
 
 
-@pytest.mark.parametrize("updates", [4, 6])  # with and without an evaluation
+@pytest.mark.parametrize(
+    "updates", [4, pytest.param(6, marks=pytest.mark.slow)], ids=["with an evaluation", "without one"]
+)
 def test_a_run_that_a_callback_ended_is_complete_and_goes_on_to_the_bits_of_one_it_did_not(whole, tmp_path, updates):
     seen = []
     ended = qlax.train(CARTPOLE, out=tmp_path / "run", seeds=2, callback=ends_after(updates, seen), **SMALL)

@@ -105,7 +105,7 @@ class Agent:
             raise UserError(f"{changed}; expected the same as long as the memory is kept: call reset() in between")
         rows = int(np.prod(leading, dtype=int))
         if not rows:
-            raise UserError(f"obs holds no observation, as its leading axes are {leading}; expected at least one")
+            raise UserError(f"obs holds no observation: its leading axes are {leading}; expected at least one")
         arrays = [
             _cast(leaf, dtype, path).reshape(rows, *shape)
             for leaf, path, (dtype, shape) in zip(leaves, found, self._obs, strict=True)

@@ -123,7 +123,7 @@ PLACE = [
     argument(
         "--on",
         choices=("ray",),
-        help="run jobs on the Ray cluster that is running, or else on a new one on this machine",
+        help="ray: run the jobs on a Ray cluster, the one in use or a new one on this machine",
     ),
     argument(
         "--cpus-per-job",

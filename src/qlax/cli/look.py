@@ -121,7 +121,11 @@ COMMANDS = (
                 help="number of episodes to show side by side (default 1)",
             ),
             argument("--values", action="store_true", help="show Q-values and the return beside the picture"),
-            argument("--fps", metavar="FRAMES", help="steps per second (default the environment's own rate)"),
+            argument(
+                "--fps",
+                metavar="FRAMES",
+                help="frames per second, one for each step (default the environment's own rate)",
+            ),
         ],
     ),
     Command(

@@ -162,7 +162,7 @@ def sweep(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
 
 
 def widths() -> Kind:
-    """Return the kind of widths of dense layers, as in 256,256."""
+    """Return the `Kind` of settings that hold the widths of dense layers, as in 256,256."""
 
     def convert(x: Any) -> Any:
         x = x if isinstance(x, list | tuple) else [x]

@@ -49,7 +49,7 @@ class Config:
 
     env: str = setting("", text(), "environment", "suite/name, or module:Name of your own", flag=False, compared=False)
     env_options: dict[str, Any] = setting(
-        {}, table(), "environment", "parameters that the environment is made with, as NAME=VALUE", varies=False
+        {}, table(), "environment", "arguments of the environment, as NAME=VALUE", varies=False
     )
     preset: str | None = setting(
         None, text(), "run", "preset that the settings came from", flag=False, origin=True, compared=False
@@ -72,7 +72,7 @@ class Config:
         None,
         whole(),
         "run",
-        "number of settings to draw from the given distributions; each is trained with every seed and list value",
+        "combinations of settings to draw from the given distributions; each is trained with every seed",
         compared=False,
         varies=False,
         tracked=False,
@@ -116,10 +116,13 @@ class Config:
         remedy=4,
     )
     num_minibatches: int = setting(
-        32, whole(), "learning", "number of minibatches per epoch, one gradient step each; more are smaller and noisier"
+        32,
+        whole(),
+        "learning",
+        "number of minibatches per epoch, one gradient step each; the more there are, the smaller and noisier",
     )
     num_epochs: int = setting(
-        2, whole(), "learning", "number of passes over each rollout; more learn faster, but overfit to it"
+        2, whole(), "learning", "number of passes over each rollout; more passes learn faster, but may overfit to it"
     )
 
     learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of RAdam")
@@ -206,7 +209,7 @@ class Config:
         False,
         truth(),
         "environment",
-        "collect a rollout on the host while learning from the last one; it acts with parameters one update old",
+        "collect a rollout on the host while learning from the one before; its actions are those of one update ago",
         world="on the host",
     )
     host_timeout: float = setting(
@@ -226,7 +229,10 @@ class Config:
         0.0, number(low=0, high=1), "evaluation", "probability of a random action in evaluations; 0 plays greedily"
     )
     eval_max_steps: int | None = setting(
-        None, whole(), "evaluation", "steps after which evaluation cuts an episode (default the time limit, or 10,000)"
+        None,
+        whole(),
+        "evaluation",
+        "steps after which evaluation cuts off an episode (default its time limit; 10,000 if none)",
     )
     log_interval: int | None = setting(
         None,
@@ -271,7 +277,7 @@ class Config:
         None,
         whole(),
         "machine",
-        "maximum number of devices per process; on a CPU, also split one agent over that many cores",
+        "maximum number of devices per process; on a CPU, one agent may then be split over that many cores",
         compared=False,
     )
     deterministic: bool = setting(

@@ -64,7 +64,7 @@ def check(env_id: str, seconds: float = 1.0) -> float:
 
 @contextlib.contextmanager
 def _opened(env_id: str, num_envs: int) -> Iterator[Any]:
-    """Make an `Env`, or a `HostEnv` with `num_envs` environments, which is closed afterwards."""
+    """Make an `Env`, or a `HostEnv` with `num_envs` environments; close the latter afterwards."""
     make, on_host = maker(env_id)
     env = make(num_envs=num_envs) if on_host else make()
     with contextlib.closing(env) if on_host else contextlib.nullcontext():

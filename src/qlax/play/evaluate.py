@@ -301,7 +301,7 @@ def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[
     indices = list(dict.fromkeys(checked("index", each) for each in asked))
     if path.is_file():
         if best:
-            raise UserError(f"{path} is one file; best is for the directory of a run")
+            raise UserError(f"{path} is one file of weights; best=True is for the directory of a run")
         if any(indices):
             raise UserError(f"{path} is one agent; index={indices[-1]} is for the directory of a run")
         return [int(path.stem) if path.stem.isdecimal() else 0], [load(path)]

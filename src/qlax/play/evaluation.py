@@ -24,7 +24,7 @@ def fingerprints(before: Array, action: Array, reward: Array) -> Array:
       reward: Rewards, float32 `[E]`.
     """
     weights = np.uint32(2654435761) * (2 * np.arange(action.shape[-1], dtype=np.uint32) + 1)
-    chosen = ((action.astype(np.uint32) + 1) * weights).sum(-1, dtype=np.uint32)
+    chosen = ((action.astype(np.uint32) + 1) * weights[None]).sum(-1, dtype=np.uint32)
     mixed = before
     for number in (chosen, reward.view(np.uint32)):
         mixed = (mixed ^ number) * np.uint32(2246822507)

@@ -99,7 +99,7 @@ def plot(
     histories = read_all(runs)
     metrics = checked_metrics(histories, y)
     if len(metrics) > (len(LINES) if kind == "curve" else 1):
-        raise UserError(f"y has {len(metrics)} metrics; expected one, or up to {len(LINES)} for curves")
+        raise UserError(f"y has {len(metrics)} metrics; expected one, or up to {len(LINES)} for learning curves")
     named = [given_path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
     for history in histories:
         if history.directory in named and not derive(history, is_measured, metrics[0]):

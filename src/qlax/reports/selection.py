@@ -245,7 +245,7 @@ def _directory_names(histories: Sequence[History]) -> list[str]:
 def _differing(histories: Sequence[History], agents: Sequence[AgentCurves]) -> list[str]:
     """Return the fields in which agents of an environment differ.
 
-    If these are many, return only the directory, if there are several, and the fields that a sweep compares.
+    If more than a few fields differ, return only those that a sweep compares, and `directory` for several runs.
     """
     configs = [history.config for history in histories]
     asked = compared_fields(configs)

@@ -251,7 +251,7 @@ def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bo
 def _check_population(config: Config) -> None:
     if config.population != "none" and config.eval_interval >= config.num_updates:  # type: ignore[operator]
         raise UserError(
-            f"population={config.population}: agents are exchanged after evaluations, but "
+            f"population={config.population}: agents are exchanged after evaluations during training, but "
             f"eval_interval={config.eval_interval} and the run has {config.num_updates} updates; choose a lower "
             "eval_interval, or train longer"
         )

@@ -107,7 +107,8 @@ def initial(plan: Plan) -> PyTree:
             raise UserError(f"init={path} has only {len(files)} of its {made} agents; name one of their files")
     if len(files) not in (1, num_members):
         raise UserError(
-            f"init={path} has {len(files)} agents, but the new run has {num_members}; name one file of its agents/"
+            f"init={path} has {len(files)} agents, but the new run has {num_members}; name one file of its agents/, "
+            "from which all of them start"
         )
     single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables_of(plan.shapes))
     trees = [checkpoint.restore(file, single)[1] for file in files]

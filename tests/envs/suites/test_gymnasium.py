@@ -98,7 +98,10 @@ def test_processes_and_turns_show_the_same():
 
 @pytest.mark.parametrize(
     ("wrapper", "timeout", "message"),
-    [("Dying", 120, "crashed"), ("Sleeping", 5, "did not answer within 5 seconds")],
+    [
+        ("Dying", 120, "crashed"),
+        pytest.param("Sleeping", 5, "did not answer within 5 seconds", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
     wrapper, timeout, message, tmp_path, monkeypatch, pytestconfig
