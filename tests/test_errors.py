@@ -106,6 +106,14 @@ class Shown(Fine):
     def show(self, state):
         return super().show(state)._replace(reward=jnp.where(state == 9, 0.25, 0.0))
 
+class InCallback(Fine):
+    def step(self, key, state, action):
+        state, step = super().step(key, state, action)
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return state, step._replace(reward=jax.pure_callback(self.look, shape, state, vmap_method="sequential"))
+    def look(self, state):
+        return np.float32(stumble() if state == 9 else 0)
+
 class InProperty(Fine):
     @property
     def evaluated(self):
@@ -194,6 +202,14 @@ def test_code_that_runs_only_later_is_named_too(words, expected, capsys):
         main(["train", *words.split(), "--out", "run", *flags(settings)])
     assert ended.value.code == 2
     assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_python_callback_that_fails_is_named_with_its_place(capsys):
+    assert main(["train", "mine:InCallback", "--out", "run", *flags(SMALL)]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        said == f"qlax: a Python callback of mine:InCallback failed: {PLACE}; once fixed, go on with: qlax resume run"
+    )
 
 
 def test_playing_names_the_place(monkeypatch):

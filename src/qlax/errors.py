@@ -1,6 +1,7 @@
 """Exceptions that users see, and how messages describe exceptions of other people's code."""
 
 import difflib
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
@@ -52,11 +53,13 @@ def in_one_line(error: BaseException) -> str:
 def place_in_words(error: BaseException) -> str:
     """Return the place of an exception in the user's code, as " (corridor.py:31, in step)"; empty without one."""
     frame = place_of(error)
-    if frame is None:
-        return ""
-    path = Path(frame.filename)
+    return "" if frame is None else _place_in_words(frame.filename, frame.lineno, frame.name)
+
+
+def _place_in_words(filename: str, line: int | None, function: str) -> str:
+    path = Path(filename)
     with_folder = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name
-    return f" ({with_folder}:{frame.lineno}, in {frame.name})"
+    return f" ({with_folder}:{line}, in {function})"
 
 
 def place_of(error: BaseException) -> traceback.FrameSummary | None:
@@ -71,6 +74,23 @@ def place_of(error: BaseException) -> traceback.FrameSummary | None:
             if _is_of_user(frame):
                 return traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name, lookup_line=False)
     return None
+
+
+def callback_in_words(error: BaseException) -> str:
+    """Return the exception of a Python callback, such as `jax.pure_callback`, in one line, with the user's place.
+
+    JAX raises an exception of its own, whose message holds the traceback of the callback's exception.
+
+    Returns:
+      The line; empty if the exception has another cause.
+    """
+    _, marker, trace = str(error).partition("error calling callback: Traceback (most recent call last):")
+    if not marker:
+        return ""
+    places = re.findall(r'^  File "(.+)", line (\d+), in (.+)$', trace, re.MULTILINE)
+    own = [place for place in places if _is_file_of_user(place[0])]
+    said = trace.rstrip().rpartition("\n")[2]
+    return said + (_place_in_words(own[-1][0], int(own[-1][1]), own[-1][2]) if own else "")
 
 
 @contextmanager
@@ -117,13 +137,16 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_of_user(frame: FrameType) -> bool:
-    filename = frame.f_code.co_filename
+    return _is_file_of_user(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+
+
+def _is_file_of_user(filename: str, module: str | None = None) -> bool:
     if filename.startswith("<"):
         return filename.startswith(("<ipython", "<python-input", "<stdin>"))
     path = Path(filename).resolve()
     if path.is_relative_to(Path(__file__).resolve().parent):
         return False
-    if frame.f_globals.get("__name__") in _named_by_user:
+    if module in _named_by_user:
         return True
     # Not "data", which is the root of the virtual environment, where a user's own files may be.
     paths = sysconfig.get_paths()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from qlax.errors import HostError, Stopped
+from qlax.errors import HostError, RunError, Stopped, callback_in_words
 from qlax.play.evaluation import distinct
 from qlax.pqn import Mean, TrainState
 from qlax.storage import measurements
@@ -138,6 +138,7 @@ class Loop:
         Raises:
           Stopped: A signal asked to stop; a checkpoint was saved.
           HostError: Environments on the host crashed or hang; the state before was saved.
+          RunError: A Python callback in an environment in JAX failed; the last checkpoint remains.
           Exception: Whatever the user's callback raised; a checkpoint was saved.
         """
         runs, config, gathered = self.runs, self.plan.config, self.plan.placement.gathered
@@ -169,6 +170,11 @@ class Loop:
             self._save(*settled)  # on the host, chunks do not reuse the memory of the state before
             self.directory.wait()
             raise HostError(f"{error}; the state before this chunk of training is saved; {resume}") from error
+        except jax.errors.JaxRuntimeError as error:
+            if not (failure := callback_in_words(error)):
+                raise
+            self.directory.wait()
+            raise RunError(f"a Python callback of {config.env} failed: {failure}; once fixed, {resume}") from error
         self._save(self.done, gathered(state), gathered(record))
         self.directory.wait()
         if self.callbacks.failure is not None:
