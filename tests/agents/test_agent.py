@@ -14,7 +14,8 @@ from probes import show, strict_and_quick
 from runs import CARTPOLE, SMALL, random_agent
 
 import qlax
-from qlax.agents.agent import _cast, _leaves
+from qlax.agents.agent import _leaves
+from qlax.networks.spaces import cast
 from qlax.storage import checkpoint
 
 
@@ -165,7 +166,7 @@ def test_observations_are_cast_to_what_the_agent_was_trained_on(agent):
     ("given", "held"), [(np.ones(2), np.uint8), (np.ones(2, int), bool), (np.ones(2), np.float32), ([1, 0], np.uint8)]
 )
 def test_numbers_are_cast_where_nothing_is_lost(given, held):
-    assert _cast(np.asarray(given), np.dtype(held), "").dtype == held
+    assert cast(np.asarray(given), np.dtype(held), "").dtype == held
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,7 @@ def test_numbers_are_cast_where_nothing_is_lost(given, held):
     [
         (np.full(2, 0.5), "uint8"),
         (np.array([0, 256]), "uint8"),
+        (np.array([0, 256], np.uint16), "uint8"),
         (np.array([0, 2]), "bool"),
         (np.array(["a"]), "float32"),
     ],
@@ -181,7 +183,7 @@ def test_numbers_are_not_cast_to_others(given, held):
     with pytest.raises(
         qlax.UserError, match=rf"observation\['x'\] is {given.dtype}; expected {held}, which cannot hold"
     ):
-        _cast(given, np.dtype(held), "['x']")
+        cast(given, np.dtype(held), "observation['x']")
 
 
 class Seen(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 
 from qlax.errors import UserError, described
 from qlax.networks.plain import NumPy, PlainNetwork, specs
+from qlax.networks.spaces import Action, cast, in_words, observation
 from qlax.storage import checkpoint
 from qlax.types import PyTree
 from qlax.util.files import given_path
@@ -22,12 +23,22 @@ with imported_when_used("jax"):  # an agent loaded with numpy_only does not need
 class Agent:
     """Greedy policy of a trained agent.
 
+    An agent that was trained through Gymnasium or EnvPool keeps the spaces of its environment. It takes observations as
+    that environment shows them, converts them as in training, and returns actions that the environment takes. If
+    training wrapped the environment (`info["wrappers"]`), the wrapped one is meant.
+
+    Any other agent takes observations as the environment of `qlax.make` shows them, wrapped by `qlax.wrap` as in
+    training: with the wrapper `last_action`, for example, every observation ends with the one-hot last action. It
+    returns numbers of actions, 0 to A - 1.
+
     Args:
       variables: Variables of the network: parameters and statistics of its normalisation. The attribute of this name
         holds them on JAX's device once the agent has acted.
       info: Description of the agent: `network` (see `qlax.networks.qnetwork.build`), `num_actions`, `obs` (dtype and
         shape of every array of one member's observation), `obs_paths` (path of each array in the observation's tree;
-        missing in older agents), `env`, `env_options`, and the agent's own settings, such as `seed`.
+        missing in older agents), `spaces` (descriptions of the environment's spaces, `observation` and `action`, see
+        `qlax.networks.spaces`; only if the environment has spaces, and missing in older agents), `env`, `env_options`,
+        and the agent's own settings, such as `seed`.
       numpy_only: If True, act without JAX; see `load`.
     """
 
@@ -35,6 +46,9 @@ class Agent:
         self.info = info
         self.variables = variables
         self._obs = specs(info)
+        spaces = info.get("spaces")
+        self._convert = observation(spaces["observation"], "observation") if spaces else None
+        self._action = Action(spaces["action"]) if spaces else None
         self._policy: _InJax | _InNumPy = (_InNumPy if numpy_only else _InJax)(info)
         self.reset()
 
@@ -44,6 +58,8 @@ class Agent:
             name for name in (network.get("encoder"), network.get("memory", "none")) if name != "none"
         )
         shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
+        if "spaces" in self.info:
+            shows = in_words(self.info["spaces"]["observation"])
         return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {self.num_actions} actions>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +73,7 @@ class Agent:
 
     @property
     def num_actions(self) -> int:
-        """Number of actions, A; actions are 0 to A - 1."""
+        """Number of actions, A; several simultaneous choices are one joint action, and the last changes fastest."""
         return int(self.info["num_actions"])
 
     @property
@@ -74,9 +90,9 @@ class Agent:
         """Return the Q-values of all actions, and update the memory.
 
         Args:
-          obs: Observation: an array, or the tree of arrays that the environment returns. Each array may have any number
-            of leading axes, such as environments and members. Another dtype than in training is converted if that
-            loses nothing but precision.
+          obs: Observation that the environment returns: an array, or a tree of arrays; `Agent` says which environment.
+            Each array may have any number of leading axes, such as environments and members. Another dtype than in
+            training is converted if that loses nothing but precision.
           first: True where an episode begins, which resets the memory first; bool with the leading axes of `obs`, or
             one value for all.
 
@@ -86,6 +102,10 @@ class Agent:
         Raises:
           UserError: `obs` is empty or does not fit the agent, or its leading axes changed while the agent has a memory.
         """
+        return self._q_values(obs if self._convert is None else self._convert(obs), first)
+
+    def _q_values(self, obs: PyTree, first: Any) -> np.ndarray:
+        """Return the Q-values of an observation that is converted already; see `q_values`."""
         paths = self.info.get("obs_paths")
         is_array = paths == [""] if paths else len(self._obs) == 1
         if is_array and isinstance(obs, list | tuple) and not hasattr(obs, "_fields"):
@@ -107,7 +127,7 @@ class Agent:
         if not rows:
             raise UserError(f"obs holds no observation: its leading axes are {leading}; expected at least one")
         arrays = [
-            _cast(leaf, dtype, path).reshape(rows, *shape)
+            cast(leaf, dtype, f"observation{path}").reshape(rows, *shape)
             for leaf, path, (dtype, shape) in zip(leaves, found, self._obs, strict=True)
         ]
         try:
@@ -126,11 +146,13 @@ class Agent:
 
         Args:
           obs: See `q_values`.
-          legal: Legal actions, bool `[..., A]`, with at least one True in every row; None if all actions are legal.
+          legal: Legal actions, bool `[..., A]` in the order of the Q-values, with at least one True in every row; None
+            if all actions are legal.
           first: See `q_values`.
 
         Returns:
-          Actions, int32 `[...]`, with the leading axes of `obs`.
+          Actions with the leading axes of `obs`: numbers, int32 `[...]`; or, if the agent keeps the environment's
+          spaces, actions of its space.
 
         Raises:
           UserError: See `q_values`; or `legal` has the wrong shape, or a row without a legal action.
@@ -143,7 +165,8 @@ class Agent:
             except UserError:
                 self._memory, self._leading = before  # a refused call does not change the memory
                 raise
-        return np.asarray(q.argmax(-1), np.int32)
+        number = np.asarray(q.argmax(-1), np.int32)
+        return number if self._action is None else self._action(number)
 
     def save(self, path: Path | str) -> None:
         """Write the weights and the description to a file.
@@ -284,18 +307,6 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         return
     for step, leaf in inner:
         yield from _leaves(leaf, path + step)
-
-
-def _cast(leaf: np.ndarray, dtype: np.dtype, path: str) -> np.ndarray:
-    """Convert an array to the dtype of training; refuse values that the dtype cannot hold."""
-    if np.can_cast(leaf.dtype, dtype, "same_kind"):
-        return leaf.astype(dtype)
-    if leaf.dtype.kind in "biuf":
-        with np.errstate(invalid="ignore"):  # nan and values out of range are found by the comparison below
-            cast = leaf.astype(dtype)
-        if np.array_equal(cast, leaf):
-            return cast
-    raise UserError(f"observation{path} is {leaf.dtype}; expected {dtype}, which cannot hold all of its values")
 
 
 def _mask(legal: Any, shape: tuple[int, ...]) -> np.ndarray:

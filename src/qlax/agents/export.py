@@ -21,6 +21,7 @@ import numpy as np
 from qlax.agents.agent import Agent, load
 from qlax.errors import UserError, described, naming, nearest
 from qlax.networks.plain import PlainNetwork, specs
+from qlax.networks.spaces import Action, observation
 from qlax.types import PyTree
 from qlax.util.files import check_is_new, free_name, given_path, write_result
 
@@ -190,6 +191,9 @@ def _names(info: dict[str, Any]) -> list[str]:
 def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -> dict[str, Any]:
     """Return the description of an exported agent, for JSON.
 
+    If the environment has spaces, `conversion` says in words how its observations become the inputs, and which action
+    every entry of q is of.
+
     Args:
       agent: The agent.
       memory: Dtype and shape of every array of its memory, without the axis of the batch.
@@ -203,7 +207,11 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
     after = [array(f"next_memory/{index}", *spec) for index, spec in enumerate(memory)]
     first = [array("first", bool, ())] if agent.recurrent else []
     q = array("q", np.float32, (agent.num_actions,))
-    return {"inputs": [*before, *obs, *first], "outputs": [q, *after], **agent.info}
+    conversion = {}
+    if spaces := agent.info.get("spaces"):
+        seen = observation(spaces["observation"], "observation").words
+        conversion["conversion"] = {"observation": seen, "action": Action(spaces["action"]).words}
+    return {"inputs": [*before, *obs, *first], "outputs": [q, *after], **conversion, **agent.info}
 
 
 class _Value:

@@ -209,7 +209,7 @@ class _Policy:
     def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return Q-values `[N, M, A]` and actions `[N, M]`, without the axis M if `obs` and `legal` have none."""
         axes = np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
-        q = self._agent.q_values(obs, first.reshape(-1, *(1,) * (axes - 1)))
+        q = self._agent._q_values(obs, first.reshape(-1, *(1,) * (axes - 1)))
         self._key, key = jax.random.split(self._key)
         return q, np.asarray(self._choose(key, q, legal, self._epsilon))
 

@@ -80,6 +80,7 @@ class Plan:
     def agent_info(self) -> dict[str, Any]:
         """Description saved with the weights of every agent, so that it acts and plays without the run."""
         observation = jax.tree_util.tree_leaves_with_path(self.shapes.step.obs)  # [R, N, M, ...]
+        described = getattr(self.env, "described_spaces", None)
         return {
             "env": self.config.env,
             "env_options": self.config.env_options,
@@ -88,6 +89,7 @@ class Plan:
             "num_actions": int(self.env.num_actions),
             "obs": [[str(leaf.dtype), list(leaf.shape[3:])] for _, leaf in observation],
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in observation],
+            **({} if described is None else {"spaces": described}),
         }
 
     @property

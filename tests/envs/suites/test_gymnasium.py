@@ -15,6 +15,7 @@ import qlax
 from qlax.envs.suites import spaces as ours
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
+from qlax.networks.spaces import Action, observation
 
 CARTPOLE = "gymnasium/CartPole-v1"
 FAST = {  # cartpole-fast's, but fewer steps
@@ -179,6 +180,10 @@ def test_settings_for_other_environments_are_refused(settings, message, tmp_path
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 
 
+def converted(space, batch):
+    return observation(ours.described("test", space), "test")(batch)
+
+
 @pytest.mark.parametrize(
     ("space", "dtype", "shape"),
     [
@@ -200,37 +205,26 @@ def test_observations_become_what_networks_take(space, dtype, shape):
     space.seed(0)
     samples = [space.sample() for _ in range(4)]
     batch = gymnasium.vector.utils.concatenate(space, samples, gymnasium.vector.utils.create_empty_array(space, 4))
-    x = ours.observations("test", space)(batch)
+    x = converted(space, batch)
     assert (x.dtype, x.shape) == (dtype, (4, *shape))
     if not isinstance(space, spaces.Box):  # Gymnasium's own flattening is the same
         flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
         np.testing.assert_array_equal(x.reshape(4, -1).astype(np.float32), flat)
 
 
-def test_bytes_are_fractions_and_images_stay_bytes():
-    assert ours.observations("test", spaces.Box(0, 255, (1,), np.uint8))(np.array([[51]], np.uint8)) == pytest.approx(
-        0.2
-    )
-    parts = ours.observations("test", spaces.Dict({"image": IMAGE, "n": spaces.Discrete(2)}))(
-        {"image": np.zeros((1, 36, 40, 3), np.uint8), "n": np.array([1])}
-    )
-    assert parts["image"].dtype == np.uint8
-    np.testing.assert_array_equal(parts["n"], [[False, True]])
-
-
 def test_several_choices_are_one_joint_action():
-    count, split = ours.actions("test", spaces.MultiDiscrete([2, 3], start=[0, 5]))
-    assert count == 6
+    split = Action(ours.described_action("test", spaces.MultiDiscrete([2, 3], start=[0, 5])))
+    assert split.num_actions == 6
     np.testing.assert_array_equal(split(np.arange(6)), [[0, 5], [0, 6], [0, 7], [1, 5], [1, 6], [1, 7]])
-    count, split = ours.actions("test", spaces.Discrete(3, start=-1))
+    split = Action(ours.described_action("test", spaces.Discrete(3, start=-1)))
     np.testing.assert_array_equal(split(np.arange(3)), [-1, 0, 1])
     with pytest.raises(UserError, match="65,536 joint actions"):
-        ours.actions("test", spaces.MultiDiscrete([256, 256]))
+        ours.described_action("test", spaces.MultiDiscrete([256, 256]))
 
 
 def test_a_space_without_meaning_is_refused():
     with pytest.raises(UserError, match="expected Box, Discrete"):
-        ours.observations("test", spaces.Text(4))
+        ours.described("test", spaces.Text(4))
 
 
 def test_the_two_cartpoles_are_one():

@@ -20,7 +20,7 @@ from qlax.envs.check.common import (
     team_of,
     vector,
 )
-from qlax.errors import UserError
+from qlax.errors import HostError, UserError
 from qlax.types import PyTree, Step
 
 USE_EPISODES = ": qlax.Episodes does this bookkeeping"
@@ -63,6 +63,8 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends, Cloc
         action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
         try:
             step = env.step(action) if index else env.reset(seed)
+        except HostError as error:  # its message names the environment
+            raise UserError(str(error)) from error
         except Exception as error:
             raise UserError(f"environment {type(env).__name__}: {what} failed: {raised(error)}") from error
         _check_host_step(step, what, env, expect)

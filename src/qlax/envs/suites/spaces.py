@@ -1,15 +1,13 @@
-"""Conversion of Gymnasium's spaces: observations to arrays for networks, and actions to one discrete choice."""
+"""Environments with Gymnasium's interface and spaces as environments on the host."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from qlax.envs.episodes import Episodes
-from qlax.errors import UserError
-from qlax.networks.names import is_image
+from qlax.errors import HostError, UserError
+from qlax.networks.spaces import Action, Space, observation
 from qlax.types import PyTree, Step
 
 MAX_JOINT_ACTIONS = 256  # largest number of combinations of several simultaneous choices
@@ -26,6 +24,9 @@ class SpacesEnv:
       num_envs: Number of environments, N.
       reset_takes_a_step: See `Episodes`.
 
+    Attributes:
+      described_spaces: Descriptions of both spaces, `observation` and `action`, for `qlax.networks.spaces`.
+
     Raises:
       UserError: PQN cannot use the spaces.
     """
@@ -40,63 +41,68 @@ class SpacesEnv:
         reset_takes_a_step: bool = True,
     ):
         self._env = env
-        self._observation = observations(env_id, observation_space)
-        self.num_actions, self._action = actions(env_id, action_space)
+        self.described_spaces = {
+            "observation": described(env_id, observation_space),
+            "action": described_action(env_id, action_space),
+        }
+        self._convert = observation(self.described_spaces["observation"], f"{env_id}: observation")
+        self._action = Action(self.described_spaces["action"])
+        self.num_actions = self._action.num_actions
         self._episodes = Episodes(num_envs, reset_takes_a_step=reset_takes_a_step)
         self.num_envs = num_envs
 
     def reset(self, seed: int) -> Step:
         """See `qlax.HostEnv`."""
         obs, _ = self._env.reset(seed=seed)
-        return self._episodes.begin(self._observation(obs))
+        return self._episodes.begin(self._converted(obs))
 
     def step(self, action: np.ndarray) -> Step:
         """See `qlax.HostEnv`."""
         obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
-        return self._episodes.step(self._observation(obs), reward, terminated, truncated)
+        return self._episodes.step(self._converted(obs), reward, terminated, truncated)
 
     def close(self) -> None:
         """See `qlax.HostEnv`."""
         self._env.close()
 
+    def _converted(self, obs: Any) -> PyTree:
+        try:
+            return self._convert(obs)
+        except UserError as error:  # training has to save what it has, as after a crash
+            raise HostError(str(error)) from error
 
-def observations(env_id: str, space: spaces.Space) -> Callable[[Any], PyTree]:
-    """Return a function from a batch of observations, each array `[N, ...]`, to the arrays given to networks.
 
-    Categories become one-hot bool and other numbers float32; bytes that are no image are divided by 255. An image,
-    uint8 with three axes, stays uint8, and its channels are moved to the last axis (a view). A dict or tuple becomes
-    one float32 vector, or a dict of its parts if one of them is an image.
+def described(env_id: str, space: spaces.Space) -> Space:
+    """Return the description of a space, see `qlax.networks.spaces`.
 
     Args:
       env_id: Name of the environment, for messages.
-      space: Observation space of one environment.
+      space: Space of one environment.
 
     Raises:
-      UserError: The space is of another kind.
+      UserError: The space, or one of its parts, is of another kind.
     """
-    if isinstance(space, spaces.Discrete):
-        return lambda x: np.asarray(x)[:, None] - space.start == np.arange(int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        return lambda x: _one_hots(np.asarray(x).reshape(len(x), -1) - space.start.ravel(), space.nvec.ravel())
-    if isinstance(space, spaces.MultiBinary):
-        return lambda x: np.asarray(x).astype(bool)
     if isinstance(space, spaces.Box):
-        return _box(space)
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        parts = {name: (observations(env_id, part), _holds_image(part)) for name, part in named}
-        if any(shows_image for _, shows_image in parts.values()):
-            return lambda x: {str(name): part(x[name]) for name, (part, _) in parts.items()}
-        return lambda x: np.concatenate([_vector(part(x[name])) for name, (part, _) in parts.items()], axis=-1)
+        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "shape": list(space.shape), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec, start = space.nvec.tolist(), space.start.tolist()
+        return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Dict):
+        parts = {str(name): described(env_id, part) for name, part in space.spaces.items()}
+        return {"type": "Dict", "spaces": parts}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [described(env_id, part) for part in space.spaces]}
     raise UserError(
         f"{env_id} has observations of {space}; expected Box, Discrete, MultiBinary, MultiDiscrete, Dict or Tuple"
     )
 
 
-def actions(env_id: str, space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
-    """Return the number of actions, and a function from actions `[N]`, numbered from 0, to those of the environment.
-
-    Several simultaneous choices (MultiDiscrete, MultiBinary) become one joint action.
+def described_action(env_id: str, space: spaces.Space) -> Space:
+    """Return the description of an action space, as `described` does.
 
     Args:
       env_id: Name of the environment, for messages.
@@ -105,47 +111,12 @@ def actions(env_id: str, space: spaces.Space) -> tuple[int, Callable[[np.ndarray
     Raises:
       UserError: The actions are not discrete, or there are more than `MAX_JOINT_ACTIONS` joint actions.
     """
-    if isinstance(space, spaces.Discrete):
-        return int(space.n), lambda action: action + space.start
-    choices: tuple[int, ...] = ()
-    start: Any = 0
-    if isinstance(space, spaces.MultiDiscrete):
-        choices, start = tuple(int(n) for n in space.nvec.ravel()), space.start
-    elif isinstance(space, spaces.MultiBinary):
-        choices = (2,) * math.prod(space.shape)
-    if not choices:
+    is_discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+    if not is_discrete or 0 in (space.shape or ()):
         raise UserError(f"{env_id} has actions of {space}; PQN needs discrete actions")
-    if math.prod(choices) > MAX_JOINT_ACTIONS:
-        count = f"{env_id} has {math.prod(choices):,} joint actions, of {space}"
+    description = described(env_id, space)
+    num_actions = Action(description).num_actions
+    if space.shape and num_actions > MAX_JOINT_ACTIONS:
+        count = f"{env_id} has {num_actions:,} joint actions, of {space}"
         raise UserError(f"{count}; expected at most {MAX_JOINT_ACTIONS}: add a wrapper that leaves fewer")
-
-    shape = space.shape or ()
-
-    def split(action):
-        return np.stack(np.unravel_index(action, choices), axis=-1).reshape(len(action), *shape) + start
-
-    return math.prod(choices), split
-
-
-def _holds_image(space: spaces.Space) -> bool:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        return any(_holds_image(part) for part in parts)
-    return isinstance(space, spaces.Box) and is_image(space.dtype, space.shape)
-
-
-def _box(space: spaces.Box) -> Callable[[Any], np.ndarray]:
-    if not _holds_image(space):
-        scale = np.float32(1 / 255) if space.dtype == np.uint8 else np.float32(1)
-        return lambda x: np.asarray(x, np.float32) * scale
-    if space.shape[0] <= 16 and space.shape[0] < min(space.shape[1:]):  # the first axis is frames or colours
-        return lambda x: np.asarray(x).transpose(0, 2, 3, 1)
-    return np.asarray
-
-
-def _one_hots(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([x[:, i, None] == np.arange(size) for i, size in enumerate(sizes)], axis=-1)
-
-
-def _vector(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1).astype(np.float32)
+    return description
