@@ -23,9 +23,9 @@ with imported_when_used("jax"):  # an agent loaded with numpy_only does not need
 class Agent:
     """Greedy policy of a trained agent.
 
-    An agent that was trained through Gymnasium or EnvPool keeps the spaces of its environment. It takes observations as
-    that environment shows them, converts them as in training, and returns actions that the environment takes. If
-    training wrapped the environment (`info["wrappers"]`), the wrapped one is meant.
+    An agent of Gymnasium or EnvPool, Atari excepted, keeps the spaces of its environment. It takes observations as that
+    environment shows them, converts them as in training, and returns actions that the environment takes. If training
+    wrapped the environment (`info["wrappers"]`), the wrapped one is meant. `qlax.make` shows what is converted already.
 
     Any other agent takes observations as the environment of `qlax.make` shows them, wrapped by `qlax.wrap` as in
     training: with the wrapper `last_action`, for example, every observation ends with the one-hot last action. It

@@ -9,6 +9,9 @@ Both formats hold the same function, with its weights, for any number of rows B:
 `q` is float32 `[B, A]`; the greedy action is the legal one with the largest value. `first` is bool `[B]`, True where an
 episode begins, which resets the memory of the row. `memory` is a tuple of arrays, zeros before the first step. In ONNX,
 every array is an input or an output of its own.
+
+Where an agent keeps the spaces of its environment, `obs` is converted already. The description says how to convert, and
+which action every entry of `q` is of: `spaces` for programs, `conversion` in words.
 """
 
 import json

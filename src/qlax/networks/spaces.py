@@ -77,14 +77,14 @@ class Action:
         self.words = f"entry i of q is of the action {joint}{_offset('+', self._start)}{shape}"
 
     def __call__(self, number: np.ndarray) -> np.ndarray:
-        """Return the actions in the dtype of the space, a scalar of NumPy for a single choice.
+        """Return the actions in the dtype of the space; one choice is a scalar of NumPy, which can be a key of a dict.
 
         Args:
           number: Numbers of actions, with any axes, which come first in the result.
         """
         choices = np.stack(np.unravel_index(number, self._sizes), axis=-1)
         action = choices.reshape((*np.shape(number), *self._start.shape)) + self._start
-        return action.astype(self._dtype)[()]  # a scalar can be a key of a dict, which an array without axes cannot
+        return action.astype(self._dtype)
 
 
 def in_words(space: Space) -> str:
