@@ -1,5 +1,6 @@
 """Extension of Griffe, which reads docstrings for the API reference: comments beside fields describe them."""
 
+import dataclasses
 from typing import Any
 
 import griffe
@@ -14,6 +15,9 @@ class Comments(griffe.Extension):
         """See `griffe.Extension`."""
         text = attr.source.rpartition("  # ")[2] if "  # " in attr.source else ""
         if attr.parent is not None and attr.parent.path == "qlax.config.settings.Config" and attr.name in FIELDS:
-            text = FIELDS[attr.name].metadata["help"]
+            field = FIELDS[attr.name]
+            kind = field.metadata["kind"]
+            text = f"{field.metadata['help']}. Expected: {kind.expected}"
+            attr.value = "{}" if field.default is dataclasses.MISSING else repr(field.default)
         if text and attr.docstring is None:
             attr.docstring = griffe.Docstring(f"{text[0].upper()}{text[1:]}.", parent=attr)

@@ -11,6 +11,7 @@ from qlax.cli import flags, main
 from qlax.config import presets
 from qlax.config.kinds import GROUPS
 from qlax.config.settings import FIELDS
+from qlax.storage.measurements import MEASUREMENTS, is_shared
 
 ROOT = Path(__file__).parent.parent
 STUB = ROOT / "src" / "qlax" / "__init__.pyi"
@@ -118,13 +119,26 @@ def public_names() -> dict[str, str]:
     return {name: path for name, path in found.items() if not name.startswith("_")}
 
 
+def measurements() -> list[str]:
+    """Return a row of a table for every measurement in the lines of metrics."""
+    return [
+        f"| `{each.key}` | {'one' if is_shared(each.key) else 'one per agent'} | {each.meaning}"
+        f"{f', in {each.unit}' if each.unit else ''} |"
+        for each in MEASUREMENTS.values()
+        if each.group not in ("end", "guard")
+    ]
+
+
 def reference() -> str:
     """Return the page of all public names, grouped by what a user wants to do, for mkdocstrings to fill in."""
     paths = public_names()
     parts = [
         "# API reference",
         "Everything here is imported as `import qlax`. All other names are private and may change.",
-        "The letters in shapes are T steps, N environments, M members of a team, A actions and R agents.",
+        "The letters in shapes are T steps, N environments, M members of a team, A actions, R agents, L consecutive "
+        "steps of a segment, and B rows of a batch, which are all members of all environments in it.",
+        "[Presets](presets.md) are on a page of their own, and so are [the commands](commands.md). The measurements "
+        "that callbacks, trackers and curves hold are [at the end](#measurements).",
     ]
     for title, names in REFERENCE.items():
         parts.append(f"## {title}")
@@ -133,4 +147,10 @@ def reference() -> str:
             if paths[name] == f"qlax.{name}":  # a module, whose members are public under its path
                 options.append("show_object_full_path: true")
             parts.append("\n".join([f"::: {paths[name]}", "    options:", *(f"      {each}" for each in options)]))
+    parts += [
+        "## Measurements",
+        "Keys of the lines of `metrics.jsonl`, of `curves`, and of what callbacks and trackers receive: one number, or "
+        "one for each agent. An environment's own metrics go by their names, and in evaluations by `eval_<name>`.",
+        "\n".join(["| key | numbers | meaning |", "| --- | --- | --- |", *measurements()]),
+    ]
     return "\n\n".join(parts) + "\n"

@@ -13,6 +13,7 @@ from pages import ROOT, shortened
 from runs import CARTPOLE, SMALL
 
 import qlax
+from qlax.training import contracts
 
 sys.path.insert(0, str(ROOT / "docs"))
 import hooks
@@ -33,7 +34,7 @@ PQN = {
 }
 EXAMPLES = (
     *("train", "resume", "read", "plot", "load", "evaluate", "render", "export", "make", "wrap", "check_env"),
-    *("q_lambda", "Vec", "Episodes", "FrameStack", "pqn.make", "Tracker"),
+    *("q_lambda", "Vec", "Episodes", "FrameStack", "pqn.make", "Tracker", "Network"),
 )
 
 
@@ -107,4 +108,8 @@ def test_an_example_runs(name, run, monkeypatch):
     code = textwrap.dedent(code)
     if name == "Tracker":
         (run / "printer.py").write_text(code.partition("\n\n\n")[0])
-    exec(compile(shortened(code), name, "exec"), {"qlax": qlax, "jax": jax, "jnp": jnp, "np": np})
+    names = {"qlax": qlax, "jax": jax, "jnp": jnp, "np": np}
+    exec(compile(shortened(code), name, "exec"), names)
+    if name == "Network":
+        step = jax.eval_shape(qlax.Vec(qlax.make(CARTPOLE), 4).reset, jax.random.key(0))[1]
+        contracts.check_network("my_networks:Sine", names["Sine"](2), step, 2)

@@ -125,13 +125,34 @@ class HostEnv(Protocol):
 
 
 class Network(Protocol):
-    """Network from observations to Q-values, such as a Flax module with these members.
+    """Network from observations to Q-values, such as a module of `flax.linen`.
 
-    `init(key, memory, obs, first, train)` and `apply(variables, memory, obs, first, train, mutable=[...])` follow Flax.
-    The arguments are `obs [L, B, ...]` and `first [L, B]`, bool, True where an episode begins and the memory has to be
-    reset before the step; the result has Q-values `[L, B, A]`. A Flax module has to define only
-    `__call__(memory, obs, first, train)`, which returns `(q, memory)`, and the members below; `obs` has the dtype of
-    the environment. Collections of variables other than `params` are kept as the network's statistics.
+    The setting `network="my_module:Name"` calls `Name(num_actions)`; modules in the working directory are found. The
+    settings of qlax's own network, such as `encoder` and `hidden`, then have no effect and are refused. A network with
+    another encoder is a network of one's own.
+
+    A module of `flax.linen` has to define `recurrent`, `initial_memory` and `__call__(memory, obs, first, train)`,
+    which returns `(q, memory)`; Flax adds `init` and `apply`. The arguments are `obs [L, B, ...]`, in the dtype of the
+    environment, for L consecutive steps of B rows (members of teams are rows, too); `first [L, B]`, bool, True where an
+    episode begins and the memory has to be reset before the step; and `train`, bool, True while learning. `q` is
+    `[L, B, A]`. Collections of variables other than `params` are kept as the network's statistics.
+
+    Example:
+      ```python
+      import flax.linen as nn
+
+      class Sine(nn.Module):  # in a file my_networks.py, for qlax.train(..., network="my_networks:Sine")
+          num_actions: int
+          recurrent = False
+
+          def initial_memory(self, batch):
+              return ()
+
+          @nn.compact
+          def __call__(self, memory, obs, first, train):
+              x = jnp.sin(nn.LayerNorm()(nn.Dense(64)(obs.astype(jnp.float32))))
+              return nn.Dense(self.num_actions)(x), memory
+      ```
     """
 
     @property

@@ -310,7 +310,8 @@ class Config:
             interval, log_interval = getattr(self, name), self.log_interval
             if interval and log_interval and interval % log_interval:
                 fitting = math.ceil(interval / log_interval) * log_interval
-                raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; use {fitting}")
+                found = f"{name}={interval} is not a multiple of log_interval={log_interval}"
+                raise UserError(f"{found}; use {fitting}, or another log_interval")
 
     def _check_members(self) -> None:
         """Check that lists of values, distributions and the number of draws fit each other."""

@@ -55,9 +55,10 @@ def train(
       out: Directory of the run, new or empty; None: a new one under `runs/`.
       callback: Function that is called with every line of metrics, as `metrics.jsonl` has it: a dictionary with
         numbers such as `steps`, and float arrays `[R]` over the R agents such as `eval_return`, which is nan on lines
-        without an evaluation. It returns True to end training; False or None to go on. A run that a callback ended is
-        complete, and `qlax.resume` goes on to its planned length. An exception it raises ends training after a
-        checkpoint was saved.
+        without an evaluation. It returns True to end training; False or None to go on. `log_interval` and
+        `eval_interval` set how often there are lines and evaluations; by default a short run has few of both, and the
+        last update always has one. A run that a callback ended is complete, and `qlax.resume` goes on to its planned
+        length. An exception it raises ends training after a checkpoint was saved.
       optimizer: Function of `(hyper, num_gradient_steps)` that returns an Optax transformation, see `qlax.pqn.make`.
       explore: Function of `(key, q, legal, epsilon)` that returns actions, see `qlax.pqn.make`.
       loss: Function of the error `target - q`, see `qlax.pqn.make`.
@@ -82,6 +83,17 @@ def train(
       ```python
       result = qlax.train("cartpole-fast", seeds=2, total_steps=100_000, until=475)
       print(result.summary["eval_return"]["mean"])
+
+      returns = []
+
+      def no_longer_improves(line):  # ends a run whose last three evaluations were no better than the one before
+          if not np.isnan(line["eval_return"]).all():
+              returns.append(np.nanmean(line["eval_return"]))
+          return len(returns) > 3 and max(returns[-3:]) <= returns[-4]
+
+      qlax.train(
+          "cartpole-fast", total_steps=200_000, callback=no_longer_improves, log_interval=4, eval_interval=4
+      )
       ```
     """
     own = settings.pop("mixing") if isinstance(settings.get("mixing"), Mixing) else None
