@@ -2,16 +2,20 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counting
 
 from qlax import Agent
 from qlax.cli.main import main
 from qlax.config.configure import configure
+from qlax.config.environments import SUITES, Suite
 from qlax.jobs.runner import Job
 from qlax.networks import qnetwork
 from qlax.storage.formats import to_json
@@ -132,3 +136,38 @@ def is_refused_in_one_line(words, message, capsys, folder):
     assert len(said.err.splitlines()) == 1, said
     assert said.out == "", said
     assert sorted(folder.rglob("*")) == before
+
+
+def stand_in_suite(monkeypatch, names, *, making=(), resetting=(), rendering=(), noisy=False):
+    """A suite called flaky, of a package that imports more of itself when it is first used, and warns if it is noisy.
+
+    `making`, `resetting` and `rendering` are exceptions by the names of the environments whose `make`, `reset` or
+    `render` raises them.
+    """
+
+    class Flaky(Counting):
+        def __init__(self, name):
+            super().__init__()
+            self._name = name
+
+        def reset(self, key):
+            if self._name in resetting:
+                raise resetting[self._name]
+            return super().reset(key)
+
+        def render(self, state):
+            raise rendering[self._name]
+
+    def make(name, **options):
+        if noisy:
+            warnings.warn("flaky is deprecated", stacklevel=1)
+            print("welcome to flaky")
+        if name in making:
+            raise making[name]
+        return Flaky(name)
+
+    monkeypatch.setattr("qlax.errors._is_of_user", lambda frame: False)  # although this file is not installed
+    adapter = ModuleType("qlax.envs.suites.flaky")
+    adapter.make, adapter.names = make, lambda: list(names)
+    monkeypatch.setitem(sys.modules, adapter.__name__, adapter)
+    monkeypatch.setitem(SUITES, "flaky", Suite("numpy", extra="flaky"))

@@ -155,7 +155,35 @@ def _is_file_of_user(filename: str, module: str | None = None) -> bool:
     return not (is_installed or {"site-packages", "dist-packages"} & set(path.parts))
 
 
+def matching(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is this word, or else the only one that differs from it in case alone, or None."""
+    known = list(known)
+    alike = [each for each in known if each.casefold() == word.casefold()]
+    return word if word in alike else alike[0] if len(alike) == 1 else None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message that proposes the most similar known word; empty if none is similar."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    known = list(known)
+    alike = [repr(each) for each in known if each.casefold() == word.casefold()]
+    if len(alike) > 1:
+        return f"; {' and '.join(alike)} differ only in case: write one of them exactly"
+    words = {each.casefold(): each for each in known}
+    matches = difflib.get_close_matches(word.casefold(), list(words), n=1)
+    return f"; did you mean {words[matches[0]]!r}?" if matches else ""
+
+
+def remedy(error: BaseException) -> str:
+    """Return the end of an error message that says what to install; empty if no module or library is missing."""
+    library = re.search(r"([\w.+-]+\.so[\w.]*): cannot open shared object file", str(error))
+    if library:
+        return f"; install the package of the operating system that has {library[1]}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"; install the package that has the module {error.name.partition('.')[0]!r}, as with pip"
+    return ""
+
+
+def is_failed_import(error: BaseException) -> bool:
+    """Return True if an exception comes from importing a module, though it may be of any type."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, ImportError) or "<module>" in frames[1:]

@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 
@@ -119,3 +120,29 @@ def test_the_package_is_the_command(tmp_path):
 def test_the_changelog_names_what_succeeds_what_is_gone():
     page = (ROOT / "CHANGELOG.md").read_text()
     assert not [word for word in SUCCESSORS if f"{word}`" not in page]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import no_such_module", "install the package that has the module 'no_such_module', as with pip"),
+        ("raise OSError('libGL.so.1: cannot open shared object file')", "the operating system that has libGL.so.1"),
+        ("raise RuntimeError('compiled for NumPy 1')", "RuntimeError: compiled for NumPy 1"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_when_it_is_needed_is_one_line(
+    content, message, monkeypatch, capsys, tmp_path
+):
+    (tmp_path / "drawing_package.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("qlax.plot", lambda *arguments, **options: importlib.import_module("drawing_package"))
+    assert main(["plot", "run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qlax: a package that is needed cannot be imported: ")
+    assert message in line
+
+
+def test_a_mistake_of_qlax_itself_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("qlax.plot", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["plot", "run"])

@@ -10,6 +10,7 @@ import pytest
 from pages import ROOT
 
 from qlax import envs
+from qlax.config import environments
 from qlax.envs.check.env import check_contract, check_env
 from qlax.envs.vec import Vec
 from qlax.networks.qnetwork import default_encoder
@@ -83,3 +84,24 @@ def test_random_play_on_the_host_keeps_the_contract(env_id):
         check_env(env, num_steps=60)
     finally:
         env.close()
+
+
+@pytest.mark.parametrize("suite", environments.SUITES)
+def test_the_recorded_names_are_those_of_the_suite(suite):
+    """If not, `python tests/envs/names.py` writes them anew."""
+    recorded = environments.recorded(suite)
+    try:
+        installed = environments.installed_version(suite)
+    except envs.UserError as error:
+        pytest.skip(str(error))
+    if installed != recorded.version:
+        pytest.skip(f"{suite} {installed} is installed, and the names are those of {recorded.version}")
+    names = [name for name in ALL if name.startswith(f"{suite}/")]
+    if suite == "gymnasium":  # other packages register theirs there too
+        assert {f"{suite}/{name}" for name in recorded.names} <= {*names}
+    else:
+        assert [f"{suite}/{name}" for name in recorded.names] == names
+    for name in recorded.others.get("continuous actions", [])[:30]:
+        options = {"num_envs": 1} if environments.SUITES[suite].on_host else {}
+        with pytest.raises(envs.UserError, match=r"PQN needs discrete actions|is not installed"):
+            envs.make(f"{suite}/{name}", **options)

@@ -11,7 +11,7 @@ from hosts import LENGTH, LIMIT, HostWalk, Walk
 from PIL import Image
 from playing import WALK, saved
 from probes import show
-from runs import SMALL, is_refused_in_one_line, random_agent
+from runs import SMALL, is_refused_in_one_line, random_agent, stand_in_suite
 
 import qlax
 from qlax import Agent
@@ -299,3 +299,15 @@ def test_what_cannot_be_is_refused_in_one_line(env, words, message, tmp_path, ca
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.gif").touch()
     is_refused_in_one_line(["render", "run", *words], message, capsys, tmp_path)
+
+
+def test_a_package_that_fails_when_it_is_first_used_is_one_line(tmp_path, capsys, monkeypatch):
+    error = ModuleNotFoundError("No module named 'pygame'", name="pygame")
+    stand_in_suite(monkeypatch, ["Blind", "Gone"], making={"Gone": error}, rendering={"Blind": error})
+    saved(tmp_path / "run", "flaky/Blind", [["float32", [2]]], num_actions=3)
+    monkeypatch.chdir(tmp_path)
+    remedy = "ModuleNotFoundError: No module named 'pygame'; install the package that has the module 'pygame'"
+    is_refused_in_one_line(["render", "run"], f"flaky/Blind cannot be rendered: {remedy}", capsys, tmp_path)
+    for command in ("render", "evaluate"):
+        words = [command, "run", "--env", "flaky/gone"]
+        is_refused_in_one_line(words, f"flaky/Gone cannot be made: {remedy}", capsys, tmp_path)

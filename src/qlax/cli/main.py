@@ -13,7 +13,17 @@ from qlax.cli import look, show, train
 from qlax.cli.flags import Command, as_typed, protected
 from qlax.config.kinds import LONGEST_NAME
 from qlax.config.settings import SWEEPABLE
-from qlax.errors import LostError, RunError, Stopped, UserError, nearest, place_of
+from qlax.errors import (
+    LostError,
+    RunError,
+    Stopped,
+    UserError,
+    described,
+    is_failed_import,
+    nearest,
+    place_of,
+    remedy,
+)
 from qlax.util.text import shown
 
 COMMANDS: tuple[Command, ...] = (*train.COMMANDS, *look.COMMANDS, *show.COMMANDS)
@@ -96,6 +106,13 @@ def main(arguments: list[str] | None = None) -> int:
         _say("stopped at once")
         _leave(in_harmony=False)
         return 130
+    except Exception as error:
+        if not is_failed_import(error):
+            raise
+        # Packages import some of their modules only when these are first used, which may be anywhere.
+        _say_error(UserError(f"a package that is needed cannot be imported: {described(error)}{remedy(error)}"))
+        _leave(in_harmony=False)
+        return 1
     return 0
 
 

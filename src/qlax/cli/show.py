@@ -1,55 +1,136 @@
 """Commands that list environments and presets."""
 
 import argparse
+import contextlib
 import sys
 import warnings
 
 from qlax.cli.flags import Command, argument
-from qlax.config import presets
+from qlax.config import environments, presets
+from qlax.config.environments import SUITES, is_own
 from qlax.errors import UserError
+from qlax.util.imports import silently
+
+SHOWN = 5  # environments of those that no agent can train in, if all suites are listed
+Apart = dict[tuple[str, str], list[str]]  # names of environments no agent can train in, by their suite and the reason
 
 
 def _envs(options: argparse.Namespace) -> None:
-    from qlax.envs import SUITES, suite, survey
+    if options.suite and ("/" in options.suite or is_own(options.suite)):
+        from qlax import envs
 
+        _end_if(_measure([envs.spelled(options.suite)], options.check, apart=None), 1)
+        return
     env_ids: list[str] = []
-    is_one = options.suite is not None and ("/" in options.suite or ":" in options.suite)
-    for name in [options.suite] if options.suite else SUITES:
+    apart: Apart = {}
+    missing: list[str] = []
+    for suite in [environments.suite_called(options.suite)] if options.suite else SUITES:
         try:
-            env_ids += [name] if is_one else [f"{name}/{env}" for env in suite(name).names()]
+            names = _names(suite, to_make=options.sizes or options.check)
         except UserError as error:
             if options.suite:
                 raise
-            print(f"qlax: {error}", file=sys.stderr)
-    width = max(len(env_id) for env_id in env_ids)
-    checked = f"{'steps/s':>10}  " if options.check else ""
-    print(f"{'environment':{width}}  {checked}{'actions':>7}  {'agents':>6}  {'limit':>6}  observation")
-    wrong = []
-    for env_id in env_ids:
-        try:
-            found = survey.sizes(env_id)
-        except UserError as error:  # its actions do not suit PQN, or a package is not installed
-            if is_one:
-                raise
-            print(f"{env_id:{width}}  {error}", flush=True)
+            missing.append(str(error))
             continue
+        env_ids += [f"{suite}/{name}" for name in names]
+        apart |= {(suite, reason): [*names] for reason, names in environments.recorded(suite).others.items()}
+    num_apart = sum(map(len, apart.values()))
+    broken: list[str] = []
+    if options.sizes or options.check:
+        broken = _measure(env_ids, options.check, apart)
+    else:
+        print("\n".join(env_ids))
+    for (suite, reason), names in apart.items():
+        shown = names if options.suite else names[:SHOWN]
+        more = f" and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
+        print(f"{suite}, {reason}: {', '.join(shown)}{more}")
+    print("".join(f"{message}\n" for message in missing), end="")
+    unmade = sum(map(len, apart.values())) - num_apart
+    ends = [
+        f"{len(env_ids) - unmade:,} environments of {_suites(len({env_id.partition('/')[0] for env_id in env_ids}))}",
+        f"{num_apart:,} apart from them" if num_apart else "",
+        f"{unmade:,} cannot be made" if unmade else "",
+        f"{_suites(len(missing))} missing" if missing else "",
+    ]
+    print(", ".join(filter(None, ends)))
+    _end_if(broken, len(env_ids))
+
+
+def _names(suite: str, to_make: bool) -> list[str]:
+    """Return the names of a suite's environments; import the suite only if it has to be.
+
+    Raises:
+      UserError: The suite is not installed or cannot be imported.
+    """
+    recorded = environments.recorded(suite)
+    is_up_to_date = environments.installed_version(suite) == recorded.version
+    if is_up_to_date and not to_make:
+        return recorded.names
+    from qlax import envs
+
+    what = f"the environments of {suite} cannot be listed"
+    with silently(), warnings.catch_warnings(action="ignore"), envs.reported(what):
+        adapter = envs.suite(suite)
+        return recorded.names if is_up_to_date else adapter.names()
+
+
+def _suites(number: int) -> str:
+    return "1 suite" if number == 1 else f"{number} suites"
+
+
+def _measure(env_ids: list[str], check: bool, apart: Apart | None) -> list[str]:
+    """Print a row for each environment with its sizes.
+
+    Args:
+      env_ids: Names of the environments.
+      check: If True, also check the contracts and measure the speeds.
+      apart: Mapping to which environments that cannot be made are added; None to raise the error for them.
+
+    Returns:
+      Names of the environments that break their contract.
+    """
+    from qlax.envs import survey
+
+    width = max(map(len, [*env_ids, "environment"]))
+    header = f"{'steps/s':>10}  " if check else ""
+    print(f"{'environment':{width}}  {header}{'actions':>7}  {'agents':>6}  {'limit':>6}  observation")
+    broken = []
+    for env_id in env_ids:
+        suite, _, name = env_id.partition("/")
+        # Other packages print and warn as they like, but a user's own environment may print for its author.
+        quietly = contextlib.nullcontext() if is_own(env_id) else silently()
         try:
-            with warnings.catch_warnings(record=True) as advice:
-                checked = f"{survey.check(env_id):>10,.0f}  " if options.check else ""
+            with quietly, warnings.catch_warnings(record=True):
+                found = survey.sizes(env_id)
+        except UserError as error:  # its actions do not suit PQN, or something is not installed
+            if apart is None:
+                raise
+            apart.setdefault((suite, str(error).removeprefix(f"{env_id} ")), []).append(name)
+            continue
+        checked = ""
+        quietly = contextlib.nullcontext() if is_own(env_id) else silently()
+        try:
+            with quietly, warnings.catch_warnings(record=True) as advice:
+                if check:
+                    checked = f"{survey.check(env_id):>10,.0f}  "
         except UserError as error:
-            wrong.append(env_id)
+            broken.append(env_id)
             print(f"{env_id:{width}}  {error}", flush=True)
             continue
         agents, limit = (str(number or "") for number in (found.num_agents, found.time_limit))
         line = f"{checked}{found.num_actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
         print(f"{env_id:{width}}  {line}", flush=True)
-        if is_one:  # advice is for authors: users cannot change the environments of a suite
-            print("".join(f"qlax: {each.message}\n" for each in advice), end="", file=sys.stderr)
-    if wrong:
-        print(
-            f"qlax: {len(wrong)} of {len(env_ids)} environments break their contract: {', '.join(wrong)}",
-            file=sys.stderr,
-        )
+        if apart is None:  # advice is for authors: users cannot change the environments of a suite
+            own = [each.message for each in advice if each.filename == survey.__file__]
+            print("".join(f"qlax: {message}\n" for message in own), end="", file=sys.stderr)
+    return broken
+
+
+def _end_if(broken: list[str], number: int) -> None:
+    """End the command with exit code 1 if environments break their contract."""
+    if broken:
+        found = f"{len(broken)} of {number} environments break their contract: {', '.join(broken)}"
+        print(f"qlax: {found}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -65,9 +146,14 @@ COMMANDS = (
     Command(
         "envs",
         _envs,
-        "list environments with their actions, agents, time limits and observations",
+        "list environments",
         [
             argument("suite", nargs="?", metavar="SUITE", help="list only this suite, or this environment"),
+            argument(
+                "--sizes",
+                action="store_true",
+                help="also make each environment: show its actions, agents, time limit and observations",
+            ),
             argument(
                 "--check",
                 action="store_true",

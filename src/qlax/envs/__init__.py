@@ -1,58 +1,75 @@
 """Environments by name: `make("gymnax/CartPole-v1")`."""
 
+import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 
+from qlax.config import environments
+from qlax.config.environments import SUITES, is_own, suite_called
 from qlax.envs.check.env import check_contract
 from qlax.envs.wrappers import by_name
-from qlax.errors import UserError, described, nearest
+from qlax.errors import RunError, UserError, described, matching, remedy
 from qlax.types import Env
 from qlax.util.imports import import_object
-
-
-class Suite(NamedTuple):
-    """Package of environments whose adapter is the module of this name in `qlax.envs.suites`."""
-
-    distribution: str  # name on the package index
-    extra: str  # extra of qlax that installs the package: pip install 'qlax[<extra>]'
-    on_host: bool = False  # True if the environments are HostEnvs, False if they are written in JAX
-
-
-SUITES = {
-    "gymnax": Suite("gymnax", extra="gymnax"),
-    "pgx": Suite("pgx", extra="pgx"),
-    "jumanji": Suite("jumanji", extra="jumanji"),
-    "navix": Suite("navix", extra="navix"),
-    "xminigrid": Suite("xminigrid", extra="xminigrid"),
-    "craftax": Suite("craftax", extra="craftax"),
-    "jaxmarl": Suite("jaxmarl", extra="jaxmarl"),
-    "ale": Suite("ale-py", extra="atari", on_host=True),
-    "envpool": Suite("envpool", extra="envpool", on_host=True),
-    "gymnasium": Suite("gymnasium", extra="gymnasium", on_host=True),
-}
 
 
 def suite(name: str) -> Any:
     """Import the adapter of a suite: a module with `make(name, **options)` and `names()`.
 
     Raises:
-      UserError: There is no such suite, it is not installed, or it does not work with the installed version of JAX.
+      UserError: There is no such suite, it is not installed, or it cannot be imported.
     """
-    if name not in SUITES:
-        raise UserError(f"unknown suite {name!r}{nearest(name, SUITES)}; suites: {', '.join(SUITES)}")
+    name = suite_called(name)
     try:
-        return importlib.import_module(f"qlax.envs.suites.{name}")
-    except ModuleNotFoundError as error:
-        extra = SUITES[name].extra
-        message = f"the suite {name!r} is not installed (no module {error.name!r}): pip install 'qlax[{extra}]'"
-        raise UserError(message) from error
-    except Exception as error:  # the package is too old or too new for the other installed packages
-        raise UserError(f"the suite {name!r} does not work with JAX {jax.__version__}: {described(error)}") from error
+        with reported(f"the suite {name!r} does not work here, with JAX {jax.__version__}"):
+            return importlib.import_module(f"qlax.envs.suites.{name}")
+    except UserError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        missing = f"the suite {name!r} is not installed (no module {error.__cause__.name!r})"
+        raise UserError(f"{missing}: pip install 'qlax[{SUITES[name].extra}]'") from error.__cause__
+
+
+@contextlib.contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Report an exception of another package in one line, which says what to install if something is missing.
+
+    Packages import some of their modules only when these are first used, so making an environment may fail in any way,
+    also by exceptions that are no `Exception`.
+
+    Args:
+      what: Begin of the message, such as "envpool/Pong-v5 cannot be made".
+
+    Raises:
+      UserError: The package raised an exception, which is the cause.
+    """
+    try:
+        yield
+    except (UserError, RunError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserError(f"{what}: {described(error)}{remedy(error)}") from error
+
+
+def spelled(env_id: str) -> str:
+    """Return the name of an environment in the spelling of its suite, whatever case it is given in.
+
+    The suite is imported only if its environment was not recorded under this name, see `environments.recorded`.
+
+    Raises:
+      UserError: The suite has to be imported, and cannot be.
+    """
+    env_id = environments.spelled(env_id)
+    suite_name, _, name = env_id.partition("/")
+    if is_own(env_id) or suite_name not in SUITES or environments.is_recorded(suite_name, name):
+        return env_id
+    with reported(f"the environments of {suite_name} cannot be listed"):
+        return f"{suite_name}/{matching(name, suite(suite_name).names()) or name}"
 
 
 class Maker(NamedTuple):
@@ -76,20 +93,20 @@ def maker(env_id: str) -> Maker:
     Raises:
       UserError: The name is neither suite/name nor module:Name, or the user's own module cannot be imported.
     """
-    if _is_own(env_id):
+    if is_own(env_id):
         own = import_object(env_id)
         try:
             on_host = "num_envs" in inspect.signature(own).parameters
         except (TypeError, ValueError):  # not callable, or a built-in without a signature
             on_host = False
         return Maker(functools.partial(_make_own, env_id, own), on_host)
-    suite_name, slash, name = env_id.partition("/")
+    suite_name, slash, name = spelled(env_id).partition("/")
     if not slash:
         raise UserError(
             f"unknown environment {env_id!r}: expected suite/name or module:Name; suites: {', '.join(SUITES)}"
         )
     on_host = suite_name in SUITES and SUITES[suite_name].on_host
-    return Maker(lambda **options: suite(suite_name).make(name, **options), on_host)
+    return Maker(functools.partial(_make_of_suite, suite_name, name), on_host)
 
 
 def make(env_id: str, /, **options: Any) -> Any:
@@ -120,7 +137,7 @@ def make(env_id: str, /, **options: Any) -> Any:
 
 def options_to_draw(env_id: str) -> dict[str, Any]:
     """Return the options to pass to `make` if `render` will be called: some environments on the host require them."""
-    return getattr(suite(env_id.partition("/")[0]), "TO_DRAW", {}) if not _is_own(env_id) else {}
+    return getattr(suite(env_id.partition("/")[0]), "TO_DRAW", {}) if not is_own(env_id) else {}
 
 
 def wrap(env: Env, wrappers: Iterable[str]) -> Env:
@@ -147,8 +164,10 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
     return env
 
 
-def _is_own(env_id: str) -> bool:
-    return ":" in env_id.partition("/")[0]  # names within a suite may contain a colon
+def _make_of_suite(suite_name: str, name: str, /, **options: Any) -> Any:
+    adapter = suite(suite_name)
+    with reported(f"{suite_name}/{name} cannot be made"):
+        return adapter.make(name, **options)
 
 
 def _make_own(path: str, own: Any, /, *arguments: Any, **options: Any) -> Any:

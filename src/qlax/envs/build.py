@@ -1,5 +1,6 @@
 """Make the environments of a run from its settings, in JAX or on the host."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from qlax import envs, pqn
+from qlax.config.environments import is_own
 from qlax.config.settings import FIELDS, Config
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
@@ -76,6 +78,7 @@ def build(config: Config) -> Built:
         environment.
       HostError: An environment on the host crashed or hangs.
     """
+    config = dataclasses.replace(config, env=envs.spelled(config.env))
     make, on_host = envs.maker(config.env)
     here = "on the host" if on_host else "in JAX"
     for name, field in FIELDS.items():
@@ -83,7 +86,11 @@ def build(config: Config) -> Built:
             raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
     if on_host:
         return _build_on_host(config, make)
-    return _build_in_jax(config, envs.wrap(make(**config.env_options), config.wrappers))
+    env = envs.wrap(make(**config.env_options), config.wrappers)
+    if is_own(config.env):
+        return _build_in_jax(config, env)
+    with envs.reported(f"{config.env} cannot be reset"):
+        return _build_in_jax(config, env)
 
 
 def _build_in_jax(config: Config, env: Any) -> Built:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.envs import maker
+from qlax.envs import maker, reported
 from qlax.envs.check.common import team_of
 from qlax.envs.check.env import check_env
 from qlax.envs.vec import Vec
@@ -35,13 +35,13 @@ def sizes(env_id: str) -> Sizes:
     Raises:
       UserError: The environment cannot be made, see `qlax.make`.
     """
-    with _opened(env_id, num_envs=1) as env:
+    with reported(f"{env_id} cannot be reset"), _opened(env_id, num_envs=1) as env:
         if hasattr(env, "num_envs"):
             obs = jax.tree.map(lambda x: np.asarray(x)[0], env.reset(0).obs)
         else:
             obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
-    num_agents = getattr(env, "num_agents", None)
-    return Sizes(int(env.num_actions), num_agents, _as_text(obs, num_agents), getattr(env, "time_limit", None))
+        num_agents = getattr(env, "num_agents", None)
+        return Sizes(int(env.num_actions), num_agents, _as_text(obs, num_agents), getattr(env, "time_limit", None))
 
 
 def check(env_id: str, seconds: float = 1.0) -> float:
@@ -57,7 +57,7 @@ def check(env_id: str, seconds: float = 1.0) -> float:
     Raises:
       UserError: The environment cannot be made or breaks its contract; the message says how.
     """
-    with _opened(env_id, NUM_ENVS_ON_HOST) as env:
+    with reported(f"{env_id} cannot be played in"), _opened(env_id, NUM_ENVS_ON_HOST) as env:
         check_env(env, CHECKED_STEPS)
         return _speed_on_host(env, seconds) if hasattr(env, "num_envs") else _speed(env, seconds)
 

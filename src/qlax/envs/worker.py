@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from qlax.envs.check.host import check_host_env
-from qlax.errors import HostError, UserError, described
+from qlax.errors import HostError, UserError, described, remedy
 from qlax.types import HostEnv, Step
 
 
@@ -99,7 +99,7 @@ class Worker:
         if isinstance(answer, EOFError | ConnectionError):
             raise HostError(f"{self._env_id} crashed: one of its processes ended") from answer
         if isinstance(answer, BaseException):
-            raise HostError(f"{self._env_id} crashed: {described(answer)}") from answer
+            raise HostError(f"{self._env_id} crashed: {described(answer)}{remedy(answer)}") from answer
         return answer
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from qlax.agents.agent import Agent
 from qlax.envs import build
 from qlax.envs.check.common import shared_of
-from qlax.errors import UserError, described
+from qlax.errors import UserError, described, remedy
 from qlax.play.evaluate import Stage, checked, prepared
 from qlax.play.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
@@ -232,7 +232,7 @@ def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed
             try:
                 yield env.render(one_state) if shown[number] else None
             except Exception as error:  # the environment's own code may raise anything
-                raise UserError(f"{stage.config.env} cannot be rendered: {described(error)}") from error
+                raise UserError(f"{stage.config.env} cannot be rendered: {described(error)}{remedy(error)}") from error
 
     def advance(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
         nonlocal state

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from qlax._version import __version__
+from qlax.config.environments import SUITES
 from qlax.config.settings import FIELDS
-from qlax.envs import SUITES
 from qlax.errors import UserError
 from qlax.training.plan import Plan
 

@@ -16,7 +16,6 @@ import numpy as np
 from craftax import craftax_env
 
 from qlax.envs.suites.options import check_name, checked
-from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 from qlax.util.imports import silently
 
@@ -115,14 +114,11 @@ def make(name: str, /, **options: Any) -> Craftax:
       options: Fields of the environment's parameters, such as `max_timesteps`.
 
     Raises:
-      UserError: The name or an option is unknown, a value is not allowed, or craftax cannot make the environment.
+      UserError: The name or an option is unknown, or a value is not allowed.
     """
     check_name("craftax", name, NAMES)
-    try:
-        with silently():  # craftax prints messages while it prepares textures
-            env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
-    except Exception as error:  # craftax caches textures in its installed package, which may not be writable
-        raise UserError(f"craftax/{name} cannot be made: {described(error)}") from error
+    with silently():  # craftax prints messages while it prepares textures
+        env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
     params = env.default_params
     defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
     defaults = {option: value for option, value in defaults.items() if isinstance(value, bool | int | float)}

@@ -5,6 +5,7 @@ from typing import Any
 import envpool
 import numpy as np
 
+from qlax.config.environments import unsuitable
 from qlax.envs.suites import atari
 from qlax.envs.suites.options import check_name, check_options
 from qlax.envs.suites.spaces import SpacesEnv
@@ -27,11 +28,8 @@ class EnvPool(SpacesEnv):
 
 
 def names() -> list[str]:
-    """Return the names of all environments.
-
-    Those with continuous actions are included, and refused when they are made, as looking for them here takes long.
-    """
-    return sorted(envpool.list_all_envs())
+    """Return the names of all environments, without those of which it is known that PQN cannot use them."""
+    return sorted(set(envpool.list_all_envs()) - unsuitable("envpool"))
 
 
 def make(name: str, /, num_envs: int, **options: Any) -> EnvPool | atari.Atari:
@@ -63,14 +61,9 @@ class _Pool:
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
         self._env: Any = None
         self._make = lambda **more: envpool.make(name, env_type="gymnasium", num_envs=num_envs, **options, **more)
-        try:
-            self.spec = envpool.make_spec(name)
-            check_options(f"envpool/{name}", options, set(self.spec.config._fields) - set(RESERVED))
-            self.spec = envpool.make_spec(name, **options)
-        except UserError:
-            raise
-        except BaseException as error:  # some environments raise an exception that is no Exception
-            raise UserError(f"envpool/{name} cannot be made: {error}") from error
+        self.spec = envpool.make_spec(name)
+        check_options(f"envpool/{name}", options, set(self.spec.config._fields) - set(RESERVED))
+        self.spec = envpool.make_spec(name, **options)
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
         self.close()

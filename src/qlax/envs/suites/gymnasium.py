@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from qlax.config.environments import unsuitable
 from qlax.envs.suites.spaces import SpacesEnv
-from qlax.errors import UserError, described, nearest
+from qlax.errors import UserError, nearest
 from qlax.util.imports import import_object, import_own
 
 TO_DRAW = {"render_mode": "rgb_array"}
@@ -47,8 +48,8 @@ class Gymnasium(SpacesEnv):
 
 
 def names() -> list[str]:
-    """Return the names of the environments that Gymnasium itself registers; those of other packages work as well."""
-    return sorted(gymnasium.registry)
+    """Return the names of the registered environments, without those of which it is known that PQN cannot use them."""
+    return sorted(set(gymnasium.registry) - unsuitable("gymnasium"))
 
 
 def make(
@@ -119,8 +120,6 @@ def make(
         )
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"{env_id}: {error}; 'qlax envs gymnasium' lists what is registered") from error
-    except Exception as error:
-        raise UserError(f"{env_id} cannot be made: {described(error)}") from error
     try:
         return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
     except BaseException:

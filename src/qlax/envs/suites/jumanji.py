@@ -350,16 +350,12 @@ def make(name: str, /, **options: Any) -> Jumanji:
       options: Arguments of the environment's class, such as `time_limit` or `num_rows`.
 
     Raises:
-      UserError: The name or an option is unknown, a value is not allowed, the actions are continuous, or the levels
-        cannot be downloaded.
+      UserError: The name or an option is unknown, a value is not allowed, or the actions are continuous.
     """
     check_name("jumanji", name, jumanji.registered_environments())
     if name == CONTINUOUS:
         raise UserError(f"jumanji/{name} has continuous actions; PQN needs discrete actions")
-    try:
-        env = jumanji.make(name)
-    except Exception as error:
-        raise UserError(f"jumanji/{name} cannot be made: {described(error)}") from error
+    env = jumanji.make(name)
     parameters = inspect.signature(type(env)).parameters.values()
     defaults = {each.name: getattr(env, each.name, each.default) for each in parameters}
     defaults = {option: value for option, value in defaults.items() if isinstance(value, bool | int | float | str)}
