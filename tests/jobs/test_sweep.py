@@ -353,6 +353,20 @@ def test_every_target_of_a_list_has_a_preset():
     assert all(configure(target).preset for targets in lists.values() for target in targets)
 
 
+def test_targets_in_another_case_name_jobs_in_their_own_spelling(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(sweep, "run_jobs", lambda jobs, runner: seen.extend(jobs) or Outcome({}, None))
+    assert main.main(["sweep", "ATARI/pong", "atari/Pong", "Gymnax/cartpole-v1", "--out", "swept"]) == 0
+    assert [job.name for job in seen] == ["0-atari-Pong", "1-gymnax-CartPole-v1"]
+    assert [(job.config.preset, job.config.env) for job in seen] == [
+        ("atari/Pong", "ale/Pong"),
+        (None, "gymnax/CartPole-v1"),
+    ]
+    seen.clear()
+    assert main.main(["sweep", "MinAtar", "--out", "games"]) == 0
+    assert [job.config.preset for job in seen] == sweep.lists()["minatar"]
+
+
 def test_jobs_are_told_what_the_sweep_was_told(monkeypatch):
     """Every kind of flag, among them values that look like flags."""
     seen = []

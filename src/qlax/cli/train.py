@@ -3,16 +3,16 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import qlax
 from qlax.cli import flags
 from qlax.cli.flags import Command, argument
-from qlax.config import presets
+from qlax.config import environments, presets
 from qlax.config.configure import configure
 from qlax.config.settings import SWEEPABLE, Config
-from qlax.errors import UserError
+from qlax.errors import UserError, matching
 from qlax.storage.formats import config_of_file
 from qlax.util.text import repetition_in_words
 
@@ -40,6 +40,7 @@ def _sweep(options: argparse.Namespace) -> None:
             overrides[name] = values[0]
         else:
             several[name] = values
+    options.target = [_spelled(word, sweep.lists()) for word in options.target]
     makers = targets(options)
     sweep.run(
         " ".join(options.target or makers),
@@ -78,6 +79,11 @@ def targets(options: argparse.Namespace) -> dict[str, Callable[..., Config]]:
         return {config.preset or config.env: make}
     names = dict.fromkeys(name for word in options.target for name in lists.get(word, [word]))
     return {name: partial(configure, name) for name in names}
+
+
+def _spelled(target: str, lists: Iterable[str]) -> str:
+    """Return a target of a sweep in its own spelling, whatever case it is given in: it names jobs and directories."""
+    return matching(target, lists) or presets.spelled(target) or environments.spelled(target)
 
 
 def _resume(options: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ def as_words(config: Config, always: Collection[str] = ()) -> list[str]:
       always: Fields to write even if they do not differ.
     """
     target, asked = config.env, configure(config.env)
-    if config.preset and presets.is_preset(config.preset):
+    if config.preset and presets.spelled(config.preset):
         preset = configure(config.preset)
         # No flag sets a field back to None: if the preset has a value there, it cannot be the target.
         gone = [name for name in FIELDS if getattr(config, name) is None and getattr(preset, name) is not None]

@@ -91,8 +91,8 @@ def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]
         settings = dataclasses.asdict(target)
     elif target is not None:
         checked(FIELDS["env"], target)
-        if presets.is_preset(target):
-            settings = {**presets.settings(target), "preset": target}
+        if preset := presets.spelled(target):
+            settings = {**presets.settings(preset), "preset": preset}
         elif ":" in target or ("/" in target and not presets.is_almost(target)):
             settings = {"env": target}
         else:
@@ -123,7 +123,7 @@ def from_dict(settings: dict[str, Any], source: str, /, **overrides: Any) -> Con
     if overrides:  # settings that were derived from others are derived again
         settings = {name: value for name, value in settings.items() if name not in settings.get("derived", ())}
         settings.pop("derived", None)
-    if "env" in overrides and overrides["env"] != settings.get("env"):
+    if "env" in overrides and checked(FIELDS["env"], overrides["env"]) != settings.get("env"):
         settings.pop("preset", None)  # the preset was made for another environment
     if "env_options" in overrides and "env_options" in settings and "env" not in overrides:
         overrides = {**overrides, "env_options": {**settings["env_options"], **overrides["env_options"]}}

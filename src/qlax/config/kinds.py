@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from qlax.config.environments import spelled
 from qlax.util.text import six_digits
 
 Sweep = float | str | tuple[float, ...]  # one value, several, or a distribution such as "uniform:0:1"
@@ -184,6 +185,12 @@ def text(choices: tuple[str, ...] = (), longest: int = LONGEST_NAME) -> Kind:
 
     expected = "one of " + ", ".join(choices) if choices else f"at most {longest:,} printable characters"
     return Kind(expected, convert, convert, choices)
+
+
+def env_name() -> Kind:
+    """Return the kind of names of environments, whose case does not matter."""
+    name = text()
+    return dataclasses.replace(name, convert=lambda x: spelled(name.convert(x)), parse=lambda x: spelled(name.parse(x)))
 
 
 def words() -> Kind:

@@ -16,6 +16,7 @@ from qlax.config.kinds import (
     LONGEST_PATH,
     Sweep,
     distribution,
+    env_name,
     nearest_divisors,
     number,
     setting,
@@ -47,7 +48,7 @@ class Config:
       UserError: A value has the wrong type or is out of range, or sizes do not fit each other.
     """
 
-    env: str = setting("", text(), "environment", "suite/name, or module:Name of your own", flag=False, compared=False)
+    env: str = setting("", env_name(), "environment", "suite/name, or your own module:Name", flag=False, compared=False)
     env_options: dict[str, Any] = setting(
         {}, table(), "environment", "arguments of the environment, as NAME=VALUE", varies=False
     )

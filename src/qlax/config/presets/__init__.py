@@ -1,27 +1,38 @@
 """Presets: settings in the TOML files of this folder, found by name and read."""
 
 import difflib
+import functools
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from qlax.config import environments
 from qlax.config.kinds import LONGEST_NAME
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, matching, nearest
 from qlax.util.text import shown
 
 FOLDER = Path(__file__).parent
 EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<name>` in it that of the environment
 
 
+@functools.cache
 def names() -> list[str]:
     """Names of the presets; `folder/<name>` stands for one of every environment of a kind."""
     found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
     return sorted(name.removesuffix(EACH) + ANY if name.endswith(f"/{EACH}") else name for name in found)
 
 
-def is_preset(name: str) -> bool:
-    """Whether there is a preset of this name."""
-    return _file(name) is not None
+def spelled(name: str) -> str | None:
+    """Name of a preset in its own spelling, whatever case it is given in; None if there is no such preset."""
+    known = names()
+    if found := matching(name, known):
+        return found
+    folder, _, variant = name.partition("/")
+    each = matching(f"{folder}/{ANY}", known)
+    if each is None or variant.casefold() in ("", EACH):
+        return None
+    start = tomllib.loads(_file(each).read_text())["env"].partition(ANY)[0]
+    return each.replace(ANY, environments.spelled(start + variant).removeprefix(start))
 
 
 def text(name: str) -> str:
@@ -30,12 +41,7 @@ def text(name: str) -> str:
     Raises:
       UserError: no such preset.
     """
-    file = _file(name)
-    if file is None:
-        known = names()
-        hint = nearest(name[:LONGEST_NAME], known)
-        raise UserError(f"unknown preset {shown(repr(name))}{hint}; presets: {', '.join(known)}")
-    return file.read_text()
+    return _file(_known(name)).read_text()
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -44,8 +50,9 @@ def settings(name: str) -> dict[str, Any]:
     Raises:
       UserError: no such preset.
     """
-    found = tomllib.loads(text(name))
-    return {**found, "env": found["env"].replace(ANY, name.partition("/")[2])}
+    preset = _known(name)
+    found = tomllib.loads(_file(preset).read_text())
+    return {**found, "env": found["env"].replace(ANY, preset.partition("/")[2])}
 
 
 def made_for(env: str) -> list[str]:
@@ -62,16 +69,29 @@ def made_for(env: str) -> list[str]:
 
 def is_almost(target: str) -> bool:
     """Whether a name is that of a preset with a slip of the pen, or at least of a folder of presets."""
-    known, folder = names(), target.partition("/")[0]
+    known, target = names(), target.casefold()
+    folder = target.partition("/")[0]
     return any(name.startswith(f"{folder}/") for name in known) or bool(
         difflib.get_close_matches(target, known, cutoff=0.85)
     )
 
 
-def _file(name: str) -> Path | None:
+def _known(name: str) -> str:
+    """Name of a preset in its own spelling.
+
+    Raises:
+      UserError: no such preset.
+    """
+    found = spelled(name)
+    if found is None:
+        known = names()
+        hint = nearest(name[:LONGEST_NAME], known)
+        raise UserError(f"unknown preset {shown(repr(name))}{hint}; presets: {', '.join(known)}")
+    return found
+
+
+def _file(preset: str) -> Path:
     """The file that holds a preset: its own, or the one its folder has for each of a kind of environments."""
-    folder, _, variant = name.partition("/")
-    known = names()  # asked first, so that no name leads out of the folder
-    if name in known and variant != ANY:
-        return FOLDER / f"{name}.toml"
-    return FOLDER / folder / f"{EACH}.toml" if f"{folder}/{ANY}" in known and variant not in ("", EACH) else None
+    own = FOLDER / f"{preset}.toml"
+    # Compared with the list, so that no name leads out of the folder.
+    return own if preset in names() and not preset.endswith(ANY) else FOLDER / preset.partition("/")[0] / f"{EACH}.toml"
