@@ -27,7 +27,21 @@ def test_lists_of_environments_and_presets(capsys):
 
 
 MISTAKEN = """
+import warnings
 from counting import Counting
+
+class Lone(Counting):
+    def __init__(self):
+        super().__init__()
+        warnings.warn("another package is out of date", stacklevel=1)
+
+    def reset(self, key):
+        state, step = super().reset(key)
+        return state, step._replace(obs=step.obs[:1])
+
+    def step(self, key, state, action):
+        state, step = super().step(key, state, action)
+        return state, step._replace(obs=step.obs[:1])
 
 class Env(Counting):
     def step(self, key, state, action):
@@ -48,6 +62,9 @@ def test_environments_are_checked_and_timed(capsys, tmp_path, monkeypatch):
     said = capsys.readouterr()
     assert "environment Env: reward is not finite" in said.out
     assert "1 of 1 environments break their contract: mistaken:Env" in said.err
+    assert main(["envs", "--check", "mistaken:Lone"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qlax: environment Lone: obs is a single number")
 
 
 def test_names_are_listed_without_importing_jax_or_a_suite():

@@ -22,7 +22,7 @@ from qlax.cli import main
 from qlax.envs.check.host import check_host_env
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
-from qlax.errors import UserError
+from qlax.errors import HostError, UserError
 from qlax.play import host
 from qlax.training import guard, host_runs
 
@@ -326,3 +326,15 @@ def test_your_own_needs_to_know_how_many():
     with pytest.raises(UserError, match="num_envs=8"):
         qlax.make(WALK)
     assert qlax.make(WALK, num_envs=2).num_envs == 2
+
+
+@pytest.mark.parametrize(("begin", "kind"), [("check", UserError), ("reset", HostError)])
+def test_a_library_that_is_missing_when_episodes_begin_is_named(begin, kind):
+    class Torn(HostWalk):
+        def reset(self, seed):
+            raise OSError("libGL.so.1: cannot open shared object file: No such file or directory")
+
+    (worker, _) = workers_of(Torn, 2)
+    getattr(worker, begin)(*[0] * (begin == "reset"))
+    with pytest.raises(kind, match=r"install the package of the operating system that has libGL\.so\.1$"):
+        worker.result()

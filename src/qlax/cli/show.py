@@ -92,15 +92,15 @@ def _measure(env_ids: list[str], check: bool, apart: Apart | None) -> list[str]:
     from qlax.envs import survey
 
     width = max(map(len, [*env_ids, "environment"]))
-    header = f"{'steps/s':>10}  " if check else ""
-    print(f"{'environment':{width}}  {header}{'actions':>7}  {'agents':>6}  {'limit':>6}  observation")
+    speed = f"{'steps/s':>10}  " if check else ""
+    header = f"{'environment':{width}}  {speed}{'actions':>7}  {'agents':>6}  {'limit':>6}  observation\n"
     broken = []
     for env_id in env_ids:
         suite, _, name = env_id.partition("/")
         # Other packages print and warn as they like, but a user's own environment may print for its author.
         quietly = contextlib.nullcontext() if is_own(env_id) else silently()
         try:
-            with quietly, warnings.catch_warnings(record=True):
+            with quietly, warnings.catch_warnings(record=True, action="default"):
                 found = survey.sizes(env_id)
         except UserError as error:  # its actions do not suit PQN, or something is not installed
             if apart is None:
@@ -110,16 +110,18 @@ def _measure(env_ids: list[str], check: bool, apart: Apart | None) -> list[str]:
         checked = ""
         quietly = contextlib.nullcontext() if is_own(env_id) else silently()
         try:
-            with quietly, warnings.catch_warnings(record=True) as advice:
+            with quietly, warnings.catch_warnings(record=True, action="default") as advice:
                 if check:
                     checked = f"{survey.check(env_id):>10,.0f}  "
         except UserError as error:
             broken.append(env_id)
-            print(f"{env_id:{width}}  {error}", flush=True)
+            print(f"{header}{env_id:{width}}  {error}", flush=True)
+            header = ""
             continue
         agents, limit = (str(number or "") for number in (found.num_agents, found.time_limit))
         line = f"{checked}{found.num_actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
-        print(f"{env_id:{width}}  {line}", flush=True)
+        print(f"{header}{env_id:{width}}  {line}", flush=True)
+        header = ""
         if apart is None:  # advice is for authors: users cannot change the environments of a suite
             own = [each.message for each in advice if each.filename == survey.__file__]
             print("".join(f"qlax: {message}\n" for message in own), end="", file=sys.stderr)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.config.kinds import LARGEST_COUNT
-from qlax.errors import UserError, in_one_line, place_in_words
+from qlax.errors import UserError, in_one_line, place_in_words, remedy
 from qlax.networks.qnetwork import is_understood
 from qlax.storage import measurements
 from qlax.types import PyTree, Step, is_key
@@ -76,8 +76,8 @@ def _attribute(env: Any, name: str, expect: Expect) -> Any:
 
 
 def raised(error: Exception) -> str:
-    """Return an exception of the user's code as one short line, with the place in that code."""
-    return f"{shown(in_one_line(error), LONGEST_SHOWN)}{place_in_words(error)}"
+    """Return an exception of the user's code as one short line, with the place in that code and what to install."""
+    return f"{shown(in_one_line(error), LONGEST_SHOWN)}{place_in_words(error)}{remedy(error)}"
 
 
 def check_step(
