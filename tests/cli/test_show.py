@@ -98,7 +98,7 @@ def test_a_suite_that_is_not_installed_is_one_line_at_the_end(monkeypatch, capsy
     assert capsys.readouterr().err == "qlax: the suite 'gone' is not installed: pip install 'qlax[gone]'\n"
 
 
-def test_what_cannot_be_made_is_grouped_after_the_table(monkeypatch, capsys):
+def test_what_cannot_be_made_is_grouped_after_the_table(monkeypatch, capsys, recwarn):
     """One line for each reason, of whatever exception, without the warnings and prints of other packages."""
     errors = {
         "Qt": ImportError(LIBRARY),
@@ -123,6 +123,7 @@ def test_what_cannot_be_made_is_grouped_after_the_table(monkeypatch, capsys):
         "2 environments of 1 suite, 6 cannot be made",
     ]
     assert not err
+    assert not [each for each in recwarn if "flaky" in str(each.message)]
 
 
 def test_a_suite_that_cannot_be_imported_is_one_line(monkeypatch, capsys, tmp_path):
