@@ -310,9 +310,8 @@ class Config:
         for name in ("eval_interval", "checkpoint_interval"):
             interval, log_interval = getattr(self, name), self.log_interval
             if interval and log_interval and interval % log_interval:
-                fitting = math.ceil(interval / log_interval) * log_interval
-                found = f"{name}={interval} is not a multiple of log_interval={log_interval}"
-                raise UserError(f"{found}; use {fitting}, or another log_interval")
+                fitting = f"use {math.ceil(interval / log_interval) * log_interval}, or another log_interval"
+                raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; {fitting}")
 
     def _check_members(self) -> None:
         """Check that lists of values, distributions and the number of draws fit each other."""
@@ -354,9 +353,9 @@ class Config:
     def _check_trackers(self) -> None:
         """Check that each tracker is one of qlax's, or has the form `module:Name` of a user's own."""
         for name in self.trackers:
+            known = f"{', '.join(TRACKERS)}, or module:Name of your own{nearest(name, TRACKERS)}"
             if name not in TRACKERS and ":" not in name:
-                known = f"expected {', '.join(TRACKERS)}, or module:Name of your own"
-                raise UserError(f"trackers={name}: {known}{nearest(name, TRACKERS)}")
+                raise UserError(f"trackers={name}: expected {known}")
             if self.trackers.count(name) > 1:
                 raise UserError(f"trackers: {name} is given twice")
 
@@ -408,8 +407,7 @@ class Config:
     @cached_property
     def members(self) -> list[dict[str, Any]]:
         """Seed, and fields that may have several values, of every agent, ordered by setting and then by seed."""
-        seeds = range(self.seed, self.seed + self.seeds)
-        return [{"seed": seed, **setting} for setting in self.settings() for seed in seeds]
+        return [{"seed": self.seed + n, **setting} for setting in self.settings() for n in range(self.seeds)]
 
     def derive(self, **values: Any) -> "Config":
         """Return these settings with the given values in place of those that are None, listed in `derived`."""
