@@ -37,7 +37,7 @@ measured = {"mean": sum(returns) / len(returns), "per_run": returns}
 summary = {name: measured for name in ("train_return", "eval_return", "best_eval_return")}
 summary |= {"diverged": [None] * len(returns), "preset": config["preset"], "env": config["env"], "device": "cpu"}
 summary |= {"seeds": [*seeds] * len(lams), "total_steps": 1000, "steps_per_second": 10.0, "eval_episodes": 64}
-summary["eval_cut"] = [0.0] * len(returns)
+summary |= {"eval_cut": [0.0] * len(returns), "eval_distinct": [64] * len(returns)}
 (directory / "summary.json").write_text(json.dumps(summary))
 """
 
@@ -113,7 +113,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
 def test_a_report_of_many_runs_names_the_best_settings(capsys):
     config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", draws=40)
     per_run = [float(index) for index in range(40)]
-    summary = {"eval_return": {"per_run": per_run}, "diverged": [None] * 40, "eval_cut": [0], "eval_episodes": 3}
+    summary = {"eval_return": {"per_run": per_run}, "diverged": [None] * 40, "eval_cut": [0], "eval_distinct": [3] * 40, "eval_episodes": 3}
     summary["train_return"] = summary["eval_return"]
     summary |= {
         "total_steps": 100,
