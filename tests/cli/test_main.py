@@ -117,6 +117,25 @@ def test_the_package_is_the_command(tmp_path):
     assert shown.stderr.startswith("qlax: unknown preset 'cartpol'; did you mean 'cartpole'?")
 
 
+def test_what_multiprocessing_holds_is_freed(tmp_path, monkeypatch):
+    """As where Ctrl-C interrupts the closing of environments: a process goes on, and semaphores are in use."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = """
+import multiprocessing, sys, time
+context = multiprocessing.get_context("forkserver")
+queue, process = context.Queue(), context.Process(target=time.sleep, args=(60,), daemon=True)
+process.start()
+sys.argv = ["qlax", "presets", "cartpol"]
+from qlax.cli.main import entry
+entry()
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("qlax: unknown preset")
+    assert len(shown.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_changelog_names_what_succeeds_what_is_gone():
     page = (ROOT / "CHANGELOG.md").read_text()
     assert not [word for word in SUCCESSORS if f"{word}`" not in page]

@@ -1,6 +1,7 @@
 """The `qlax` command: parser, exit codes and entry point."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -169,4 +170,8 @@ def entry() -> NoReturn:
         code = ended.code
     sys.stdout.flush()
     sys.stderr.flush()
+    if "multiprocessing.util" in sys.modules:
+        # As at any other exit of Python: end the processes of environments, free semaphores, remove temporary files.
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.modules["multiprocessing.util"]._exit_function()
     os._exit(code)
