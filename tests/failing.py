@@ -28,3 +28,15 @@ class Sleeping(Dying):
     """The same, but it never answers again."""
 
     fail = staticmethod(lambda: time.sleep(1000))
+
+
+class Slow(Dying):
+    """The same, but each step takes a while."""
+
+    def __new__(cls, env):
+        class Wrapper(gymnasium.Wrapper):
+            def step(self, action):
+                time.sleep(0.1)
+                return self.env.step(action)
+
+        return Wrapper(env)

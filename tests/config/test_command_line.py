@@ -17,6 +17,8 @@ ENV = "gymnax/CartPole-v1"
         {"reward_scale": (-1.0, 2.5e-7), "learning_rate": 1 / 3, "hidden": (8, 4), "dueling": True},
         {"learning_rate": "log-uniform:1e-5:1e-2", "draws": 4, "reward_scale": -1e-05, "init": "-x y"},
         {"total_steps": 10**9 + 1, "wrappers": ("frame_stack=4", "a:B"), "time_limit_is_terminal": True},
+        {"env_options": {"desc": ["SF", "FG"], "name": None, "sizes": {"a": [1, 2.5]}, "text": "[1", "null": "null"}},
+        {"wrappers": ("a:B=[84,84]", 'a:B={"x":[1,{"y":2}],"z":"],"}', "a:B=text", 'a:B="\\",["')},
     ],
 )
 @pytest.mark.parametrize("target", [ENV, "cartpole", "memory-chain"])

@@ -112,6 +112,12 @@ def test_distributions_are_spread_as_they_say():
         ({"network": "x" * 10**7}, r"network='x{79}\.\.\.: expected at most 200 printable characters"),
         ({"env_options": {1: 2}}, r"env_options=\{1: 2\}: expected name=value"),
         ({"env_options": {"seed": 2**64}}, r"expected name=value"),
+        ({"env_options": {"seeds": [1, [2**64]]}}, r"expected name=value, the value as JSON of at most 10,000 char"),
+        ({"env_options": {"desc": ["x" * 9_999]}}, r"expected name=value, the value as JSON"),
+        ({"env_options": {"sizes": {1: 2}}}, r"env_options=.*sizes.*: expected name=value"),
+        ({"env_options": {"sizes": {1, 2}}}, r"env_options=.*sizes.*: expected name=value"),
+        ({"wrappers": ["a:B=[1", "c:D"]}, r"expected names, as a,b"),
+        ({"wrappers": ["a,b"]}, r"expected names, as a,b"),
         (
             {"num_envs": 2**20, "num_steps": 2**11},
             r"num_envs=1048576 x num_steps=2048 would be 2,147,483,648; expected at",

@@ -432,3 +432,22 @@ def test_wrappers_that_do_not_fit(env, wrapper, message):
 def test_those_for_jax_do_not_go_around_what_lives_on_the_host(tmp_path):
     with pytest.raises(UserError, match="wrapper frame_stack=4 is for environments in JAX, but hosts:HostWalk runs"):
         qlax.train("hosts:HostWalk", out=tmp_path / "run", wrappers=("frame_stack=4",))
+
+
+def scaled(env, factor, offset=(0,)):
+    return TransformReward(env, lambda reward: factor * reward + offset[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reward"),
+    [("=3", 3.0), ('={"factor": 2}', 2.0), ('={"factor":2,"offset":[0.5]}', 2.5)],
+)
+def test_own_wrappers_take_arguments(arguments, reward):
+    env = qlax.wrap(qlax.make("gymnax/CartPole-v1"), [f"test_wrappers:scaled{arguments}", "flatten"])
+    state, _ = env.reset(jax.random.key(0))
+    assert env.step(jax.random.key(1), state, jnp.int32(0))[1].reward == reward
+
+
+def test_own_wrappers_without_their_arguments_are_refused():
+    with pytest.raises(UserError, match=r"test_wrappers:scaled cannot be made: TypeError.*'factor'"):
+        qlax.wrap(qlax.make("gymnax/CartPole-v1"), ["test_wrappers:scaled"])

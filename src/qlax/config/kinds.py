@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -194,15 +195,27 @@ def env_name() -> Kind:
 
 
 def words() -> Kind:
-    """Return the kind of several names in one word, as in a,b."""
+    """Return the kind of several names in one word, as in a,b; commas within brackets or quotes belong to a name."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, list | tuple) or len(x) > MOST_NAMES or not all(map(_is_short, x)):
             raise ValueError
+        if split(",".join(x)) != [*x]:  # a command line could not say these names
+            raise ValueError
         return tuple(x)
 
+    def split(text: str) -> list[str]:
+        names: list[str] = []
+        for piece in text.split(",") if text else []:
+            names = [*names[:-1], f"{names[-1]},{piece}"] if names and is_open(names[-1]) else [*names, piece]
+        return names
+
+    def is_open(name: str) -> bool:
+        bare = re.sub(r'"(\\.|[^"\\])*"', "", name)
+        return '"' in bare or sum(map(bare.count, "[{")) > sum(map(bare.count, "]}"))
+
     expected = f"names, as a,b: at most {MOST_NAMES} of at most {LONGEST_NAME} printable characters"
-    return Kind(expected, convert, lambda text: convert(text.split(",") if text else []))
+    return Kind(expected, convert, lambda text: convert(split(text)))
 
 
 def truth() -> Kind:
@@ -216,30 +229,50 @@ def truth() -> Kind:
     return Kind("true or false", convert, lambda text: convert({"true": True, "false": False}.get(text, text)))
 
 
+def json_or_text(text: str) -> Any:
+    """Read the value of an option from text: JSON, or else the text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def table() -> Kind:
-    """Return the kind of names with values, which are true or false, numbers or text."""
+    """Return the kind of names with values, which are those of JSON."""
 
     def convert(x: Any) -> Any:
-        x = {name: _plain(value) for name, value in x.items()} if isinstance(x, dict) else None
-        if x is None or len(x) > MOST_NAMES or not all(map(_is_short, x)) or not all(map(fits, x.values())):
+        if not isinstance(x, dict) or len(x) > MOST_NAMES or not all(map(_is_short, x)):
+            raise ValueError
+        try:
+            x = as_from_json(x)
+            written = [value if isinstance(value, str) else json.dumps(value) for value in x.values()]
+        except RecursionError:
+            raise ValueError from None
+        if any(len(value) > LONGEST_VALUE for value in written):
             raise ValueError
         return x
 
-    def fits(value: Any) -> bool:
-        if isinstance(value, int):
-            return -LARGEST_WHOLE <= value <= LARGEST_WHOLE
-        return isinstance(value, float) or (isinstance(value, str) and len(value) <= LONGEST_VALUE)
+    def as_from_json(value: Any) -> Any:
+        """Return a value as `config.json` gives it back, so that a resumed run gets the same as a new one."""
+        value = _plain(value)
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            return {name: as_from_json(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [as_from_json(each) for each in value]
+        if isinstance(value, int) and not -LARGEST_WHOLE <= value <= LARGEST_WHOLE:
+            raise ValueError
+        if value is not None and not isinstance(value, int | float | str):
+            raise ValueError
+        return value
 
     def parse(text: str) -> Any:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError
-        try:
-            return {name: json.loads(value)}
-        except (ValueError, RecursionError):
-            return {name: value}
+        return {name: json_or_text(value)}
 
-    return Kind("name=value, the value true, false, a number or text", convert, parse)
+    expected = f"name=value, the value as JSON of at most {LONGEST_VALUE:,} characters, or text"
+    return Kind(expected, convert, parse)
 
 
 def nearest_divisors(number: int, wanted: int) -> str:

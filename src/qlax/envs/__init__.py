@@ -12,7 +12,7 @@ import jax
 from qlax.config import environments
 from qlax.config.environments import SUITES, is_own, suite_called
 from qlax.envs.check.env import check_contract
-from qlax.envs.wrappers import by_name
+from qlax.envs.wrappers import by_name, by_path
 from qlax.errors import RunError, UserError, described, matching, remedy
 from qlax.types import Env
 from qlax.util.imports import import_object
@@ -147,6 +147,7 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
       env: The environment.
       wrappers: Names of wrappers in `qlax.envs.wrappers`, with their number if they take one, such as "flatten" or
         "frame_stack=4"; or import paths `module:Name` of your own wrappers, which are called with the environment.
+        `module:Name=4` calls one with a second argument, and `module:Name={"size": 4}` with arguments by name.
 
     Returns:
       The wrapped environment.
@@ -160,7 +161,8 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
       ```
     """
     for name in wrappers:
-        env = _make_own(name, import_object(name), env) if ":" in name else by_name(name, env)
+        has_path = ":" in name.partition("=")[0]
+        env = _make_own(name, by_path(name), env) if has_path else by_name(name, env)
     return env
 
 

@@ -1,5 +1,6 @@
 """Make the environments of a run from its settings, in JAX or on the host."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ def build(config: Config) -> Built:
             raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
     if on_host:
         return _build_on_host(config, make)
-    env = envs.wrap(make(**config.env_options), config.wrappers)
+    env = envs.wrap(make(**copy.deepcopy(config.env_options)), config.wrappers)
     if is_own(config.env):
         return _build_in_jax(config, env)
     with envs.reported(f"{config.env} cannot be reset"):
@@ -112,7 +113,7 @@ def _build_on_host(config: Config, make: Callable[..., HostEnv]) -> Built:
         options["wrappers"] = config.wrappers
 
     def make_envs(num_envs: int) -> HostEnv:
-        return make(num_envs=num_envs, **options)
+        return make(num_envs=num_envs, **copy.deepcopy(options))  # an environment may change its lists
 
     worker = Worker(config.env, make_envs, 2, device=jax.devices()[0], timeout=config.host_timeout)
     try:

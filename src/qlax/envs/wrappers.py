@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qlax.config.kinds import json_or_text
 from qlax.envs.check.common import ACCOUNTS, team_of
 from qlax.errors import UserError, nearest
 from qlax.networks.names import is_image, is_screen
 from qlax.types import Env, PyTree, Step
+from qlax.util.imports import import_object
 
 
 class Wrapper:
@@ -378,6 +380,27 @@ def by_name(name: str, env: Env) -> Env:
     except ValueError:
         raise UserError(f"wrapper {name}={number}: expected a number") from None
     return WRAPPERS[name](env, int(value) if value.is_integer() else value)
+
+
+def by_path(word: str) -> Callable[[Any], Any]:
+    """Return a wrapper by its import path, as "module:Name", or as "module:Name=4" with an argument.
+
+    The argument is JSON, or else text. An object holds arguments by name, and lists become tuples.
+
+    Raises:
+      UserError: The path is malformed, the module cannot be imported, or it has no such name.
+    """
+    path, equals, text = word.partition("=")
+    wrapper, value = import_object(path), _with_tuples(json_or_text(text))
+    if isinstance(value, dict):
+        return lambda env: wrapper(env, **value)
+    return lambda env: wrapper(env, *([value] if equals else []))
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(each) for name, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def is_named(name: str) -> bool:

@@ -1,8 +1,11 @@
 """Gymnasium's environments: both ways of resetting, in this process and in others, and all kinds of spaces."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -12,6 +15,7 @@ from pages import TESTS
 from runs import SMALL, flags
 
 import qlax
+from qlax.cli.main import main
 from qlax.envs.suites import spaces as ours
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
@@ -36,7 +40,7 @@ FAST = {  # cartpole-fast's, but fewer steps
 @pytest.fixture(autouse=True)
 def tests_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(TESTS)
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # for processes of environments
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for processes of environments
 
 
 @pytest.mark.parametrize("autoreset", ["next_step", pytest.param("same_step", marks=pytest.mark.slow)])
@@ -122,6 +126,72 @@ def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
     assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
 
 
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_semaphores_and_no_files(tmp_path, monkeypatch, pytestconfig):
+    """The second Ctrl-C, as a terminal sends it: to the processes of the environments too, in the midst of a chunk."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
+    temporary, run = tmp_path / "temporary", tmp_path / "run"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    settings = SMALL | {"num_envs": 2, "num_steps": 16, "eval_episodes": 1, "eval_max_steps": 1, "total_steps": 10**6}
+    settings |= {"log_interval": 1, "eval_interval": 10**4, "checkpoint_interval": 10**4}
+    command = [sys.executable, "-m", "qlax", "train", CARTPOLE, *flags(settings | {"out": run})]
+    command += ["--wrappers", "failing:Slow", "--env-options", "vectorization=async"]
+    lines = run / "metrics.jsonl"
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until and not (lines.exists() and lines.read_bytes()):
+        time.sleep(0.02)
+    for _ in range(2):  # a chunk takes 1.6 seconds
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    _, said = process.communicate(timeout=60)  # until the processes of environments and the resource tracker end
+    assert (process.returncode, said) == (130, "qlax: stopped at once\n")
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "shape"),
+    [
+        ("FrameStackObservation=3", (3, 4)),
+        ('FrameStackObservation={"stack_size": 2, "padding_type": "zero"}', (2, 4)),
+        ("ReshapeObservation=[2,2]", (2, 2)),  # expects a tuple
+        ("TimeAwareObservation", (5,)),
+    ],
+)
+def test_wrappers_take_arguments(wrapper, shape):
+    env = qlax.make(CARTPOLE, num_envs=2, wrappers=[f"gymnasium.wrappers:{wrapper}"])
+    step = env.reset(0)
+    env.close()
+    assert step.obs.shape == (2, *shape)
+    assert (not step.obs[:, 0].any()) == ("zero" in wrapper)
+
+
+def test_wrappers_with_arguments_and_options_of_any_kind_are_those_of_the_whole_run(tmp_path):
+    """From the command line into the file of settings, to the environments, and back in another command."""
+    run, options = tmp_path / "run", ['desc=["SFH","FFH","HFG"]', "map_name=null", "is_slippery=false"]
+    wrappers = 'gymnasium.wrappers:TimeLimit=5,gymnasium.wrappers:FrameStackObservation={"stack_size":2}'
+    settings = SMALL | {"total_steps": 64, "eval_episodes": 2, "eval_max_steps": 100}
+    words = flags(settings | {"out": run, "wrappers": wrappers})
+    main(["train", "gymnasium/FrozenLake-v1", *words, "--env-options", *options])
+    config = qlax.read(run).config
+    assert config.env_options == {"desc": ["SFH", "FFH", "HFG"], "map_name": None, "is_slippery": False}
+    assert config.wrappers == tuple(wrappers.split(",", 1))
+    info = qlax.load(run).info
+    assert info["env_options"] == config.env_options
+    assert info["wrappers"] == list(config.wrappers)
+    assert info["obs"] == [["bool", [18]]]
+    assert qlax.evaluate(run, episodes=4, epsilon=1.0).lengths.max() <= 5
+    longer = qlax.extend(run, total_steps=128)
+    assert longer.config.env_options == config.env_options
+
+
 def test_wrappers_are_put_around_each(tmp_path):
     wrappers = ("gymnasium.wrappers:NormalizeReward", "gymnasium.wrappers:TimeAwareObservation")
     settings = SMALL | {"total_steps": 64, "wrappers": wrappers}
@@ -146,6 +216,12 @@ def test_pictures_are_there_if_asked_for():
         ("CartPole-v1", {"vectorization": "asinc"}, "did you mean 'async'"),
         ("CartPole-v1", {"length": 3}, "unexpected keyword argument 'length'"),
         ("CartPole-v1", {"wrappers": ("failing:Nothing",)}, "no 'Nothing'"),
+        (
+            "CartPole-v1",
+            {"wrappers": ("gymnasium.wrappers:FrameStackObservation",)},
+            "wrapper gymnasium.wrappers:FrameStackObservation cannot be made: TypeError.* 'stack_size'",
+        ),
+        ("CartPole-v1", {"wrappers": ("gymnasium.wrappers:TimeLimit=soon",)}, "=soon cannot be made"),
         ("CartPole-v1", {"vectorization": "vector_entry_point", "autoreset": "same_step"}, "autoreset cannot be"),
     ],
 )

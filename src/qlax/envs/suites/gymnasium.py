@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode
 
 from qlax.config.environments import unsuitable
 from qlax.envs.suites.spaces import SpacesEnv
+from qlax.envs.wrappers import by_path
 from qlax.errors import UserError, nearest
-from qlax.util.imports import import_object, import_own
+from qlax.util.imports import import_own
 
 TO_DRAW = {"render_mode": "rgb_array"}
 FPS = 30.0  # frames per second of environments that do not specify them
@@ -68,7 +69,8 @@ def make(
       name: Name of the environment, such as "LunarLander-v3"; or, as in "my_package:MyEnv-v0", with the module that
         registers it before the colon.
       num_envs: Number of environments, N.
-      wrappers: Import paths, `module:Name`, of Gymnasium wrappers to put around each environment, the first innermost.
+      wrappers: Gymnasium wrappers to put around each environment, the first innermost, see `qlax.wrap`: import paths
+        `module:Name`, or `module:Name=4` with an argument.
       vectorization: "sync" steps the environments one after the other, "async" each in a process of its own,
         "vector_entry_point" as the environment's own vector implementation does.
       autoreset: "next_step" (unless given) or "same_step", see `Episodes`. It cannot be chosen for a vector entry
@@ -86,16 +88,28 @@ def make(
             raise UserError(f"{env_id}: {option}={value!r}{nearest(str(value), known)}; expected {', '.join(known)}")
     if options.get("render_mode") == TO_DRAW["render_mode"]:
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # Pygame warns if there is no sound card
-    own = [import_object(path) for path in wrappers]
     maker = os.getpid()
 
-    # A nested function is pickled by value; a function of this module would make the processes import JAX.
+    # Nested functions are pickled by value; functions of this module would make the processes import JAX.
+    def naming(word):
+        """Name a wrapper in the exceptions that it raises when it is put around an environment."""
+        put_around = by_path(word)
+
+        def put(env):
+            try:
+                return put_around(env)
+            except Exception as error:
+                raise UserError(f"{env_id}: wrapper {word} cannot be made: {described(error)}") from error
+
+        return put
+
     def without_interrupts(env):
         """Ignore Ctrl-C in a process of an environment, which ends when the training does."""
         if os.getpid() != maker:  # Gymnasium makes one environment in this process too, for its spaces
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return env
 
+    own = [naming(word) for word in wrappers]
     vector_kwargs: dict[str, Any] = {}
     if vectorization != "vector_entry_point":
         vector_kwargs["autoreset_mode"] = AUTORESETS[autoreset or "next_step"]
@@ -118,6 +132,8 @@ def make(
             wrappers=own,
             **options,
         )
+    except UserError:
+        raise
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"{env_id}: {error}; 'qlax envs gymnasium' lists what is registered") from error
     try:
