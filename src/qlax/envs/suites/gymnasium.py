@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from qlax.config.environments import unsuitable
+from qlax.envs.suites import masks
 from qlax.envs.suites.spaces import SpacesEnv
 from qlax.envs.wrappers import by_path
 from qlax.errors import UserError, nearest
@@ -112,6 +113,7 @@ def make(
     own = [naming(word) for word in wrappers]
     vector_kwargs: dict[str, Any] = {}
     if vectorization != "vector_entry_point":
+        own.append(masks.alone())
         vector_kwargs["autoreset_mode"] = AUTORESETS[autoreset or "next_step"]
     elif autoreset is not None:
         raise UserError(f"{env_id}: autoreset cannot be chosen with vectorization=vector_entry_point; leave it out")
@@ -132,8 +134,6 @@ def make(
             wrappers=own,
             **options,
         )
-    except UserError:
-        raise
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"{env_id}: {error}; 'qlax envs gymnasium' lists what is registered") from error
     try:

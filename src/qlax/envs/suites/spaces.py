@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from qlax.envs.episodes import Episodes
+from qlax.envs.suites.masks import Masks
 from qlax.errors import HostError, UserError
 from qlax.networks.spaces import Action, Space, observation
 from qlax.types import PyTree, Step
@@ -41,25 +42,29 @@ class SpacesEnv:
         reset_takes_a_step: bool = True,
     ):
         self._env = env
-        self.described_spaces = {
-            "observation": described(env_id, observation_space),
-            "action": described_action(env_id, action_space),
-        }
-        self._convert = observation(self.described_spaces["observation"], f"{env_id}: observation")
-        self._action = Action(self.described_spaces["action"])
+        described_choice = described_action(env_id, action_space)
+        self._action = Action(described_choice)
         self.num_actions = self._action.num_actions
+        self._masks = Masks(env_id, env, observation_space, action_space, num_envs, self.num_actions)
+        described_shown = described(env_id, self._masks.space)
+        self.described_spaces = {"observation": described_shown, "action": described_choice}
+        self._convert = observation(described_shown, f"{env_id}: observation")
         self._episodes = Episodes(num_envs, reset_takes_a_step=reset_takes_a_step)
+        self._shows_ends = reset_takes_a_step
         self.num_envs = num_envs
 
     def reset(self, seed: int) -> Step:
         """See `qlax.HostEnv`."""
-        obs, _ = self._env.reset(seed=seed)
-        return self._episodes.begin(self._converted(obs))
+        obs, info = self._env.reset(seed=seed)
+        step = self._episodes.begin(self._converted(self._masks.shown(obs)))
+        return step._replace(legal=self._masks.first(obs, info))
 
     def step(self, action: np.ndarray) -> Step:
         """See `qlax.HostEnv`."""
-        obs, reward, terminated, truncated, _ = self._env.step(self._action(action))
-        return self._episodes.step(self._converted(obs), reward, terminated, truncated)
+        obs, reward, terminated, truncated, info = self._env.step(self._action(action))
+        step = self._episodes.step(self._converted(self._masks.shown(obs)), reward, terminated, truncated)
+        is_end = (terminated | truncated).astype(bool) if self._shows_ends else np.zeros(self.num_envs, bool)
+        return step._replace(legal=self._masks.following(obs, info, is_end))
 
     def close(self) -> None:
         """See `qlax.HostEnv`."""
