@@ -72,7 +72,10 @@ def test_vector_entry_points_have_masks_too(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"form": "observation"}, {"form": "info", "mess": True, "vectorization": "async", "autoreset": "same_step"}],
+    [
+        pytest.param({"form": "observation"}, marks=pytest.mark.slow),
+        {"form": "info", "mess": True, "vectorization": "async", "autoreset": "same_step"},
+    ],
     ids=str,
 )
 def test_training_and_evaluation_take_legal_actions_only(options, tmp_path):
