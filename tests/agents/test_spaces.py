@@ -131,7 +131,7 @@ def test_an_agent_answers_with_actions_of_the_environment(space, actions):
         (PARTS["kind"], (9, [0, 5]), r"observation\[0\] holds 9"),
         (PARTS["kind"], ([0, 1], [0, 5]), "the leading axes of observation are .*; expected the same"),
         (BYTES, [[1], [1, 2]], "observation is no array"),
-        (BYTES, np.zeros((0, 4), np.uint8), "no observations"),
+        (BYTES, np.zeros((0, 4), np.uint8), "obs holds no observation"),
     ],
 )
 def test_what_is_not_in_the_space_is_refused(space, raw, message):

@@ -14,7 +14,7 @@ from qlax.config.environments import unsuitable
 from qlax.envs.suites import masks
 from qlax.envs.suites.spaces import SpacesEnv
 from qlax.envs.wrappers import by_path
-from qlax.errors import UserError, nearest
+from qlax.errors import UserError, described, nearest
 from qlax.util.imports import import_own
 
 TO_DRAW = {"render_mode": "rgb_array"}
