@@ -1,4 +1,4 @@
-# `make demo` shows PQN learning, `make test` proves it, `make site` builds the documentation.
+# `make demo` trains PQN on Breakout, `make test` runs all checks, `make site` builds the documentation.
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -14,7 +14,7 @@ test: $(VENV)/installed-test
 site: $(VENV)/installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# --no-compile: Python compiles what is imported, a small part of what is installed.
+# --no-compile saves time, because Python compiles modules when they are imported, and most of them never are.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
 $(VENV)/installed: pyproject.toml

@@ -1,4 +1,4 @@
-"""Extension of Griffe, which reads docstrings for the API reference: comments beside fields describe them."""
+"""Extension of Griffe that describes fields by the comments beside them, for the API reference."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from qlax.config.settings import FIELDS
 
 
 class Comments(griffe.Extension):
-    """Describe attributes without a docstring: by the comment on their line, and settings by their help."""
+    """Describe attributes without a docstring: settings by their help, others by the comment on their line."""
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """See `griffe.Extension`."""

@@ -15,7 +15,7 @@ from qlax.storage.measurements import MEASUREMENTS, is_shared
 
 ROOT = Path(__file__).parent.parent
 STUB = ROOT / "src" / "qlax" / "__init__.pyi"
-REFERENCE = {  # what a user wants to do: the public names for it
+REFERENCE = {  # task of a user: public names for it
     "Train": ("train", "resume", "extend", "Result", "Config"),
     "Look at runs": ("read", "History", "plot", "PlotResult", "report"),
     "Use agents": (*("load", "Agent", "evaluate", "EvaluationResult", "Estimate", "render", "Film", "export"),),
@@ -29,11 +29,11 @@ REFERENCE = {  # what a user wants to do: the public names for it
     "Track runs": ("Tracker", "Tracked"),
     "Handle errors": ("UserError", "RunError", "HostError", "DivergedError", "Stopped"),
 }
-LINK = re.compile(r"(?<=\]\()\.\./([^)#]+)")  # out of docs/
+LINK = re.compile(r"(?<=\]\()\.\./([^)#]+)")  # target of a link that leads out of docs/
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add pages that are made here, and whatever else of the repository pages link to."""
+    """Add the generated pages, and copies of the files of the repository that pages link to."""
     files.append(File.generated(config, "commands.md", content=commands()))
     files.append(File.generated(config, "presets.md", content=all_presets()))
     files.append(File.generated(config, "reference.md", content=reference()))
@@ -44,16 +44,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Links out of docs/ lead to the copies; those to what is not there are left, which the build reports."""
+    """Redirect links that lead out of docs/ to the copies; keep links to missing files, which the build reports."""
     return LINK.sub(lambda found: f"files/{found[1]}" if (ROOT / found[1]).is_file() else found[0], markdown)
 
 
 def commands() -> str:
-    """Every command with its flags, and all settings once."""
+    """Return the page of all commands with their flags, and of all settings."""
     parts = [
         "# Commands",
-        "What `qlax COMMAND --help` says, on one page. Exit codes: 0 all is done, 1 training failed, 2 something in "
-        "the command has to be fixed.",
+        "This page shows the help of all commands, which `qlax COMMAND --help` prints. Exit codes: 0 success, "
+        "1 training failed, 2 a mistake in the command.",
     ]
     for command in main.COMMANDS:
         own = [each for each in command.arguments if not (command.has_settings and each.setting)]
@@ -68,7 +68,7 @@ def commands() -> str:
         ]
     parts += [
         "## Settings",
-        "Of `train` and `sweep`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
+        "Flags of `train` and `sweep`; in Python, arguments of `qlax.train` and fields of `qlax.Config`.",
     ]
     settings = flags.settings()
     for group in GROUPS:
@@ -78,7 +78,7 @@ def commands() -> str:
 
 
 def _table(arguments: list[flags.Argument]) -> str:
-    rows = ["| argument | what it says |", "| --- | --- |"]
+    rows = ["| argument | description |", "| --- | --- |"]
     for each in arguments:
         values = "|".join(each.options.get("choices", ())) or each.options.get("metavar", "")
         written = ", ".join(f"{name} {values}".rstrip() for name in each.flags) or _word(each)
@@ -87,16 +87,16 @@ def _table(arguments: list[flags.Argument]) -> str:
 
 
 def _word(argument: flags.Argument) -> str:
-    """Name of a word in the usage."""
+    """Return the name of a positional argument, as the usage shows it."""
     return str(argument.options.get("metavar", argument.names[0]))
 
 
 def all_presets() -> str:
-    """What the heading of every preset says, and its settings."""
+    """Return the page of all presets, with the heading and the settings of each."""
     parts = [
         "# Presets",
-        "`qlax presets` lists them, `qlax train NAME` trains one, and flags change what it says. "
-        "What has been measured of them is in [Results](results.md), with intervals.",
+        "`qlax presets` lists all presets, `qlax train NAME` trains with one, and flags change its settings. "
+        "[Results](results.md) shows their measured returns, with intervals.",
     ]
     for name in presets.names():
         lines = presets.text(name).splitlines()

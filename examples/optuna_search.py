@@ -1,6 +1,7 @@
-"""Optuna chooses what to train next by what it has seen: `pip install qlax optuna`, then `python optuna_search.py`.
+"""Let Optuna choose settings by the results so far: `pip install qlax optuna`, then `python optuna_search.py`.
 
-A trial is a run of two seeds. The best one was also lucky: train it with other seeds before you believe its number.
+Each trial trains two seeds. Chance contributes to the result of the best trial, so train its settings with other seeds
+before you trust its return.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ TRIALS = 10
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Train with what the trial suggests; return the greedy return, the mean of the seeds."""
+    """Train with the settings that the trial suggests; return the greedy return, the mean over the seeds."""
     settings = {
         "num_envs": trial.suggest_categorical("num_envs", [16, 32, 64]),
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
@@ -21,7 +22,7 @@ def objective(trial: optuna.Trial) -> float:
     }
 
     def prune(line: dict) -> None:
-        """Stop a trial that is worse so far than the median of earlier ones."""
+        """Stop a trial whose return so far is worse than the median of earlier trials."""
         if not np.isnan(line["eval_return"]).all():
             trial.report(np.nanmean(line["eval_return"]), int(line["steps"]))
             if trial.should_prune():

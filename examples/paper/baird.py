@@ -1,17 +1,20 @@
-"""Baird's counterexample: off-policy TD learning diverges, and LayerNorm with a little l2 tames it.
+"""Show that off-policy TD learning diverges on Baird's counterexample, and that LayerNorm prevents it.
 
-The paper's claim: TD with data of another policy can diverge, for linear functions and for networks; LayerNorm before
-the activations bounds what makes it diverge, and a little l2 regularisation of the last layer does the rest. So there
-need be neither a target network nor a replay buffer.
+The paper claims that TD learning from the data of another policy can diverge, with linear functions and with networks.
+LayerNorm before the activations bounds the terms that cause the divergence, except for one term of the last layer, and
+a little l2 regularisation of the last layer removes that term. So PQN needs neither a target network nor a replay
+buffer.
 
-Baird's star has seven states and no reward: every value is 0. The behaviour visits all states alike, and the target
-policy goes to the seventh from each. What is learned is V of Baird's features, by the expected semi-gradient step
+Baird's counterexample has seven states and no reward, so that every value is 0. The behaviour policy visits all states
+equally often, while the target policy goes to the seventh state from each. The script learns the values V from Baird's
+features by the expected semi-gradient step
 
     theta <- theta + lr * mean over s of (gamma V(s_7) - V(s)) grad V(s),   and last layer <- (1 - lr * l2) last layer
 
-with a linear V, with qlax's own network without a norm, and with the same one with LayerNorm. After 20,000 updates
-linear functions, and most networks without a norm, have diverged, unless l2 is so strong that nothing but zeros is
-learned; with LayerNorm none has, with l2 or without. The numbers are on docs/ideas.md. Half a minute on two cores.
+It compares a linear V, qlax's own network without a norm, and the same network with LayerNorm. After 20,000 updates the
+linear function and most networks without a norm have diverged, unless l2 is so strong that only zeros are learned. With
+LayerNorm none has diverged, with or without l2. docs/ideas.md shows the numbers. The script takes half a minute on two
+cores.
 """
 
 import argparse
@@ -31,7 +34,7 @@ from qlax.util.files import check_is_new
 
 GAMMA, LEARNING_RATE = 0.99, 0.01
 L2 = (0.0, 0.01, 0.1, 1.0)
-DIVERGED = 1e6  # an error that never comes back
+DIVERGED = 1e6  # error from which learning never recovers
 ROW = np.eye(7, 8)
 FEATURES = jnp.asarray(
     np.where(np.arange(7)[:, None] < 6, 2 * ROW, ROW) + np.outer([1] * 6 + [2], np.eye(8)[7])
@@ -39,31 +42,31 @@ FEATURES = jnp.asarray(
 
 
 class Linear:
-    """V = FEATURES @ theta, from where Baird began."""
+    """Linear function V = FEATURES @ theta with Baird's initial parameters."""
 
     def init(self, key):
-        """Ones, but for a ten."""
+        """Return Baird's initial parameters, which are ones except for a single ten."""
         del key
         return {"Dense_0": jnp.ones(8).at[6].set(10.0)}
 
     def value(self, params):
-        """V of the seven states."""
+        """Return V of the seven states."""
         return FEATURES @ params["Dense_0"]
 
 
 class Net:
-    """V by the network that PQN trains, with one hidden layer of 16 and as if there were one action."""
+    """Values V of the network that PQN trains, with one hidden layer of 16 and a single action."""
 
     def __init__(self, norm):
         self.network = qlax.QNetwork(1, hidden=(16,), norm=norm)
         self.inputs = (), FEATURES[None], jnp.ones((1, 7), bool), False  # memory, obs, first, train
 
     def init(self, key):
-        """New weights."""
+        """Return new weights."""
         return self.network.init(key, *self.inputs)["params"]
 
     def value(self, params):
-        """V of the seven states."""
+        """Return V of the seven states."""
         return self.network.apply({"params": params}, *self.inputs)[0][0, :, 0]
 
 
@@ -73,7 +76,7 @@ FUNCTIONS = {"linear": Linear(), "network": Net("none"), "network with LayerNorm
 @partial(jax.jit, static_argnums=(0, 3))
 @partial(jax.vmap, in_axes=(None, 0, None, None))
 def learn(function, key, l2, updates):
-    """The error of V, root of the mean square over states: `[updates]`."""
+    """Learn V from each key; return its errors, root mean squares over the states: `[keys, updates]`."""
     params = function.init(key)
     last = max(name for name in params if name.startswith("Dense"))
 
@@ -88,11 +91,11 @@ def learn(function, key, l2, updates):
 
 
 def main(words=None):
-    """Learn, draw and print; gives what was measured."""
+    """Learn, draw the figure and print the results; return the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("baird.png"))
-    parser.add_argument("--updates", type=int, default=20_000)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("baird.png"), help="figure to write (default baird.png)")
+    parser.add_argument("--updates", type=int, default=20_000, help="number of updates (default 20000)")
+    parser.add_argument("--seeds", type=int, default=10, help="number of initial weights (default 10)")
     options = parser.parse_args(words)
     path = check_is_new(options.out)
     keys = jax.random.split(jax.random.key(0), options.seeds)
@@ -102,11 +105,13 @@ def main(words=None):
         for axes, (name, function) in zip(figure.subplots(1, 3, sharey=True), FUNCTIONS.items(), strict=True):
             for index, l2 in enumerate(L2):
                 errors = np.asarray(learn(function, keys, l2, options.updates), np.float64)
-                errors = np.where(errors < DIVERGED, errors, np.inf)  # what is not a number as well
-                axes.plot(np.clip(errors, 1e-12, 1e12).T, color=f"C{index}", lw=0.6, alpha=0.6)  # a logarithm's reach
+                errors = np.where(errors < DIVERGED, errors, np.inf)  # nan counts as diverged as well
+                # Clipped, because a logarithmic axis shows neither 0 nor infinity.
+                axes.plot(np.clip(errors, 1e-12, 1e12).T, color=f"C{index}", lw=0.6, alpha=0.6)
                 diverged, middle = int(np.isinf(errors[:, -1]).sum()), float(np.median(errors[:, -1]))
                 print(
-                    f"{name}, l2 {l2:g}: {diverged} of {options.seeds} diverged, median error {middle:.2g}", flush=True
+                    f"{name}, l2 {l2:g}: {diverged} of {options.seeds} seeds diverged, median error {middle:.2g}",
+                    flush=True,
                 )
                 median = middle if np.isfinite(middle) else None
                 measured.append({"function": name, "l2": l2, "diverged": diverged, "median_error": median})

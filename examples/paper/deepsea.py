@@ -1,22 +1,25 @@
-"""DeepSea: how deep PQN finds the treasure, by chance alone and with a bonus for what is new.
+"""Compare how deep PQN finds the treasure of DeepSea by epsilon-greedy alone and with a bonus for new states.
 
-The paper explores with epsilon-greedy alone, and blames it for the Atari games in which PQN stays below humans. It has
-an experiment on DeepSea too, of whose settings we know too little to repeat it: this one is ours.
+The paper explores by epsilon-greedy alone, and considers this the reason why PQN stays below humans in some Atari
+games. Too few settings of its own experiment on DeepSea are known to repeat it, so this experiment is our own.
 
-Every step of the diver (Osband et al., bsuite) leads one row down, to the left or the right; a fixed random table says
-which action means which. The one treasure lies at the end of the diagonal: 1 for going right at every depth, at a small
-cost on the way, 0 for going left. Random play finds it in one of 2^depth episodes.
+In every step the diver (Osband et al., bsuite) sinks one row and moves to the left or to the right; a fixed random
+table tells which action means which direction. The only treasure lies at the end of the diagonal. Going right at every
+depth pays 1, less a small cost on the way, and always going left pays 0. Random play finds the treasure in one of
+2^depth episodes.
 
-The bonus is no part of PQN: the network counts how often it learned from an observation, and while acting, so in the
-targets too, adds to the value of each what it would be paid for coming there:
+The bonus is not part of PQN. The network counts how often it has learned from each observation. While acting, and so in
+the targets too, it adds to the value of each observation a bonus for reaching that observation:
 
     v(s) = max_a Q(s, a) + bonus / sqrt(1 + count(s))
 
-In a state it is the same for all actions, so it does not change what is greedy there, but what is learned of the way.
-Source: Bellemare et al., 2016, "Unifying count-based exploration and intrinsic motivation",
-https://arxiv.org/abs/1606.01868, with counts of our own and the bonus in the values instead of the rewards.
+The bonus is equal for all actions in a state. So it does not change which action is greedy there, but it changes the
+learned values of the actions that lead there.
 
-The numbers are on docs/ideas.md. Five minutes on two cores.
+Source: Bellemare et al., 2016, "Unifying count-based exploration and intrinsic motivation",
+https://arxiv.org/abs/1606.01868; here with counts of our own, and with the bonus in the values instead of the rewards.
+
+docs/ideas.md shows the numbers. The script takes five minutes on two cores.
 """
 
 import argparse
@@ -36,22 +39,21 @@ BONUS = 1.0
 
 
 class Counting(nn.Module):
-    """qlax's own network with the bonus; for observations that are one-hot, as those of DeepSea."""
+    """Network of qlax with the bonus, for one-hot observations such as those of DeepSea."""
 
     num_actions: int
     recurrent = False
 
     def initial_memory(self, batch):
-        """Nothing."""
+        """Return no memory."""
         return ()
 
     @nn.compact
     def __call__(self, memory, obs, first, train):
         """See `qlax.Network`."""
         q, memory = qlax.QNetwork(self.num_actions, hidden=(64,))(memory, obs, first, train)
-        counts = self.variable(
-            "counts", "of", jnp.zeros, obs.shape[2:]
-        )  # beside the parameters, like a norm's statistics
+        # The counts are kept beside the parameters, like the statistics of a norm.
+        counts = self.variable("counts", "of", jnp.zeros, obs.shape[2:])
         if train:
             counts.value = counts.value + obs.sum((0, 1))
             return q, memory
@@ -63,12 +65,14 @@ METHODS = {"epsilon-greedy": {"hidden": (64,)}, "with a bonus": {"network": "dee
 
 
 def main(words=None):
-    """Train, draw and print; gives what was measured."""
+    """Train, draw the figure and print the results; return the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("deepsea.png"))
-    parser.add_argument("--depths", type=int, nargs="+", default=[5, 10, 15, 20])
-    parser.add_argument("--total-steps", type=int, default=200_000)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("deepsea.png"), help="figure to write (default deepsea.png)")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=[5, 10, 15, 20], help="depths of the sea (default 5 10 15 20)"
+    )
+    parser.add_argument("--total-steps", type=int, default=200_000, help="steps per seed (default 200000)")
+    parser.add_argument("--seeds", type=int, default=8, help="number of seeds (default 8)")
     options = parser.parse_args(words)
     path = check_is_new(options.out)
     measured = []
@@ -83,13 +87,13 @@ def main(words=None):
                 num_steps=depth,
                 num_minibatches=8,
                 learning_rate=1e-3,
-                eval_episodes=1,  # all are alike
+                eval_episodes=1,  # greedy episodes of one agent are all equal
                 **network,
             )
             returns = result.summary["eval_return"]["per_run"]
             found = sum(each > 0.9 for each in returns)
             measured.append({"method": method, "depth": depth, "found": found, "eval_return": returns})
-            print(f"depth {depth}, {method}: {found} of {options.seeds} seeds go for the treasure", flush=True)
+            print(f"depth {depth}, {method}: {found} of {options.seeds} seeds reach the treasure", flush=True)
     with rc_context(STYLE):
         figure = Figure(figsize=(3.4, 2.4), layout="constrained")
         axes = figure.subplots()

@@ -1,14 +1,14 @@
-"""What lambda and what the norm do: each changed alone, several seeds.
+"""Show the effect of lambda and of the norm: change each alone, and train with several seeds.
 
-The paper's claims: lambda between 0 and 1 is best (0.65 on Atari); LayerNorm stabilises Q-learning without a target
-network, and BatchNorm can hurt (its ablations are on ten Atari games and on Craftax).
+The paper claims that a lambda between 0 and 1 is best (0.65 on Atari), that LayerNorm stabilises Q-learning without a
+target network, and that BatchNorm can hurt. Its ablations are on ten Atari games and on Craftax.
 
     G_t = r_t + gamma [(1 - lambda) max_a Q(s_t+1, a) + lambda G_t+1]
 
-Lambda can be changed while a program runs, so all its values and seeds are one program; every norm is a program of its
-own. On CartPole, and on any other environment or preset that is named with --env: its own lambda is kept for the norms.
-The numbers are on docs/ideas.md. Two minutes on two cores; five with
---env minatar/breakout --seeds 2 --eval-interval 7.
+Lambda can change without compiling anew, so one program trains all its values and seeds, while each norm needs a
+program of its own. The environment is CartPole, or any other environment or preset named with --env. The comparison of
+norms uses the lambda of that preset. docs/ideas.md shows the numbers. The script takes two minutes on two cores, and
+five with --env minatar/breakout --seeds 2 --eval-interval 7.
 """
 
 import argparse
@@ -24,13 +24,17 @@ NORMS = ("layer", "batch", "none")
 
 
 def main(words=None):
-    """Train, draw and print; gives what was measured."""
+    """Train, draw the figures and print the results; return the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("ablation.png"), help="two figures: -lam, -norm")
-    parser.add_argument("--env", default="cartpole-fast")
-    parser.add_argument("--total-steps", type=int, default=200_000)
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--eval-interval", type=int, help="updates between points of a curve; else the preset's")
+    parser.add_argument(
+        "--out", type=Path, default=Path("ablation.png"), help="figures to write, with -lam and -norm added"
+    )
+    parser.add_argument("--env", default="cartpole-fast", help="environment or preset (default cartpole-fast)")
+    parser.add_argument("--total-steps", type=int, default=200_000, help="steps per seed (default 200000)")
+    parser.add_argument("--seeds", type=int, default=8, help="number of seeds (default 8)")
+    parser.add_argument(
+        "--eval-interval", type=int, help="updates between points of a curve (default: as in the preset)"
+    )
     options = parser.parse_args(words)
     paths = {field: check_is_new(options.out.with_stem(f"{options.out.stem}-{field}")) for field in ("lam", "norm")}
     asked = {name: getattr(options, name) for name in ("seeds", "total_steps", "eval_interval")}

@@ -1,12 +1,12 @@
-"""Many environments at once against one: the same number of environment steps, against steps and against seconds.
+"""Compare many parallel environments with one, for the same number of steps, against steps and against seconds.
 
-The paper's claim: environments in parallel, acted in with the newest policy, take the place of the replay buffer. What
-one update sees comes from many independent episodes, hence is less correlated, and it is fast, as the device does many
-things at once.
+The paper claims that parallel environments, in which the newest policy acts, replace the replay buffer. The data of an
+update come from many independent episodes, so they are less correlated, and training is fast, because a device steps
+all environments together.
 
-All updates here see N x T = 1,024 steps and take the same number of gradient steps on batches of the same size; only
-from how many environments N they come differs, and so how long a stretch T of each is. CartPole, eight seeds, of which
-a CPU trains one a core. The numbers are on docs/ideas.md. Three minutes on two cores.
+Every update here has N x T = 1,024 steps and the same number of gradient steps on batches of the same size. Only the
+number of environments N changes, and with it the length T of a rollout. The environment is CartPole with eight seeds,
+of which a CPU trains one per core. docs/ideas.md shows the numbers. The script takes three minutes on two cores.
 """
 
 import argparse
@@ -19,12 +19,16 @@ STEPS_AN_UPDATE = 1024
 
 
 def main(words=None):
-    """Train, draw and print; gives what was measured."""
+    """Train, draw the figures and print the results; return the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("parallel.png"), help="two figures: -steps, -seconds")
-    parser.add_argument("--num-envs", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--total-steps", type=int, default=200_000)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument(
+        "--out", type=Path, default=Path("parallel.png"), help="figures to write, with -steps and -seconds added"
+    )
+    parser.add_argument(
+        "--num-envs", type=int, nargs="+", default=[1, 8, 32, 128], help="numbers of environments (default 1 8 32 128)"
+    )
+    parser.add_argument("--total-steps", type=int, default=200_000, help="steps per seed (default 200000)")
+    parser.add_argument("--seeds", type=int, default=8, help="number of seeds (default 8)")
     options = parser.parse_args(words)
     paths = {x: check_is_new(options.out.with_stem(f"{options.out.stem}-{x}")) for x in ("steps", "seconds")}
     measured, directories = [], []
@@ -44,7 +48,7 @@ def main(words=None):
         kept = {name: summary[name] for name in ("steps_per_second", "train_seconds", "eval_seconds")}
         measured.append({"num_envs": num_envs, "eval_return": summary["eval_return"]["per_run"], **kept})
         mean, speed = summary["eval_return"]["mean"], summary["steps_per_second"]
-        print(f"{num_envs} environments: greedy return {mean:.4g} in the end, {speed:,.0f} steps/s", flush=True)
+        print(f"{num_envs} environments: final greedy return {mean:.4g}, {speed:,.0f} steps/s", flush=True)
     for x, path in paths.items():
         print(f"figure: {qlax.plot(directories, path, x=x, by='num_envs').path}")
     return {"total_steps": options.total_steps, "results": measured}
