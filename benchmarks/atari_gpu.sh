@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a GPU with 16 CPU cores is asked for of Atari, in one command of some twelve minutes; needs the extra atari.
-# Speeds of emulators, learner and the whole loop, with the share of its time that each side waits, and Pong at the
-# published settings until 18 or 10 minutes. Writes benchmarks/results/{host,pong}-gpu.json.
+# Measure Atari on a GPU with 16 CPU cores, in one command of about twelve minutes; needs the extra atari.
+# It measures the speeds of emulators, learner and whole loop, with the share of time that each side waits, and trains
+# Pong at the published settings until it returns 18 or 10 minutes are over.
+# Writes benchmarks/results/{host,pong}-gpu.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python benchmarks/host.py speed atari/Pong

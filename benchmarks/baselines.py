@@ -1,20 +1,21 @@
-"""Against what people use: `python benchmarks/baselines.py [cartpole|breakout|craftax-classic|figures]...`.
+"""Compare PQN with DQN and PPO: `python benchmarks/baselines.py [cartpole|breakout|craftax-classic|figures]...`.
 
-DQN with a replay buffer and PPO beside PQN on CartPole, MinAtar Breakout and Craftax-Classic: greedy return against
-steps, and against seconds. `docs/baselines.md` tells what came of it, and what is not fair. rejax trains DQN and PPO on
-the same JAX environments, Stable-Baselines3 DQN on Gymnasium's CartPole, which is the same task; both are in the
-virtual environments of `peers.py`.
+The script trains DQN with a replay buffer and PPO beside PQN on CartPole, MinAtar Breakout and Craftax-Classic, and
+compares their greedy returns against steps and against seconds. `docs/baselines.md` shows the results and discusses
+what is unfair. rejax trains DQN and PPO on the same JAX environments; Stable-Baselines3 trains DQN on Gymnasium's
+CartPole, which is the same task. Both are installed in the virtual environments of `peers.py`.
 
-One process trains one seed of one algorithm. Algorithms take turns, seed by seed, so that the machine's moods hit all
-of them. Every result is written as it comes, and a run whose result is there is not done again: remove the record to
-measure anew. Programs are compiled anew for an algorithm's first seed and come from a cache for the others, so the
-first tells what compilation takes. Seconds are those of training alone; processor seconds are of the whole process.
+One process trains one seed of one algorithm. Algorithms take turns, seed by seed, so that other programs on the machine
+slow all of them alike. Every result is written at once, and a run that has a result is not repeated: remove a record to
+measure it anew. Programs are compiled for the first seed of an algorithm and come from a cache for the others, so that
+the first seed tells the compilation time. Seconds are those of training alone; processor seconds are those of the whole
+process.
 
-On a GPU: `JAX_PLATFORMS=cuda,cpu python benchmarks/baselines.py`, with `jax[cuda12]` installed beside qlax and, by
-`~/.cache/qlax/peers/rejax/bin/python -m pip install "jax[cuda12]==0.10.2"`, beside rejax.
+On a GPU, run `JAX_PLATFORMS=cuda,cpu python benchmarks/baselines.py`. `jax[cuda12]` has to be installed beside qlax
+and, by `~/.cache/qlax/peers/rejax/bin/python -m pip install "jax[cuda12]==0.10.2"`, beside rejax.
 
-`--total-steps` shortens every run, to try the script out; give another `--out` with it. `figures` only draws, and
-writes the tables into the page, from the records that are there.
+`--total-steps` shortens every run, to try the script out; it needs another `--out`. `figures` only draws the figures
+and writes the tables into the page, from the existing records.
 """
 
 import argparse
@@ -43,33 +44,33 @@ FIGURES = PAGE.parent / "figures"
 
 
 class Algorithm(NamedTuple):
-    """One line of a figure."""
+    """Algorithm and its settings, which is one line of a figure."""
 
     label: str
     color: str
-    source: str  # of the settings, as Markdown
-    settings: dict  # of the worker; of qlax `command` and `steps_per_update`
-    peer: str | None = None  # None: qlax
+    source: str  # source of the settings, as Markdown
+    settings: dict  # settings of the worker; for qlax `command` and `steps_per_update`
+    peer: str | None = None  # library that trains, as in `peers.py`; None: qlax
     worker: str = "rejax_curve.py"
-    seeds: int | None = None  # those of the task, unless given
-    until: int | None = None  # step at which to stop, as far as time allows; schedules are those of the whole run
+    seeds: int | None = None  # number of seeds; None: as many as for the task
+    until: int | None = None  # step at which to stop, to save time; schedules cover the whole run
 
 
 class Task(NamedTuple):
-    """One figure."""
+    """Task on which algorithms are compared, which is one figure."""
 
     title: str
-    env: str  # as rejax calls it
+    env: str  # name in rejax
     total_steps: int
     evaluations: int
-    episodes: int  # of an evaluation
-    max_steps: int  # at which an evaluation cuts an episode
+    episodes: int  # number of episodes per evaluation
+    max_steps: int  # number of steps after which an evaluation cuts an episode
     seeds: int
-    score: float  # whose time is compared
+    score: float  # mean return at which times are compared
     algorithms: dict[str, Algorithm]
 
 
-PQN, DQN, DQN_TOO, PPO, PQN_TOO = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9"  # Okabe and Ito's
+PQN, DQN, DQN_TOO, PPO, PQN_TOO = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9"  # colours of Okabe and Ito
 REJAX = "[rejax](https://github.com/keraJLi/rejax)'s `configs/gymnax/cartpole.yaml`, for 100,000 steps"
 ZOO = "[RL Baselines3 Zoo](https://github.com/DLR-RM/rl-baselines3-zoo)'s `dqn.yml`, tuned for 50,000 steps"
 TASKS = {
@@ -298,23 +299,23 @@ TASKS = {
 
 
 def main() -> None:
-    """Measure what is not there yet, keep the records, draw and print."""
-    parser = argparse.ArgumentParser(description="Against what people use.")
-    parser.add_argument("what", nargs="*", metavar="TASK", help=f"{', '.join(TASKS)}, or figures (default all)")
-    parser.add_argument("--only", nargs="+", metavar="ALGORITHM", help="such as pqn, dqn-rejax or ppo (default all)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="at most so many of each")
-    parser.add_argument("--total-steps", type=int, metavar="STEPS", help="of every run, to try the script out")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="of the records")
+    """Train the missing runs, keep their records, draw the figures and print the tables."""
+    parser = argparse.ArgumentParser(description="Compare PQN with DQN and PPO.")
+    parser.add_argument("what", nargs="*", metavar="TASK", help=f"{', '.join(TASKS)} or figures (default all)")
+    parser.add_argument("--only", nargs="+", metavar="ALGORITHM", help="algorithms, such as ppo (default all)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="maximum number of seeds per algorithm")
+    parser.add_argument("--total-steps", type=int, metavar="STEPS", help="steps of every run, to try the script out")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="folder of the records")
     options = parser.parse_args()
     if unknown := set(options.what) - {*TASKS, "figures"}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; expected {', '.join(TASKS)} or figures")
     if options.total_steps and options.out == RESULTS:
-        parser.error("--total-steps is to try the script out: give another --out")
+        parser.error("--total-steps is for trying the script out, and needs another --out")
     options.out.mkdir(parents=True, exist_ok=True)
     names = [name for name in TASKS if name in options.what] or list(TASKS)
     if "figures" not in options.what:
         measure_all(names, options)
-    # What was tried out is not what the page shows.
+    # Shortened runs, which have another --out, must not change the page.
     figures = FIGURES if options.out == RESULTS else options.out
     if options.out == RESULTS:
         show("settings", sources())
@@ -329,7 +330,7 @@ def main() -> None:
 
 
 def measure_all(names: Sequence[str], options: argparse.Namespace) -> None:
-    """Every missing run of these tasks, the first seed of every algorithm first."""
+    """Train every missing run of these tasks, the first seed of every algorithm first."""
     for seed in range(options.seeds or max(TASKS[name].seeds for name in names)):
         for name in names:
             for key, algorithm in TASKS[name].algorithms.items():
@@ -339,7 +340,7 @@ def measure_all(names: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def add(path: Path, name: str, key: str, seed: int, total_steps: int | None) -> None:
-    """Train one seed of one algorithm, unless the record has it, and write it to the record."""
+    """Train one seed of one algorithm and add the result to the record, unless the record has it."""
     task, algorithm = TASKS[name], TASKS[name].algorithms[key]
     record = json.loads(path.read_text()) if path.exists() else {"runs": []}
     before = _of(record, key)
@@ -356,12 +357,13 @@ def add(path: Path, name: str, key: str, seed: int, total_steps: int | None) -> 
         "algorithm": key,
         "seed": seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],  # before and after, of a minute
+        "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],  # averages over a minute, before and after
         "compiled": "from the cache" if before else "anew",
         "processor_seconds": _processor_seconds() - used,
         **run,
     }
-    record = json.loads(path.read_text()) if path.exists() else record  # another process may have added to it
+    # Read again, because another process may have added to the record.
+    record = json.loads(path.read_text()) if path.exists() else record
     record = {
         **circumstances(f"python benchmarks/baselines.py {name}"),
         "task": {**task._asdict(), "algorithms": {k: a._asdict() for k, a in task.algorithms.items()}},
@@ -379,7 +381,7 @@ def add(path: Path, name: str, key: str, seed: int, total_steps: int | None) -> 
 
 
 def one(task: Task, algorithm: Algorithm, seed: int, total_steps: int, python: Path | None, cache: str) -> dict:
-    """Train one seed: seconds, and at every evaluation `steps`, `seconds` of training until then, `eval_returns`."""
+    """Train one seed; return times, and per evaluation `steps`, `seconds` of training so far and `eval_returns`."""
     interval = total_steps // task.evaluations
     settings = algorithm.settings
     if python is None:
@@ -403,7 +405,7 @@ def one(task: Task, algorithm: Algorithm, seed: int, total_steps: int, python: P
 
 
 def draw(name: str, record: dict, path: Path) -> None:
-    """Return against steps, and against seconds of training: the mean of the seeds and a 95 % band."""
+    """Draw the return against steps and against seconds of training: the mean over seeds and a 95 % band."""
     task = TASKS[name]
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True, layout="constrained")
     for key, algorithm in task.algorithms.items():
@@ -437,7 +439,7 @@ def draw(name: str, record: dict, path: Path) -> None:
 
 
 def table(name: str, record: dict) -> str:
-    """What came of it, as Markdown; ratios are to PQN."""
+    """Return the table of results as Markdown; ratios are relative to PQN."""
     task = TASKS[name]
     score = f"a mean of {task.score:g}"
     rows = [
@@ -483,20 +485,20 @@ def table(name: str, record: dict) -> str:
 
 
 def written(returns: np.ndarray) -> str:
-    """The mean over seeds, and its interval."""
+    """Return the mean over seeds and its interval, as text."""
     interval = statistics.stratified_interval(lambda samples: samples[0].mean(axis=-1), [returns])
     return f"{returns.mean():.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
 
 
 def sources() -> str:
-    """Where the settings are from, as Markdown."""
+    """Return the table of the sources of all settings, as Markdown."""
     rows = ["| task | algorithm | settings |", "| --- | --- | --- |"]
     rows += [f"| {task.title} | {a.label} | {a.source} |" for task in TASKS.values() for a in task.algorithms.values()]
     return "\n".join(rows)
 
 
 def show(name: str, lines: str) -> None:
-    """Write a table into the page, between the marks of this name."""
+    """Write a table into the page, between the marks with this name."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     written = f"{begin}\n\n{lines}\n\n{end}"
     PAGE.write_text(re.sub(f"{begin}.*?{end}", lambda _: written, PAGE.read_text(), flags=re.DOTALL))
@@ -511,7 +513,7 @@ def _median(values: Any) -> float:
 
 
 def _processor_seconds() -> float:
-    """Of all processes that were started here and have ended."""
+    """Return the processor seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

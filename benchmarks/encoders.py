@@ -1,9 +1,9 @@
-"""What encoders of Atari's images cost: `python benchmarks/encoders.py`.
+"""Measure the cost of the encoders of Atari's images: `python benchmarks/encoders.py`.
 
-Milliseconds of a gradient step at a minibatch of 128 (within a scan, as learning runs it, with RAdam and clipping) and
-of a forward pass of 64 observations (as acting runs it), the best of three rounds in turns, and seconds of compilation.
-"Own gradients" is `nature` with the gradients that JAX derives for a convolution, in the same scan.
-The record is `benchmarks/results/encoders.json`, on a GPU `encoders-gpu.json`.
+The script measures the milliseconds of a gradient step with a minibatch of 128 (within a scan, as in learning, with
+RAdam and clipping) and of a forward pass of 64 observations (as in acting), and the seconds of compilation. Encoders
+take turns, and the best of three rounds counts. "nature, own gradients" is `nature` with the gradients that JAX derives
+for a convolution. The record is `benchmarks/results/encoders.json`, on a GPU `encoders-gpu.json`.
 """
 
 import json
@@ -23,7 +23,7 @@ STEPS, ROUNDS = 4, 3
 
 
 def main() -> None:
-    """Measure, keep the record and print it as a table."""
+    """Measure all encoders, keep the record and print it as a table."""
     names = {"nature": "nature", "nature, own gradients": "nature", "impala": "impala", "hadamax": "hadamax"}
     timed = {name: programs(encoder, own_gradients="own" in name) for name, encoder in names.items()}
     rows = {name: {"compile_seconds": compile_seconds} for name, (_, _, compile_seconds) in timed.items()}
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def programs(encoder: str, own_gradients: bool):
-    """Some gradient steps in a scan, a forward pass, and the seconds it took to compile both."""
+    """Compile a scan of gradient steps and a forward pass; return both, and the seconds of compilation."""
     network = QNetwork(6, encoder=encoder, hidden=ENCODERS[encoder].hidden)
     ours = layers._convolution
     if own_gradients:

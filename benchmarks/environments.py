@@ -1,10 +1,12 @@
-"""How fast environments step under a random policy: `python benchmarks/environments.py [environment...]`.
+"""Measure how fast environments step under a random policy: `python benchmarks/environments.py [environment...]`.
 
-Steps a second in `Vec`, which deals fresh episodes as training does, and by the suite's own function that resets every
-copy at every step and keeps what is wanted. Both are timed for some seconds, `Vec` once every copy has finished an
-episode; the return is the mean of these first episodes. Legal actions are drawn uniformly.
+The script measures the steps per second in `Vec`, which deals out new episodes as in training, and with the suite's own
+function, which resets every copy at every step and keeps only the resets that are needed. Both are timed for some
+seconds, `Vec` after every copy has finished an episode. The mean return is that of these first episodes. Legal actions
+are drawn uniformly.
 
-The record is `benchmarks/results/environments.json`, on a GPU `environments-gpu.json`; what is not measured is kept.
+The record is `benchmarks/results/environments.json`, on a GPU `environments-gpu.json`; results that are not measured
+anew are kept.
 """
 
 import json
@@ -30,11 +32,11 @@ ENVIRONMENTS = (
     "craftax/Craftax-Symbolic-v1",
 )
 NUM_ENVS, NUM_STEPS, SECONDS = 128, 16, 5
-LONGEST = 60  # seconds to wait for the last copy's first episode
+LONGEST = 60  # maximum seconds to wait until the last copy has finished an episode
 
 
 def main(names: list[str]) -> None:
-    """Measure, keep the record and print it as a table."""
+    """Measure the named environments, or all of them; keep the record and print it as a table."""
     platform = jax.default_backend()
     path = RESULTS / ("environments.json" if platform == "cpu" else f"environments-{platform}.json")
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -50,20 +52,20 @@ def main(names: list[str]) -> None:
 
 
 def measure(name: str) -> dict:
-    """Steps a second and seconds of compilation, of `Vec` and of the suite."""
+    """Measure the steps per second and the seconds of compilation of `Vec` and of the suite."""
     env = make(name)
     vec = Vec(env, NUM_ENVS)
     state, step = jax.jit(vec.reset)(jax.random.key(0))
     ours = timed(lambda key, carry, action: vec.step(key, carry[0], action), (state, step), env.num_actions)
     print(name, ours, file=sys.stderr)
     theirs = timed(*of_suite(name, env, step), env.num_actions)
-    del theirs["episodes"], theirs["mean_return"]  # it does not tell
+    del theirs["episodes"], theirs["mean_return"]  # the suite's step does not tell them
     print(name, theirs, file=sys.stderr)
     return {"num_envs": NUM_ENVS, "vec": ours, "suite": theirs}
 
 
 def of_suite(name: str, env: Any, like: Any) -> tuple[Callable[..., Any], Any]:
-    """A step of all copies by the suite's own auto-reset, `(key, carry, action) -> carry`, and the first carry."""
+    """Return a step of all copies with the suite's own resets, `(key, carry, action) -> carry`, and the first carry."""
     raw = env._env
     like = like._replace(metrics={"episode_return": jnp.zeros(NUM_ENVS)})
     if name.startswith("craftax/"):
@@ -91,7 +93,7 @@ def of_suite(name: str, env: Any, like: Any) -> tuple[Callable[..., Any], Any]:
 
 
 def timed(step: Callable[..., Any], carry: Any, num_actions: int) -> dict:
-    """Steps a second of random legal actions; `carry` is what `step` gives, its second part a `Step`."""
+    """Measure the steps per second under random legal actions; the second part of each `carry` is a `Step`."""
 
     @jax.jit
     def rollout(carry, returns, key):
@@ -111,7 +113,8 @@ def timed(step: Callable[..., Any], carry: Any, num_actions: int) -> dict:
     start, key = time.perf_counter(), jax.random.key(2)
     returns = jnp.full(NUM_ENVS, jnp.nan)
     carry, returns, _ = jax.block_until_ready(rollout(carry, returns, key))
-    carry, returns, _ = jax.block_until_ready(rollout(carry, returns, key))  # weak types compile anew
+    # A second time, because JAX compiles again if the first carry had weak types.
+    carry, returns, _ = jax.block_until_ready(rollout(carry, returns, key))
     compiled = time.perf_counter()
     while jnp.isnan(returns).any() and time.perf_counter() - compiled < LONGEST:
         key = jax.random.fold_in(key, 0)

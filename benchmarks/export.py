@@ -1,9 +1,9 @@
-"""Whether exported agents act as the agent: `python benchmarks/export.py [folder]`.
+"""Check that exported agents act like the agent itself: `python benchmarks/export.py [folder]`.
 
-Trains small agents, unless the folder holds runs of these names already, and shows each 1,000 random observations: as
-it is, in NumPy, as StableHLO and as ONNX. Result: `results/export.json`, with the share of equal actions, the largest
-difference of Q-values, the size of the file, and the time it takes to load and to act on one observation, in a
-process of its own with one thread.
+The script trains small agents, unless the folder already holds runs of these names, and shows 1,000 random observations
+to each of their forms: the agent in JAX, in NumPy, as StableHLO and as ONNX. The record `results/export.json` holds the
+share of equal actions, the largest difference of Q-values and the size of the file. It also holds the time to load a
+form and to act on one observation, in a process of its own with one thread.
 """
 
 import json
@@ -19,16 +19,16 @@ from records import RESULTS, circumstances
 
 import qlax
 
-COMMANDS = {  # random weights are no test: Q-values of what is trained lie close together
+COMMANDS = {  # trained, because the Q-values of random weights lie further apart, which is no test
     "cartpole": "cartpole-fast --total-steps 50000",
     "breakout": "minatar/breakout --total-steps 100000",
     "memory-chain": "memory-chain --total-steps 20000",
 }
-ROWS, STEPS, ACTS = 20, 50, 1_000  # 1,000 observations, of 20 episodes side by side where there is a memory
+ROWS, STEPS, ACTS = 20, 50, 1_000  # 1,000 observations, which are 20 parallel episodes for an agent with memory
 
 
 def observations(info: dict) -> list[np.ndarray]:
-    """Of every step, `[STEPS, ROWS, ...]` of one array."""
+    """Return random observations of all steps, `[STEPS, ROWS, ...]`; an observation is a single array."""
     ((dtype, shape),) = info["obs"]
     random = np.random.default_rng(0)
     if np.dtype(dtype).kind == "f":
@@ -37,7 +37,10 @@ def observations(info: dict) -> list[np.ndarray]:
 
 
 def player(form: str, run: str):
-    """What takes `obs, first` to Q-values in this form, and remembers; imports no more than the form needs."""
+    """Return a function from `obs, first` to Q-values that computes in this form and keeps the memory.
+
+    Only the libraries that the form needs are imported.
+    """
     if form in ("jax", "numpy"):
         return qlax.load(run, numpy_only=form == "numpy").q_values
     memory = []
@@ -76,7 +79,10 @@ def player(form: str, run: str):
 
 
 def measure(form: str, run: str, out: str) -> dict[str, float]:
-    """In a process of its own: Q-values of all observations to `out`; seconds to load, microseconds of an act."""
+    """Write the Q-values of all observations to `out`; return the seconds to load and the microseconds to act.
+
+    It has to be called in a process of its own, because imports are part of loading.
+    """
     begun = time.perf_counter()
     look = player(form, run)
     info = json.loads(Path(run, "agent.stablehlo.json").read_text())
@@ -94,7 +100,7 @@ def measure(form: str, run: str, out: str) -> dict[str, float]:
 
 
 def compared(run: Path) -> dict[str, dict[str, float]]:
-    """Every form of the agent of one run."""
+    """Measure every form of the agent of one run, and compare it with the form in JAX."""
     files = {"jax": run / "agents" / "0.safetensors"}
     files["numpy"] = files["jax"]
     for form in ("stablehlo", "onnx"):
@@ -118,7 +124,7 @@ def compared(run: Path) -> dict[str, dict[str, float]]:
 
 
 def main(folder: Path) -> None:
-    """Train what the folder lacks, and measure."""
+    """Train the agents that the folder lacks, and compare the forms of each."""
     record = circumstances("python benchmarks/export.py") | {"agents": {}}
     for name, command in COMMANDS.items():
         run = folder / name

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU is asked for of Craftax and SMAX, in one command; needs the extras craftax and jaxmarl.
+# Measure speeds and scores of Craftax and SMAX on a GPU, in one command; needs the extras craftax and jaxmarl.
 # Writes benchmarks/results/{environments-gpu,craftax-rnn,smax-2s3z}.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."

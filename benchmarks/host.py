@@ -1,13 +1,14 @@
-"""What the loop on the host makes of its environments: `python benchmarks/host.py speed [target...]`.
+"""Measure how well environments on the host and the learner overlap: `python benchmarks/host.py speed [target...]`.
 
-Three speeds in steps a second, in turns and the best of each: of the environments alone, under random actions and in
-one piece; of the learner alone, with environments that stand still; and of the whole loop. Had the two sides no overlap
-at all, as on a CPU whose cores both need, the whole would be 1 / (1 / environments + 1 / learner); beside a GPU the
-slower side is the bound. The record is `benchmarks/results/host.json`, on a GPU `host-gpu.json`; what is not measured
-is kept.
+The script measures three speeds in steps per second, which take turns, and keeps the best of each: the environments
+alone, under random actions and not split into groups; the learner alone, with environments that stand still; and the
+whole loop. If the two sides did not overlap at all, as on a CPU all of whose cores both sides need, the whole loop
+would reach 1 / (1 / environments + 1 / learner). Beside a GPU, the slower side is the bound. The record is
+`benchmarks/results/host.json`, on a GPU `host-gpu.json`; results that are not measured anew are kept.
 
-`python benchmarks/host.py pong [atari-fast/Pong] [--minutes 10] [--until 18] [flags of qlax train]` trains it until an
-evaluation reaches so much, or the time is up, and keeps `benchmarks/results/pong.json` (on a GPU `pong-gpu.json`).
+`python benchmarks/host.py pong [atari-fast/Pong] [--minutes 10] [--until 18] [flags of qlax train]` trains with the
+preset until an evaluation returns that much or the time is over, and writes `benchmarks/results/pong.json`, on a GPU
+`pong-gpu.json`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from qlax.config.configure import configure
 from qlax.training.host_runs import HostRuns
 from qlax.training.plan import make
 
-TARGETS = {  # one update of Atari is some seconds of a CPU
+TARGETS = {  # few, because one update of Atari takes some seconds on a CPU
     "atari/Pong": ("atari/Pong", {}),
     "atari/Pong, overlapping": ("atari/Pong", {"overlap": True}),
     "lunarlander": ("lunarlander", {}),
@@ -40,7 +41,7 @@ ROUNDS, SECONDS = 3, 10
 
 
 class Still:
-    """Environments that show their first steps for ever."""
+    """Environments on the host that return their first steps forever."""
 
     def __init__(self, env):
         self._env = env
@@ -62,7 +63,7 @@ class Still:
 
 
 def speed(targets: list[str]) -> None:
-    """Measure, keep the record and print it as a table."""
+    """Measure the given targets, or all of them; keep the record and print it as a table."""
     path = _record("host")
     record = json.loads(path.read_text()) if path.exists() else {}
     for name in targets or TARGETS:
@@ -79,7 +80,7 @@ def speed(targets: list[str]) -> None:
 
 
 def measure(target: str, **overrides) -> dict:
-    """Steps a second of the environments, of the learner and of the whole loop, and the shares of its time it waits."""
+    """Measure the speeds of the environments, the learner and the whole loop, and the shares of time that it waits."""
     plan = make(configure(target, **overrides), {})
     whole = HostRuns(plan, (), lambda: False)
     whole.compile()
@@ -90,7 +91,7 @@ def measure(target: str, **overrides) -> dict:
     states, record = {}, plan.new_record()
     for runs in (learner, whole):
         states[runs], record = runs.begin(None, record)
-    for runs in states:  # once, to warm up
+    for runs in states:  # one update to warm up
         states[runs], _ = runs.chunk(states[runs], record, 1, True)
     envs = make_envs(plan.config.num_envs)
     envs.reset(0)
@@ -128,7 +129,7 @@ def measure(target: str, **overrides) -> dict:
 
 
 def pong(target: str, minutes: float, until: float, flags: list[str]) -> None:
-    """Train Pong so long or so far, and keep how it went."""
+    """Train Pong until a time or a return is reached, and keep the record of its progress."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["train", target, *flags]
         limits = ["--until", str(until), "--minutes", str(minutes)]
@@ -160,11 +161,11 @@ def _record(name: str) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("speed").add_argument("targets", nargs="*")
+    commands.add_parser("speed").add_argument("targets", nargs="*", help="targets to measure (default all)")
     of_pong = commands.add_parser("pong")
-    of_pong.add_argument("target", nargs="?", default="atari-fast/Pong")
-    of_pong.add_argument("--minutes", type=float, default=10)
-    of_pong.add_argument("--until", type=float, default=18)
+    of_pong.add_argument("target", nargs="?", default="atari-fast/Pong", help="preset (default atari-fast/Pong)")
+    of_pong.add_argument("--minutes", type=float, default=10, help="maximum duration (default 10)")
+    of_pong.add_argument("--until", type=float, default=18, help="return at which training stops (default 18)")
     options, flags = parser.parse_known_args()
     if options.command == "speed":
         speed(options.targets)

@@ -1,6 +1,7 @@
-"""The paper's ideas as docs/ideas.md shows them: `python benchmarks/ideas.py [name...]` runs examples/paper/ anew.
+"""Run the scripts of examples/paper/ anew and keep their results: `python benchmarks/ideas.py [name...]`.
 
-Of every script the figures go to `docs/figures/`, and what it measured to `benchmarks/results/ideas-<name>.json`.
+Figures go to `docs/figures/`, where docs/ideas.md shows them, and measurements go to
+`benchmarks/results/ideas-<name>.json`.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ COMMANDS = {
 
 
 def main(names: list[str]) -> None:
-    """Run the named scripts one after the other, without a name all."""
-    sys.path.insert(0, str(EXAMPLES))  # as if a script were started itself
+    """Run the named scripts one after the other, or all of them."""
+    sys.path.insert(0, str(EXAMPLES))  # a script imports modules of its own folder, as if it were started directly
     for name in names or COMMANDS:
         script, *words = COMMANDS[name].split()
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -1,7 +1,7 @@
-"""What every memory scores and costs, on the preset memory-chain: `python benchmarks/memories.py`.
+"""Measure the score and the cost of every memory on the preset memory-chain: `python benchmarks/memories.py`.
 
-One record holds a result for each memory, with the command
-that repeats it, the machine and the date. Those not asked for stay as they are.
+The record holds one result per memory, with the command that repeats it, the machine and the date. Results that are not
+measured anew are kept.
 """
 
 import argparse
@@ -17,11 +17,13 @@ MEMORIES = ("lstm", "gru", "mingru", "lru", "none")
 
 
 def main() -> None:
-    """Train, keep the record after each memory, and print the table."""
-    parser = argparse.ArgumentParser(description="What every memory scores and costs.")
-    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=MEMORIES, help="which ones (default all)")
-    parser.add_argument("--seeds", type=int, default=4, help="runs of each (default 4)")
-    parser.add_argument("--total-steps", type=int, help="of each run (default that of the preset)")
+    """Train with each memory, keep the record after each, and print the table."""
+    parser = argparse.ArgumentParser(description="Measure the score and the cost of every memory.")
+    parser.add_argument(
+        "--memory", nargs="+", choices=MEMORIES, default=MEMORIES, help="memories to measure (default all)"
+    )
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds per memory (default 4)")
+    parser.add_argument("--total-steps", type=int, help="steps of each run (default: as in the preset)")
     parser.add_argument("--out", type=Path, default=RESULTS / "memories.json", help="record to write")
     options = parser.parse_args()
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -36,7 +38,7 @@ def main() -> None:
 
 
 def measure(arguments: list[str]) -> dict:
-    """The summary of one command, and how many parameters its network has."""
+    """Run one command; return its summary and the number of parameters of its network."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
         subprocess.run([sys.executable, "-m", "qlax", "train", *arguments, "--out", str(out)], check=True)
@@ -46,7 +48,7 @@ def measure(arguments: list[str]) -> dict:
 
 
 def count_parameters(run: Path) -> int:
-    """Numbers that a run of this directory learned."""
+    """Return the number of learned parameters of the first agent of a run."""
     import jax
 
     import qlax
@@ -55,7 +57,7 @@ def count_parameters(run: Path) -> int:
 
 
 def table(record: dict[str, dict]) -> str:
-    """As Markdown."""
+    """Return the table of results as Markdown."""
     rows = [
         "| memory | greedy return of each seed | steps/s, all seeds | seconds of training | compilation | parameters |",
         "| --- | --- | --- | --- | --- | --- |",

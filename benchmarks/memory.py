@@ -1,9 +1,9 @@
-"""The memory that `qlax.training.memory` expects, and the peak of the process: `python benchmarks/memory.py`.
+"""Compare the memory that `qlax.training.memory` expects with the peak of the process: `python benchmarks/memory.py`.
 
-Each configuration runs in a process of its own: three updates, of which one is computed beside a snapshot and an
-evaluation. Measured is the largest resident memory after compilation, less what was resident before; small runs would
-drown in what the libraries take for themselves, so there are many environments. The record is
-`benchmarks/results/memory.json`, on a GPU `memory-gpu.json`, where the device's own peak is read.
+Each configuration runs in a process of its own for three updates, one of which is computed beside a snapshot and an
+evaluation. The peak is the largest resident memory after compilation, less the resident memory before. Configurations
+have many environments, because the memory of the libraries would hide that of small runs. The record is
+`benchmarks/results/memory.json`, on a GPU `memory-gpu.json`, where the peak is that reported by the device.
 """
 
 import json
@@ -23,7 +23,7 @@ from qlax.training.device_runs import DeviceRuns
 from qlax.training.placement import device, use_cores
 
 SAMPLE_SECONDS = 0.002
-LARGE = {"num_epochs": 1, "num_minibatches": 2}  # few large minibatches: much memory, and little to compute
+LARGE = {"num_epochs": 1, "num_minibatches": 2}  # few large minibatches: much memory and little computation
 CONFIGURATIONS = {
     "cartpole, 8,192 environments": ["cartpole", LARGE | {"num_envs": 8_192}],
     "minatar/breakout, 4,096 environments": ["minatar/breakout", LARGE | {"num_envs": 4_096}],
@@ -33,7 +33,7 @@ CONFIGURATIONS = {
 
 
 def main() -> None:
-    """Measure every configuration, print a table, and keep the record."""
+    """Measure every configuration, print a table and keep the record."""
     if len(sys.argv) > 1:
         print(json.dumps(measured(*CONFIGURATIONS[sys.argv[1]])))
         return
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measured(target: str, settings: dict) -> dict:
-    """What was expected, and what was taken, in MiB."""
+    """Return the expected memory, the peak, and their ratio; memory is in MiB."""
     use_cores()
     the_plan = plan.make(configure(target, total_steps=10**9, **settings), {})
     runs = DeviceRuns(the_plan, ())
@@ -80,7 +80,7 @@ def measured(target: str, settings: dict) -> dict:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,23 +1,24 @@
-"""The same work by peers that install from PyPI: `python benchmarks/peers.py [--only rejax|sb3]`.
+"""Compare qlax with libraries that install from PyPI: `python benchmarks/peers.py [--only rejax|sb3]`.
 
-Every peer gets a virtual environment of its own, in qlax's cache directory. Runs alternate, qlax first and then
-the peer, so that the machine's moods hit both; a ratio is of two neighbours, and the table gives the median of
-the ratios, the lowest and the highest. All of it is measured on the CPU, unless `JAX_PLATFORMS` says otherwise.
+Every peer has a virtual environment of its own, in qlax's cache directory. Runs alternate, first qlax and then the
+peer, so that other programs on the machine slow both alike. A ratio compares two neighbouring runs, and the table gives
+the median, the lowest and the highest ratio. Everything is measured on the CPU, unless `JAX_PLATFORMS` says otherwise.
 
-**rejax's PQN**: steps per second of training alone, compilation and evaluation left out, with the settings and
-the network of our run. One seed, then four: by rejax with `jax.vmap`, as its README says; by qlax spread over
-the cores. The work is nearly the same. rejax computes Q of every next observation once more, uses Adam with a
-constant rate where we use RAdam with a falling one, clips elementwise, does not scale rewards, and bootstraps
-one step late. Its evaluation is switched off, and that of qlax is not counted in its speed. Nothing is taken
-from a cache of compiled programs; qlax compiles its evaluation as well, and we count that. The record keeps
-greedy returns too: rejax's are its own evaluator's, at the end, with 0.5 % random actions.
+**rejax's PQN**: steps per second of training alone, without compilation and evaluation, with the settings and the
+network of our run. One seed is trained, then four: rejax uses `jax.vmap`, as its README says, and qlax spreads the
+seeds over the cores. The work is nearly the same. rejax computes the Q-values of every next observation once more, uses
+Adam with a constant learning rate where we use RAdam with a falling one, clips gradients elementwise, does not scale
+rewards, and bootstraps one step late. Its evaluation is switched off, and the time of ours is not counted. No compiled
+program comes from a cache. The compilation time of qlax includes that of its evaluation. The record also keeps greedy
+returns; rejax's own evaluation measures them at the end, with 0.5 % random actions.
 
-**Stable-Baselines3's DQN** on CartPole, until 20 greedy episodes average 475, looked at every 2,500 steps, given
-up after 200,000 steps or 300 seconds of training; against `qlax train cartpole-fast --seeds 4`, which goes on to
-its last step, on its first start and on the next one, which finds its compiled programs in a cache. Both are
-seconds of the whole process, imports included, but of DQN without its evaluations. DQN learns one agent a
-process and qlax four: the ratio is given of whole processes and of seconds per solved agent, where the process
-of qlax is divided by the agents at 475 or more. Where DQN gave up, ratios are at least those given.
+**Stable-Baselines3's DQN** trains on CartPole until 20 greedy episodes return 475 on average. It is evaluated every
+2,500 steps, and gives up after 200,000 steps or 300 seconds of training. `qlax train cartpole-fast --seeds 4` trains to
+its last step, at its first start and at the next one, which finds its compiled programs in a cache. Times are
+wall-clock times of the whole process, imports included, but without the evaluations of DQN. A process of DQN trains one
+agent, and a process of qlax trains four. So there is one ratio of whole processes, and one of seconds per solved agent,
+for which the time of qlax is divided by the number of its agents that reach 475. Where DQN gives up, the ratios are
+lower bounds.
 
 `--total-steps` shortens every run, to try the script out.
 """
@@ -37,11 +38,11 @@ import platformdirs
 from records import RESULTS, circumstances, compilation_cache
 
 REQUIREMENTS = {
-    # rejax unpacks five values of a step, gymnax 1.0 returns six. The others are those of our own measurements,
-    # so that both sides have the same compiler; Craftax is for `baselines.py`.
+    # rejax expects five values from a step, but gymnax 1.0 returns six. The other versions are those of our own
+    # measurements, so that both sides have the same compiler; Craftax is for `baselines.py`.
     "rejax": ["rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "flax==0.12.8", "optax==0.2.8", "craftax==1.6.1"],
-    # Of one version pip prefers a build for the CPU, 2.13.0+cpu, if it is told where there is one; the other brings
-    # some gigabytes of CUDA, which this does not use.
+    # pip prefers the build for the CPU, 2.13.0+cpu, if it is given an index that has one; the other build brings some
+    # gigabytes of CUDA, which are not used here.
     "sb3": ["stable-baselines3==2.9.2", "torch==2.13.0"],
 }
 SPEED_COMMANDS = [
@@ -55,12 +56,14 @@ DQN = {"total_steps": 200_000, "seconds": 300, "solved_return": SOLVED_RETURN, "
 
 
 def main() -> None:
-    """Measure, keep the record and print the tables."""
-    parser = argparse.ArgumentParser(description="The same work by peers.")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of every pair of runs (default 3)")
+    """Measure the peers, keep the record and print the tables."""
+    parser = argparse.ArgumentParser(description="Compare qlax with rejax and Stable-Baselines3.")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="repetitions of every pair of runs (default 3)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", metavar="FILE", help="record to write")
-    parser.add_argument("--only", choices=REQUIREMENTS, help="this peer; the record keeps the other's part")
-    parser.add_argument("--total-steps", type=int, metavar="STEPS", help="of every run, to try the script out")
+    parser.add_argument("--only", choices=REQUIREMENTS, help="peer to measure; results of the other one are kept")
+    parser.add_argument("--total-steps", type=int, metavar="STEPS", help="steps of every run, to try the script out")
     options = parser.parse_args()
     parts = {"rejax": compare_speed, "sb3": compare_time_to_solve}
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -81,7 +84,7 @@ def main() -> None:
 
 
 def environment(peer: str) -> Path:
-    """The Python of the peer's virtual environment, which is made anew unless it has these requirements."""
+    """Return the Python of the peer's virtual environment, which is made anew unless it has these requirements."""
     folder = platformdirs.user_cache_path("qlax") / "peers" / peer
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
     requirements = "\n".join(REQUIREMENTS[peer]) + "\n"
@@ -89,12 +92,12 @@ def environment(peer: str) -> Path:
         _say(f"installing {', '.join(REQUIREMENTS[peer])}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[peer]], check=True)
-        installed.write_text(requirements)  # last, so that half an installation does not count
+        installed.write_text(requirements)  # last, so that an interrupted installation does not count
     return python
 
 
 def compare_speed(python: Path, repeats: int, total_steps: int | None) -> dict:
-    """Both in turns, first qlax and then rejax, for every command and repeat."""
+    """Train with qlax and with rejax in turns, for every command; return the speeds and their ratios."""
     work = {f"qlax train {arguments}": [] for arguments in SPEED_COMMANDS}
     for _ in range(repeats):
         for arguments, pairs in zip(SPEED_COMMANDS, work.values(), strict=True):
@@ -106,7 +109,7 @@ def compare_speed(python: Path, repeats: int, total_steps: int | None) -> dict:
 
 
 def rejax_settings(config: dict) -> dict:
-    """Our settings in rejax's words."""
+    """Return the settings of a run under the names that rejax uses."""
     same = ("num_envs", "num_steps", "num_minibatches", "num_epochs", "learning_rate", "gamma", "max_grad_norm")
     return {
         "env": config["env"].removeprefix("gymnax/"),
@@ -125,7 +128,7 @@ def rejax_settings(config: dict) -> dict:
 
 
 def compare_time_to_solve(python: Path, repeats: int, total_steps: int | None) -> dict:
-    """Train with qlax twice, the second time with a cache, then DQN; other seeds in every repeat."""
+    """Train with qlax twice, the second time with a cache, then with DQN; repetitions have different seeds."""
     runs = []
     for repeat in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
@@ -151,9 +154,9 @@ def compare_time_to_solve(python: Path, repeats: int, total_steps: int | None) -
 
 
 def train(arguments: str, total_steps: int | None, cache: str | None = None) -> tuple[dict, dict, list[dict]]:
-    """What a run of `qlax train` took and reached, its config and its metrics.
+    """Run `qlax train`; return its times and returns, its config and its metrics.
 
-    Compiled programs are kept in `cache` alone.
+    Compiled programs are kept in `cache`; without it, none are kept.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "qlax", "train", *arguments.split(), "--out", f"{folder}/run"]
@@ -169,14 +172,17 @@ def train(arguments: str, total_steps: int | None, cache: str | None = None) -> 
 
 
 def measure(python: Path, worker: str, settings: dict, cache: str | None = None) -> dict:
-    """What a worker of this folder prints, and the seconds of its process; compiled programs are kept in `cache`."""
+    """Run a worker of the folder peers; return the seconds of its process and the numbers that it prints.
+
+    Compiled programs are kept in `cache`, if it is given.
+    """
     kept = compilation_cache(cache) if cache else {}
     process_seconds, printed = timed([python, Path(__file__).parent / "peers" / worker, json.dumps(settings)], kept)
     return {"process_seconds": process_seconds, **json.loads(printed)}
 
 
 def timed(command: list, variables: dict[str, str]) -> tuple[float, str]:
-    """Seconds of a process, from before it starts until it is gone, and what it printed."""
+    """Run a process; return its wall-clock seconds, from before its start to its end, and its standard output."""
     start = time.perf_counter()
     process_environment = {"JAX_PLATFORMS": "cpu"} | os.environ | variables
     done = subprocess.run(command, env=process_environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -184,13 +190,13 @@ def timed(command: list, variables: dict[str, str]) -> tuple[float, str]:
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """The median, the lowest and the highest."""
+    """Return the median, the lowest and the highest value."""
     values = list(values)
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
 def speed_table(record: dict) -> str:
-    """Steps per second, as Markdown."""
+    """Return the table of steps per second as Markdown."""
     rows = [
         "| command | qlax, steps/s | rejax, steps/s | qlax / rejax | qlax, s to compile | rejax, s to compile |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -204,7 +210,7 @@ def speed_table(record: dict) -> str:
 
 
 def time_to_solve_table(record: dict) -> str:
-    """Seconds of processes and agents, as Markdown."""
+    """Return the table of seconds per process and per solved agent as Markdown."""
     runs = record["repeats"]
     dqn = statistics.median(run["dqn"]["process_seconds"] - run["dqn"]["eval_seconds"] for run in runs)
     dqn_cell = f"{dqn:.1f} ({sum(run['dqn']['solved'] for run in runs)} of {len(runs)} solved)"

@@ -1,4 +1,4 @@
-"""What the files in `benchmarks/results/` say of how they came about."""
+"""Circumstances of measurements, which the files in `benchmarks/results/` record."""
 
 import datetime
 import importlib.metadata
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def circumstances(command: str) -> dict:
-    """What a record says of how it came about."""
+    """Return the command, the date, the machine and the versions of packages for a record."""
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
@@ -25,7 +25,7 @@ def circumstances(command: str) -> dict:
 
 
 def processor() -> str:
-    """The name of the processor, as the system tells it."""
+    """Return the name of the processor, as the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -33,5 +33,5 @@ def processor() -> str:
 
 
 def compilation_cache(folder: str) -> dict[str, str]:
-    """Environment variables that keep what qlax would keep in its own cache in this folder instead."""
+    """Return environment variables that make qlax keep its compiled programs in this folder."""
     return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}

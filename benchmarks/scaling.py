@@ -1,12 +1,13 @@
-"""What many runs, devices and processes make of the same machine: `python benchmarks/scaling.py [part...]`.
+"""Measure many runs, devices and processes on one machine: `python benchmarks/scaling.py [part...]`.
 
-sweep       64 settings of learning rate and lambda on CartPole, in one program and in a process each, one after the
-            other; both from a process that starts to one that has ended, from an empty cache of compiled programs
-devices     runs dealt to devices, and the environments of one run split among them: speed and scores
-processes   CartPole in one, two and four processes that split its environments; one of two killed, then resumed alone
-population  population-based training from bad learning rates, the same rates without it, and the preset's own
+sweep       64 settings of learning rate and lambda on CartPole, in one program, and in one process per setting, one at
+            a time; both are timed from the start of a process to its end, and begin with an empty compilation cache
+devices     many runs dealt to devices, and one run whose environments are split among them: speed and scores
+processes   CartPole in one, two and four processes that split its environments; then one of two processes is killed,
+            and a single process resumes the run
+population  population-based training from bad learning rates, the same rates without it, and the rate of the preset
 
-Each part is a record of its own, `benchmarks/results/scaling-<part>.json`, on a GPU `scaling-<part>-gpu.json`.
+Each part has a record of its own, `benchmarks/results/scaling-<part>.json`, on a GPU `scaling-<part>-gpu.json`.
 """
 
 import json
@@ -29,7 +30,7 @@ OFTEN = ["--log-interval", "4", "--eval-interval", "4", "--eval-episodes", "16"]
 
 
 def trained(words: list[str], run: Path, cache: Path, cores: int | None = None) -> dict:
-    """Train, and tell how long it took from start to end, and what the summary says."""
+    """Train; return the wall-clock seconds of the process, and entries of the summary."""
     environment = os.environ | compilation_cache(str(cache))
     if cores is not None:
         environment["JAX_NUM_CPU_DEVICES"] = str(cores)
@@ -40,7 +41,7 @@ def trained(words: list[str], run: Path, cache: Path, cores: int | None = None) 
 
 
 def summary(run: Path) -> dict:
-    """What the record holds of a run."""
+    """Return the entries of a run's summary that records keep."""
     found = json.loads((run / "summary.json").read_text())
     return {
         name: found[name] for name in ("eval_return", "steps_per_second", "compile_seconds", "device", "num_devices")
@@ -48,7 +49,7 @@ def summary(run: Path) -> dict:
 
 
 def sweep(folder: Path) -> dict:
-    """One program against a process for every setting."""
+    """Compare one program for all settings with one process per setting."""
     common = ["cartpole", "--total-steps", SWEEP_STEPS]
     words = [*common, "--learning-rate", *LEARNING_RATES, "--lam", *LAMBDAS]
     together = trained(words, folder / "together", folder / "cache-together")
@@ -66,7 +67,7 @@ def sweep(folder: Path) -> dict:
 
 
 def devices(folder: Path) -> dict:
-    """The same runs on one device and on more; then so many devices a run."""
+    """Train the same runs on one device and on all, then with several devices per run."""
     there = device_count()
     found = {}
     for target in ("cartpole", "minatar/breakout"):
@@ -77,7 +78,7 @@ def devices(folder: Path) -> dict:
             name = f"{target}, 1 run split into {number}"
             found[name] = trained(words, folder / f"{len(found)}", folder / "cache")
     if all(measured["device"].startswith("cpu") for measured in found.values()):
-        # Scores alone: a CPU can be counted as more devices than it has cores, but not for speed.
+        # For scores only: a CPU can act as more devices than it has cores, but is not faster for it.
         for parts in (1, 2, 4):
             words = ["cartpole", "--seeds", "4", "--devices", str(4 * parts)]
             name = f"cartpole, 4 seeds, {parts} devices a run"
@@ -86,13 +87,13 @@ def devices(folder: Path) -> dict:
 
 
 def device_count() -> int:
-    """Of this machine: cores, or what JAX counts."""
+    """Return the number of devices of this machine, as JAX counts them; those of a CPU are its cores."""
     code = "import jax; from qlax.training.placement import use_cores; use_cores(); print(len(jax.devices()))"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def started(number: int, words: list[str], cache: Path) -> list[subprocess.Popen]:
-    """So many processes of the command, a device each on a CPU."""
+    """Start the command in several processes, each with one device if on a CPU."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,7 +106,7 @@ def started(number: int, words: list[str], cache: Path) -> list[subprocess.Popen
 
 
 def processes(folder: Path) -> dict:
-    """Learning in several processes, and what becomes of those left when one is killed."""
+    """Measure training in several processes, and how a process ends when another one is killed."""
     found = {}
     for number in (1, 2, 4):
         run = folder / str(number)
@@ -135,7 +136,7 @@ def processes(folder: Path) -> dict:
 
 
 def population(folder: Path) -> dict:
-    """From bad learning rates, with and without exchange; and with the rate of the preset."""
+    """Train from bad learning rates with and without a population, and with the rate of the preset."""
     settings = {
         "population": [*BAD_RATES, "--population", "pbt"],
         "the same rates, fixed": BAD_RATES,
@@ -151,7 +152,7 @@ PARTS = {part.__name__: part for part in (sweep, devices, processes, population)
 
 
 def main(names: list[str]) -> None:
-    """Measure these parts, without a name all."""
+    """Measure the named parts, or all of them."""
     for name in names or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             found = PARTS[name](Path(folder))

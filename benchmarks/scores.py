@@ -1,9 +1,10 @@
-"""Train the presets, and keep what they came to: `python benchmarks/scores.py [name...]`.
+"""Train the presets and keep their results: `python benchmarks/scores.py [name...]`.
 
-Without a name whatever has no result yet is trained, one after the other; the same command again goes on where it was
-interrupted. What needs a GPU is trained if it is named: `bash benchmarks/gpu_suites.sh`. Every result is one file in
-`benchmarks/results/`, with the command that repeats it, the machine, the date and the evaluations on the way;
-`python benchmarks/sheet.py` makes the page of them. Run directories stay in `runs/scores/`.
+Without a name, all runs that have no result yet are trained, one after the other; after an interruption the same
+command continues. Runs that need a GPU are trained only if they are named, as in `bash benchmarks/gpu_suites.sh`. Every
+result is one file in `benchmarks/results/`, with the command that repeats it, the machine, the date and the evaluations
+during training; `python benchmarks/sheet.py` makes docs/results.md from these files. Run directories stay in
+`runs/scores/`.
 """
 
 import json
@@ -18,7 +19,7 @@ import qlax
 from qlax.util.files import free_name
 
 RUNS = Path("runs/scores")
-EPSILON = 0.05  # of the episodes that are played beside the greedy ones
+EPSILON = 0.05  # for the episodes that are evaluated besides the greedy ones
 AS_IN_GYMNAX = "--env-options sticky_action_prob=0 --wrappers time_limit="
 COMMANDS = {
     "cartpole": "cartpole --seeds 10",
@@ -53,14 +54,14 @@ COMMANDS = {
         for game, limit in {"breakout": 1000, "asterix": 1000, "space-invaders": 1000, "freeway": 2500}.items()
     },
 }
-ON_A_GPU = {  # some ten minutes each
+ON_A_GPU = {  # about ten minutes each
     "craftax-rnn": "craftax-rnn --total-steps 30000000",
     "smax-2s3z": "smax/2s3z",
 }
 
 
 def main(names: list[str]) -> None:
-    """Train the named ones, without a name all that have no result and do not need a GPU."""
+    """Train the named runs; without a name, all that have no result and need no GPU."""
     for name in names or COMMANDS:
         command = f"qlax train {(COMMANDS | ON_A_GPU)[name]}"
         if names or _recorded(name) != command:
@@ -68,17 +69,17 @@ def main(names: list[str]) -> None:
 
 
 def train(name: str, command: str) -> None:
-    """Train to the end, from wherever an earlier attempt came, and keep the result."""
+    """Train to the end, from the last checkpoint of an earlier attempt if there is one, and keep the result."""
     run = RUNS / command.removeprefix("qlax train ").replace(" ", "_").replace("/", "-")
     if (run / "summary.json").exists():
-        run.rename(free_name(run.with_name(f"{run.name}-earlier")))  # it is asked for again
+        run.rename(free_name(run.with_name(f"{run.name}-earlier")))  # the run is to be repeated
     words = ["resume", str(run)] if (run / "config.json").exists() else [*command.split()[1:], "--out", str(run)]
     subprocess.run([sys.executable, "-m", "qlax", *words], check=True)
     keep(name, command, run, os.getloadavg()[0])
 
 
 def keep(name: str, command: str, run: Path, load_average: float) -> None:
-    """Write the record of a run that was trained to its end, while so many processes wanted a core."""
+    """Write the record of a finished run; `load_average` is that of the machine at the end."""
     summary = json.loads((run / "summary.json").read_text())
     lines = list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
     lines = [line for line in lines if any(x is not None for x in line["eval_return"])]

@@ -16,11 +16,11 @@ FORK = (
     "[curves](https://github.com/ThomasMousseau/purejaxql) of Phi-TD, 5 seeds, 10 million steps, a distributional head"
 )
 PAPER = "[paper](https://arxiv.org/abs/2407.04811), read off a figure"
-MOST_LOAD = 4  # processes that want one of the two cores, more than which make seconds meaningless
+MOST_LOAD = 4  # load average, on two cores, above which seconds mean little
 DEMO = "[the authors' notebook](https://github.com/mttga/purejaxql), 3 seeds, 10 million steps"
 NONE = "none found"
 
-# heading: (file of benchmarks/results/, what is published of the same task)
+# Heading: {file of benchmarks/results/: published return of the same task}.
 SHEET = {
     "Classic control": {
         "cartpole": f"495.1 ± 6.9, {CLEANRL}",
@@ -62,7 +62,7 @@ SHEET = {
     },
 }
 HEADER = ["`qlax train ...`", "greedy return", "of each seed", "ε = 0.05", "exploring", "steps", "seconds", "published"]
-MOST_SEEDS = 5  # that are listed one by one; of more, the table shows the worst and the best
+MOST_SEEDS = 5  # listed one by one; of more seeds, the table shows only the worst and the best
 
 BEGINNING = """\
 # Results
@@ -119,7 +119,7 @@ NOTES = """\
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page from the result files."""
     parts, machines = [BEGINNING], {}
     for heading, rows in SHEET.items():
         found = {name: json.loads(path.read_text()) for name in rows if (path := RESULTS / f"{name}.json").exists()}

@@ -1,6 +1,6 @@
-"""Whether memory stays flat and speed the same for an hour of many lines, evaluations and checkpoints.
+"""Measure whether memory and speed stay constant for an hour of many lines, evaluations and checkpoints.
 
-python benchmarks/soak.py [--minutes 62] writes benchmarks/results/soak.json and soak.png.
+`python benchmarks/soak.py [--minutes 62]` writes benchmarks/results/soak.json and soak.png.
 """
 
 import argparse
@@ -26,9 +26,9 @@ COMMAND = ["train", "cartpole-fast", *SETTINGS, "--checkpoint-interval", "640", 
 
 
 def main() -> None:
-    """Train, take samples, stop as a machine that is taken back would, and write what was seen."""
+    """Train and take samples, stop the training by SIGTERM, as a preempted machine would, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=62)
+    parser.add_argument("--minutes", type=float, default=62, help="duration of training (default 62)")
     minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def last_line(path: Path) -> dict | None:
-    """The newest whole line of metrics."""
+    """Return the newest complete line of metrics."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{")]
@@ -54,14 +54,14 @@ def last_line(path: Path) -> dict | None:
 
 
 def used(pid: int) -> tuple[float, float]:
-    """Seconds of the processor, and MiB of memory."""
+    """Return the processor seconds of a process so far, and its resident memory in MiB."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     seconds = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
     return seconds, round(int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 def counted(run: Path) -> dict:
-    """How much was written."""
+    """Return the numbers of lines, evaluations, checkpoints and steps that a run has written."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "lines": len(lines),
@@ -72,11 +72,11 @@ def counted(run: Path) -> dict:
 
 
 def write(samples: list, counts: dict) -> None:
-    """The record and its picture."""
+    """Write the record and its figure."""
     time_, steps, seconds, memory = np.array(samples).T
-    third, minutes = len(time_) // 3, 4  # a sample alone may see no line written
+    third, minutes = len(time_) // 3, 4  # speed over 4 minutes, as no line may be written between two samples
     apart = 60 * minutes // SAMPLE_SECONDS
-    # Of the processor: other work beside slows the clock, and this less.
+    # Processor seconds, because other programs affect them less than wall-clock time.
     cost = (seconds[apart:] - seconds[:-apart]) / (steps[apart:] - steps[:-apart]) * 1e6
     result = {
         "command": "python benchmarks/soak.py",

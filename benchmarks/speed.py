@@ -1,19 +1,19 @@
-"""How fast qlax trains, and how near to what the device could do: `python benchmarks/speed.py`.
+"""Measure how fast qlax trains, and how near it comes to the limits of the device: `python benchmarks/speed.py`.
 
-**Throughput**: environment steps a second of training alone, of one run and of several, at the settings of a
-preset. Every number comes from a process of its own, which first and last of all measures its ceiling: a float32
-product of two 2048 x 2048 matrices, the best of 8, counting a multiplication and an addition as 2. `share` is the
-arithmetic of the network (one forward pass for acting, three for every epoch) as a part of that ceiling. The
-chunks are timed one by one; the median counts, the spread is kept.
+**Throughput**: environment steps per second of training alone, of one agent and of several, with the settings of a
+preset. Every number comes from a process of its own, which measures its ceiling at its beginning and at its end: a
+float32 product of two 2048 x 2048 matrices, the best of 8, where a multiplication and an addition count as 2. `share`
+is the arithmetic of the network (one forward pass for acting, three for every epoch) as a fraction of that ceiling.
+Chunks are timed one by one; the median counts, and the record has the spread.
 
-**Time to score**: seconds from starting a `qlax train` process, compilation included, until the greedy return of
+**Time to score**: seconds from the start of a `qlax train` process, compilation included, until the greedy return of
 every seed reaches a bound, without a compilation cache and with one.
 
-**Whole runs** (`--whole`, meant for a GPU): seconds of training and how many runs reached a bound.
+**Whole runs** (`--whole`, meant for a GPU): seconds of training, and the number of agents that reach a bound.
 
-**Growth** (`--growth`): one run of CartPole with more environments, longer rollouts, wider networks, more runs.
+**Growth** (`--growth`): cost of CartPole with more environments, longer rollouts, wider networks or more agents.
 
-`--small` shrinks everything, to try the script out. On a GPU it also measures 128 and 1,024 runs.
+`--small` reduces all sizes, to try the script out. On a GPU, 128 and 1,024 agents are measured as well.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from pathlib import Path
 
 from records import RESULTS, circumstances, compilation_cache
 
-TARGETS = {  # preset: megaflops a step at its settings
+TARGETS = {  # preset: megaflops per step with its settings
     "cartpole": 1.76,
     "minatar/breakout": 2.4,
     "minatar/asterix": 2.4,
 }
-TIME_TO_SCORE = {  # command: the greedy return to be reached by every seed
+TIME_TO_SCORE = {  # command: greedy return that every seed has to reach
     "cartpole-fast --seeds 4": 475,
     "minatar/breakout --seeds 1 --total-steps 500000 --log-interval 5 --eval-interval 10": 10,
 }
-WHOLE = {  # command: the greedy return a run should reach
+WHOLE = {  # command: greedy return that agents should reach
     "cartpole --seeds 1": 475,
     "cartpole --seeds 1024": 475,
     "minatar/breakout --seeds 1": 10,
@@ -45,7 +45,7 @@ WHOLE = {  # command: the greedy return a run should reach
     "minatar/breakout --seeds 10 --compute-dtype bfloat16": 10,
 }
 SMALL = {"num_envs": 16, "num_steps": 8, "num_minibatches": 4, "hidden": [16]}
-GROWTH = {  # a setting of CartPole's preset, and its values
+GROWTH = {  # setting of CartPole's preset: its values
     "num_envs": [8, 32, 128, 512],
     "num_steps": [16, 64, 256],
     "hidden": [[64, 64], [256, 256], [512, 512]],
@@ -54,15 +54,17 @@ GROWTH = {  # a setting of CartPole's preset, and its values
 
 
 def main() -> None:
-    """Measure, keep the record and print the table."""
-    parser = argparse.ArgumentParser(description="How fast qlax trains.")
-    parser.add_argument("--runs", type=int, nargs="+", help="side by side (default 1 10, on a GPU 128 and 1024 too)")
-    parser.add_argument("--seconds", type=float, default=15, help="of training to be timed (default 15)")
-    parser.add_argument("--growth", action="store_true", help="how cost grows with sizes, instead of the rest")
-    parser.add_argument("--whole", action="store_true", help="whole runs as well")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script out")
+    """Measure the speed, keep the record and print the tables."""
+    parser = argparse.ArgumentParser(description="Measure how fast qlax trains.")
+    parser.add_argument(
+        "--runs", type=int, nargs="+", help="agents side by side (default 1 10, on a GPU also 128 1024)"
+    )
+    parser.add_argument("--seconds", type=float, default=15, help="duration of each measurement (default 15)")
+    parser.add_argument("--growth", action="store_true", help="measure only how cost grows with sizes")
+    parser.add_argument("--whole", action="store_true", help="measure whole runs as well")
+    parser.add_argument("--small", action="store_true", help="use tiny sizes, to try the script out")
     parser.add_argument("--out", type=Path, help="record to write (default benchmarks/results/speed.json)")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a child process is to measure
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # task of a child process
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(**json.loads(options.measure))))
@@ -87,14 +89,14 @@ def main() -> None:
 
 
 def throughput(options: argparse.Namespace) -> list[dict]:
-    """Every target with every number of runs."""
+    """Measure every target with every number of agents."""
     runs = options.runs or ([1, 10, 128, 1024] if _platform() != "cpu" else [1, 10])
     cases = [(target, number) for target in TARGETS for number in runs if number <= 10 or target == "cartpole"]
     return [in_a_process(options, target=target, seeds=number) for target, number in cases]
 
 
 def growth(options: argparse.Namespace) -> list[dict]:
-    """One setting at a time."""
+    """Measure CartPole with each value of each setting, one setting at a time."""
     return [
         {"setting": name, "value": value, **in_a_process(options, target="cartpole", **{name: value})}
         for name, values in GROWTH.items()
@@ -103,7 +105,7 @@ def growth(options: argparse.Namespace) -> list[dict]:
 
 
 def in_a_process(options: argparse.Namespace, **what) -> dict:
-    """What `measure` returns, in a process of its own."""
+    """Return the result of `measure`, called in a process of its own."""
     if options.small:
         what |= SMALL
     what |= {"seconds": 0.5 if options.small else options.seconds}
@@ -114,7 +116,7 @@ def in_a_process(options: argparse.Namespace, **what) -> dict:
 
 
 def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
-    """Steps a second, compilation, memory and ceiling of runs of a preset."""
+    """Measure the speed, the compilation, the memory and the ceiling of training with a preset."""
     import resource
 
     import jax
@@ -145,7 +147,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
         speeds.append(updates * plan.config.steps_per_update * seeds / elapsed)
     ceilings.append(ceiling())
     speed = statistics.median(speeds)
-    devices = 1 if jax.default_backend() == "cpu" else placement.num_devices  # a product uses all cores of a CPU
+    devices = 1 if jax.default_backend() == "cpu" else placement.num_devices  # on a CPU a product uses all cores
     memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return {
         "target": target,
@@ -164,7 +166,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
 
 
 def ceiling() -> float:
-    """Floating-point operations a second of a float32 matrix product, the best of 8."""
+    """Return the floating-point operations per second of a float32 matrix product, the best of 8."""
     import jax
 
     size = 2048
@@ -180,7 +182,7 @@ def ceiling() -> float:
 
 
 def time_to_score() -> list[dict]:
-    """Seconds of a process until every seed has reached the bound; without a compilation cache, then with it."""
+    """Measure the seconds until every seed reaches the bound, without a compilation cache and then with one."""
     results = []
     for arguments, bound in TIME_TO_SCORE.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -217,7 +219,7 @@ def time_to_score() -> list[dict]:
 
 
 def _reached(metrics: Path, bound: float) -> int | None:
-    """Steps after which every run's greedy return first was at the bound."""
+    """Return the steps after which the greedy returns of all agents first reached the bound; None if they never did."""
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     for line in (json.loads(line) for line in lines if line.endswith("\n")):
         if all(value is not None and value >= bound for value in line["eval_return"]):
@@ -226,7 +228,7 @@ def _reached(metrics: Path, bound: float) -> int | None:
 
 
 def whole_runs(small: bool) -> list[dict]:
-    """Training to the end, with the compilation cache as it is."""
+    """Train to the end with the compilation cache as it is; return times, and how many agents reached the bound."""
     results = []
     for arguments, bound in WHOLE.items():
         if small:
@@ -246,7 +248,7 @@ def whole_runs(small: bool) -> list[dict]:
 
 
 def throughput_table(results: list[dict]) -> str:
-    """As Markdown."""
+    """Return the table of throughput as Markdown."""
     rows = [
         "| preset | agents | steps/s, all agents | slowest to fastest | share of ceiling | compilation | peak memory |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -260,7 +262,7 @@ def throughput_table(results: list[dict]) -> str:
 
 
 def time_to_score_table(results: list[dict]) -> str:
-    """As Markdown."""
+    """Return the table of times to score as Markdown."""
     rows = ["| command | cache | until | seconds | steps per agent |", "| --- | --- | --- | --- | --- |"]
     rows += [
         f"| `{x['command']}` | {x['cache']} | {x['bound']} | "
@@ -271,7 +273,7 @@ def time_to_score_table(results: list[dict]) -> str:
 
 
 def whole_runs_table(results: list[dict]) -> str:
-    """As Markdown."""
+    """Return the table of whole runs as Markdown."""
     rows = [
         "| command | steps per agent | seconds of training | of the process | agents that reached the bound |",
         "| --- | --- | --- | --- | --- |",
@@ -285,7 +287,7 @@ def whole_runs_table(results: list[dict]) -> str:
 
 
 def growth_table(results: list[dict]) -> str:
-    """As Markdown."""
+    """Return the table of growth as Markdown."""
     rows = ["| setting | value | steps/s, all runs | peak memory |", "| --- | --- | --- | --- |"]
     rows += [
         f"| {x['setting']} | {x['value']} | {x['steps_per_second']:,.0f} | {x['peak_bytes'] / 2**20:,.0f} MiB |"
@@ -295,7 +297,7 @@ def growth_table(results: list[dict]) -> str:
 
 
 def growth_plot(results: list[dict], path: Path) -> None:
-    """Seconds a million steps of all runs against every setting; linear cost a step is a horizontal line."""
+    """Draw the seconds per million steps against every setting; a horizontal line is a constant cost per step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.6), layout="constrained")
@@ -308,12 +310,12 @@ def growth_plot(results: list[dict], path: Path) -> None:
         axes.set_xticks(values, [str(value) for value in values])
         axes.set_xlabel(labels[name])
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("seconds a million steps")
+    figure.axes[0].set_ylabel("seconds per million steps")
     figure.savefig(path, dpi=150)
 
 
 def _platform() -> str:
-    """Asked in a process of its own, as JAX takes hold of a GPU's memory."""
+    """Return the platform of JAX, found in a process of its own, as JAX takes hold of a GPU's memory."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
 

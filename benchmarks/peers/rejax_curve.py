@@ -1,7 +1,7 @@
-"""rejax's side of `baselines.py`, for the Python that has rejax: `rejax_curve.py SETTINGS`, as JSON; prints JSON.
+"""Worker of `baselines.py` for the Python that has rejax: `rejax_curve.py SETTINGS`, as JSON; prints JSON.
 
-Trains one seed of rejax's DQN or PPO, and looks at it greedily at given intervals, as qlax does: one whole episode in
-each of so many environments. All programs are compiled ahead; training and looking are timed apart.
+It trains one seed of rejax's DQN or PPO, and evaluates it greedily at given intervals, as qlax does: one whole episode
+in each of several environments. All programs are compiled ahead of time; training and evaluation are timed separately.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ from rejax.compat import create
 from rejax.networks import DiscreteQNetwork, DuelingQNetwork, EpsilonGreedyPolicy
 from rejax_pqn import MinAtarNetwork
 
-RESET_RATIO = 16  # copies that share a fresh world of Craftax a step, as in qlax and in Craftax's own baselines
+RESET_RATIO = 16  # copies per new world of Craftax in a step, as in qlax and in Craftax's own baselines
 NETWORKS = {"cnn": MinAtarNetwork, "mlp": DiscreteQNetwork, "dueling": DuelingQNetwork}
 ACTIVATIONS = {
     **{name: getattr(nn, name) for name in ("relu", "swish", "tanh")},
@@ -30,7 +30,7 @@ ACTIVATIONS = {
 
 
 class Craftax:
-    """Craftax-Classic as rejax wants an environment, with Gymnax's spaces."""
+    """Craftax-Classic with the interface that rejax expects, and with Gymnax's spaces."""
 
     def __init__(self) -> None:
         env = make_craftax_env_from_name("Craftax-Classic-Symbolic-v1", auto_reset=False)
@@ -50,11 +50,11 @@ class Craftax:
 
 
 class FewWorlds:
-    """In a step some copies that ended share a world: rejax would make a new one for every copy at every step."""
+    """Mixin whose copies share new worlds, because rejax would make one for every copy at every step."""
 
     @property
     def vmap_step(self):
-        """What rejax calls for a step of all copies."""
+        """Return the function that rejax calls for a step of all copies."""
 
         def step(keys, state, action, params):
             stepped = jax.vmap(self.env.step_env, in_axes=(0, 0, 0, None))(keys, state, action, params)
@@ -76,21 +76,21 @@ class FewWorlds:
 
 
 class CraftaxDQN(FewWorlds, DQN):
-    """rejax's, with few worlds."""
+    """DQN of rejax with few new worlds."""
 
 
 class CraftaxPPO(FewWorlds, PPO):
-    """rejax's, with few worlds."""
+    """PPO of rejax with few new worlds."""
 
 
 def sample(buffer: Any, num: int, key: jax.Array) -> Any:
-    """Uniform with replacement; rejax draws without, which costs as much as the whole buffer each time."""
+    """Sample uniformly with replacement; rejax samples without, at a cost proportional to the whole buffer."""
     index = jax.random.randint(key, (num,), 0, buffer.num_entries)
     return jax.tree.map(lambda column: column[index], buffer.data)
 
 
 def make(kind: str, env: str, network: dict, total_steps: int, decay: bool, settings: dict) -> DQN | PPO:
-    """The algorithm; with `decay` its learning rate falls to 0."""
+    """Return the algorithm; with `decay`, its learning rate falls to 0."""
     on_craftax = env == "Craftax-Classic-Symbolic-v1"
     env, params = (Craftax(), Craftax().default_params) if on_craftax else create(env)
     activation = ACTIVATIONS[network["activation"]]
@@ -111,7 +111,10 @@ def make(kind: str, env: str, network: dict, total_steps: int, decay: bool, sett
 
 
 def evaluator(algorithm: DQN | PPO, episodes: int, max_steps: int, sampled: bool) -> Any:
-    """`(state, key) -> [episodes]`, returns of whole episodes: of the best actions, or `sampled` as PPO trains."""
+    """Return a function from `(state, key)` to the returns of whole episodes, `[episodes]`.
+
+    Actions are the best ones, or `sampled` as in the training of PPO.
+    """
     env, params = algorithm.env, algorithm.env_params
 
     def choose(state, obs, key):
@@ -155,7 +158,7 @@ def main(
     settings: dict,
     decay: bool = False,
 ) -> dict:
-    """Train one seed, and look at it every `eval_interval` steps, rounded to whole iterations, so many times."""
+    """Train one seed, and evaluate it every `eval_interval` steps, rounded to whole iterations."""
     buffers.ReplayBuffer.sample = sample
     algorithm = make(kind, env, network, total_steps, decay, settings)
     iteration = algorithm.num_envs * (algorithm.num_steps if kind == "ppo" else 1)
@@ -168,7 +171,7 @@ def main(
         lambda state: jax.lax.fori_loop(0, iterations, lambda _, state: algorithm.train_iteration(state), state),
         donate_argnums=0,
     )
-    # A replay buffer is large, and no argument of an evaluation.
+    # Evaluations get no replay buffer, because it is large and they do not need it.
     small = (lambda state: state.replace(replay_buffer=None)) if kind == "dqn" else (lambda state: state)
     train = train.lower(state).compile()
     kinds = {"eval_returns": False} | ({"sampled_returns": True} if kind == "ppo" else {})

@@ -1,7 +1,7 @@
-"""rejax's side of `peers.py`, for the Python that has rejax: `rejax_pqn.py SETTINGS`, as JSON; prints JSON.
+"""Worker of `peers.py` for the Python that has rejax: `rejax_pqn.py SETTINGS`, as JSON; prints JSON.
 
-Compiled ahead, then trained; only the second is training. The network, given by `replace` as `create` knows
-no other width than 64, has the layers, widths and norms of ours.
+The program is compiled ahead of time, so that only training is timed. The network has the layers, widths and norms of
+ours; it is given by `replace`, because `create` allows no other width than 64.
 """
 
 import importlib.metadata
@@ -16,11 +16,11 @@ from rejax.networks import DiscreteQNetwork, EpsilonGreedyPolicy
 
 
 class MinAtarNetwork(DiscreteQNetwork):
-    """A 3 x 3 convolution of 16 features, then dense layers."""
+    """Network of a 3 x 3 convolution with 16 features, and then dense layers."""
 
     @nn.compact
     def __call__(self, obs):
-        """`[B, H, W, C]` -> `[B, A]`."""
+        """Map observations `[B, H, W, C]` to Q-values `[B, A]`."""
         x = self.activation(nn.Conv(16, (3, 3), padding="VALID")(obs))
         x = x.reshape(len(x), -1)
         for width in self.hidden_layer_sizes:
@@ -29,8 +29,8 @@ class MinAtarNetwork(DiscreteQNetwork):
 
 
 def main(env: str, encoder: str, hidden: list[int], seeds: int, settings: dict) -> dict:
-    """Train this many seeds side by side."""
-    # One interval of evaluation is the whole run, and what is evaluated in it is nothing.
+    """Train several seeds side by side; return times, speed and greedy returns."""
+    # The interval of evaluation is the whole run, and its callback does nothing.
     algorithm = PQN.create(env=env, eval_freq=settings["total_timesteps"], skip_initial_evaluation=True, **settings)
     network = MinAtarNetwork if encoder == "cnn" else DiscreteQNetwork
     agent = EpsilonGreedyPolicy(network)(

@@ -1,6 +1,7 @@
-"""Stable-Baselines3's side of `peers.py`, for the Python that has it: `sb3_dqn.py SETTINGS`, as JSON; prints JSON.
+"""Worker of `peers.py` and `baselines.py` for the Python that has SB3: `sb3_dqn.py SETTINGS`, as JSON; prints JSON.
 
-DQN on CartPole with the settings that RL Baselines3 Zoo tuned for it, until 20 greedy episodes average 475.
+It trains DQN of Stable-Baselines3 on CartPole with the settings that RL Baselines3 Zoo tuned for it, until the mean of
+20 greedy episodes reaches a given return.
 """
 
 import importlib.metadata
@@ -15,19 +16,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-EXPLORATION_STEPS = 0.16 * 50_000  # of the steps that the settings were tuned for
-EPISODES = 20  # greedy ones a look, one in each of as many environments
+EXPLORATION_STEPS = 0.16 * 50_000  # share of the steps for which the settings were tuned
+EPISODES = 20  # greedy episodes per evaluation, one in each of as many environments
 
 
 class UntilSolved(BaseCallback):
-    """Stops the training once the agent is good, or too much time has passed; counts the seconds of looking."""
+    """Callback that stops training once the agent is good or the time is over, and times the evaluations."""
 
     def __init__(self, solved_return: float, eval_interval: int, seconds: float):
         super().__init__()
         self.solved_return, self.eval_interval, self.seconds = solved_return, eval_interval, seconds
         self.eval_env = make_vec_env("CartPole-v1", EPISODES)
         self.eval_seconds, self.returns = 0.0, []
-        self.steps, self.seconds_of_training = [], []  # of every look
+        self.steps, self.seconds_of_training = [], []  # at every evaluation
 
     def _on_training_start(self) -> None:
         self.start = time.perf_counter()
@@ -45,12 +46,12 @@ class UntilSolved(BaseCallback):
 
     @property
     def solved(self) -> bool:
-        """Whether the latest evaluation was good."""
+        """Whether the latest evaluation reached the return."""
         return bool(self.returns) and self.returns[-1] >= self.solved_return
 
 
 def main(seed: int, total_steps: int, seconds: float, solved_return: float, eval_interval: int) -> dict:
-    """Train one agent for at most so many steps or seconds."""
+    """Train one agent for at most `total_steps` steps and `seconds` seconds."""
     torch.set_num_threads(1)  # these layers are so small that two threads wait for each other most of the time
     agent = DQN(
         "MlpPolicy",
