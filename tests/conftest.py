@@ -1,4 +1,4 @@
-"""Programs of tests run for a moment, but compile slowly on a CPU: each is compiled once, and without best efforts."""
+"""Set-up of all tests: their programs run only for a moment, so each is compiled once, and without optimisations."""
 
 import gc
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-# XLA's newer code for fused operations takes twice as long to compile as the older.
+# XLA's newer code for fused operations takes twice as long to compile as the older code.
 OLDER_CODE = "--xla_cpu_use_fusion_emitters=false"
-MUCH_MEMORY = 1.3e9  # bytes; a single file adds up to 1 GB
+MUCH_MEMORY = 1.3e9  # bytes; the tests of a single file add up to 1 GB
 
 
 def pytest_configure(config):
@@ -20,14 +20,14 @@ def pytest_configure(config):
         settings["jax_compilation_cache_dir"] = str(config.cache.mkdir("jax"))
     for name, value in settings.items():
         jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)  # for the processes that tests start
+        os.environ[name.upper()] = str(value)  # for processes that tests start
     # Slow tests hold presets to the scores that users get, so they compile as users do.
     if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
         _use_older_code()
 
 
 def _use_older_code():
-    """In this process and in those it starts, if XLA has it: a flag that it does not know ends a process."""
+    """Use XLA's older code here and in child processes, if XLA knows the flag: an unknown flag ends a process."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {OLDER_CODE}".strip()
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     tried = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -37,14 +37,14 @@ def _use_older_code():
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Drop compiled programs after a file's last test if they take much memory: all together take 3.4 GB a worker."""
+    """Drop compiled programs after a file's last test if they take much memory: all would take 3.4 GB per worker."""
     if (nextitem is None or nextitem.path != item.path) and _resident_memory() > MUCH_MEMORY:
         jax.clear_caches()
         gc.collect()
 
 
 def _resident_memory():
-    """Bytes of this process in memory; where the system does not tell, more than there can be."""
+    """Return the resident memory of this process in bytes, or an impossibly large number if it is unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -53,7 +53,7 @@ def _resident_memory():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one worker: they share fixtures and what is compiled."""
+    """Send all tests of a file to the same worker, because they share fixtures and compiled programs."""
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)

@@ -1,18 +1,18 @@
-"""A world simple enough to be predicted, for the tests of the contract and of `Vec`."""
+"""Environment simple enough to predict, for the tests of the contract and of `Vec`."""
 
 import jax
 import jax.numpy as jnp
 
 from qlax.types import Step
 
-STOP = 2  # the action that ends the episode
+STOP = 2  # action that ends the episode
 
 
 class Counting:
-    """Shows where it started and how many steps it took; the reward is the action.
+    """Environment that shows its start and the number of steps since then; the reward is the action.
 
-    An episode terminates at the length its start picks from `lengths`, or on STOP; past `time_limit`
-    the reward is infinite and the count nan, so that a step that ought to be ignored is noticed.
+    An episode terminates at the length that its start picks from `lengths`, or by the action STOP. Past `time_limit`
+    the reward is infinite and the count is nan, so that tests notice a step that should be ignored.
     """
 
     num_actions = 3

@@ -1,8 +1,9 @@
-"""Run directories damaged at random: each is refused in one line and left as it is, or gone on with as if undamaged.
+"""Damage run directories at random: each is refused in one line and left unchanged, or works as if undamaged.
 
-`python tests/damage.py --directories 500 --seed 0 --out FILE.json` damages so many, prints what became of them and
-writes it down; `test_damage.py` does a few. All are copies of a few tiny runs, in each of which one to three files
-are damaged before it is resumed, extended, loaded, begun from or trained into.
+`python tests/damage.py --directories 500 --seed 0 --out FILE.json` damages 500 directories, prints the outcomes and
+writes them to the file; `test_damage.py` damages a few. All directories are copies of a few tiny runs. One to three
+files of a copy are damaged before its run is resumed, extended, loaded, used for the initial weights of a new run, or
+named as the directory of a new run.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from qlax.training.display import ProgressDisplay
 
 SETTINGS = SMALL | {"seeds": 2, "hidden": (4,)}
 LONGER = 16 * 32  # steps of an extended run
-HANGING = 300  # seconds of the clock; a machine may be busy
-MOST_SECONDS = 60.0  # of the processor
+HANGING = 300  # seconds of wall-clock time, many because a machine may be busy
+MOST_SECONDS = 60.0  # processor time
 LONGEST_MESSAGE = 600
 ACTIONS = ("resume", "extend", "load", "load best", "train into", "init")
 TOPS = ("config.json", "metrics.jsonl", "summary.json", "lock", "curve.png", "checkpoints", "agents", "best", "earlier")
 
-# Legal JSON, though not what the run was begun with; most cannot be at all.
+# Values in legal JSON that differ from those of the run; most of them are invalid.
 CHANGES = {
     "lam": [0.66, 2, None, "x", [0.5, 0.6]],
     "seed": [1, -1, 2**40],
@@ -76,28 +77,28 @@ SUMMARIES = [
 
 
 class Sources(NamedTuple):
-    """What is damaged, and what undisturbed runs left."""
+    """Runs whose copies are damaged, and undisturbed runs to compare with."""
 
-    folder: Path  # of runs: finished, interrupted, unsummarised, extended
-    cache: dict[Any, Any]  # of references that were needed
+    folder: Path  # holds the runs: finished, interrupted, unsummarised, extended
+    cache: dict[Any, Any]  # undisturbed runs, trained when they are first needed
 
 
 SOURCES = ("finished", "interrupted", "interrupted", "unsummarised", "extended")
 
 
 class Outcome(NamedTuple):
-    """What became of one directory."""
+    """Outcome of one damaged directory."""
 
     source: str
     damage: tuple[str, ...]
     action: str
     kind: str  # "refused", "exact", "exact, loss named", "loaded" or "failed"
-    seconds: float  # of the clock
+    seconds: float  # wall-clock time
     message: str = ""
 
 
 def make_sources(folder: Path) -> Sources:
-    """Train what is to be damaged."""
+    """Train the runs whose copies are damaged."""
 
     def crash(display, done, *_):
         if done >= 10 * 2 * 32:
@@ -116,7 +117,7 @@ def make_sources(folder: Path) -> Sources:
 
 def _source(sources: Sources, name: str) -> Path:
     path = sources.folder / name
-    if not path.exists():  # it is seldom drawn by a test
+    if not path.exists():  # made when it is first needed, because tests seldom draw it
         shutil.copytree(sources.folder / "finished", path)
         with contextlib.redirect_stderr(io.StringIO()):
             qlax.extend(path, LONGER - 64, **QUIET)
@@ -127,13 +128,13 @@ QUIET: dict[str, Any] = {"progress": False, "compilation_cache": False}
 
 
 def examine(sources: Sources, draw: random.Random, folder: Path) -> Outcome:
-    """Damage a copy of a run, do something with it, and see that nothing was lost without a word.
+    """Damage a copy of a run, use it, and check that nothing is lost without a message.
 
     Raises:
-      AssertionError: something was, or what was said is no clear line.
+      AssertionError: Something is lost without a message, or a message is not one clear line.
     """
     source, action = draw.choice(SOURCES), draw.choice((*ACTIONS, "resume", "resume"))
-    if action == "resume" and source in ("finished", "extended"):  # which are refused, unless the summary is damaged
+    if action == "resume" and source in ("finished", "extended"):  # refused, unless the summary is damaged
         source = draw.choice(("interrupted", "unsummarised", source))
     run, outside = folder / "run", folder / "outside"
     shutil.copytree(_source(sources, source), run)
@@ -155,27 +156,29 @@ def examine(sources: Sources, draw: random.Random, folder: Path) -> Outcome:
         message = str(error).replace(str(folder), "")
         assert 0 < len(message) <= LONGEST_MESSAGE, f"{len(message)} characters: {message[:1000]!r}"
         assert message.isprintable(), f"not one line: {message!r}"
-        assert any(name in message for name in ("/run", "gymnax", *FIELDS)), f"names nothing: {message!r}"
+        assert any(name in message for name in ("/run", "gymnax", *FIELDS)), f"names no file or setting: {message!r}"
         _check_kept(before, _snapshot(run), message)
         if action.startswith("load"):
             name = f"{'best' if action == 'load best' else 'agents'}/{index}.safetensors"
-            assert before.get(name) != whole.get(name) or name not in whole, f"an agent is not loaded: {message}"
+            assert before.get(name) != whole.get(name) or name not in whole, (
+                f"an undamaged agent is not loaded: {message}"
+            )
         return outcome("refused", message)
     finally:
         if (folder / "outside").exists():
-            assert _snapshot(outside) == outside_before, "something outside of the directory was changed"
-    assert time.process_time() - processor < MOST_SECONDS, "it took too long"
+            assert _snapshot(outside) == outside_before, "something outside the directory was changed"
+    assert time.process_time() - processor < MOST_SECONDS, "using the directory took too long"
     after = _snapshot(run)
     if action.startswith("load"):
         assert after == before, "loading changed the directory"
         _check_loaded(result, whole)
         return outcome("loaded")
     if action == "train into":
-        raise AssertionError(f"trained into what held {sorted(before)}")
+        raise AssertionError(f"trained into a directory that held {sorted(before)}")
     if action == "init":
         assert {name: what for name, what in after.items() if name != "lock"} == {
             name: what for name, what in before.items() if name != "lock"
-        }, "beginning from a run changed its directory"
+        }, "taking initial weights from a run changed its directory"
         _check_begun(sources, result, run, whole)
         return outcome("exact")
     return outcome(_check_trained(sources, source, action, run, before, after, intact, said.getvalue()))
@@ -194,13 +197,13 @@ def _act(action: str, run: Path, new: Path, index: int) -> Any:
 
 
 def _check_kept(before: dict[str, Any], after: dict[str, Any], message: str) -> None:
-    """Whether a refusal left everything as it was, but for what was moved aside under another name."""
+    """Check that a refusal changed nothing, except that it may have moved files aside under other names."""
     for name, what in before.items():
         stem = name.removesuffix(".jsonl")
         aside = [after[other] for other in after if other.startswith(stem) and "damaged" in other]
         inside = name.startswith("best/") and what == after.get(name.replace("best", "best.damaged", 1))
         kept = after.get(name) == what or what in aside or inside or name == "lock"
-        assert kept, f"{name} is no longer what it was after a refusal: {message}"
+        assert kept, f"{name} was changed by a refusal: {message}"
     new = [name for name in after if name not in before and name != "lock" and ".damaged" not in name]
     assert not new, f"{new} are new after a refusal: {message}"
 
@@ -212,20 +215,20 @@ def _check_loaded(agent: Any, whole: dict[str, Any]) -> None:
         for name, what in whole.items()
         if name.endswith(".safetensors") and not name.startswith("checkpoints")
     ]
-    assert any(_equal(held, each) for each in saved), "an agent with weights that were never saved"
+    assert any(_equal(held, each) for each in saved), "the agent has weights that were never saved"
 
 
 def _check_begun(sources: Sources, result: Any, run: Path, whole: dict[str, Any]) -> None:
-    """Whether a run began with weights that are all as they were saved."""
+    """Check that a run began with weights that were all saved before."""
     contents = [path.read_bytes() for path in sorted((run / "agents").glob("*.safetensors"))]
     saved = [what[1] for name, what in whole.items() if what[0] == "file" and name.endswith(".safetensors")]
-    assert all(content in saved for content in contents), "begun with weights that were never saved"
+    assert all(content in saved for content in contents), "the run began with weights that were never saved"
     first = safetensors.numpy.load((result.directory / "checkpoints" / "0000000000.safetensors").read_bytes())
     for index in range(2):
         held = safetensors.numpy.load(contents[index % len(contents)])
         for name, leaf in held.items():
             where = [key for key in first if key.endswith(f"/{name}")]
-            assert any(np.array_equal(first[key][index], leaf) for key in where), f"{name} is not what it began with"
+            assert any(np.array_equal(first[key][index], leaf) for key in where), f"the run did not begin with {name}"
 
 
 def _check_trained(
@@ -238,23 +241,23 @@ def _check_trained(
     intact: int,
     said: str,
 ) -> str:
-    """Whether a run ended as an undisturbed one would have, and what was lost is named."""
+    """Check that a run ended as an undisturbed run would have, and that every loss is named."""
     config, begun = config_of_file(run / "config.json"), config_of_file(sources.folder / source / "config.json")
     changed = {name for name in vars(config) if getattr(config, name) != getattr(begun, name)}
-    assert not intact or changed <= {"total_steps", "keep"}, f"{changed} were changed, and it went on"
+    assert not intact or changed <= {"total_steps", "keep"}, f"{changed} were changed, and the run continued"
     expected = _reference(sources, source, config, intact)
     for name in sorted(_names(expected / "agents")):
         found, wanted = (safetensors.numpy.load((at / "agents" / name).read_bytes()) for at in (run, expected))
         assert _equal(found, wanted), f"agents/{name} is not what an undisturbed run leaves"
     losses = []
     found, wanted = _lines(run), _lines(expected)
-    assert all(line in wanted for line in found), "lines of metrics that are not those of an undisturbed run"
+    assert all(line in wanted for line in found), "some lines of metrics are not those of an undisturbed run"
     numbers = [line["updates"] for line in found]
     assert numbers == sorted(set(numbers)), f"lines of metrics out of order: {numbers}"
     if found != wanted:
         losses.append("metrics.jsonl")
         aside = [what for name, what in after.items() if "damaged" in name]
-        assert "metrics.jsonl" not in before or before["metrics.jsonl"] in aside, "damaged lines are gone"
+        assert "metrics.jsonl" not in before or before["metrics.jsonl"] in aside, "damaged lines were not kept"
     for name in sorted(_names(expected / "best")):
         paths = [at / "best" / name for at in (run, expected)]
         if not paths[0].exists() or not _equal(*(safetensors.numpy.load(path.read_bytes()) for path in paths)):
@@ -263,17 +266,17 @@ def _check_trained(
         is_newer = name.startswith("checkpoints/") and name.endswith(".safetensors") and Path(name).stem.isdigit()
         if is_newer and int(Path(name).stem) > intact:
             aside = [after[other] for other in after if other.startswith(name) and "damaged" in other]
-            assert what in aside, f"{name} was skipped, and is gone"
-            assert Path(name).name in said, f"{name} was skipped without a word: {said!r}"
+            assert what in aside, f"{name} was skipped and not kept"
+            assert Path(name).name in said, f"{name} was skipped without a message: {said!r}"
             losses.append(name)
     for name in losses:
-        assert Path(name).name.partition(".")[0] in said, f"a loss in {name} is not named: {said!r}"
+        assert Path(name).name.partition(".")[0] in said, f"no message names the loss in {name}: {said!r}"
     assert all(len(line) < LONGEST_MESSAGE for line in said.splitlines()), f"long lines: {said!r}"
     return "exact, loss named" if losses or "moved aside" in said else "exact"
 
 
 def _reference(sources: Sources, source: str, config: Config, intact: int) -> Path:
-    """The directory of an undisturbed run to the end of this configuration, from that checkpoint of it."""
+    """Return the directory of an undisturbed run with this configuration, resumed from the checkpoint `intact`."""
     begun = config_of_file(sources.folder / source / "config.json")
     if config == begun and source != "extended":
         return sources.folder / "finished"
@@ -297,7 +300,7 @@ def _reference(sources: Sources, source: str, config: Config, intact: int) -> Pa
 
 
 def _intact(run: Path, whole: dict[str, Any]) -> int:
-    """Updates of the newest checkpoint that is what it was; 0 without any."""
+    """Return the number of updates of the newest undamaged checkpoint; 0 if there is none."""
     found = [0]
     for name in _names(run / "checkpoints"):
         path = run / "checkpoints" / name
@@ -308,7 +311,7 @@ def _intact(run: Path, whole: dict[str, Any]) -> int:
 
 
 def _damage(draw: random.Random, run: Path, outside: Path) -> str:
-    """Damage one thing of a run; returns how, and of what kind it is."""
+    """Damage one file or folder of a run; return its name and the kind of damage."""
     tops = sorted(path.name for path in run.iterdir())
     if not tops:
         return "nothing left"
@@ -378,7 +381,7 @@ def _flip(draw: random.Random, content: bytes) -> bytes:
 
 
 def _flip_early(draw: random.Random, content: bytes) -> bytes:
-    """In the beginning, where formats say what follows."""
+    """Flip bits at the beginning, where formats describe the contents that follow."""
     return _flip(draw, content[:64]) + content[64:]
 
 
@@ -443,7 +446,7 @@ def _remove(path: Path) -> None:
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """All that is in a folder, by its name: what it is, and what it holds."""
+    """Return the kind and the contents of every file and folder in a folder, by path."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -495,7 +498,7 @@ def _not_hanging() -> Iterator[None]:
 
 
 def examine_one(sources: Sources, number: str) -> Outcome:
-    """The example that a word stands for; what should not be is an outcome as well."""
+    """Return the outcome of the example with this number; an unexpected error is an outcome as well."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with _not_hanging():
@@ -506,11 +509,13 @@ def examine_one(sources: Sources, number: str) -> Outcome:
 
 
 def main() -> None:
-    """Damage, print and write down."""
-    parser = argparse.ArgumentParser(description="What becomes of run directories that are damaged at random.")
-    parser.add_argument("--directories", type=int, default=100, help="how many (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="no new one is begun after so many")
+    """Damage directories, print the outcomes and write them to a file."""
+    parser = argparse.ArgumentParser(description="Damage run directories at random, and use them.")
+    parser.add_argument("--directories", type=int, default=100, help="number of directories (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damage (default 0)")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="time after which no further directory is examined"
+    )
     parser.add_argument("--out", type=Path, help="record to write")
     options = parser.parse_args()
     begun, outcomes = time.perf_counter(), []
@@ -518,7 +523,7 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/jax")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         sources = make_sources(Path(folder))
-        print(f"sources after {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+        print(f"trained the sources in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
         for number in range(options.directories):
             if time.perf_counter() - begun > options.seconds:
                 break
@@ -540,7 +545,7 @@ def main() -> None:
 
 
 def summary_of(outcomes: list[Outcome]) -> dict[str, Any]:
-    """How many ended how, by what was done and by what was damaged, and all failures."""
+    """Return the numbers of outcomes, in all, by action and by damage, and all failures."""
 
     def counted(pairs):
         table: dict[str, Counter] = {}

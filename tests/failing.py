@@ -7,7 +7,7 @@ import gymnasium
 
 
 class Dying:
-    """A wrapper of Gymnasium's environments, of which each ends its process in its thirtieth step."""
+    """Wrapper of Gymnasium's environments that ends the process of an environment in its thirtieth step."""
 
     fail = staticmethod(lambda: os._exit(3))
 
@@ -25,7 +25,7 @@ class Dying:
 
 
 class Sleeping(Dying):
-    """The same, but it never answers again."""
+    """Wrapper of Gymnasium's environments that hangs in the thirtieth step."""
 
     fail = staticmethod(lambda: time.sleep(1000))
 

@@ -1,10 +1,11 @@
-"""Kills training at random moments, resumes it, and compares what is left with an undisturbed run.
+"""Kill training at random moments, resume it, and compare the result with an undisturbed run.
 
-python tests/faults.py --runs 10 --kills 5 --in-writes 10    writes benchmarks/results/faults.json
+`python tests/faults.py --runs 10 --kills 5 --in-writes 10` writes benchmarks/results/faults.json.
 
-Every run is killed so many times before it is left to end; some kills are SIGTERM, after which the process has to save
-and end with 0. Others strike within the writing of a file: before it is synchronised, half of it cut off, or after it
-was renamed. A last run fills its disk, a small tmpfs (which only root may mount; skipped for others).
+Every run is killed several times before it may end. Some kills are SIGTERM, after which the process has to save a
+checkpoint and end with exit code 0. Others strike while a file is written: before it is synchronised, after half of it,
+or after it was renamed. A last run fills its disk, a small tmpfs, which only root may mount; it is skipped for other
+users.
 """
 
 import argparse
@@ -23,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from records import RESULTS, circumstances
 from runs import without_times
 
-# Several seconds of training, several settings, a checkpoint several times a second.
+# Training with several settings takes several seconds, and saves several checkpoints per second.
 SETTINGS = ["cartpole-fast", "--seeds", "2", "--lam", "0.5", "0.9", "--total-steps", "250000", "--norm", "batch"]
 INTERVALS = ["--log-interval", "8", "--eval-interval", "80", "--checkpoint-interval", "16", "--eval-episodes", "8"]
 
@@ -32,11 +33,15 @@ def main():
     if sys.argv[1] == "--child":
         return child(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=10, help="that are killed at random moments")
-    parser.add_argument("--kills", type=int, default=5, help="of each of them")
-    parser.add_argument("--in-writes", type=int, default=10, help="kills within the writing of a file, a run each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
+    parser.add_argument(
+        "--runs", type=int, default=10, help="number of runs that are killed at random moments (default 10)"
+    )
+    parser.add_argument("--kills", type=int, default=5, help="number of kills per run (default 5)")
+    parser.add_argument(
+        "--in-writes", type=int, default=10, help="number of runs that are killed while they write a file (default 10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json", help="record to write")
     options = parser.parse_args()
     chance, tally = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +50,7 @@ def main():
         subprocess.run(qlax("train", *SETTINGS, *INTERVALS, "--out", str(reference)), check=True, capture_output=True)
         summary, lines = json.loads((reference / "summary.json").read_text()), len(lines_of(reference))
         seconds = max(1.0, summary["train_seconds"] + summary["eval_seconds"])
-        print(f"undisturbed: {time.monotonic() - begun:.0f} s, of which {seconds:.1f} s are training", flush=True)
+        print(f"undisturbed run: {time.monotonic() - begun:.0f} s, of which {seconds:.1f} s are training", flush=True)
         for number in range(options.runs + options.in_writes):
             run = Path(folder) / str(number)
             if number < options.runs:
@@ -79,18 +84,18 @@ def qlax(*words):
 
 
 def next_words(run):
-    """Of the command that begins the run, or goes on with it."""
+    """Return the arguments of the command that begins the run, or resumes it if it has begun."""
     begun = (run / "config.json").exists()
     return ["resume", str(run)] if begun else ["train", *SETTINGS, *INTERVALS, "--out", str(run)]
 
 
 def killed_at_random(run, chance, seconds):
-    """Begin or go on, and kill it at some moment, most often one of training."""
+    """Begin or resume a run and kill it at a random moment, most often in training; describe the kill."""
     number = signal.SIGTERM if chance.random() < 0.2 else signal.SIGKILL
     process = subprocess.Popen(qlax(*next_words(run)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     before = state_of(run)
     deadline = time.monotonic() + 120
-    anywhere = chance.random() < 0.15  # also while it is imported or compiled
+    anywhere = chance.random() < 0.15  # so that imports and compilation are interrupted as well
     while not anywhere and state_of(run) == before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(chance.uniform(0, 8 if anywhere else seconds / 4))
@@ -107,7 +112,7 @@ def killed_at_random(run, chance, seconds):
 
 
 def killed_in_a_write(run, chance):
-    """Begin, and have the process kill itself while it writes a file."""
+    """Begin a run whose process kills itself while it writes a file; describe the kill."""
     how, which = (
         chance.choice(["before it is synchronised", "half written", "after it was renamed"]),
         chance.randint(2, 9),
@@ -119,7 +124,7 @@ def killed_in_a_write(run, chance):
 
 
 def child(how, which, words):
-    """The command, in a process that kills itself in the writing of this file, counted from 1."""
+    """Run the command in this process, which kills itself while it writes file number `which`, counted from 1."""
     import qlax.cli.main
     from qlax.util import files
 
@@ -148,7 +153,7 @@ def child(how, which, words):
 
 
 def finished(run, reference):
-    """Let it end, and compare."""
+    """Let a run end, and compare it with the undisturbed run."""
     end = subprocess.run(qlax(*next_words(run)), capture_output=True, text=True)
     if end.returncode and "holds a finished run" not in end.stderr:
         return {"same_weights": False, "same_lines": False, "error": end.stderr[-300:]}
@@ -162,7 +167,7 @@ def finished(run, reference):
 
 
 def full_disk(folder, reference):
-    """A run whose disk is full after some checkpoints, and which goes on when there is room."""
+    """Train until the disk is full, make room, resume, and compare the run with the undisturbed run."""
     disk = folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)]
@@ -180,7 +185,7 @@ def full_disk(folder, reference):
 
 
 def state_of(run):
-    """What changes as soon as it trains."""
+    """Return the size of the metrics file, which changes as soon as the run trains."""
     file = run / "metrics.jsonl"
     return file.stat().st_size if file.exists() else 0
 
@@ -191,7 +196,7 @@ def steps_of(run):
 
 
 def lines_of(run):
-    """Of the metrics, without times; one that was cut short is not counted."""
+    """Return the lines of metrics without times; a line that was cut short is left out."""
     file = run / "metrics.jsonl"
     whole = file.read_text().split("\n")[:-1] if file.exists() else []
     return [without_times(json.loads(line)) for line in whole]

@@ -1,8 +1,8 @@
-"""Random configurations and environments, most with something wrong: each is refused in one line, or trains.
+"""Draw random configurations and environments, most with mistakes: each is refused in one line, or trains.
 
-`python tests/fuzz.py --configurations 1000 --environments 100 --seed 0 --out FILE.json` draws many of them, prints what
-became of them and writes it down; `test_fuzz.py` draws a few. Legal values of what changes the compiled program are
-from small pools, as compiling takes most of the time; whatever JAX traces may be any number.
+`python tests/fuzz.py --configurations 1000 --environments 100 --seed 0 --out FILE.json` draws many of them, prints the
+outcomes and writes them to the file; `test_fuzz.py` draws a few. Settings that change the compiled program have few
+legal values here, because compiling takes most of the time; settings that JAX traces may be any number.
 """
 
 import argparse
@@ -44,10 +44,10 @@ from qlax.types import Step
 from qlax.util.text import shown
 
 LONGEST_MESSAGE = 700
-MOST_SECONDS, MOST_MEMORY = 5.0, 1 << 30  # of the processor, and bytes, for a refusal
+MOST_SECONDS, MOST_MEMORY = 5.0, 1 << 30  # processor time and bytes that a refusal may take
 HANGING = 120  # seconds
 
-# The smallest runs of two updates.
+# Settings of the smallest run of two updates.
 BASE = {
     "env": "probes:ActionReward",
     "num_envs": 4,
@@ -62,7 +62,7 @@ BASE = {
     "eval_episodes": 2,
     "eval_max_steps": 10,
 }
-# Each a program of its own.
+# Settings that need a program of their own.
 STRUCTURES: list[dict[str, Any]] = [
     {},
     {"seeds": 2},
@@ -76,7 +76,7 @@ STRUCTURES: list[dict[str, Any]] = [
     {"env": "probes:DelayedReward", "env_options": {"length": 3}, "time_limit_is_terminal": True, "reset_ratio": 2},
     {"env": "hosts:HostWalk", "overlap": True, "host_timeout": 1e9},
 ]
-# Whatever a program would not have to be compiled anew for.
+# Settings that can change without compiling anew.
 TRACED = {name: st.floats(0, 1) for name in SWEEPABLE} | {
     "learning_rate": st.floats(0, 3e38),
     "max_grad_norm": st.floats(1e-9, 3e38),
@@ -194,30 +194,30 @@ HOSTILE_OF = {
 
 
 class Outcome(NamedTuple):
-    """What became of something drawn."""
+    """Outcome of one example."""
 
-    kind: str  # "trained", "diverged", "crashed" on the host, "examined" but not to be trained, or "refused"
-    seconds: float  # of the processor
+    kind: str  # "trained", "diverged", "crashed" on the host, "examined" but not trained, or "refused"
+    seconds: float  # processor time
     message: str = ""
 
 
 class Drawn(NamedTuple):
-    """A configuration, and the way it is asked for."""
+    """Configuration, and the way in which it is given."""
 
     settings: dict[str, Any]
-    changed: tuple[str, ...]  # fields that are not as in a configuration known to be right
+    changed: tuple[str, ...]  # fields that differ from a configuration known to be valid
     route: str  # "keywords", "Config", "file" or "command"
 
 
 @st.composite
 def configurations(draw: Any, structures: list[dict[str, Any]] = STRUCTURES, max_hostile: int = 2) -> Drawn:
-    """Of a run of two updates, in which some fields are changed: some to legal values, some to hostile ones."""
+    """Draw a run of two updates in which some fields are changed: some to legal values, some to hostile ones."""
     settings = BASE | draw(st.sampled_from(structures))
     free = draw(st.fixed_dictionaries({}, optional=FREE)) if draw(st.booleans()) else {}
     names = draw(
         st.lists(st.sampled_from([*sorted(FIELDS), *sorted(HOSTILE_OF) * 3]), max_size=max_hostile, unique=True)
     )
-    if "network" in names:  # one's own has none of these
+    if "network" in names:  # a network of the user has none of these fields
         settings = {name: value for name, value in settings.items() if name not in NETWORK_FIELDS}
     hostile = {name: draw(HOSTILE_OF.get(name, HOSTILE) | HOSTILE) for name in names}
     route = draw(st.sampled_from(["keywords", "Config", "file", "command"]))
@@ -225,15 +225,17 @@ def configurations(draw: Any, structures: list[dict[str, Any]] = STRUCTURES, max
 
 
 def examine(drawn: Drawn, folder: Path, with_training: bool = True) -> Outcome:
-    """Refused in one line and at once, or trained to finite numbers, if training is short and wanted.
+    """Check that a configuration is refused in one line and at once, or trains to finite numbers.
+
+    Only short runs are trained, and only if `with_training` is set.
 
     Raises:
-      AssertionError: neither of both.
+      AssertionError: The configuration is neither refused in this way nor trained.
     """
     folder.mkdir(parents=True)
     settings, route = drawn.settings, drawn.route
     words: list[str] = []
-    with contextlib.suppress(TypeError, ValueError):  # no file holds it, or nobody can write it as a word
+    with contextlib.suppress(TypeError, ValueError):  # JSON or a command line cannot express the value
         if route == "file":
             (folder / "config.json").write_text(json.dumps(settings))
         elif route == "command":
@@ -249,7 +251,7 @@ def examine(drawn: Drawn, folder: Path, with_training: bool = True) -> Outcome:
         except (UserError, SystemExit):
             if route != "command":
                 raise
-            trains = True  # not for long: the command itself is to say so
+            trains = True  # the command itself has to refuse the settings
         if not trains:
             make(config, {})
             return Outcome("examined", time.process_time() - begun)
@@ -275,9 +277,9 @@ def examine(drawn: Drawn, folder: Path, with_training: bool = True) -> Outcome:
 
 
 def check_refusal(message: str, seconds: float, memory: int) -> None:
-    """Whether a refusal is one line, and came before anything large was done."""
+    """Check that a refusal is one line, and came before any expensive computation."""
     shown = f"{message[:LONGEST_MESSAGE]!r}"
-    assert message.strip(), "a refusal without a word"
+    assert message.strip(), "a refusal without a message"
     assert len(message.splitlines()) == 1, f"several lines: {shown}"
     assert len(message) <= LONGEST_MESSAGE, f"{len(message)} characters: {shown}"
     assert seconds < MOST_SECONDS, f"refused after {seconds:.1f} seconds: {shown}"
@@ -285,14 +287,14 @@ def check_refusal(message: str, seconds: float, memory: int) -> None:
 
 
 def check_result(result: qlax.Result) -> None:
-    """Whether what was learned are numbers."""
+    """Check that the learned weights are finite."""
     assert result.summary["updates"] == 2
     for agent in result.agents:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(agent.variables)), "weights are not finite"
 
 
 def _asked(settings: dict[str, Any], route: str, folder: Path, words: list[str]) -> Config:
-    """The configuration, by one of the ways to ask for it."""
+    """Return the configuration, made in one of the ways to give it."""
     if route == "Config":
         return Config(**settings)
     if route == "file":
@@ -307,7 +309,7 @@ def _asked(settings: dict[str, Any], route: str, folder: Path, words: list[str])
 
 
 def _words(settings: dict[str, Any]) -> list[str]:
-    """As on the command line; what cannot be said there is left out."""
+    """Return settings as words of the command line; those that cannot be expressed there are left out."""
     words = ["train", str(settings["env"])]
     for name, value in settings.items():
         flag = "--" + name.replace("_", "-")
@@ -325,11 +327,11 @@ def _words(settings: dict[str, Any]) -> list[str]:
 
 
 def _command(words: list[str]) -> Any:
-    """What the command trained.
+    """Run a command, and raise the error that it reports.
 
     Raises:
-      UserError: what it refused, in the words it said.
-      DivergedError, HostError: what it said of those.
+      UserError: The command refused the settings; the message is what it printed.
+      DivergedError, HostError: Training failed; the message is what the command printed.
     """
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
@@ -349,7 +351,7 @@ def _command(words: list[str]) -> Any:
 
 
 def _is_small(config: Config) -> bool:
-    """Whether training it takes a moment."""
+    """Return whether training takes only a moment."""
     wide = max(config.hidden or (256,)) > 64 or len(config.hidden or ()) > 3 or len(config.wrappers) > 3
     epochs = config.num_epochs * config.num_minibatches
     return not wide and all(
@@ -366,33 +368,33 @@ def _is_small(config: Config) -> bool:
 
 
 def _memory() -> int:
-    """Bytes that this process held when it held most."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-_drawn: Any = None  # makes the environment drawn last
+_drawn: Any = None  # function that makes the environment drawn last
 
 
 def drawn_env() -> Any:
-    """For training: what was drawn last, in JAX."""
+    """Make the environment drawn last, in JAX; training finds it by this function's path."""
     return _drawn()
 
 
 def drawn_host_env(num_envs: int) -> Any:
-    """The same, on the host."""
+    """Make the environment drawn last, on the host; training finds it by this function's path."""
     return _drawn(num_envs)
 
 
 class Fault(NamedTuple):
-    """One thing that an environment has or does otherwise than the one it was made of."""
+    """Difference between an environment and the one from which it is made."""
 
     where: str  # an attribute, "reset", "step" or "both"
-    what: str  # "is", "raises", or what of the result is replaced: "result", "state" or a field of `Step`
+    what: str  # "is", "raises", or the replaced part of the result: "result", "state" or a field of `Step`
     value: Any
 
 
 class Odd:
-    """A property that cannot be read."""
+    """Property that cannot be read."""
 
     def __get__(self, env: Any, kind: Any) -> Any:
         raise RuntimeError("not\nready")
@@ -406,11 +408,11 @@ SHAPES = ((), (0,), (1,), (2,), (3,), (4,), (1, 4), (2, 3), (2, 4), (3, 3, 1), (
 
 
 def arrays(module: Any) -> st.SearchStrategy[Any]:
-    """Of `jax.numpy` or NumPy: ones, zeros or nan, of all shapes and dtypes; made when they are used."""
+    """Draw functions that make arrays of `jax.numpy` or NumPy, with various values, shapes and dtypes."""
 
     def made(fill, shape, dtype):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # there is no float64 in JAX
+            warnings.simplefilter("ignore")  # JAX warns that it has no float64
             return lambda: module.asarray(np.full(shape, fill, np.float32)).astype(getattr(jnp, dtype))
 
     return st.builds(
@@ -419,7 +421,7 @@ def arrays(module: Any) -> st.SearchStrategy[Any]:
 
 
 def junk(module: Any) -> st.SearchStrategy[Any]:
-    """What may stand where an array is expected, each as a function that makes it."""
+    """Draw functions that make something in place of an array."""
     own = [
         *(None, 0, 1, -1, 0.5, True, math.nan, 10**30, "text", b"x", (), {}, [], [1.0, 2.0], object(), 1j, {"a": None}),
         *({1: 0.0, "a": 0.0}, {"": 1.0}, {"loss": 1.0}, {"eval_x": 1.0}, {"a\nb": 1.0}, {"a": {"b": 1.0}}, {"a": "b"}),
@@ -460,7 +462,7 @@ ERRORS = [
 
 
 def faults(module: Any) -> st.SearchStrategy[Fault]:
-    """Of an environment that computes with this module."""
+    """Draw faults of an environment that computes with this module."""
     places = st.sampled_from(["reset", "step", "both"])
     parts = st.sampled_from(["result", "state", *Step._fields, *Step._fields])
     return (
@@ -471,7 +473,7 @@ def faults(module: Any) -> st.SearchStrategy[Fault]:
 
 
 def parts_that_may_fit(module: Any) -> list[Fault]:
-    """What is no fault, or none of shapes."""
+    """Return changes that may be valid, because their shapes may fit."""
     shapes = {"obs": [(), (3,), (5, 5, 3), (0,), (2, 3), (6, 5)], "reward": [()], "terminated": [()], "truncated": [()]}
     made = [
         Fault("both", name, lambda shape=shape, dtype=dtype: module.ones(shape, getattr(jnp, dtype)))
@@ -487,7 +489,7 @@ def parts_that_may_fit(module: Any) -> list[Fault]:
 
 
 def broken(base: type, found: tuple[Fault, ...], **options: Any) -> Any:
-    """An environment with faults."""
+    """Return an environment with these faults."""
     members: dict[str, Any] = {}
     for fault in found:
         if fault.what == "is":
@@ -495,7 +497,7 @@ def broken(base: type, found: tuple[Fault, ...], **options: Any) -> Any:
         else:
             for name in ("reset", "step") if fault.where == "both" else (fault.where,):
                 members[name] = _changed(members.get(name) or getattr(base, name), fault, base is HostWalk)
-    # With `__dict__` a number is one, even where `base` would set another.
+    # An attribute that the constructor of `base` sets would hide the faulty one of the class.
     env = type("Broken", (base,), members)(**options)
     for name, value in members.items():
         if name in env.__dict__ and name != "num_envs":
@@ -521,7 +523,7 @@ def _changed(function: Callable[..., Any], fault: Fault, on_host: bool) -> Calla
 
 @st.composite
 def environments(draw: Any) -> tuple[bool, Callable[..., Any]]:
-    """Whether it lives on the host, and what makes it: with one or two faults."""
+    """Draw whether an environment lives on the host, and a function that makes it with one or two faults."""
     on_host = draw(st.booleans())
     module = np if on_host else jnp
     some = faults(module) if draw(st.booleans()) else st.sampled_from(parts_that_may_fit(module))
@@ -533,10 +535,10 @@ def environments(draw: Any) -> tuple[bool, Callable[..., Any]]:
 
 
 def examine_environment(on_host: bool, make: Callable[..., Any], folder: Path, with_training: bool = True) -> Outcome:
-    """`check_env` passes it or refuses it in one line; a run refuses it as well, or trains, if training is wanted.
+    """Check that `check_env` accepts or refuses an environment, and that a run refuses it or trains; see `examine`.
 
     Raises:
-      AssertionError: neither of both.
+      AssertionError: A refusal is not one line, or a run is neither refused nor trained.
     """
     global _drawn
     _drawn = make
@@ -570,7 +572,7 @@ def _not_hanging():
 def draw_many(
     strategy: Any, examine_one: Callable[[Any, Path], Outcome], count: int, seed: int
 ) -> list[dict[str, Any]]:
-    """So many examples, each with what became of it; a failure is one more kind of outcome."""
+    """Examine `count` examples; return a row for each, in which a failure is one more kind of outcome."""
     rows: list[dict[str, Any]] = []
 
     @hypothesis.seed(seed)
@@ -610,7 +612,7 @@ def _environments(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of many examples, how many of each kind, the slowest refusal, and all failures."""
+    """Return the numbers of outcomes, the slowest refusal and all failures."""
     refusals = [row for row in rows if row["kind"] == "refused"]
     slowest = max(refusals, key=lambda row: row["seconds"], default={"seconds": 0.0, "message": ""})
     return {
@@ -625,12 +627,12 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Draw, print and write down."""
-    parser = argparse.ArgumentParser(description="What random configurations and broken environments lead to.")
-    parser.add_argument("--configurations", type=int, default=100, help="how many (default 100)")
-    parser.add_argument("--environments", type=int, default=20, help="how many (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, each with a share and a seed (default 1)")
+    """Draw examples, print the outcomes and write them to a file."""
+    parser = argparse.ArgumentParser(description="Examine random configurations and broken environments.")
+    parser.add_argument("--configurations", type=int, default=100, help="number of configurations (default 100)")
+    parser.add_argument("--environments", type=int, default=20, help="number of environments (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the examples (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own share and seed (default 1)")
     parser.add_argument("--out", type=Path, help="record to write")
     options = parser.parse_args()
     record: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Environments on the host for tests: in plain NumPy, as a user would write them, and some that fail."""
+"""Environments on the host for tests: one in plain NumPy, as a user would write it, and some that fail."""
 
 import time
 
@@ -12,7 +12,7 @@ LENGTH, LIMIT = 4, 7
 
 
 class HostWalk:
-    """Walk right to cell LENGTH for reward 2 in at most LIMIT steps, which cost 0.1 each; resets are as in `Vec`."""
+    """Walk right to cell LENGTH for reward 2, in at most LIMIT steps that cost 0.1 each; resets are as in `Vec`."""
 
     num_actions = 2
     time_limit = LIMIT
@@ -59,7 +59,7 @@ class HostWalk:
 
 
 class Walk:
-    """The same, one of it, in JAX."""
+    """Environment like `HostWalk`, but a single copy in JAX."""
 
     num_actions = 2
     time_limit = LIMIT
@@ -77,7 +77,7 @@ class Walk:
 
 
 class Crashing(HostWalk):
-    """Raises in the step after so many of its own, until it is mended."""
+    """Environment that raises an error after `steps` of its own steps, unless `mended` is set."""
 
     mended = False
 
@@ -96,35 +96,35 @@ class Crashing(HostWalk):
 
 
 class Hanging(Crashing):
-    """Sleeps there."""
+    """Environment that sleeps where `Crashing` raises an error."""
 
     def fail(self):
         time.sleep(60)
 
 
 class CrashingInEvaluation(Crashing):
-    """The same, where there are three of it: in evaluations of `runs.SMALL`."""
+    """Environment that raises an error only with three copies, as in evaluations of `runs.SMALL`."""
 
     def __init__(self, num_envs, steps):
         super().__init__(num_envs, steps if num_envs == 3 else 10**9)
 
 
 class HangingAtOnce(HostWalk):
-    """Never shows a first step."""
+    """Environment that never returns a first step."""
 
     def reset(self, seed):
         time.sleep(60)
 
 
 class OneOnly(HostWalk):
-    """Ignores how many are asked for."""
+    """Environment that ignores the number of copies asked for."""
 
     def __init__(self, num_envs):
         super().__init__(1)
 
 
 class Growing(Crashing):
-    """Its observations become longer."""
+    """Environment whose observations become longer after `steps` of its own steps."""
 
     def step(self, action):
         self.left -= 1

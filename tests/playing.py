@@ -1,4 +1,4 @@
-"""Agents at play: some that want one action, saved as a run leaves them, and an episode told by its return."""
+"""Agents that always prefer one action, saved as a run saves them, and a game whose return reveals the actions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ WALK = [["float32", [LENGTH + 1]]]
 
 
 class Wants:
-    """A network that always wants the action its weights say: Q is 1 there, else 0."""
+    """Network that always prefers the action in its weights: Q is 1 for this action and 0 for all others."""
 
     recurrent = False
 
@@ -35,7 +35,7 @@ class Wants:
 
 
 def saved(folder, env, obs, actions=(1,), num_actions=2, wrappers=(), **options):
-    """A run's folder with an agent for each action, as training leaves them, but nothing else."""
+    """Save an agent for each action as training does, and nothing else; return the folder."""
     (folder / "agents").mkdir(parents=True)
     for index, action in enumerate(actions):
         info = {"env": env, "env_options": options, "wrappers": list(wrappers), "num_actions": num_actions}
@@ -46,9 +46,10 @@ def saved(folder, env, obs, actions=(1,), num_actions=2, wrappers=(), **options)
 
 
 class Script:
-    """A team of two for whom every step has legal actions and a reward a joint action of its own, and looks the same.
+    """Game for a team of two in which every step has its own legal actions and its own reward for each joint action.
 
-    Nothing in it is random, so the return tells the actions apart: two sequences of them hardly ever pay the same.
+    All steps look the same, and nothing is random. So the return reveals the actions: two sequences of actions hardly
+    ever have the same return.
     """
 
     num_actions, num_agents, time_limit = 64, 2, 12
@@ -70,7 +71,7 @@ class Script:
 
 
 def play(agent, forget=False):
-    """The return of one greedy episode of `Script`; with `forget`, every step begins an episode to the agent."""
+    """Return the return of one greedy episode of `Script`; with `forget`, the agent is reset before every step."""
     env, total = Script(), 0.0
     state, step = env.reset(jax.random.key(0))
     for _ in range(env.time_limit):

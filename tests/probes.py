@@ -1,6 +1,6 @@
-"""Small environments whose Q-values are known, each for one mechanism, and random ones for tests that need every case.
+"""Small environments with known Q-values, each for one mechanism, and random ones for tests that need every case.
 
-All satisfy `qlax.types.Env`; the docstrings say what Q is.
+All satisfy `qlax.types.Env`; the docstrings give the Q-values.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from qlax.types import Step
 
 @contextlib.contextmanager
 def strict_and_quick():
-    """Ranks must match, and programs that run for a moment are compiled without XLA's best efforts."""
+    """Within the context, refuse implicit promotion of ranks, and compile quickly without XLA's optimisations."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.numpy_rank_promotion("raise"):
@@ -23,12 +23,12 @@ def strict_and_quick():
 
 
 def show(obs, reward=0.0, terminated=False, truncated=False, legal=None, metrics=None) -> Step:
-    """One instance's step; what is not named is that of a reset."""
+    """Return a step of one copy; values that are not given are those of a reset."""
     return Step(obs, legal, jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated), metrics or {})
 
 
 class Blank:
-    """It shows the same, always."""
+    """Base of environments whose observation never changes."""
 
     num_actions = 2
 
@@ -38,7 +38,7 @@ class Blank:
 
 
 class Paid:
-    """One step; its reward is what all copies share."""
+    """One-step environment whose reward is the value that all copies share."""
 
     num_actions = 2
     shared = jnp.float32(1)
@@ -53,7 +53,7 @@ class Paid:
 
 
 class ConstantReward(Blank):
-    """One step, reward 1: Q = 1."""
+    """One-step environment with reward 1: Q = 1."""
 
     def step(self, key, state, action):
         del key, action
@@ -61,7 +61,7 @@ class ConstantReward(Blank):
 
 
 class ObservationReward:
-    """One step, the reward is the observation, -1 or 1: Q = observation."""
+    """One-step environment whose reward is the observation, -1 or 1: Q = observation."""
 
     num_actions = 2
 
@@ -75,7 +75,7 @@ class ObservationReward:
 
 
 class DelayedReward:
-    """`length` steps shown one-hot, reward 1 for the last: Q = gamma^k, k steps before it."""
+    """Environment of `length` steps shown one-hot, with reward 1 in the last: Q = gamma^k, k steps before it."""
 
     num_actions = 2
 
@@ -93,7 +93,7 @@ class DelayedReward:
 
 
 class ActionReward:
-    """One step, two actions; the observation names one with which the reward is 1, else it is -1: so is Q."""
+    """One-step environment whose observation names one of two actions: Q = 1 for that action, -1 for the other."""
 
     num_actions = 2
 
@@ -107,11 +107,12 @@ class ActionReward:
 
 
 class MaskedAction:
-    """Two steps; in the second, action 1 pays 1 and action 0 nothing, but action 1 is legal in half the episodes only.
+    """Two-step environment whose second step pays 1 for action 1, which is legal in half of the episodes only.
 
-    The first step shows which half, the second shows the same in both: so Q of the illegal action is known, and high.
-    Q = gamma in the first step of an open episode, 0 in the first step of a closed one, and 0 and 1 in the second
-    step. The metric `illegal` counts illegal actions.
+    The first step shows whether the episode is open, which means that action 1 will be legal. The second step looks the
+    same in open and closed episodes, so that the network knows the Q-value of the illegal action, which is high. Q =
+    gamma in the first step of an open episode and 0 in that of a closed one; in the second step Q = 0 for action 0 and
+    1 for action 1. The metric `illegal` counts illegal actions.
     """
 
     num_actions = 2
@@ -134,9 +135,10 @@ class MaskedAction:
 
 
 class Recall:
-    """Four steps: the first shows which action the last wants (reward 1, else -1), the others show nothing.
+    """Four-step environment whose first step shows the action to take in the last (reward 1, else -1).
 
-    Q = 1 or -1 in the last step, known only to who remembers; gamma^3 in the first.
+    The other steps show nothing. In the last step Q = 1 or -1, which only an agent with memory can know; in the first
+    step Q = gamma^3.
     """
 
     num_actions = 2
@@ -155,15 +157,15 @@ class Recall:
 
 
 class EndlessReward:
-    """A task that never ends, with reward 1 every `period` steps and a time limit: cut, but not over.
+    """Endless environment with reward 1 every `period` steps, whose time limit truncates episodes.
 
     The observation is the phase p, one-hot: Q = gamma^(period - 1 - p) / (1 - gamma^period). With a period of 1 that is
     1 / (1 - gamma); with a period as long as the time limit only the very last step of an episode pays.
 
     Args:
-      period: number of phases.
-      time_limit: number of steps of an episode.
-      shows_time: whether the observation is the time since the reset, one-hot, in place of the phase.
+      period: Number of phases.
+      time_limit: Number of steps of an episode.
+      shows_time: Whether the observation is the time since the reset, one-hot, instead of the phase.
     """
 
     num_actions = 2
@@ -189,7 +191,7 @@ class EndlessReward:
 
 
 class Team:
-    """`num_agents` members, each in a copy of `env` of its own; one reward, the sum: Q is the sum of the members'."""
+    """Team of `num_agents` members, each in its own copy of `env`; the reward is the sum, and so is Q."""
 
     def __init__(self, env, num_agents):
         self.env, self.num_agents, self.num_actions = env, num_agents, env.num_actions
@@ -205,11 +207,11 @@ class Team:
 
 
 class RandomWorld:
-    """Random observations, legal actions and ends; the reward depends on observation and actions.
+    """Environment with random observations, legal actions and ends; the reward depends on observation and actions.
 
     Args:
-      num_agents: size of the team; None for a single agent.
-      masked: whether some actions are illegal.
+      num_agents: Size of the team; None for a single agent.
+      masked: Whether some actions are illegal.
     """
 
     num_actions = 4
@@ -235,12 +237,12 @@ class RandomWorld:
     def _show(self, key, **ends):
         numbers = jax.random.normal(key, (*self.team, self.num_features + self.num_actions))
         obs, chances = jnp.split(numbers, [self.num_features], axis=-1)
-        legal = chances >= jnp.minimum(chances.max(-1, keepdims=True), 0.0)  # at least the one of the best chance
+        legal = chances >= jnp.minimum(chances.max(-1, keepdims=True), 0.0)  # at least the action with the best chance
         return show(obs, legal=legal if self.masked else None, **ends)
 
 
 class LossyVec(Vec):
-    """A back end that at times loses what followed an action, also where the task ended with it."""
+    """Copies of an environment that sometimes lose the step after an action, even a step that terminates."""
 
     def step(self, key, state, action):
         state, step = super().step(key, state, action)

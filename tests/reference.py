@@ -1,9 +1,9 @@
-"""PQN written a second time, in plain NumPy and float64, to hold the library against.
+"""Independent PQN in plain NumPy and float64, which tests compare with the library.
 
-Nothing here is taken from the library, and of two ways to write a thing this page takes the slow or the plain one.
+It uses no code of the library, and of two ways to compute something it takes the slower or the plainer one.
 
-Axes, always in this order: T steps (L within a segment), N environments (B in a batch), M team members, F features;
-A actions.
+Axes, always in this order: T steps (L within a segment), N environments (B in a batch), M team members, F features; A
+actions.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,15 @@ MEMORY_DECAY = 0.9
 
 
 def q_lambda(reward, terminated, truncated, value, gamma, lam):
-    """Q(lambda) targets in the forward view: each a mixture of n-step returns, computed on its own.
+    """Return Q(lambda) targets in the forward view: each a mixture of n-step returns, computed on its own.
 
-    With R_n = r_t + ... + gamma^(n-1) r_{t+n-1} + gamma^n v_{t+n} and K the steps walked before the walk ends,
+    Each target walks forward from its own step. With R_n = r_t + ... + gamma^(n-1) r_{t+n-1} + gamma^n v_{t+n} and K
+    the number of steps before the walk ends,
 
         G_t = sum_{n=1..K} (1 - lam) lam^(n-1) R_n  +  lam^K (the return at which the walk ends)
 
-    The walk ends with nothing more after a terminated step, with v_u before a step u that is truncated and not
-    terminated, and with v_T at the end of the rollout.
+    The walk ends after a terminated step, with no further value; before a step u that is truncated and not terminated,
+    with v_u; and at the end of the rollout, with v_T.
 
     Args: reward, terminated, truncated [T, N]; value [T+1, N]. Returns: G [T+1, N].
     """
@@ -50,7 +51,7 @@ def q_lambda(reward, terminated, truncated, value, gamma, lam):
 
 
 def mlp(params, obs):
-    """Dense, LayerNorm, relu for each hidden layer, then a dense layer to the actions: obs [..., F] -> q [..., A].
+    """Apply dense, LayerNorm and relu for each hidden layer, then dense to the actions: obs [..., F] -> q [..., A].
 
     Args: params: a list, {"kernel", "bias", "scale", "shift"} for a hidden layer and {"kernel", "bias"} for the last.
     """
@@ -58,7 +59,7 @@ def mlp(params, obs):
 
 
 def mlp_gradient(params, obs, dq):
-    """The gradient of sum(q * dq) by hand: obs [..., F], dq [..., A] -> gradients shaped like params."""
+    """Return the gradient of sum(q * dq), derived by hand, shaped like params: obs [..., F], dq [..., A]."""
     params, upstream = as_float64(params), as_float64(dq)
     _, inputs, normals, deviations = _mlp_layers(params, obs)
     grads = [_dense_gradient(inputs[-1], upstream)]
@@ -68,13 +69,14 @@ def mlp_gradient(params, obs, dq):
         shift, scale = _sum_but_last(upstream), _sum_but_last(upstream * normal)
         upstream = upstream * params[i]["scale"]
         mean, along = upstream.mean(-1, keepdims=True), (upstream * normal).mean(-1, keepdims=True)
-        upstream = (upstream - mean - normal * along) / deviations[i]  # less what moves or stretches all sums alike
+        # The two components are subtracted because LayerNorm removes any shift and any scaling of all sums.
+        upstream = (upstream - mean - normal * along) / deviations[i]
         grads.insert(0, {**_dense_gradient(inputs[i], upstream), "scale": scale, "shift": shift})
     return grads
 
 
 def leaky(params, memory, obs, first):
-    """A leaky sum of the observations, forgotten where an episode begins, then a dense layer.
+    """Compute a leaky sum of the observations, reset where an episode begins, then apply a dense layer.
 
     Args: params {"kernel" [F, A], "bias" [A]}; memory [B, F]; obs [L, B, F]; first [L, B].
     Returns: q [L, B, A], memory [B, F].
@@ -85,13 +87,13 @@ def leaky(params, memory, obs, first):
 
 
 def leaky_gradient(params, memory, obs, first, dq):
-    """The gradient of sum(q * dq), dq [L, B, A]: that of the dense layer, for the memory holds no parameters."""
+    """Return the gradient of sum(q * dq), dq [L, B, A]; only the dense layer has parameters."""
     del params
     return _dense_gradient(_leaky_memories(memory, obs, first), as_float64(dq))
 
 
 def _mlp_layers(params, obs):
-    """q, and for each layer what its backward pass needs: its input, its normalised sums, their standard deviation."""
+    """Return q, and for the backward pass the inputs of all layers, the normalised sums and their deviations."""
     inputs, normals, deviations = [as_float64(obs)], [], []
     *hidden, last = as_float64(params)
     for layer in hidden:
@@ -103,7 +105,7 @@ def _mlp_layers(params, obs):
 
 
 def _leaky_memories(memory, obs, first):
-    """The memory after each step: [L, B, F]."""
+    """Return the memory after each step: [L, B, F]."""
     memory, memories = as_float64(memory), []
     for obs_t, first_t in zip(as_float64(obs), np.asarray(first), strict=True):
         memory = MEMORY_DECAY * np.where(first_t[:, None], 0, memory) + obs_t
@@ -120,13 +122,13 @@ def _sum_but_last(x, kept=1):
 
 
 class RAdam(NamedTuple):
-    """Clipping by global norm, then rectified Adam, the learning rate falling linearly over gradient steps.
+    """Clipping by global norm, then rectified Adam with a learning rate that falls linearly over gradient steps.
 
-    With t the gradient steps made, this one included, and m^, s^ the unbiased means of the gradient and its square,
+    With t the number of gradient steps, this one included, m^ and s^ the unbiased means of the gradient and its square,
     ro_inf = 2 / (1 - b2) - 1 and ro = ro_inf - 2 t b2^t / (1 - b2^t):
 
         change = - rate * rectification * m^ / (sqrt(s^) + eps)    where ro >= 5
-        change = - rate * m^                                       before (the first five steps)
+        change = - rate * m^                                       otherwise (in the first five steps)
 
     Source: Liu et al. 2020, "On the variance of the adaptive learning rate and beyond", algorithm 2,
     https://arxiv.org/abs/1908.03265
@@ -135,15 +137,15 @@ class RAdam(NamedTuple):
     learning_rate: float
     learning_rate_end: float  # a fraction of learning_rate; 1 is constant
     max_grad_norm: float
-    num_gradient_steps: int  # of the whole run
+    num_gradient_steps: int  # number in the whole run
 
     def initial(self, params):
-        """The state before the first gradient step."""
+        """Return the state before the first gradient step."""
         zeros = tree_map(lambda x: np.zeros(x.shape), params)
-        return {"count": 0, "mean": zeros, "square": zeros}  # shared: no array is ever written to
+        return {"count": 0, "mean": zeros, "square": zeros}  # may be shared, because no array is ever changed
 
     def step(self, params, grads, state, b1=0.9, b2=0.999, eps=1e-8, threshold=5.0):
-        """Returns: params and state after one gradient step; grads are shaped like params."""
+        """Return params and state after one gradient step; grads are shaped like params."""
         params, grads = as_float64(params), as_float64(grads)
         squares = []
         tree_map(lambda g: squares.append(np.sum(g * g)), grads)
@@ -170,7 +172,7 @@ class RAdam(NamedTuple):
 
 
 def tree_map(function, tree, *others):
-    """`function` on each array of nested lists and dicts, and on its namesakes in trees of the same shape."""
+    """Apply `function` to each array of nested lists and dicts, and to its counterparts in trees of the same shape."""
     if isinstance(tree, dict):
         return {name: tree_map(function, tree[name], *(other[name] for other in others)) for name in tree}
     if isinstance(tree, (list, tuple)):
@@ -183,14 +185,14 @@ def as_float64(tree):
 
 
 def learn(network, params, optimizer_state, rollout, hyper, shape):
-    """Every gradient step made on one rollout from `params`, minibatches in the order in which the data lie.
+    """Make all gradient steps on one rollout from `params`; minibatches take the data in their order.
 
     Args:
-      params: before; see `mlp` and `leaky`.
+      params: Parameters before; see `mlp` and `leaky`.
       network: "mlp" (segments of one step, targets fixed) or "leaky" (segments of T steps, targets by newest params).
-      optimizer_state: `RAdam.initial(params)`, or what the last call returned.
+      optimizer_state: `RAdam.initial(params)`, or the state returned by the last call.
       rollout: memory [N, M, F] at its start or None; first [T, N]; obs [T+1, N, M, F]; legal [T+1, N, M, A] or None;
-        action [T, N, M]; reward, terminated, truncated [T, N]; first_after [N], an episode begins at the last obs.
+        action [T, N, M]; reward, terminated, truncated [T, N]; first_after [N], whether the last obs begins an episode.
       hyper: learning_rate, learning_rate_end, max_grad_norm, gamma, lam, reward_scale.
       shape: num_minibatches, num_epochs, num_updates.
     Returns: params, optimizer_state, metrics: loss, the mean over gradient steps, and td_error, the mean |error| over
@@ -246,7 +248,7 @@ def learn(network, params, optimizer_state, rollout, hyper, shape):
 
 
 def _team(network, params, data, first, envs):
-    """Q [T+1, B, M, A] of all observations of the environments `envs` [B]."""
+    """Return Q [T+1, B, M, A] of all observations of the environments `envs` [B]."""
     if network == "mlp":
         return mlp(params, data["obs"][:, envs])
     q, _ = leaky(params, *_members_as_batch(data, first, envs))
@@ -254,12 +256,12 @@ def _team(network, params, data, first, envs):
 
 
 def _team_value(q, legal):
-    """The sum over members of the best legal q: q and legal [..., M, A] -> [...]."""
+    """Return the sum over members of the best legal q: q and legal [..., M, A] -> [...]."""
     return np.where(legal, q, -np.inf).max(-1).sum(-1)
 
 
 def _members_as_batch(data, first, envs):
-    """Memory [B * M, F], obs [T+1, B * M, F], first [T+1, B * M]: every member has a memory of its own."""
+    """Return memory [B * M, F], obs [T+1, B * M, F] and first [T+1, B * M], as every member has its own memory."""
     memory, obs = data["memory"][envs], data["obs"][:, envs]
     members, features = obs.shape[2:]
     return memory.reshape(-1, features), obs.reshape(len(obs), -1, features), np.repeat(first[:, envs], members, axis=1)

@@ -1,4 +1,4 @@
-"""The smallest training runs that have everything, for the tests of what surrounds the algorithm."""
+"""Small training runs that use every feature, and tools for the tests of everything around the algorithm."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ CARTPOLE = "gymnax/CartPole-v1"
 
 
 def flags(settings):
-    """The same on the command line."""
+    """Return settings as words of the command line."""
 
     def written(value):
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -52,18 +52,18 @@ def flags(settings):
 
 
 def without_times(line):
-    """A line of metrics without what two equal runs may differ in."""
+    """Return a line of metrics without the entries that may differ between equal runs."""
     return {name: value for name, value in line.items() if name not in ("seconds", "steps_per_second")}
 
 
 def begun(directory, preset="minatar/breakout", **settings):
-    """A directory as a run that was interrupted leaves it."""
+    """Make a directory as an interrupted run leaves it."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(to_json(configure(preset, **settings).derive(log_interval=4)))
 
 
 def lines_of(directory):
-    """Of the metrics, without times."""
+    """Return the lines of metrics of a run, without times."""
     directory = Path(directory)
     return [
         without_times(line) for line in MetricsFile(directory / "metrics.jsonl").read(config_of(directory).num_members)
@@ -71,13 +71,13 @@ def lines_of(directory):
 
 
 def same_weights(one, other):
-    """Whether two results hold the same agents, bit for bit."""
+    """Return whether two results hold the same agents, bit for bit."""
     trees = ([agent.variables for agent in result.agents] for result in (one, other))
     return jax.tree.all(jax.tree.map(np.array_equal, *trees))
 
 
 def interrupt_at(monkeypatch, updates, number):
-    """The process gets a signal when so many updates have been reported."""
+    """Send this process a signal once it has reported `updates` updates."""
     show = ProgressDisplay.show
 
     def show_and_stop(display, done, *rest):
@@ -89,7 +89,7 @@ def interrupt_at(monkeypatch, updates, number):
 
 
 def stand_in_for_training(monkeypatch, code, *words):
-    """Jobs run this code instead, with their directory, their configuration and these words."""
+    """Let jobs run this code instead of training, with their directory, their configuration and these words."""
 
     def command(job):
         return [sys.executable, "-S", "-c", code, str(job.directory), to_json(job.config), *words]
@@ -98,14 +98,14 @@ def stand_in_for_training(monkeypatch, code, *words):
 
 
 def random_agent(network, obs, num_actions, seed=0, **info):
-    """Nobody trained it: all its numbers are random, those that training leaves as they begin among them.
+    """Return an untrained agent whose numbers are all random, even those that begin as constants.
 
     Args:
-      network: its description, see `qlax.networks.qnetwork.build`.
-      obs: dtypes and shapes of an observation's arrays, which are called a, b, c if there are several.
-      num_actions: A.
-      seed: of the numbers.
-      info: what else describes it.
+      network: Description of the network, see `qlax.networks.qnetwork.build`.
+      obs: Dtypes and shapes of an observation's arrays, which are called a, b, c if there are several.
+      num_actions: Number of actions, A.
+      seed: Seed of the numbers.
+      info: Further entries of the agent's description.
     """
     network = {"encoder": "mlp", "hidden": [8], **network}
     built, random = qnetwork.build(network, num_actions), np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def random_agent(network, obs, num_actions, seed=0, **info):
 
 
 def is_refused_in_one_line(words, message, capsys, folder):
-    """The command says this on standard error and no more, ends with 2, and leaves the folder as it was."""
+    """Check that a command prints only this one-line error, ends with exit code 2 and leaves the folder unchanged."""
     before = sorted(folder.rglob("*"))
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:

@@ -44,7 +44,7 @@ def test_an_environment_is_refused_in_one_line_or_can_be_trained_in(drawn):
     [
         ("a\nb", 0, 0, "several lines"),
         ("a" * 701, 0, 0, "701 characters"),
-        (" ", 0, 0, "without a word"),
+        (" ", 0, 0, "without a message"),
         ("a", 6, 0, "after 6.0 seconds"),
         ("a", 0, 2**31, "2048 MiB"),
     ],
