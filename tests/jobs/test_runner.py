@@ -49,7 +49,8 @@ if "interrupt" in sys.argv:
 summary = {
     "preset": None, "env": "gymnax/" + game, "seeds": [0, 1],
     "total_steps": 1000, "steps_per_second": 2345.6, "device": "cpu: cpu",
-    "eval_return": {"mean": 1.5, "per_run": [1.0, 2.0]}, "eval_episodes": 64, "eval_cut": [0.0, 0.0], "eval_distinct": [64, 64],
+    "eval_return": {"mean": 1.5, "per_run": [1.0, 2.0]}, "eval_episodes": 64, "eval_cut": [0.0, 0.0],
+    "eval_distinct": [64, 64],
 }
 (directory / "summary.json").write_text(json.dumps(summary))
 """
@@ -119,7 +120,12 @@ def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, c
         begun(tmp_path / "all" / name, f"minatar/{game}")
         (tmp_path / "all" / name / "attempts").write_text("x")
     summary = {"preset": None, "env": "", "seeds": [0], "total_steps": 1, "steps_per_second": 1.0, "device": "cpu"}
-    summary |= {"eval_return": {"mean": 1.5, "per_run": [1.5]}, "eval_episodes": 1, "eval_cut": [0.0], "eval_distinct": [1]}
+    summary |= {
+        "eval_return": {"mean": 1.5, "per_run": [1.5]},
+        "eval_episodes": 1,
+        "eval_cut": [0.0],
+        "eval_distinct": [1],
+    }
     (tmp_path / "all" / complete / "summary.json").write_text(json.dumps(summary))
     stand_in("interrupt", str(int(number)))
     assert main(words) == code

@@ -113,7 +113,13 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(ca
 def test_a_report_of_many_runs_names_the_best_settings(capsys):
     config = configure("cartpole", learning_rate="log-uniform:1e-5:1e-2", draws=40)
     per_run = [float(index) for index in range(40)]
-    summary = {"eval_return": {"per_run": per_run}, "diverged": [None] * 40, "eval_cut": [0], "eval_distinct": [3] * 40, "eval_episodes": 3}
+    summary = {
+        "eval_return": {"per_run": per_run},
+        "diverged": [None] * 40,
+        "eval_cut": [0],
+        "eval_distinct": [3] * 40,
+        "eval_episodes": 3,
+    }
     summary["train_return"] = summary["eval_return"]
     summary |= {
         "total_steps": 100,
