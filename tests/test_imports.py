@@ -20,7 +20,7 @@ MODULES = {
 
 # docs/architecture.md shows the same list. `__init__` names what is public, each imported when it is first used.
 ORDER = [
-    *("_version", "errors", "types", "returns", "mixing", "pqn"),
+    *("_version", "errors", "types", "switches", "returns", "mixing", "pqn"),
     *("util", "networks", "config", "storage", "trackers", "agents", "envs", "play", "reports", "training", "jobs"),
     *("__init__", "cli", "__main__"),
 ]

@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from qlax.errors import UserError
 from qlax.mixing import VDN, Mixing, only_legal
 from qlax.returns import q_lambda
+from qlax.switches import usual_switches
 from qlax.types import Network, PyTree, Step, strong
 
 
@@ -217,8 +218,7 @@ def make(
         opt_state = optimizer(hyper, num_gradient_steps).init(params)
         step = step._replace(terminated=jnp.ones(n, bool))  # so that an episode begins, and the memory is reset
         memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
-        state: TrainState = strong(TrainState(params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0)))
-        return state
+        return TrainState(*strong((params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0))))
 
     def act(state: TrainState) -> tuple[TrainState, Decision]:
         key, key_now = jax.random.split(state.key)
@@ -231,8 +231,7 @@ def make(
         return state._replace(memory=memory, key=key), decision
 
     def observe(state: TrainState, decision: Decision, env: PyTree, step: Step) -> tuple[TrainState, Transition]:
-        _, action, first, value = decision
-        seen = Transition(first, state.step.obs, state.step.legal, action, value, *step[2:])
+        seen = Transition(decision.first, state.step.obs, state.step.legal, decision.action, decision.value, *step[2:])
         return state._replace(env=env, step=step), seen
 
     def rollout(state: TrainState) -> tuple[TrainState, Rollout]:
@@ -297,4 +296,5 @@ def make(
     def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
         return learn(*rollout(state))
 
-    return PQN(init, act, observe, rollout, learn, update)
+    usual: Any = usual_switches(returns_nan=True)
+    return PQN(*map(usual, (init, act, observe, rollout, learn, update)))

@@ -12,6 +12,7 @@ from qlax.errors import UserError, described
 from qlax.networks.plain import NumPy, PlainNetwork, specs
 from qlax.networks.spaces import Action, cast, in_words, observation
 from qlax.storage import checkpoint
+from qlax.switches import usual_switches
 from qlax.types import PyTree
 from qlax.util.files import given_path
 from qlax.util.imports import imported_when_used
@@ -184,6 +185,7 @@ class _InJax:
       info: Description of the agent.
     """
 
+    @usual_switches()
     def __init__(self, info: dict[str, Any]):
         from qlax.networks import qnetwork
 
@@ -192,11 +194,13 @@ class _InJax:
         self.recurrent = bool(self.network.recurrent)
         self.compiled = jax.jit(lambda *inputs: self.network.apply(*inputs, train=False))
 
+    @usual_switches()
     def placed(self, variables: PyTree) -> PyTree:
         """Return the variables on JAX's device, so that they are copied there only once."""
         is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
         return variables if is_there else jax.device_put(variables)
 
+    @usual_switches()
     def fetched(self, tree: PyTree) -> PyTree:
         """Return arrays as those of NumPy."""
         return jax.device_get(tree)
@@ -205,6 +209,7 @@ class _InJax:
         """Return the arrays of an observation, each with its path in the tree."""
         return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(obs)]
 
+    @usual_switches()
     def look(
         self, variables: PyTree, memory: PyTree | None, obs: Any, arrays: list[np.ndarray], first: np.ndarray
     ) -> tuple[np.ndarray, PyTree]:
@@ -225,6 +230,7 @@ class _InJax:
         q, memory = self.compiled(variables, memory, obs, first[None])
         return np.asarray(q[0]), memory
 
+    @usual_switches()
     def misfit(self, variables: PyTree) -> str:
         """Return the first array whose dtype or shape differs from that of the described network; "" if none does.
 

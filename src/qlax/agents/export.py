@@ -25,6 +25,7 @@ from qlax.agents.agent import Agent, load
 from qlax.errors import UserError, described, naming, nearest
 from qlax.networks.plain import PlainNetwork, specs
 from qlax.networks.spaces import Action, observation
+from qlax.switches import usual_switches
 from qlax.types import PyTree
 from qlax.util.files import check_is_new, free_name, given_path, write_result
 
@@ -97,6 +98,7 @@ def _description_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+@usual_switches()
 def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     """Return the content of a StableHLO file, for `jax.export.deserialize`, and the description of the agent.
 

@@ -14,10 +14,12 @@ from qlax.config.environments import SUITES, is_own, suite_called
 from qlax.envs.check.env import check_contract
 from qlax.envs.wrappers import by_name, by_path
 from qlax.errors import RunError, UserError, described, matching, remedy
-from qlax.types import Env
+from qlax.switches import usual_switches
+from qlax.types import Env, strong
 from qlax.util.imports import import_object
 
 
+@usual_switches()
 def suite(name: str) -> Any:
     """Import the adapter of a suite: a module with `make(name, **options)` and `names()`.
 
@@ -109,6 +111,7 @@ def maker(env_id: str) -> Maker:
     return Maker(functools.partial(_make_of_suite, suite_name, name), on_host)
 
 
+@usual_switches()
 def make(env_id: str, /, **options: Any) -> Any:
     """Make an environment of a suite, `suite/name`, or one of your own by its import path, `module:Name`.
 
@@ -132,7 +135,20 @@ def make(env_id: str, /, **options: Any) -> Any:
     found = maker(env_id)
     if found.on_host and "num_envs" not in options:
         raise UserError(f"{env_id} runs on the host and needs num_envs, as in make({env_id!r}, num_envs=8)")
-    return found.make(**options)
+    env = found.make(**options)
+    if not (found.on_host or _is_own(env_id)):
+        _keep_usual_switches(env)
+    return env
+
+
+def _keep_usual_switches(env: Any) -> None:
+    """Let a user call an environment of a suite under any of JAX's switches, also within a compiled function."""
+    reset, step = env.reset, env.step
+    # Python's numbers become arrays here, as their dtype would depend on the user's switches.
+    env.reset = usual_switches()(lambda *arguments: strong(reset(*arguments)))
+    env.step = usual_switches()(lambda *arguments: strong(step(*arguments)))
+    if hasattr(env, "render"):
+        env.render = usual_switches()(env.render)
 
 
 def options_to_draw(env_id: str) -> dict[str, Any]:
@@ -140,6 +156,7 @@ def options_to_draw(env_id: str) -> dict[str, Any]:
     return getattr(suite(env_id.partition("/")[0]), "TO_DRAW", {}) if not is_own(env_id) else {}
 
 
+@usual_switches()
 def wrap(env: Env, wrappers: Iterable[str]) -> Env:
     """Put wrappers around an environment, the first one innermost.
 

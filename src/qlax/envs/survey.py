@@ -13,6 +13,7 @@ from qlax.envs import maker, reported
 from qlax.envs.check.common import team_of
 from qlax.envs.check.env import check_env
 from qlax.envs.vec import Vec
+from qlax.switches import usual_switches
 from qlax.types import PyTree
 
 NUM_ENVS, NUM_STEPS = 128, 32  # for the speed in JAX: number of copies, and steps per call of the device
@@ -29,6 +30,7 @@ class Sizes(NamedTuple):
     time_limit: int | None  # in steps; None if there is none
 
 
+@usual_switches()
 def sizes(env_id: str) -> Sizes:
     """Return the sizes of an environment; one in JAX is only traced, one on the host is reset.
 
@@ -44,6 +46,7 @@ def sizes(env_id: str) -> Sizes:
         return Sizes(int(env.num_actions), num_agents, _as_text(obs, num_agents), getattr(env, "time_limit", None))
 
 
+@usual_switches()
 def check(env_id: str, seconds: float = 1.0) -> float:
     """Check the contract of an environment, see `qlax.check_env`, and measure its speed.
 

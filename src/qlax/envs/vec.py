@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from qlax.errors import UserError
+from qlax.switches import usual_switches
 from qlax.types import Env, PyTree, Step, strong
 
 
@@ -76,6 +77,7 @@ class Vec:
         self.is_team = hasattr(env, "num_agents")
         self.num_agents: int = getattr(env, "num_agents", 1)
 
+    @usual_switches(returns_nan=True)
     def reset(self, key: jax.Array) -> tuple[VecState, Step]:
         """Begin N new episodes; return the state and the first steps.
 
@@ -90,6 +92,7 @@ class Vec:
         copies = Copies(env, zeros.astype(bool), zeros, zeros)
         return strong((VecState(copies, self._shared), step))
 
+    @usual_switches(returns_nan=True)
     def step(self, key: jax.Array, state: VecState, action: jax.Array) -> tuple[VecState, Step]:
         """Step every copy with its action; return the state and the steps.
 

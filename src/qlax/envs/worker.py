@@ -11,6 +11,7 @@ import numpy as np
 
 from qlax.envs.check.host import check_host_env
 from qlax.errors import HostError, UserError, described, remedy
+from qlax.switches import usual_switches
 from qlax.types import HostEnv, Step
 
 
@@ -109,6 +110,7 @@ class Worker:
         if self._thread.is_alive():
             self._kill()
 
+    @usual_switches()
     def _serve(self) -> None:
         try:
             self.env = self._make(self._num_envs)

@@ -22,6 +22,7 @@ from qlax.errors import UserError, described, naming, nearest
 from qlax.networks import qnetwork
 from qlax.play import evaluation, host
 from qlax.storage import checkpoint, history
+from qlax.switches import usual_switches
 from qlax.types import HostEnv, Network, PyTree
 from qlax.util.files import given_path
 from qlax.util.statistics import of_episodes
@@ -151,6 +152,7 @@ class EvaluationResult(NamedTuple):
         return json.dumps({**self.settings, "overall": overall, "agents": agents}) + "\n"
 
 
+@usual_switches()
 def evaluate(
     run: Path | str,
     *,

@@ -21,6 +21,7 @@ from qlax.errors import UserError, described, remedy
 from qlax.play.evaluate import Stage, checked, prepared
 from qlax.play.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
+from qlax.switches import usual_switches
 from qlax.trackers.base import best_run
 from qlax.types import Array, PyTree, Step, is_key
 from qlax.util.files import given_path, new_file, write_result
@@ -57,6 +58,7 @@ class Film(NamedTuple):
     cut: list[bool]
 
 
+@usual_switches()
 def render(
     run: Path | str,
     out: Path | str | None = None,

@@ -93,6 +93,19 @@ class RunDirectory:
         self._writer.shutdown()
         self._lock.release()
 
+    def discard_failed_start(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        """Remove the directory if a new run failed before its first line of metrics, so that its path is free again.
+
+        It stays after an interruption or a `RunError`, which say how to resume.
+
+        Args:
+          kind: Type of the exception that ended the run; None if none did.
+          error: The exception.
+        """
+        if isinstance(error, Exception) and not isinstance(error, RunError) and not self.metrics.content():
+            self._writer.shutdown()
+            shutil.rmtree(self.path, ignore_errors=True)
+
     @property
     def config(self) -> Config:
         """Configuration of the run.

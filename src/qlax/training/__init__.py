@@ -15,6 +15,7 @@ from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError
 from qlax.mixing import Mixing
 from qlax.storage import checkpoint, directory, paths
+from qlax.switches import usual_switches
 from qlax.trackers import tracking
 from qlax.trackers.base import MakeTracker, Tracked
 from qlax.training import compare, memory, population, processes, weights
@@ -264,7 +265,7 @@ def _together(compilation_cache: bool) -> Iterator[None]:
         enable_compilation_cache()
     use_cores()
     processes.join()
-    with processes.losing():
+    with usual_switches(), processes.losing():
         yield
 
 
@@ -317,6 +318,7 @@ def _launch(
             closing(runs),
             memory.out_of_memory(config, runs.needs),
             stop.listening(display.say),
+            ExitStack() as inside,
         ):
             if str(runs):
                 is_short = plan.placement.num_devices < (config.devices or 0)
@@ -331,6 +333,8 @@ def _launch(
             clock.spend("compile_seconds")
             saved = None  # it takes as much memory as the state
             run = outside.enter_context(claim())
+            if is_first and not begun:
+                inside.push(run.discard_failed_start)
             display.say(f"run directory {run.path}")
             processes.say_if_lost(f"go on with: qlax resume {run.path}")
             written = processes.from_first(lambda: run.begin_metrics(info, config))

@@ -30,6 +30,7 @@ from qlax.envs.check.common import (
 )
 from qlax.envs.check.host import host_advice
 from qlax.errors import UserError, place_in_words
+from qlax.switches import usual_switches
 from qlax.types import PyTree, Step, strong
 from qlax.util.text import shown
 
@@ -152,6 +153,7 @@ def _holds_tracer(value: Any) -> bool:
     return any(_holds_tracer(x) for x in value) if isinstance(value, tuple) else isinstance(value, jax.core.Tracer)
 
 
+@usual_switches()
 def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
     """Check the contract of an `Env` or a `HostEnv` while taking random legal actions.
 
@@ -173,7 +175,7 @@ def check_env(env: Any, num_steps: int = 100, seed: int = 0) -> None:
     """
     advice = host_advice(env, num_steps, seed) if hasattr(env, "num_envs") else _advice(env, num_steps, seed)
     for line in advice:
-        warnings.warn(f"environment {type(env).__name__}: {line}", stacklevel=2)
+        warnings.warn(f"environment {type(env).__name__}: {line}", stacklevel=3)
 
 
 def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
