@@ -136,7 +136,7 @@ def test_jax_still_checks_for_nan_afterwards():
 def played(reset, step, *action):
     """Observations and rewards of an environment."""
     state, first = reset(jax.random.key(0, impl="threefry2x32"))
-    _, after = step(jax.random.key(1, impl="threefry2x32"), state, jnp.ones(action, jnp.int32))
+    _, after = step(jax.random.key(1, impl="threefry2x32"), state, jnp.zeros((*action, 2)).argmax(-1))
     return jax.tree.map(np.asarray, (first.obs, after.obs, after.reward))
 
 
@@ -150,7 +150,11 @@ def test_a_loop_of_the_users_own_computes_the_same():
         world, step = vec.reset(jax.random.key(0, impl="threefry2x32"))
         state = algorithm.init(jax.random.key(1, impl="threefry2x32"), qlax.pqn.Hyper(), step, world)
         state = jax.jit(algorithm.update)(state)[0]
-        return played(jax.jit(env.reset), jax.jit(env.step)), state._replace(key=jax.random.key_data(state.key))
+        return (
+            played(jax.jit(env.reset), jax.jit(env.step)),
+            played(vec.reset, vec.step, 3, 1),
+            state._replace(key=jax.random.key_data(state.key)),
+        )
 
     usual = computed()
     with switched(*MILD):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from qlax.config import environments
 from qlax.config.environments import SUITES, is_own, suite_called
@@ -144,9 +145,11 @@ def make(env_id: str, /, **options: Any) -> Any:
 def _keep_usual_switches(env: Any) -> None:
     """Let a user call an environment of a suite under any of JAX's switches, also within a compiled function."""
     reset, step = env.reset, env.step
-    # Python's numbers become arrays here, as their dtype would depend on the user's switches.
+    # Python's numbers in a state would become arrays under the user's switches, and an argmax may have 64 bits.
     env.reset = usual_switches()(lambda *arguments: strong(reset(*arguments)))
-    env.step = usual_switches()(lambda *arguments: strong(step(*arguments)))
+    env.step = usual_switches()(
+        lambda key, state, action, *shared: strong(step(key, state, jnp.asarray(action, jnp.int32), *shared))
+    )
     if hasattr(env, "render"):
         env.render = usual_switches()(env.render)
 

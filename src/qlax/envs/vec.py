@@ -104,6 +104,7 @@ class Vec:
         copies, shared = state
         key_step, key_reset = jax.random.split(key)
         keys = jax.random.split(key_step, self.num_envs)
+        action = jnp.asarray(action, jnp.int32)  # an argmax of the user's own may have 64 bits
         action = action if self.is_team else action[:, 0]
         env, step = jax.vmap(lambda *of_copy: self.env.step(*of_copy, *shared))(keys, copies.env, action)
         step, raw_reward = self._with_axes(step)
