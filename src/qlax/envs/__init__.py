@@ -137,7 +137,7 @@ def make(env_id: str, /, **options: Any) -> Any:
     if found.on_host and "num_envs" not in options:
         raise UserError(f"{env_id} runs on the host and needs num_envs, as in make({env_id!r}, num_envs=8)")
     env = found.make(**options)
-    if not (found.on_host or _is_own(env_id)):
+    if not (found.on_host or is_own(env_id)):
         _keep_usual_switches(env)
     return env
 
