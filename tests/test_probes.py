@@ -113,7 +113,9 @@ def test_reward_that_depends_on_the_action():
 @pytest.mark.parametrize("norm", ["layer", "batch", "batch_renorm"])
 def test_delayed_reward(norm):
     # Two whole episodes a rollout, or every batch has statistics of its own.
-    q = train(DelayedReward(length=5), num_steps=10, num_updates=300, network={"norm": norm}).phase_q()
+    # The running statistics of batch renormalisation are a thousand gradient steps late.
+    num_updates = 1500 if norm == "batch_renorm" else 300
+    q = train(DelayedReward(length=5), num_steps=10, num_updates=num_updates, network={"norm": norm}).phase_q()
     assert_q(q, GAMMA ** np.array([[4], [3], [2], [1], [0]]), LAGGING if norm.startswith("batch") else EXACT)
 
 
@@ -146,7 +148,7 @@ def train_recall(env, memory):
     [
         pytest.param(Recall(), "lstm", id="lstm"),
         pytest.param(Team(Recall(), num_agents=2), "gru", id="team with gru"),
-        pytest.param(Recall(), "lru", id="lru"),
+        pytest.param(Recall(), "lru", id="lru", marks=pytest.mark.slow),
         pytest.param(Recall(), "mingru", id="mingru", marks=pytest.mark.slow),
     ],
 )
@@ -185,7 +187,7 @@ def test_clock_with_a_time_limit_that_is_terminal():
 
 
 @pytest.mark.parametrize(
-    "memory", ["gru", "mingru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "lru"))]
+    "memory", ["mingru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "gru", "lru"))]
 )
 def test_memory_with_a_time_limit_that_is_terminal(memory):
     options = {"num_steps": 10, "num_updates": 300, "network": {"memory": memory}}

@@ -143,6 +143,7 @@ def played(reset, step, *action):
 MILD = [name for name in OTHER if name not in ("debug_nans", "disable_jit", "debug_key_reuse")]
 
 
+@pytest.mark.slow
 def test_a_loop_of_the_users_own_computes_the_same():
     def computed():
         env, vec = qlax.make("gymnax/Freeway-MinAtar"), qlax.Vec(Careless(), 3)

@@ -218,6 +218,7 @@ def test_weights_that_do_not_fit_their_description_are_refused(numpy_only, agent
         qlax.load(tmp_path / "odd.safetensors", numpy_only=numpy_only)
 
 
+@pytest.mark.slow
 def test_a_team_plays_in_a_new_process_as_it_was_evaluated(tmp_path):
     settings = SMALL | {"memory": "gru", "norm": "batch", "input_norm": "batch", "learning_rate": 0.01, "seed": 2}
     result = qlax.train("playing:Script", out=tmp_path / "run", **settings)

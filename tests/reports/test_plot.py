@@ -238,7 +238,10 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
             "sweep --y eval_retrun",
             "unknown metric 'eval_retrun'; did you mean 'eval_return'?; metrics of runs: episode",
         ),
-        ("sweep --y eval_return,episode_return --kind profile", "y has 2 metrics; expected one, or up to 4 for curves"),
+        (
+            "sweep --y eval_return,episode_return --kind profile",
+            "y has 2 metrics; expected one, or up to 4 for learning curves",
+        ),
         ("sweep --y ,", "no metric to draw is given; name one, such as eval_return"),
         ("sweep --by lamm", "by=lamm: unknown setting; did you mean 'lam'?"),
         ("sweep --x time", "invalid choice: 'time'"),

@@ -128,6 +128,7 @@ def test_what_a_callback_returns_is_checked(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_population_that_a_callback_ended_is_described_as_it_is(tmp_path):
     swept = {"learning_rate": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "population": "pbt"}
     result = qlax.train(CARTPOLE, out=tmp_path / "run", callback=ends_after(8), **SMALL | swept)

@@ -146,6 +146,7 @@ def test_those_that_are_equally_good_stay():
     jax.tree.map(np.testing.assert_array_equal, after.hyper, state.hyper)
 
 
+@pytest.mark.slow
 def test_without_its_lines_a_population_has_no_lineage(tmp_path):
     """They may be lost after the end, and the end be written again."""
     settings = SETTINGS | {"draws": 2, "total_steps": 8 * 32}

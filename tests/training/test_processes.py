@@ -87,6 +87,7 @@ def test_two_processes_learn_what_two_devices_of_one_learn_and_one_writes(tmp_pa
     assert qlax.load(tmp_path / "two", best=True)
 
 
+@pytest.mark.slow  # callbacks are tested in one process, and what processes agree on below
 def test_two_processes_end_after_the_same_update_when_the_first_one_s_callback_asks_for_it(tmp_path, cache):
     words = ["train", CARTPOLE, *flags(SMALL), "--until", "0", "--out", str(tmp_path / "run")]
     with started(2, words, cache) as each:
@@ -116,6 +117,7 @@ def test_a_population_is_dealt_to_two_processes(tmp_path, cache):
     np.testing.assert_allclose(two[-1]["loss"], one[-1]["loss"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_processes_started_with_different_settings_refuse(tmp_path, cache):
     words = ["train", CARTPOLE, *flags(SMALL), "--out", str(tmp_path / "run")]
     with started(2, words, cache, ["--lam", "0.5"], ["--lam", "0.6"]) as each:

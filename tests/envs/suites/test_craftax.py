@@ -63,6 +63,7 @@ def test_sizes_and_scores(name):
     assert step.obs.dtype == (jnp.uint8 if "Pixels" in name else jnp.float32)
 
 
+@pytest.mark.slow  # it compiles the world again
 def test_a_time_limit_truncates_and_death_terminates():
     state, first, step = short()
     assert np.isnan(list(first.metrics.values())).all()

@@ -173,6 +173,7 @@ def test_wrappers_take_arguments(wrapper, shape):
     assert (not step.obs[:, 0].any()) == ("zero" in wrapper)
 
 
+@pytest.mark.slow
 def test_wrappers_with_arguments_and_options_of_any_kind_are_those_of_the_whole_run(tmp_path):
     """From the command line into the file of settings, to the environments, and back in another command."""
     run, options = tmp_path / "run", ['desc=["SFH","FFH","HFG"]', "map_name=null", "is_slippery=false"]

@@ -174,7 +174,9 @@ def test_a_suite_that_does_not_work_with_this_jax_says_so_in_one_line(monkeypatc
         raise AttributeError("module 'jax.core' has no attribute 'get_aval'")
 
     monkeypatch.setattr(importlib, "import_module", too_old)
-    expected = f"the suite 'gymnax' does not work with JAX {jax.__version__}: AttributeError: module 'jax.core' has no"
+    expected = (
+        f"the suite 'gymnax' does not work here, with JAX {jax.__version__}: AttributeError: module 'jax.core' has no"
+    )
     with pytest.raises(UserError, match=re.escape(expected)):
         make("gymnax/CartPole-v1")
 

@@ -178,6 +178,7 @@ def test_hanabi_has_one_player_at_a_time_and_reports_its_end():
     assert ends
 
 
+@pytest.mark.slow
 def test_importing_the_suite_prints_nothing_and_leaves_the_streams_alone():
     imported = "import qlax.envs.suites.jaxmarl"
     code = f"import sys; out = sys.stdout = open(sys.argv[1], 'w'); {imported}; assert sys.stdout is out"
