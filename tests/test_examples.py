@@ -43,6 +43,7 @@ def test_baird_diverges_without_a_norm_only(tmp_path):
     is_drawn(tmp_path / "baird.png")
 
 
+@pytest.mark.slow
 def test_deepsea_is_drawn(tmp_path):
     bonus = {"with a bonus": {"network": "deepsea:Counting"}}
     results = measured("deepsea.py", "--depths", 4, "--seeds", 1, "--total-steps", 256, METHODS=bonus)["results"]

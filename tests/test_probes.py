@@ -147,7 +147,7 @@ def train_recall(env, memory):
     ("env", "memory"),
     [
         pytest.param(Recall(), "lstm", id="lstm"),
-        pytest.param(Team(Recall(), num_agents=2), "gru", id="team with gru"),
+        pytest.param(Team(Recall(), num_agents=2), "gru", id="team with gru", marks=pytest.mark.slow),
         pytest.param(Recall(), "lru", id="lru", marks=pytest.mark.slow),
         pytest.param(Recall(), "mingru", id="mingru", marks=pytest.mark.slow),
     ],

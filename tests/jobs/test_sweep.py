@@ -75,6 +75,7 @@ def said_command(said):
     return line.removeprefix("train it again: ")
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_table_a_picture_and_the_command_of_its_best_setting(capsys, tmp_path):
     settings = SMALL | {"learning_rate": "log-uniform:1e-4:1e-2", "lam": [0, 0.9], "draws": 2, "seeds": 2}
     result = qlax.train(CARTPOLE, out="run", progress=False, **settings)

@@ -53,7 +53,9 @@ def quick():
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("num_envs", "memory"), [(4, "none"), (3, "none"), (4, "gru")])
+@pytest.mark.parametrize(
+    ("num_envs", "memory"), [(4, "none"), pytest.param(3, "none", marks=pytest.mark.slow), (4, "gru")]
+)
 def test_an_update_is_the_page_s(num_envs, memory):
     """Greedy, in one minibatch, there is no chance in an update; the world in JAX and the one in NumPy are the same."""
     num_steps = 10
@@ -211,7 +213,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     [
         ("hosts:Crashing", {"steps": 60}, "crashed: ValueError: the emulator is gone"),
         ("hosts:Hanging", {"steps": 60}, "did not answer within 1 seconds"),
-        ("hosts:Growing", {"steps": 120}, r"\(4, 1, 9\)|\(2, 1, 9\)"),
+        pytest.param("hosts:Growing", {"steps": 120}, r"\(4, 1, 9\)|\(2, 1, 9\)", marks=pytest.mark.slow),
     ],
 )
 def test_what_fails_ends_in_an_error_and_a_checkpoint(env, options, message, tmp_path, monkeypatch):

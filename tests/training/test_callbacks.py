@@ -139,6 +139,7 @@ def test_a_population_that_a_callback_ended_is_described_as_it_is(tmp_path):
     assert resumed.curves["learning_rate"][5] == pytest.approx(final, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_environments_on_the_host_are_ended_too(tmp_path):
     tiny = {"total_steps": 512, "num_envs": 4, "num_steps": 8, "num_minibatches": 2, "eval_episodes": 2}
     settings = tiny | {"hidden": (8,), "log_interval": 2, "eval_max_steps": 20}

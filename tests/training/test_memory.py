@@ -53,7 +53,7 @@ def test_bytes_of_arrays_random_keys_included():
     assert nbytes(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 7))) == 7 * 2 * 4
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ten_agents_need_the_same_weights_on_one_core_and_on_two(devices, cores):
     if devices > cores:
         pytest.skip("one core")

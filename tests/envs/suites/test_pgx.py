@@ -169,6 +169,7 @@ def test_the_opponent_is_replaced_so_many_times():
     assert of_generations == [0] * 5 + [5] * 5 + [10] * 5 + [15] * 5
 
 
+@pytest.mark.slow
 def test_training_against_itself_and_an_agent_as_the_opponent(tmp_path, monkeypatch):
     """The opponent of the last update is what the learner was when the last generation began."""
     settings = {"num_envs": 4, "num_steps": 4, "num_minibatches": 1, "num_epochs": 1, "hidden": (8,), "encoder": "mlp"}
