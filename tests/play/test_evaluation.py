@@ -237,6 +237,13 @@ def test_distinct_episodes_are_counted(starts, shown, epsilon, expected):
     assert evaluation.distinct(np.asarray(records["fingerprint"])[None]).tolist() == [expected]
 
 
+def test_first_observations_tell_episodes_apart():
+    random = np.random.default_rng(0)
+    screen, number = random.integers(2, size=(300, 2, 3, 1)).astype(np.uint8), random.integers(2, size=(300, 1)) > 0
+    found = evaluation.first_fingerprints({"screen": screen, "number": jnp.asarray(number)})
+    assert len(np.unique(found)) == len({(a.tobytes(), b.tobytes()) for a, b in zip(screen, number, strict=True)})
+
+
 def test_fingerprints_are_the_same_in_numpy_and_jax_and_depend_on_everything():
     random = np.random.default_rng(0)
     actions = random.integers(4, size=(1000, 5, 2)).astype(np.int32)

@@ -86,7 +86,7 @@ class EvaluationResult(NamedTuple):
       each: Mean return of each agent, with a confidence interval over its episodes.
       overall: Mean return over the agents, with a confidence interval over agents and episodes.
       scores: The environment's scores of `each` and of `overall`; None if the environment defines no score.
-      distinct: Number of each agent's episodes that differ in their actions or rewards.
+      distinct: Number of each agent's episodes that differ in their first observation, actions or rewards.
     """
 
     settings: dict[str, Any]

@@ -10,26 +10,43 @@ import numpy as np
 from qlax.envs.worker import Worker
 from qlax.play.host import Part, first_steps, frozen
 from qlax.pqn import PQN, Decision, TrainState
-from qlax.types import Array
+from qlax.types import Array, PyTree
+
+
+def first_fingerprints(obs: PyTree) -> jax.Array:
+    """Return the fingerprints of E episodes of which only the first observations are known, `[E, ...]` each.
+
+    Episodes with the same first observation, actions and rewards have the same fingerprint; others have different ones,
+    except by chance. Later observations do not count, as they would cost too much if they are screens.
+    """
+    found: Any = 0
+    for leaf in jax.tree.leaves(obs):
+        bits = jnp.asarray(leaf).reshape(len(leaf), -1).astype(jnp.float32).view(jnp.uint32)
+        places = np.uint32(2654435761) * np.arange(1, bits.shape[-1] + 1, dtype=np.uint32)
+        found = found * np.uint32(3) + _mixed(bits ^ places[None]).sum(-1, dtype=jnp.uint32)
+    return found
 
 
 def fingerprints(before: Array, action: Array, reward: Array) -> Array:
-    """Extend the fingerprints of E episodes by a step, in NumPy or JAX.
-
-    Episodes with the same actions and rewards have the same fingerprint; others have different ones, except by chance.
+    """Extend the fingerprints of E episodes by a step, in NumPy or JAX; see `first_fingerprints`.
 
     Args:
-      before: Fingerprints so far, uint32 `[E]`; 0 at the beginning.
+      before: Fingerprints so far, uint32 `[E]`.
       action: Actions, int32 `[E, M]`.
       reward: Rewards, float32 `[E]`.
     """
     weights = np.uint32(2654435761) * (2 * np.arange(action.shape[-1], dtype=np.uint32) + 1)
     chosen = ((action.astype(np.uint32) + 1) * weights[None]).sum(-1, dtype=np.uint32)
-    mixed = before
     for number in (chosen, reward.view(np.uint32)):
-        mixed = (mixed ^ number) * np.uint32(2246822507)
-        mixed = mixed ^ (mixed >> 15)
-    return mixed
+        before = _mixed(before ^ number)
+    return before
+
+
+def _mixed(x: Array) -> Array:
+    """Spread the bits of numbers uint32, one to one: the finaliser of MurmurHash3 (Appleby, 2011)."""
+    for shift, factor in ((16, 2246822507), (13, 3266489909)):
+        x = (x ^ (x >> shift)) * np.uint32(factor)
+    return x ^ (x >> 16)
 
 
 def distinct(fingerprint: np.ndarray) -> np.ndarray:
@@ -102,8 +119,8 @@ def in_jax(
             cut |= unfinished & (steps + 1 == max_steps)
             return state, unfinished, ended & (discount > 0), cut, records, fingerprint, excess, discount, steps + 1
 
-        nobody, nothing = jnp.zeros(envs, bool), jnp.zeros(envs, jnp.uint32)
-        carry = (state, ~nobody, nobody, nobody, records, nothing, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
+        nobody, begun = jnp.zeros(envs, bool), first_fingerprints(step.obs)
+        carry = (state, ~nobody, nobody, nobody, records, begun, jnp.zeros(envs), jnp.ones(envs), jnp.int32(0))
         _, _, _, cut, records, fingerprint, *_ = jax.lax.while_loop(is_going_on, one, carry)
         return records | {"cut": cut.astype(jnp.float32), "fingerprint": fingerprint}
 
@@ -147,7 +164,7 @@ def on_host(
     excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
     gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
     so_far = {"episode_return": np.zeros(envs), "episode_length": np.zeros(envs)}  # float64, as in `qlax.Episodes`
-    truncated, fingerprint = np.zeros(envs, bool), np.zeros(envs, np.uint32)
+    truncated, fingerprint = np.zeros(envs, bool), np.asarray(first_fingerprints(step.obs))
     while (is_going_on := unfinished.any() and steps < max_steps) or truncated.any():
         if stopped():
             return None

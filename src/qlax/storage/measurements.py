@@ -97,7 +97,7 @@ _ALL = (
     ),
     Measurement(
         *("eval_distinct", "distinct episodes", ""),
-        "number of greedy episodes that differ in their actions or rewards",
+        "number of greedy episodes that differ in their first observation, actions or rewards",
         "learning",
         evaluated_as="distinct",
     ),

@@ -45,9 +45,10 @@ def repetition_in_words(distinct: Iterable[float | None], episodes: int) -> str:
     if not few:
         return ""
     numbers = f"{min(few)} to {max(few)}" if min(few) < max(few) else f"{few[0]}"
+    are = "is" if numbers == "1" else "are"
     return (
-        f"Only {numbers} of the {episodes:,} episodes of an agent differ in their actions or rewards, so that "
-        "intervals over episodes say little; an epsilon of 0.05 makes them differ."
+        f"Only {numbers} of the {episodes:,} episodes of an agent {are} distinct, by first observation, actions and "
+        "rewards, so that intervals over episodes say little; an epsilon of 0.05 varies them."
     )
 
 
