@@ -141,7 +141,8 @@ def _row(name: str, record: dict, published: str) -> list[str]:
     if (score := record.get("eval_score", {}).get("mean")) is not None:
         mean += f", score {score:.3g}"
     if few := [int(x) for x in record.get("eval_distinct", []) if 2 * x < record["eval_episodes"]]:
-        mean += f"; {min(few)} to {max(few)} of {record['eval_episodes']} episodes distinct"
+        numbers = " to ".join(dict.fromkeys(map(str, (min(few), max(few)))))
+        mean += f"; {numbers} of {record['eval_episodes']} episodes distinct"
     seeds = ", ".join(f"{x:.4g}" for x in returns)
     if len(returns) > MOST_SEEDS:
         seeds = f"{len(returns)} seeds, {min(returns):.4g} to {max(returns):.4g}"
