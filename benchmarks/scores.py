@@ -31,7 +31,7 @@ COMMANDS = {
     "--num-minibatches 16 --num-epochs 4 --learning-rate 1e-4 --lam 0.95 --epsilon-end 0.2 --epsilon-fraction 0.2 "
     "--reward-scale 0.1 --seeds 4",
     "memory-chain": "memory-chain --seeds 4",
-    "memory-chain-constant-rate": "memory-chain --seeds 4 --learning-rate-end 1",
+    "memory-chain-falling-rate": "memory-chain --seeds 4 --learning-rate-end 0",
     "memory-chain-without-memory": "memory-chain --seeds 4 --memory none",
     "breakout": "minatar/breakout --seeds 5",
     "breakout-short": "minatar/breakout --total-steps 1000000 --seeds 2",

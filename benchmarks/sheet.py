@@ -40,6 +40,7 @@ SHEET = {
     },
     "Memory": {
         "memory-chain": "none found; 1 is the maximum",
+        "memory-chain-falling-rate": OURS,
         "memory-chain-without-memory": "chance is 0",
     },
     "Open worlds": {
