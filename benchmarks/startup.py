@@ -48,7 +48,9 @@ def main() -> None:
             for kind in found:
                 found[kind].append(measured(words, Path(folder), kind))
                 print(kind, f"{sum(found[kind][-1].values()):.1f} s", flush=True)
-    seconds = {kind: {part: statistics.median(run[part] for run in runs) for part in PARTS} for kind, runs in found.items()}
+    seconds = {
+        kind: {part: statistics.median(run[part] for run in runs) for part in PARTS} for kind, runs in found.items()
+    }
     totals = {kind: statistics.median(sum(run.values()) for run in runs) for kind, runs in found.items()}
     command = f"python benchmarks/startup.py {' '.join(sys.argv[1:])}".strip()
     record = circumstances(command) | {"trained": f"qlax train {' '.join(words)}", "load_average": os.getloadavg()[0]}
