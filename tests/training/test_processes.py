@@ -156,7 +156,7 @@ def test_a_lost_process_ends_the_others_with_a_message_and_fewer_go_on(tmp_path,
         assert left.returncode != 0
         last = said.strip().splitlines()[-1]
         assert last.startswith(f"qlax: process {1 - lost} of 2")
-        assert f"another one was lost; go on with: qlax resume {run}" in last
+        assert f"another process was lost; go on with: qlax resume {run}" in last
     newest = int(checkpoints(run)[-1].stem)
     settings = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(settings | {"total_steps": 1024 * (newest + 8)}))
@@ -177,7 +177,7 @@ def test_what_the_first_cannot_write_ends_all_at_once(tmp_path, cache):
     assert first[0] == 1
     assert "metrics.jsonl cannot be written" in first[2]
     assert second[0] != 0
-    assert "another one was lost; go on with: qlax resume" in second[2].splitlines()[-1]
+    assert "another process was lost; go on with: qlax resume" in second[2].splitlines()[-1]
 
 
 @pytest.mark.slow
