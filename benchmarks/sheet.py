@@ -102,6 +102,7 @@ NOTES = """\
 - The best published greedy returns of MinAtar are of PQN with distributional heads.
   That they are greedy is inferred from the configuration beside the curves.
 - The chain of `memory-chain` has 100 steps; with `--memory none` it stays at chance, as it must.
+  The seconds of `memory-chain` were taken while many other programs ran.
 - Overcooked pays 20 for a delivery.
 - SMAX 3m is won in 92 and 95 % of 64 games.
   It is the easiest map; the published figure is over all maps, so that the two cannot be compared.
