@@ -48,7 +48,7 @@ def _envs(options: argparse.Namespace) -> None:
     unmade = sum(map(len, apart.values())) - num_apart
     ends = [
         f"{len(env_ids) - unmade:,} environments of {_suites(len({env_id.partition('/')[0] for env_id in env_ids}))}",
-        f"{num_apart:,} apart from them" if num_apart else "",
+        f"{num_apart:,} others for the reasons above" if num_apart else "",
         f"{unmade:,} cannot be made" if unmade else "",
         f"{_suites(len(missing))} missing" if missing else "",
     ]

@@ -17,13 +17,13 @@ EACH, ANY = "each", "<name>"  # smax/each.toml is the preset smax/<name>, and `<
 
 @functools.cache
 def names() -> list[str]:
-    """Names of the presets; `folder/<name>` stands for one of every environment of a kind."""
+    """Return the names of the presets; `folder/<name>` stands for a preset for every environment of a kind."""
     found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
     return sorted(name.removesuffix(EACH) + ANY if name.endswith(f"/{EACH}") else name for name in found)
 
 
 def spelled(name: str) -> str | None:
-    """Name of a preset in its own spelling, whatever case it is given in; None if there is no such preset."""
+    """Return the name of a preset in its own spelling, whatever case it is given in; None if there is none."""
     known = names()
     if found := matching(name, known):
         return found
@@ -36,19 +36,19 @@ def spelled(name: str) -> str | None:
 
 
 def text(name: str) -> str:
-    """Text of a preset's file: the comments say where it comes from and what to expect.
+    """Return the text of a preset's file, whose comments say where it comes from and what to expect.
 
     Raises:
-      UserError: no such preset.
+      UserError: There is no such preset.
     """
     return _file(_known(name)).read_text()
 
 
 def settings(name: str) -> dict[str, Any]:
-    """Settings of a preset, as its file has them.
+    """Return the settings of a preset, as its file has them.
 
     Raises:
-      UserError: no such preset.
+      UserError: There is no such preset.
     """
     preset = _known(name)
     found = tomllib.loads(_file(preset).read_text())
@@ -56,7 +56,7 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def made_for(env: str) -> list[str]:
-    """Names of the presets made for an environment."""
+    """Return the names of the presets made for an environment."""
 
     def name_of(preset: str) -> str | None:
         start, each, _ = settings(preset)["env"].partition(ANY)
@@ -68,7 +68,7 @@ def made_for(env: str) -> list[str]:
 
 
 def is_almost(target: str) -> bool:
-    """Whether a name is that of a preset with a slip of the pen, or at least of a folder of presets."""
+    """Return True if a name is a misspelt preset, or begins with a folder of presets."""
     known, target = names(), target.casefold()
     folder = target.partition("/")[0]
     return any(name.startswith(f"{folder}/") for name in known) or bool(
@@ -77,10 +77,10 @@ def is_almost(target: str) -> bool:
 
 
 def _known(name: str) -> str:
-    """Name of a preset in its own spelling.
+    """Return the name of a preset in its own spelling.
 
     Raises:
-      UserError: no such preset.
+      UserError: There is no such preset.
     """
     found = spelled(name)
     if found is None:
@@ -91,7 +91,7 @@ def _known(name: str) -> str:
 
 
 def _file(preset: str) -> Path:
-    """The file that holds a preset: its own, or the one its folder has for each of a kind of environments."""
+    """Return the file of a preset: its own, or the one in its folder for all environments of a kind."""
     own = FOLDER / f"{preset}.toml"
     # Compared with the list, so that no name leads out of the folder.
     return own if preset in names() and not preset.endswith(ANY) else FOLDER / preset.partition("/")[0] / f"{EACH}.toml"
