@@ -195,6 +195,7 @@ def test_wandb_has_the_metrics_of_each_run_once(gone_on):
 
 def test_each_tracker_that_has_something_to_say_says_it_once_a_time(gone_on):
     about = [text for text in gone_on.said if "tracker " in text or "wandb" in text]
+    about = [text for text in about if not text.startswith("qlax: waiting for")]  # on a busy machine
     failed = "qlax: the tracker test_tracking:Failing failed and receives no more lines: OSError: [Errno 28] No space"
     assert sum(text.startswith(failed) for text in about) == 2  # it was resumed
     offline = [text for text in about if "wandb sync" in text]
