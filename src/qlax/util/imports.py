@@ -52,10 +52,14 @@ def import_own(name: str) -> ModuleType:
 
 @contextmanager
 def imported_when_used(*names: str) -> Iterator[None]:
-    """Make imports of these modules lazy within the context: each is imported when an attribute is first used."""
+    """Make imports of these modules lazy within the context: each is imported when an attribute is first used.
+
+    A module below another one comes after it in `names`.
+    """
 
     def stand_in(name):
         module = ModuleType(name)
+        module.__path__ = []  # `from package import module` would import the package to ask for its path
 
         def used(attribute):
             if sys.modules.get(name) is module:
@@ -67,6 +71,10 @@ def imported_when_used(*names: str) -> Iterator[None]:
 
     stand_ins = {name: stand_in(name) for name in names if name not in sys.modules}
     sys.modules.update(stand_ins)
+    for name, module in stand_ins.items():
+        package, _, last = name.rpartition(".")
+        if package in stand_ins:
+            setattr(stand_ins[package], last, module)
     try:
         yield
     finally:

@@ -19,7 +19,8 @@ from qlax.errors import UserError, described
 from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used
 
-with imported_when_used("seaborn", "matplotlib.pyplot"):  # used only for drawing; nine tenths of gymnax's import time
+# These are used only for drawing, and take nine tenths of gymnax's import time.
+with imported_when_used("seaborn", "matplotlib", "matplotlib.colors", "matplotlib.pyplot"):
     import gymnax
     from gymnax.environments import spaces
     from gymnax.environments.misc import frozen_lake
