@@ -17,6 +17,7 @@ from qlax.pqn import Hyper, TrainState
 from qlax.training import memory
 from qlax.training.guard import Record, with_fresh_sums
 from qlax.training.memory import Needs
+from qlax.training.placement import everywhere
 from qlax.training.plan import Plan, variables_of
 from qlax.types import PyTree
 
@@ -158,7 +159,7 @@ class DeviceRuns:
 
     def variables(self, state: TrainState) -> PyTree:
         """Return a copy of the network's variables, whose memory no chunk reuses."""
-        return self._placement.gathered(self._compiled["variables"](state))
+        return self._placement.gathered(self._compiled["variables"](variables_of(state)))
 
     def copy(self, state: TrainState) -> TrainState:
         """Return a copy of the state, whose memory no chunk reuses."""
@@ -190,8 +191,9 @@ class DeviceRuns:
             lower(self._functions.evaluate, plan.shapes, plan.seeds, arguments=(where, runs), result=placement.split),
         )
         yield "start", lower(self._functions.start, plan.seeds, plan.hyper, self._initial, result=where)
-        yield "copy", lower(_copied, plan.shapes, arguments=(where,), result=where)
-        yield "variables", lower(lambda state: _copied(variables_of(state)), plan.shapes, arguments=(where,))
+        shapes = placement.placed(plan.shapes, where)
+        yield "copy", jax.jit(_copied, out_shardings=everywhere(where, shapes)).lower(shapes)
+        yield "variables", jax.jit(_copied, out_shardings=placement.runs).lower(variables_of(shapes))
 
 
 def compile_together(lowered: Iterator[tuple[str, Any]], compile: Callable[[Any], Any]) -> dict[str, Any]:
