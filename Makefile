@@ -1,6 +1,8 @@
 # `make demo` trains PQN on Breakout, `make test` runs all checks, `make site` builds the documentation.
 VENV := .venv
 BIN := $(VENV)/bin
+# Without the bytecode of packages, every process that imports JAX would spend seconds on compiling their source.
+export PYTHONDONTWRITEBYTECODE :=
 
 demo: $(VENV)/installed
 	$(BIN)/qlax train minatar/breakout --total-steps 500000 --seeds 2

@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-# XLA's newer code for fused operations takes twice as long to compile as the older code.
-OLDER_CODE = "--xla_cpu_use_fusion_emitters=false"
+# XLA's newer code for fused operations takes twice as long to compile as the older code, and many small parts of a
+# program take longer than the whole where another test needs the other core.
+QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 MUCH_MEMORY = 1.3e9  # bytes; the tests of a single file add up to 1 GB
 
 
@@ -23,12 +24,14 @@ def pytest_configure(config):
         os.environ[name.upper()] = str(value)  # for processes that tests start
     # Slow tests hold presets to the scores that users get, so they compile as users do.
     if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
-        _use_older_code()
+        _compile_quickly()
+    # Tracing makes many objects that stay: looking for garbage among them took a tenth of the time.
+    gc.set_threshold(100_000, 20, 50)
 
 
-def _use_older_code():
-    """Use XLA's older code here and in child processes, if XLA knows the flag: an unknown flag ends a process."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {OLDER_CODE}".strip()
+def _compile_quickly():
+    """Set XLA's flags here and in child processes, if XLA knows them: an unknown flag ends a process."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     tried = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     if subprocess.run(command, env=tried, capture_output=True, check=False).returncode == 0:

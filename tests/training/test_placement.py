@@ -13,10 +13,10 @@ from qlax.training.placement import CPU_OPTIONS, Placement, compiler_options
 RUNS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
 
-def python(code, *arguments):
-    """Return what a fresh process prints last, as JSON; it compiles as users do, as equal bits depend on it."""
+def python(code, *arguments, optimised=False):
+    """Return what a fresh process prints last, as JSON; it compiles as users do if `optimised`, else as tests."""
     command = [sys.executable, "-c", code, *arguments]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "False"}
+    environment = os.environ | ({"JAX_DISABLE_MOST_OPTIMIZATIONS": "False"} if optimised else {})
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -90,20 +90,24 @@ print(json.dumps([trained(name, **settings) for name, settings in json.loads(sys
 def trained(tmp_path_factory):
     """Runs of five updates on so many devices: number used, weights of every run, evaluations."""
 
-    def train(devices, **settings):
+    def train(devices, optimised=True, **settings):
         folder = tmp_path_factory.mktemp("runs")
-        done = python(TRAIN, str(devices), str(folder), json.dumps(settings))
+        done = python(TRAIN, str(devices), str(folder), json.dumps(settings), optimised=optimised)
         return [(used, [np.concatenate([np.ravel(x) for x in run]) for run in runs], seen) for used, runs, seen in done]
 
     return train
 
 
-def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(trained):
-    alone, together = trained(1, alone={"seed": 3}, together={"seeds": 4})
-    spread, split, again = trained(4, spread={"seeds": 4}, split={"devices": 4}, again={"devices": 4})
-    assert [used for used, *_ in (alone, together, spread, split)] == [1, 1, 4, 4]
+@pytest.mark.parametrize(
+    ("devices", "optimised"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)], ids=str
+)
+def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(trained, devices, optimised):
+    seeds, whole = {"seeds": devices}, {"devices": devices}
+    alone, together = trained(1, optimised, alone={"seed": devices - 1}, together=seeds)
+    spread, split, again = trained(devices, optimised, spread=seeds, split=whole, again=whole)
+    assert [used for used, *_ in (alone, together, spread, split)] == [1, 1, devices, devices]
     assert len(alone[1]) == 1
-    np.testing.assert_array_equal(alone[1][0], together[1][3])  # in turns on a CPU
+    np.testing.assert_array_equal(alone[1][0], together[1][-1])  # in turns on a CPU
     np.testing.assert_allclose(together[1], spread[1], atol=1e-5)  # XLA fuses otherwise for several devices
     assert np.abs(np.subtract(spread[1][0], spread[1][1])).max() > 1e-2
     # One run whose environments are split acts with other keys: it learns something else, but the same every time.
@@ -121,7 +125,7 @@ def test_fewer_agents_than_devices_take_one_each(trained):
 
 
 SPLIT = """
-import json
+import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
@@ -146,38 +150,39 @@ def learned(plan):
         return (after.params, after.stats), record
     return jax.vmap(one)
 
-found = []
-for norms in ({}, {"norm": "batch", "input_norm": "batch_renorm"}):
-    settings = SMALL | {"num_envs": 8, "num_minibatches": 1} | norms
-    two, one = (make(configure(CARTPOLE, devices=devices, **settings), {}) for devices in (2, 1))
-    place, runs = two.placement, two.placement.runs
-    of_steps = NamedSharding(runs.mesh, PartitionSpec("runs", None, "data"))
-    state = jax.jit(place.spread(functions(two).start, (runs, runs, runs), two.where))(two.seeds, two.hyper, ())
-    # Moments that devices differ in: one of them has all the episodes that end.
-    state, steps = jax.jit(place.spread(update(two), (two.where,), (two.where, of_steps)))(state)
-    weights, record = jax.jit(place.spread(learned(two), (two.where, of_steps), (runs, runs)))(state, steps)
-    state, steps = (jax.tree.map(lambda x: from_numbers(as_numbers(x), x), tree) for tree in (state, steps))
-    expected = jax.jit(learned(one))(state, steps)
-    def largest(x, y):
-        pairs = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (x, y)), strict=True)
-        return max(float(np.abs(one - other).max()) for one, other in pairs)
-    moved = largest(weights[0], state.params)
-    means = [{k: (v.total / v.weight).tolist() for k, v in x.sums.items()} for x in (record, expected[1])]
-    halves = [x[:, :, :4] != x[:, :, 4:] for x in map(np.asarray, (jax.tree.leaves(steps.obs)[0], steps.action))]
-    found.append([two.placement.parts, moved, largest(weights, expected[0]), means, [bool(x.any()) for x in halves]])
+settings = SMALL | {"num_envs": 8, "num_minibatches": 1} | json.loads(sys.argv[1])
+two, one = (make(configure(CARTPOLE, devices=devices, **settings), {}) for devices in (2, 1))
+place, runs = two.placement, two.placement.runs
+of_steps = NamedSharding(runs.mesh, PartitionSpec("runs", None, "data"))
+state = jax.jit(place.spread(functions(two).start, (runs, runs, runs), two.where))(two.seeds, two.hyper, ())
+# Moments that devices differ in: one of them has all the episodes that end.
+state, steps = jax.jit(place.spread(update(two), (two.where,), (two.where, of_steps)))(state)
+weights, record = jax.jit(place.spread(learned(two), (two.where, of_steps), (runs, runs)))(state, steps)
+state, steps = (jax.tree.map(lambda x: from_numbers(as_numbers(x), x), tree) for tree in (state, steps))
+expected = jax.jit(learned(one))(state, steps)
+def largest(x, y):
+    pairs = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (x, y)), strict=True)
+    return max(float(np.abs(one - other).max()) for one, other in pairs)
+moved = largest(weights[0], state.params)
+means = [{k: (v.total / v.weight).tolist() for k, v in x.sums.items()} for x in (record, expected[1])]
+halves = [x[:, :, :4] != x[:, :, 4:] for x in map(np.asarray, (jax.tree.leaves(steps.obs)[0], steps.action))]
+found = [two.placement.parts, moved, largest(weights, expected[0]), means, [bool(x.any()) for x in halves]]
 print(json.dumps(found))
 """
 
 
-def test_what_devices_learn_together_from_their_parts_is_what_one_learns_from_the_whole():
-    for parts, moved, differing, (together, alone), halves_differ in python(SPLIT):
-        assert parts == 2
-        assert moved > 1e-5 > 1e-6 > differing
-        for name in alone:  # of dead units each device has a sample of its own
-            np.testing.assert_allclose(
-                together[name], alone[name], rtol=1e-4, atol=0.2 if name == "dead_units" else 1e-6
-            )
-        assert halves_differ == [True, True]  # worlds and exploration
+@pytest.mark.parametrize(
+    "norms",
+    [{"norm": "batch", "input_norm": "batch_renorm"}, pytest.param({}, marks=pytest.mark.slow)],
+    ids=["batch", "layer"],
+)
+def test_what_devices_learn_together_from_their_parts_is_what_one_learns_from_the_whole(norms):
+    parts, moved, differing, (together, alone), halves_differ = python(SPLIT, json.dumps(norms))
+    assert parts == 2
+    assert moved > 1e-5 > 1e-6 > differing
+    for name in alone:  # of dead units each device has a sample of its own
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, atol=0.2 if name == "dead_units" else 1e-6)
+    assert halves_differ == [True, True]  # worlds and exploration
 
 
 EMPTY = """
@@ -214,7 +219,6 @@ print(json.dumps(len(jax.devices())))
 
 
 def test_cores_are_devices_unless_jax_was_told_or_has_counted():
-    cores = python("import os, json; print(json.dumps(len(os.sched_getaffinity(0))))")
-    assert python(USE, "") == cores
+    assert python(USE, "") == len(os.sched_getaffinity(0))
     assert python(USE, "jax.config.update('jax_num_cpu_devices', 5)") == 5
     assert python(USE, "jax.devices()") == 1
