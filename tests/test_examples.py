@@ -51,6 +51,7 @@ def test_deepsea_is_drawn(tmp_path):
     is_drawn(tmp_path / "deepsea.png")
 
 
+@pytest.mark.slow
 def test_ablations_are_drawn(tmp_path):
     sizes = ("--seeds", 1, "--total-steps", 4096)
     found = measured("lambda_and_norm.py", *sizes, LAMBDAS=(0.95,), NORMS=("layer",))["eval_return"]
@@ -59,7 +60,7 @@ def test_ablations_are_drawn(tmp_path):
         is_drawn(tmp_path / f"ablation-{name}.png")
 
 
-@pytest.mark.slow  # it calls the same functions as the ablations
+@pytest.mark.slow
 def test_parallel_environments_are_drawn(tmp_path):
     results = measured("parallel.py", "--num-envs", 32, "--seeds", 1, "--total-steps", 4096)["results"]
     assert [each["num_envs"] for each in results] == [32]

@@ -21,6 +21,7 @@ def smaller():
         yield
 
 
+@pytest.mark.slow  # crashes are simulated in the tests of training, and unfinished writes in those of files
 def test_killed_at_some_moment_and_within_a_write(reference, tmp_path):
     run, chance = tmp_path / "run", random.Random(0)
     kill = faults.killed_in_a_write(run, chance)

@@ -21,19 +21,19 @@ def outcome(function, *drawn, **options):
 
 
 @given(configurations())
-@settings(few, max_examples=20)
+@settings(few, max_examples=8)
 def test_a_configuration_is_refused_in_one_line_or_valid(drawn):
     assert outcome(examine, drawn, with_training=False) in ("refused", "examined")
 
 
 @given(configurations([{}], max_hostile=0))
-@settings(few, max_examples=2)
+@settings(few, max_examples=1)
 def test_a_valid_configuration_trains_to_numbers_or_diverges(drawn):
     assert outcome(examine, drawn) in ("trained", "diverged", "examined")
 
 
 @given(environments())
-@settings(few, max_examples=15)
+@settings(few, max_examples=6)
 def test_an_environment_is_refused_in_one_line_or_can_be_trained_in(drawn):
     with strict_and_quick():
         assert outcome(examine_environment, *drawn, with_training=False) in ("refused", "examined", "crashed")

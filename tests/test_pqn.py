@@ -484,7 +484,7 @@ def in_halves(tree, axis):
     return jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis)), tree)
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch", "batch_renorm"])
+@pytest.mark.parametrize("norm", ["layer", pytest.param("batch", marks=pytest.mark.slow), "batch_renorm"])
 def test_run_split_over_devices_equals_the_whole(norm):
     shape = SHAPE._replace(num_minibatches=1)
     half = shape._replace(num_envs=shape.num_envs // 2)

@@ -251,7 +251,7 @@ def test_a_tracker_that_hangs_is_named_once_and_holds_nothing_up(where, tmp_path
 
     begun = time.monotonic()
     said = told(tmp_path, {"hanging": type("Hanging", (Remembering,), {where: hang}), "own": Remembering})
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30  # not the minute that it hangs
     assert said == ["qlax: the tracker hanging did not finish within 0 seconds; gave it up"]
     let_go.set()
     for thread in threading.enumerate():
@@ -263,7 +263,7 @@ def test_a_tracker_that_hangs_is_named_once_and_holds_nothing_up(where, tmp_path
 
 def test_a_tracker_that_is_slow_misses_lines_and_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "QUEUED", 2)
-    slow = type("Slow", (Remembering,), {"log": lambda self, line: time.sleep(0.1) or self.lines.append(line)})
+    slow = type("Slow", (Remembering,), {"log": lambda self, line: time.sleep(0.3) or self.lines.append(line)})
     said = told(tmp_path, {"slow": slow}, lines=10)
     assert said == ["qlax: the tracker slow hangs or is slow, and may miss lines; metrics.jsonl has them"]
     assert len(Remembering.last.lines) < 10

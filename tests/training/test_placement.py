@@ -98,9 +98,7 @@ def trained(tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize(
-    ("devices", "optimised"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize(("devices", "optimised"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)], ids=str)
 def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(trained, devices, optimised):
     seeds, whole = {"seeds": devices}, {"devices": devices}
     alone, together = trained(1, optimised, alone={"seed": devices - 1}, together=seeds)

@@ -206,6 +206,7 @@ def test_processes_that_split_the_environments_learn_cartpole(tmp_path, cache, n
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["eval_return"]["mean"] >= 475
 
 
+@pytest.mark.slow
 def test_a_user_error_of_the_first_process_is_that_of_all(tmp_path, cache):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()

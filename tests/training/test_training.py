@@ -89,8 +89,12 @@ def test_a_run_alone_equals_itself_among_others(whole, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "number"),
-    [({"norm": "batch"}, signal.SIGTERM), ({"memory": "gru", "dueling": True}, signal.SIGINT)],
-    ids=["batch norm, SIGTERM", "memory, Ctrl-C"],
+    [
+        ({"norm": "batch", "memory": "gru", "dueling": True}, signal.SIGINT),
+        pytest.param({"norm": "batch"}, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param({"memory": "gru", "dueling": True}, signal.SIGINT, marks=pytest.mark.slow),
+    ],
+    ids=["both, Ctrl-C", "batch norm, SIGTERM", "memory, Ctrl-C"],
 )
 def test_resuming_changes_no_bit(settings, number, monkeypatch, tmp_path):
     settings = {**SMALL, **settings}

@@ -104,7 +104,7 @@ def test_processes_and_turns_show_the_same():
 @pytest.mark.parametrize(
     ("wrapper", "timeout", "message"),
     [
-        ("Dying", 120, "crashed"),
+        pytest.param("Dying", 120, "crashed", marks=pytest.mark.slow),
         pytest.param("Sleeping", 5, "did not answer within 5 seconds", marks=pytest.mark.slow),
     ],
 )
