@@ -3,6 +3,7 @@
 import functools
 import signal
 import sys
+import time
 from types import SimpleNamespace
 
 import hosts
@@ -217,8 +218,10 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
 )
 def test_what_fails_ends_in_an_error_and_a_checkpoint(env, options, message, tmp_path, monkeypatch):
     settings = TINY | {"total_steps": 32 * 32, "env_options": options, "host_timeout": 1.0}
+    begun = time.perf_counter()
     with pytest.raises(qlax.HostError, match=message) as error:
         qlax.train(env, out=tmp_path / "run", **settings)
+    assert time.perf_counter() - begun < 50
     assert f"qlax resume {tmp_path / 'run'}" in str(error.value)
     assert sorted((tmp_path / "run" / "checkpoints").glob("*.safetensors"))[-1].stem == f"{6:010d}"
     monkeypatch.setattr(hosts.Crashing, "mended", True)
