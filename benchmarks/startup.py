@@ -43,6 +43,8 @@ def main() -> None:
     options, more = parser.parse_known_args()
     words = [*options.command, *more]
     found: dict[str, list[dict[str, float]]] = {"cold": [], "cached": []}
+    with tempfile.TemporaryDirectory() as folder:
+        measured(words, Path(folder), "cold")  # leaves Python's bytecode and the files of packages in the machine's cache
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
             for kind in found:
@@ -65,7 +67,7 @@ def measured(words: list[str], folder: Path, kind: str) -> dict[str, float]:
     """Run the command in a process of its own, and return the seconds of its parts."""
     times, begun = folder / f"{kind}.json", time.monotonic()
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "STARTUP_BEGUN": str(begun)}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "PYTHONDONTWRITEBYTECODE": ""}
     child_words = [sys.executable, __file__, "--child", str(times), "train", *words, "--out", str(folder / kind)]
     subprocess.run(child_words, check=True, env=environment, stdout=subprocess.DEVNULL)
     ended = time.monotonic()

@@ -61,6 +61,19 @@ def test_a_stand_in_may_be_used_at_once(monkeypatch):
         assert sys.modules["counting"] is not counting
 
 
+def test_a_stand_in_of_a_package_gives_those_of_its_modules(tmp_path, monkeypatch):
+    (tmp_path / "drawing").mkdir()
+    (tmp_path / "drawing" / "__init__.py").write_text("")
+    (tmp_path / "drawing" / "colors.py").write_text("RED = 3")
+    monkeypatch.syspath_prepend(tmp_path)
+    with imported_when_used("drawing", "drawing.colors"):
+        import drawing.colors as renamed
+        from drawing import colors
+    assert not {"drawing", "drawing.colors"} & set(sys.modules)
+    assert colors.RED == renamed.RED == 3
+    assert "drawing.colors" in sys.modules
+
+
 def test_a_module_that_is_there_already_stays():
     with imported_when_used("sys"):
         assert sys.modules["sys"] is sys

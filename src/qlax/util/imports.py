@@ -54,7 +54,7 @@ def import_own(name: str) -> ModuleType:
 def imported_when_used(*names: str) -> Iterator[None]:
     """Make imports of these modules lazy within the context: each is imported when an attribute is first used.
 
-    A module below another one comes after it in `names`.
+    A package is listed together with all its modules that are imported within the context.
     """
 
     def stand_in(name):

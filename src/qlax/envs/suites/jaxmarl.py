@@ -19,7 +19,7 @@ from qlax.types import PyTree, Step
 from qlax.util.imports import imported_when_used, silently
 
 # Matplotlib is used only for drawing, and takes most of the import time; jaxmarl prints messages when it is imported.
-with silently(), imported_when_used("matplotlib", "matplotlib.pyplot"):
+with silently(), imported_when_used("matplotlib.pyplot"):
     from jaxmarl import environments
     from jaxmarl.environments.overcooked.overcooked import DELIVERY_REWARD
     from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX
