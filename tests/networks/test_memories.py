@@ -1,7 +1,10 @@
 """Memories against loops in NumPy, and what all of them have in common."""
 
+import functools
 import re
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +100,45 @@ def test_its_gradients_equal_those_of_a_loop(dtype):
         return jax.jit(jax.grad(loss, (0, 1, 2)))(decay, inputs, memory)
 
     close(gradients(linear_recurrence), gradients(loop))
+
+
+# The stepped memories against the cells of Flax
+
+
+class CellOfFlax(nn.Module):
+    """A cell of Flax, scanned over time, with JAX's own gradients."""
+
+    kind: Any
+
+    @nn.compact
+    def __call__(self, memory, x, first):
+        cell = self.kind(H)
+        nn.share_scope(self, cell)
+
+        def step(cell, memory, terms):
+            x, first = terms
+            return cell(jax.tree.map(lambda m: jnp.where(first[:, None], 0, m), memory), x)
+
+        memory, y = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})(cell, memory, (x, first))
+        return y, memory
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gru", nn.GRUCell), ("lstm", nn.OptimizedLSTMCell)])
+def test_a_stepped_memory_equals_the_cell_of_flax_and_so_do_its_gradients(name, kind):
+    ours, theirs = CELLS[name](H), CellOfFlax(kind)
+    x, first, memory = noise(L, B, 3), resets(L), jax.tree.map(lambda m: noise(*m.shape, seed=5), ours.initial(B))
+    with jax.numpy_rank_promotion("allow"):  # Flax's own
+        variables, expected = (jax.jit(module.init)(jax.random.key(0), memory, x, first) for module in (ours, theirs))
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)  # the same random numbers too
+
+        def loss(module, *arguments):
+            y, after = module.apply(*arguments, first)
+            return (noise(L, B, H, seed=6) * y).sum() + sum(jnp.sin(m).sum() for m in jax.tree.leaves(after)), y
+
+        gradients = (
+            jax.jit(jax.grad(functools.partial(loss, module), (0, 1, 2), has_aux=True)) for module in (ours, theirs)
+        )
+        close(*(gradient(disturbed(variables), memory, x) for gradient in gradients))
 
 
 # The parallel memories against their formulas

@@ -51,11 +51,7 @@ class Dense(nn.Module):
         """Map `x [B, I]` to `[B, F]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-
-        def features_first(x, kernel):
-            return _product(x.T, kernel).T
-
-        return _by_platform(self.dtype, features_first, jnp.matmul)(x, kernel) + along_last(bias, x)
+        return product(x, kernel, self.dtype) + along_last(bias, x)
 
 
 class LayerNorm(nn.Module):
@@ -128,6 +124,15 @@ class Convolution(nn.Module):
 
         cpu = shifted_slices if _is_small(x) else convolution
         return _by_platform(self.dtype, cpu, plain)(x, kernel) + along_last(bias, x)
+
+
+def product(x: jax.Array, kernel: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+    """Multiply `x [B, I]` by `kernel [I, F]` in the given dtype: float32 `[B, F]`."""
+
+    def features_first(x, kernel):
+        return _product(x.T, kernel).T
+
+    return _by_platform(dtype, features_first, jnp.matmul)(x, kernel)
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:

@@ -1,13 +1,14 @@
 """Memories: recurrent layers between the encoder and the head of a network.
 
-"lstm" and "gru" apply a cell of Flax step by step. "mingru" and "lru" are linear in their memory, so all their matrix
-products are computed for a whole segment at once, and only `linear_recurrence` depends on the order of steps.
+"lstm" and "gru" multiply their own output by a kernel at every step, and their input by another for a whole segment at
+once. "mingru" and "lru" are linear in their memory, so all their matrix products are computed for a whole segment at
+once, and only `linear_recurrence` depends on the order of steps.
 
 All memories are Flax modules with the same interface. `CELLS[name](H)` makes a module. `initial(B)` returns its initial
 memory, zeros, each leaf `[B, H]` float32. A call `(memory, x [L, B, I], first [L, B])` returns the output `[L, B, H]`
 and the memory after the last step; where `first` is True an episode begins, and the memory is reset before the step.
 
-Axes: L steps of a segment, B rows of a batch, then features: I inputs, H width of the memory.
+Axes: L steps of a segment, B rows of a batch, then features: I inputs, H width of the memory, G gates.
 """
 
 import functools
@@ -19,9 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax.networks.layers import Dense, along_last
+from qlax.networks.layers import Dense, Initializer, along_last, product
 from qlax.networks.names import Memory
 from qlax.types import PyTree
+
+Memories = tuple[jax.Array, ...]  # arrays [B, H] of a memory, the last of which is its output h
+Cell = Callable[[Memories, jax.Array, jax.Array], Memories]
 
 
 def linear_recurrence(decay: jax.Array, inputs: jax.Array, first: jax.Array, memory: jax.Array) -> jax.Array:
@@ -66,34 +70,113 @@ def linear_recurrence(decay: jax.Array, inputs: jax.Array, first: jax.Array, mem
     return jax.lax.platform_dependent(decay, inputs, memory, cpu=sequential, default=parallel)
 
 
-class Stepped(nn.Module):
-    """Recurrent cell of Flax, scanned over time; its parameters are named as those of the cell.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def stepped(
+    cell: Cell, kernel: jax.Array, bias: jax.Array, x: jax.Array, first: jax.Array, memory: Memories
+) -> tuple[jax.Array, Memories]:
+    """Apply a cell step by step to its own previous output h, of which it is given `h_{t-1} kernel + bias`.
+
+    At every step, JAX's own gradient would add to the gradient of the kernel, and on a CPU transpose the kernel. Here
+    the kernel is transposed once, and its gradient is one product after all steps.
+
+    Args:
+      cell: Function of the memory, x and the products of one step that returns the next memory, row by row.
+      kernel: Recurrent kernels of all gates side by side, `[H, G H]`.
+      bias: Biases of all gates, `[G H]`.
+      x: Products with the input, `[L, B, G H]`.
+      first: Bool `[L, B]`, True where an episode begins.
+      memory: Memory before the first step, a tuple of arrays `[B, H]` whose last one is h.
+
+    Returns:
+      h, `[L, B, H]`, and the memory after the last step.
+    """
+    return _stepped_forward(cell, kernel, bias, x, first, memory)[0]
+
+
+def _stepped_forward(cell, kernel, bias, x, first, memory):
+    def step(memory, terms):
+        x, first = terms
+        memory = _forgotten(memory, first)
+        products = memory[-1] @ kernel + bias[None]
+        after = cell(memory, x, products)
+        return after, (after[-1], memory, products)
+
+    memory, (y, memories, products) = jax.lax.scan(step, memory, (x, first))
+    return (y, memory), (kernel, x, first, memories, products)
+
+
+def _stepped_backward(cell, saved, upstream):
+    kernel, x, first, memories, products = saved
+    of_y, of_memory = upstream
+    turned = kernel.T
+
+    def step(upstream, terms):
+        of_y, x, first, memory, products = terms
+        *others, h = upstream
+        _, downstream = jax.vjp(cell, memory, x, products)
+        (*others, h), x, products = downstream((*others, h + of_y))
+        return _forgotten((*others, h + products @ turned), first), (x, products)
+
+    of_memory, (x, products) = jax.lax.scan(step, of_memory, (of_y, x, first, memories, products), reverse=True)
+    h, gates = (rows.reshape(-1, rows.shape[-1]) for rows in (memories[-1], products))
+    return h.T @ gates, jnp.ones(len(gates)) @ gates, x, None, of_memory
+
+
+stepped.defvjp(_stepped_forward, _stepped_backward)
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit, with the arithmetic and the parameters of `flax.linen.GRUCell`.
+
+    `r_t = sigmoid(W_r x_t + U_r h_{t-1})`, `z_t` likewise, `n_t = tanh(W_n x_t + r_t U_n h_{t-1})`,
+    `h_t = (1 - z_t) n_t + z_t h_{t-1}`; the output is h.
 
     Attributes:
-      kind: Class of the cell, a subclass of `flax.linen.RNNCellBase`.
       features: Width of the memory, H.
+
+    Source: Cho et al., 2014, arXiv:1406.1078, with r applied after the product, as in Flax.
     """
 
-    kind: Callable[..., Any]
     features: int
 
-    def initial(self, batch: int) -> PyTree:
-        """Return the initial memory: the cell's carry, zeros."""
-        return self.kind(self.features, parent=None).initialize_carry(jax.random.key(0), (batch, self.features))
+    def initial(self, batch: int) -> jax.Array:
+        """Return the initial memory: h, zeros."""
+        return jnp.zeros((batch, self.features))
 
     @nn.compact
-    def __call__(self, memory: PyTree, x: jax.Array, first: jax.Array) -> tuple[jax.Array, PyTree]:
+    def __call__(self, memory: jax.Array, x: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the output and the new memory, as the module describes."""
-        cell = self.kind(self.features, recurrent_kernel_init=_orthogonal)
-        nn.share_scope(self, cell)
-
-        def step(cell, memory, inputs):
-            x, first = inputs
-            return cell(jax.tree.map(lambda m: jnp.where(first[:, None], 0.0, m), memory), x)
-
-        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
-        memory, y = scan(cell, memory, (x, first))
+        x = _of_input([_Gate(self.features, name=name) for name in ("ir", "iz", "in")], x)
+        gates = [_Gate(self.features, _orthogonal, has_bias=name == "hn", name=name) for name in ("hr", "hz", "hn")]
+        y, (memory,) = stepped(_gru, *_side_by_side(gates, self.features), x, first, (memory,))
         return y, memory
+
+
+class LSTM(nn.Module):
+    """Long short-term memory, with the arithmetic and the parameters of `flax.linen.LSTMCell`.
+
+    `i_t = sigmoid(W_i x_t + U_i h_{t-1})`, `f_t` and `o_t` likewise, `g_t = tanh(W_g x_t + U_g h_{t-1})`,
+    `c_t = f_t c_{t-1} + i_t g_t`, `h_t = o_t tanh(c_t)`; the output is h.
+
+    Attributes:
+      features: Width of the memory, H.
+
+    Source: Hochreiter and Schmidhuber, 1997, doi:10.1162/neco.1997.9.8.1735, with the forget gate f of Gers et al.,
+    2000, doi:10.1162/089976600300015015.
+    """
+
+    features: int
+
+    def initial(self, batch: int) -> tuple[jax.Array, jax.Array]:
+        """Return the initial memory: c and h, zeros."""
+        return jnp.zeros((batch, self.features)), jnp.zeros((batch, self.features))
+
+    @nn.compact
+    def __call__(self, memory: Memories, x: jax.Array, first: jax.Array) -> tuple[jax.Array, Memories]:
+        """Return the output and the new memory, as the module describes."""
+        x = _of_input([_Gate(self.features, has_bias=False, name=name) for name in ("ii", "if", "ig", "io")], x)
+        gates = [_Gate(self.features, _orthogonal, name=name) for name in ("hi", "hf", "hg", "ho")]
+        return stepped(_lstm, *_side_by_side(gates, self.features), x, first, memory)
 
 
 class MinGRU(nn.Module):
@@ -167,11 +250,59 @@ class LRU(nn.Module):
 
 
 CELLS: dict[Memory, Callable[..., Any]] = {  # constructors of all memories except "none"
-    "lstm": functools.partial(Stepped, nn.OptimizedLSTMCell),
-    "gru": functools.partial(Stepped, nn.GRUCell),
+    "lstm": LSTM,
+    "gru": GRU,
     "mingru": MinGRU,
     "lru": LRU,
 }
+
+
+class _Gate(nn.Module):
+    """Parameters of a gate, with the names and the random numbers of `flax.linen.Dense`."""
+
+    features: int
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    has_bias: bool = True
+
+    @nn.compact
+    def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+        """Return the kernel `[I, H]` and the bias `[H]`, zeros if the gate has none."""
+        kernel = self.param("kernel", self.kernel_init, (inputs, self.features))
+        if not self.has_bias:
+            return kernel, jnp.zeros(self.features)
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
+
+
+def _side_by_side(gates: list[_Gate], inputs: int) -> tuple[jax.Array, jax.Array]:
+    """Return the kernels `[I, G H]` and the biases `[G H]` of G gates."""
+    kernels, biases = zip(*(gate(inputs) for gate in gates), strict=True)
+    return jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases)
+
+
+def _of_input(gates: list[_Gate], x: jax.Array) -> jax.Array:
+    """Apply G gates to all steps of the input at once: `x [L, B, I]` to `[L, B, G H]`."""
+    kernel, bias = _side_by_side(gates, x.shape[-1])
+    y = product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:2], -1)
+    return y + along_last(bias, y)
+
+
+def _gru(memory: Memories, x: jax.Array, products: jax.Array) -> Memories:
+    """Compute the next memory of a GRU, see `stepped`."""
+    (h,), (x_r, x_z, x_n), (h_r, h_z, h_n) = memory, jnp.split(x, 3, axis=-1), jnp.split(products, 3, axis=-1)
+    r, z = nn.sigmoid(x_r + h_r), nn.sigmoid(x_z + h_z)
+    return ((1 - z) * jnp.tanh(x_n + r * h_n) + z * h,)
+
+
+def _lstm(memory: Memories, x: jax.Array, products: jax.Array) -> Memories:
+    """Compute the next memory of an LSTM, see `stepped`."""
+    (c, _), (i, f, g, o) = memory, jnp.split(x + products, 4, axis=-1)
+    c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+    return c, nn.sigmoid(o) * jnp.tanh(c)
+
+
+def _forgotten(memory: Memories, first: jax.Array) -> Memories:
+    """Set the memory to zero in the rows where an episode begins."""
+    return tuple(jnp.where(first[:, None], 0, leaf) for leaf in memory)
 
 
 def _dense(features: int, x: jax.Array, *kernel_init: Any) -> jax.Array:
