@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from qlax import gradients
 from qlax.errors import UserError
 from qlax.mixing import VDN, Mixing, only_legal
 from qlax.returns import q_lambda
@@ -131,7 +132,7 @@ def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation
     """Make the paper's optimiser from `hyper`: RAdam, clipped gradients, rate linear over `num_gradient_steps`."""
     end = hyper.learning_rate * hyper.learning_rate_end
     schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
-    return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(schedule))
+    return optax.chain(gradients.clip_by_norm(hyper.max_grad_norm), optax.radam(schedule))
 
 
 def make(
@@ -277,7 +278,7 @@ def make(
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
             grads = total(grads)  # for which `shard_map` needs `check_vma=False`
             updates, opt_state = tx.update(grads, opt_state, params)
-            measured = Mean(cost, weight.sum()), Mean(error, weight.sum()), Mean(optax.tree.norm(grads), jnp.float32(1))
+            measured = Mean(cost, weight.sum()), Mean(error, weight.sum()), Mean(gradients.norm(grads), jnp.float32(1))
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 
         def epoch(carry: PyTree, key: jax.Array) -> PyTree:
@@ -289,8 +290,7 @@ def make(
         metrics = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in steps.metrics.items()}
         metrics |= dict(zip(("loss", "td_error", "grad_norm"), jax.tree.map(jnp.sum, measured), strict=True))
         metrics |= {"value": Mean(steps.value.mean(), jnp.float32(1)), "epsilon": Mean(epsilon(state), jnp.float32(1))}
-        params, stats, opt_state = carry
-        state = state._replace(params=params, stats=stats, opt_state=opt_state, key=key, updates=state.updates + 1)
+        state = TrainState(*carry, *state[3:])._replace(key=key, updates=state.updates + 1)  # type: ignore[arg-type]
         return state, total(metrics)
 
     def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from qlax.networks.names import EPSILONS
 
 Initializer = Callable[..., jax.Array]
-Layer = Callable[[jax.Array, jax.Array], jax.Array]  # x, kernel -> output
+Layer = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # x, kernel, bias -> output
 Padding = Literal["VALID", "SAME"]
 SMALL = 2_048  # most numbers in a small image; convolutions for MinAtar have 1,024, the smallest for Atari 3,136
 
@@ -51,7 +51,7 @@ class Dense(nn.Module):
         """Map `x [B, I]` to `[B, F]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return product(x, kernel, self.dtype) + along_last(bias, x)
+        return dense(x, kernel, bias, self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -70,13 +70,14 @@ class LayerNorm(nn.Module):
             y = _normalised(swapped.reshape(x.shape[-1], -1), scale, bias, self.epsilon)
             return jnp.swapaxes(y.reshape(swapped.shape), 0, -1)
 
-        def plain(x, scale, bias):
+        def features_last(spread, x, scale, bias):
             mean = x.mean(-1, keepdims=True)
             variance = jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean)
             normal = (x - mean) * jax.lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
-            return normal * along_last(scale, x) + along_last(bias, x)
+            return normal * spread(scale, x) + spread(bias, x)
 
-        cpu = features_first if x.ndim == 2 or _is_small(x) else plain
+        plain, large = partial(features_last, along_last), partial(features_last, _spread)
+        cpu = features_first if x.ndim == 2 or _is_small(x) else large
         return jax.lax.platform_dependent(x, scale, bias, cpu=cpu, default=plain)
 
 
@@ -108,31 +109,32 @@ class Convolution(nn.Module):
             x = _fitted(x, axis, self.size, self.stride, self.padding, 0)
         reach = [length - self.size + 1 for length in x.shape[1:3]]
 
-        def shifted_slices(x, kernel):
+        def shifted_slices(x, kernel, bias):
             x = x.transpose(3, 1, 2, 0)
             offsets = list(itertools.product(range(self.size), repeat=2))
             slices = [x[:, i : i + reach[0] : self.stride, j : j + reach[1] : self.stride] for i, j in offsets]
             patches = jnp.concatenate(slices).reshape(self.size**2 * len(x), -1)
-            y = _product(patches, kernel.reshape(-1, self.features))
+            y = _affine(patches, kernel.reshape(-1, self.features), bias)
             return y.reshape(self.features, *slices[0].shape[1:]).transpose(3, 1, 2, 0)
 
-        def convolution(x, kernel):
-            return _convolution(x, kernel, self.stride)
+        def convolution(x, kernel, bias):
+            y = _convolution(x, kernel, self.stride)
+            return y + _spread(bias, y)
 
         def plain(x, kernel):
             return _convolved(x, kernel, (self.stride, self.stride))
 
         cpu = shifted_slices if _is_small(x) else convolution
-        return _by_platform(self.dtype, cpu, plain)(x, kernel) + along_last(bias, x)
+        return _by_platform(self.dtype, cpu, plain)(x, kernel, bias)
 
 
-def product(x: jax.Array, kernel: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
-    """Multiply `x [B, I]` by `kernel [I, F]` in the given dtype: float32 `[B, F]`."""
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+    """Multiply `x [B, I]` by `kernel [I, F]` in the given dtype, and add `bias [F]`: float32 `[B, F]`."""
 
-    def features_first(x, kernel):
-        return _product(x.T, kernel).T
+    def features_first(x, kernel, bias):
+        return _affine(x.T, kernel, bias).T
 
-    return _by_platform(dtype, features_first, jnp.matmul)(x, kernel)
+    return _by_platform(dtype, features_first, jnp.matmul)(x, kernel, bias)
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
@@ -164,11 +166,18 @@ def _is_small(x: jax.Array) -> bool:
     return math.prod(x.shape[1:]) <= SMALL
 
 
-def _by_platform(dtype: jax.typing.DTypeLike, cpu: Layer, default: Layer) -> Layer:
-    """Choose the layer for the device; `cpu` is faster in float32 only, so other dtypes always use `default`."""
+def _by_platform(
+    dtype: jax.typing.DTypeLike, cpu: Layer, product: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Layer:
+    """Choose the layer for the device; `cpu` is faster in float32 only, so other dtypes always use `product`."""
+
+    def plain(x, kernel, bias):
+        y = product(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
+        return y + along_last(bias, y)
+
     if dtype == jnp.float32:
-        return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-    return lambda x, kernel: default(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
+        return lambda x, kernel, bias: jax.lax.platform_dependent(x, kernel, bias, cpu=cpu, default=plain)
+    return plain
 
 
 def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
@@ -176,23 +185,42 @@ def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
     return values.reshape(*(1,) * (x.ndim - 1), -1)
 
 
+def _spread(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast `values [F]` to the shape of `x [..., F]`; the gradient sums as a product, which is faster on a CPU."""
+    return _broadcast(values, x.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _broadcast(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.broadcast_to(values.reshape(*(1,) * (len(shape) - 1), -1), shape)
+
+
+def _broadcast_backward(shape, _, upstream):
+    rows = upstream.reshape(-1, shape[-1])
+    return (jnp.ones(len(rows), rows.dtype) @ rows,)
+
+
+_broadcast.defvjp(lambda values, shape: (_broadcast(values, shape), None), _broadcast_backward)
+
+
 @jax.custom_vjp
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply `kernel [I, F]`, transposed, by `x [I, n]`: `[F, n]`."""
-    return kernel.T @ x
+def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Multiply `kernel [I, F]`, transposed, by `x [I, n]`, and add `bias [F]`: `[F, n]`."""
+    return kernel.T @ x + bias[:, None]
 
 
-def _product_forward(x, kernel):
-    return _product(x, kernel), (x, kernel)
+def _affine_forward(x, kernel, bias):
+    return _affine(x, kernel, bias), (x, kernel)
 
 
-def _product_backward(saved, upstream):
+def _affine_backward(saved, upstream):
     x, kernel = saved
     # This contraction yields the kernel's gradient in the kernel's own layout, so that nothing has to transpose it.
-    return kernel @ upstream, jax.lax.dot_general(x, upstream, (((1,), (1,)), ((), ())))
+    of_kernel = jax.lax.dot_general(x, upstream, (((1,), (1,)), ((), ())))
+    return kernel @ upstream, of_kernel, upstream @ jnp.ones(upstream.shape[1], upstream.dtype)
 
 
-_product.defvjp(_product_forward, _product_backward)
+_affine.defvjp(_affine_forward, _affine_backward)
 
 
 def _convolved(x: jax.Array, kernel: jax.Array, window_strides=(1, 1), padding="VALID", **dilations) -> jax.Array:

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax.networks.layers import Dense, Initializer, along_last, product
+from qlax.networks.layers import Dense, Initializer, along_last, dense
 from qlax.networks.names import Memory
 from qlax.types import PyTree
 
@@ -282,8 +282,7 @@ def _side_by_side(gates: list[_Gate], inputs: int) -> tuple[jax.Array, jax.Array
 def _of_input(gates: list[_Gate], x: jax.Array) -> jax.Array:
     """Apply G gates to all steps of the input at once: `x [L, B, I]` to `[L, B, G H]`."""
     kernel, bias = _side_by_side(gates, x.shape[-1])
-    y = product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:2], -1)
-    return y + along_last(bias, y)
+    return dense(x.reshape(-1, x.shape[-1]), kernel, bias).reshape(*x.shape[:2], -1)
 
 
 def _gru(memory: Memories, x: jax.Array, products: jax.Array) -> Memories:
