@@ -9,8 +9,9 @@ A case is a preset with a number of agents, as in `cartpole:10`, and settings, a
 is compiled in a process of its own. The record has for each case:
 
 - operations per step of all environments of all agents (`step`), per minibatch and per update. Those of loops inside
-  are included, once for each turn; a loop whose number of turns is known only when it runs counts as one turn;
-- launches by the host per update: of a CUDA graph, or of an operation outside of all. 0 if the whole chunk is one graph;
+  are included, once for each turn; a loop whose number of turns is known only when it runs counts as one turn, and of
+  the branches of a condition all count;
+- launches by the host per update: of CUDA graphs, and of operations outside of them. 0 if the chunk is one graph;
 - operations for which the device has to wait for the host;
 - temporary memory per agent, grouped convolutions, and seconds of compilation;
 - the lines of qlax that most operations of a step and of a minibatch come from.
