@@ -130,11 +130,13 @@ class Entry:
     Attributes:
       kind: XLA's kind, such as `kCustomKernel`.
       name: Name of the instruction in the optimised program.
+      in_graph: Whether it is part of a CUDA graph.
       inside: Operations of the group, or of the loop's body; without the condition of a loop.
     """
 
     kind: str
     name: str
+    in_graph: bool = False
     inside: list["Entry"] = field(default_factory=list)
 
 
@@ -191,8 +193,9 @@ def read_list(listed: str, described: str) -> list[Entry]:
         elif (found := re.match(r" *0*(\d+): (k\w+)", line)) and (condition_of is None or indentation <= condition_of):
             while around[-1][0] >= indentation:
                 around.pop()
-            entry = Entry(found[2], names.get(found[1], ""))
-            around[-1][1].inside.append(entry)
+            holder = around[-1][1]
+            entry = Entry(found[2], names.get(found[1], ""), holder.in_graph or holder.kind == "kCommandBuffer")
+            holder.inside.append(entry)
             around.append((indentation, entry))
     return top.inside
 
@@ -242,7 +245,7 @@ def launches(entries: list[Entry], program: Program) -> int:
     return sum(
         turns_of(entry, program) * launches(entry.inside, program)
         if entry.kind in ("kWhile", *GROUPS) and entry.kind != "kCommandBuffer"
-        else 1
+        else not entry.in_graph
         for entry in entries
     )
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pages import TESTS
 
-from qlax.training.placement import CPU_OPTIONS, Placement, compiler_options
+from qlax.errors import UserError
+from qlax.training.placement import CPU_OPTIONS, GPU_OPTIONS, Placement, compiler_options
 
 RUNS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -59,6 +60,17 @@ def test_options_xla_does_not_know_are_left_out(monkeypatch):
     known = dict(CPU_OPTIONS)
     monkeypatch.setitem(CPU_OPTIONS, "xla_cpu_no_such_option", True)
     assert compiler_options("cpu") == known
+
+
+@pytest.mark.usefixtures("optimised")
+def test_settings_for_gpus_are_options_there_only_and_have_to_be_known(monkeypatch):
+    for setting, options in GPU_OPTIONS.items():
+        assert compiler_options("gpu", (setting,)) == options
+        assert compiler_options("cpu", (setting,)) == compiler_options("cpu")
+    monkeypatch.setitem(GPU_OPTIONS, "cuda_graph", {"xla_gpu_no_such_option": True})
+    compiler_options.cache_clear()
+    with pytest.raises(UserError, match="cuda_graph: the installed version of XLA has no option xla_gpu_no_such"):
+        compiler_options("gpu", ("deterministic", "cuda_graph"))
 
 
 def test_the_level_of_optimisation_is_jax_s_where_it_was_asked_for_little(optimised):
@@ -189,6 +201,7 @@ import jax
 import jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
 from qlax.config.configure import configure
+from qlax.errors import UserError
 from qlax.training.placement import Placement
 from qlax.training.plan import make
 from runs import SMALL
@@ -209,6 +222,7 @@ def test_arrays_without_elements_are_not_spread_but_computed_in_turns():
 USE = """
 import json, sys
 import jax
+from qlax.errors import UserError
 from qlax.training.placement import use_cores
 exec(sys.argv[1])
 use_cores()

@@ -295,18 +295,18 @@ def test_what_cannot_be_resumed(whole, tmp_path):
 
 
 def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_path):
-    calls = []
+    precisions = []
 
     def never_explore(key, q, legal, epsilon):
-        calls.append(q.shape)
+        precisions.append(jax.config.values["jax_default_matmul_precision"])
         return epsilon_greedy(key, q, legal, 0 * epsilon)
 
     plugins = {"explore": never_explore, "mixing": VDN}
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Stopped):
-            qlax.train(CARTPOLE, out=tmp_path / "run", **plugins, **SMALL)
-    assert calls
+            qlax.train(CARTPOLE, out=tmp_path / "run", matmul_precision="float32", **plugins, **SMALL)
+    assert "float32" in precisions
     with pytest.raises(qlax.UserError, match="never_explore"):
         qlax.resume(tmp_path / "run")
     assert qlax.resume(tmp_path / "run", **plugins).summary["updates"] == 12

@@ -72,6 +72,8 @@ class Overrides(TypedDict, total=False):
     init: str | Path | None
     devices: int | None
     deterministic: bool
+    cuda_graph: bool
+    matmul_precision: str
 
 
 def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]) -> Config:

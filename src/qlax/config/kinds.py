@@ -44,7 +44,7 @@ def setting(
     flag: bool = True,
     origin: bool = False,
     changeable: bool = False,
-    compared: bool = True,
+    compared: bool | None = None,
     varies: bool = True,
     tracked: bool = True,
     remedy: int = 0,
@@ -60,12 +60,13 @@ def setting(
       flag: Whether the command line has a flag for the setting.
       origin: Whether the setting only records where the others came from.
       changeable: Whether the setting may be changed in the `config.json` of a run that was begun.
-      compared: Whether figures tell runs apart by the setting.
+      compared: Whether figures tell runs apart by the setting; None: unless it is about output or the machine.
       varies: Whether the setting may differ between the jobs of a sweep.
       tracked: Whether trackers show the setting beside every agent.
       remedy: Rank among the settings to reduce when memory is short, from 1, the cheapest first; 0: not among them.
       world: Where environments have to be for the setting to apply; None: anywhere.
     """
+    compared = group not in ("output", "machine") if compared is None else compared
     metadata = dict(locals())
     return dataclasses.field(
         metadata=metadata, **({"default_factory": dict} if default == {} else {"default": default})

@@ -240,7 +240,6 @@ class Config:
         whole(high=LARGEST_WHOLE),
         "output",
         "updates between lines of metrics.jsonl (default chosen for a line every few seconds on a laptop)",
-        compared=False,
     )
     eval_interval: int | None = setting(
         None,
@@ -254,18 +253,14 @@ class Config:
         whole(high=LARGEST_WHOLE),
         "output",
         "updates between checkpoints, a multiple of log_interval (default at most a minute of work on a laptop)",
-        compared=False,
     )
-    keep: int = setting(
-        2, whole(), "output", "number of checkpoints to keep, the newest ones", changeable=True, compared=False
-    )
+    keep: int = setting(2, whole(), "output", "number of checkpoints to keep, the newest ones", changeable=True)
     trackers: tuple[str, ...] = setting(
         (),
         words(),
         "output",
         "trackers that receive every line of metrics: tensorboard, wandb, or your own as module:Name",
         changeable=True,
-        compared=False,
         tracked=False,
     )
     init: str | None = setting(
@@ -279,14 +274,19 @@ class Config:
         whole(),
         "machine",
         "maximum number of devices per process; on a CPU, one agent may then be split over that many cores",
-        compared=False,
     )
     deterministic: bool = setting(
-        False,
-        truth(),
+        False, truth(), "machine", "use only operations that give the same bits every time; slower, and for GPUs only"
+    )
+    cuda_graph: bool = setting(
+        False, truth(), "machine", "let a GPU launch a whole chunk of updates as one graph; not tried on a GPU yet"
+    )
+    matmul_precision: str = setting(
+        "default",
+        text(("default", "tensorfloat32", "float32")),
         "machine",
-        "use only operations that give the same bits every time; needed on a GPU only, where they are slower",
-        compared=False,
+        "precision of float32 matrix products on GPUs; the default is tensorfloat32 since Ampere, float32 is slower",
+        compared=True,
     )
 
     def __post_init__(self) -> None:

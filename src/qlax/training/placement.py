@@ -22,9 +22,19 @@ from qlax.errors import UserError
 from qlax.types import PyTree, is_key
 
 RUNS, DATA = "runs", "data"  # axes of the device mesh: agents, and parts of an agent's environments
-DETERMINISTIC_OPTIONS: dict[str, Any] = {  # for GPUs; a CPU's operations are deterministic anyway
-    "xla_gpu_deterministic_ops": True,
-    "xla_gpu_autotune_level": 0,  # autotuning may choose another algorithm each time
+GPU_OPTIONS: dict[str, dict[str, Any]] = {  # by the setting that asks for them
+    "deterministic": {  # a CPU's operations are deterministic anyway
+        "xla_gpu_deterministic_ops": True,
+        "xla_gpu_autotune_level": 0,  # autotuning may choose another algorithm each time
+    },
+    "cuda_graph": {
+        # XLA's own list, and loops, conditions and convolutions.
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,"
+        "WHILE,CONDITIONAL,CONVOLUTION",
+        # They make copies whose place depends on the turn of a loop, which a graph cannot hold.
+        "xla_disable_hlo_passes": "fusion-dynamic-memcpy-rewriter,dynamic-slice-fusion-rewriter-v2,"
+        "dynamic-slice-fusion",
+    },
 }
 CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "",  # XLA's fusions around matrix products are slower than Eigen's products
@@ -54,9 +64,10 @@ class Placement:
       splits: Function that tells whether an agent's environments can be split into a number of equal parts.
       devices: Maximum number of devices per process; None for all. CPU cores split the environments of an agent only
         if this is given, or if there are several processes.
-      deterministic: Whether GPUs use deterministic operations only, so that every run gives the same bits.
+      asked: Names of settings that are on and change how programs are compiled for GPUs, see `GPU_OPTIONS`.
 
     Attributes:
+      platform: Platform of the devices, such as "cpu" or "gpu".
       num_devices: Number of devices in use, over all processes.
       groups: Number of groups of devices; each group computes an equal share of the agents.
       parts: Number of devices in a group, which is the number of parts of each agent's environments.
@@ -76,11 +87,12 @@ class Placement:
         num_agents: int,
         splits: Callable[[int], bool] = lambda parts: parts == 1,
         devices: int | None = None,
-        deterministic: bool = False,
+        asked: tuple[str, ...] = (),
     ):
         found, num_processes = _devices(), jax.process_count()
         self._available = min(len(found) // num_processes, devices or len(found)) * num_processes
-        is_cpu = found[0].platform == "cpu"
+        self.platform = found[0].platform
+        is_cpu = self.platform == "cpu"
         # CPU cores split an agent only if the user asks for it, or if a process would otherwise have no work.
         prefers_whole = is_cpu and devices is None
         most_parts = num_processes if prefers_whole else self._available
@@ -92,8 +104,7 @@ class Placement:
         self.num_devices = self.groups * self.parts
         self._num_agents, self._on_each = num_agents, num_agents // self.groups
         self.at_once = 1 if is_cpu else self._on_each
-        self._deterministic = deterministic
-        self._device = device()
+        self._asked = asked
         chosen = _chosen(found, self.num_devices, num_processes)
         mesh = Mesh(chosen.reshape(self.groups, self.parts), (RUNS, DATA))
         self.runs, self.split, self.each, self.whole = (
@@ -103,7 +114,7 @@ class Placement:
 
     def __str__(self) -> str:
         """Describe the placement for the user; empty if all agents are computed at once on one device."""
-        devices = "cores" if self._device.platform == "cpu" else "devices"
+        devices = "cores" if self.platform == "cpu" else "devices"
         parts = []
         if self.num_devices > 1:
             parts.append(f"spread over {self.num_devices} {devices}")
@@ -172,7 +183,7 @@ class Placement:
 
     def compile(self, lowered: Any) -> Any:
         """Compile a traced program; may be called from any thread."""
-        return lowered.compile(compiler_options=compiler_options(self._device.platform, self._deterministic))
+        return lowered.compile(compiler_options=compiler_options(self.platform, self._asked))
 
     def put(self, tree: PyTree, where: PyTree) -> PyTree:
         """Put the arrays of all agents on the devices; every process must have the same arrays.
@@ -294,15 +305,15 @@ def _chosen(devices: list[jax.Device], number: int, num_processes: int) -> np.nd
 
 
 @functools.cache
-def compiler_options(platform: str, deterministic: bool = False) -> dict[str, Any]:
+def compiler_options(platform: str, asked: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return XLA's compiler options for a platform, without those that the installed XLA does not know.
 
     Args:
       platform: Platform of the device, such as "cpu" or "gpu".
-      deterministic: Whether GPUs use deterministic operations only, so that every run gives the same bits.
+      asked: Names of settings that are on, see `GPU_OPTIONS`.
 
     Raises:
-      UserError: The installed XLA cannot make a GPU deterministic.
+      UserError: The installed XLA does not know an option that a setting needs.
     """
 
     def known(name, value):
@@ -315,8 +326,10 @@ def compiler_options(platform: str, deterministic: bool = False) -> dict[str, An
     options = CPU_OPTIONS if platform == "cpu" else {}
     if jax.config.values["jax_disable_most_optimizations"]:  # this option of JAX sets the level itself
         options = {name: value for name, value in options.items() if name != "xla_backend_optimization_level"}
-    wanted = DETERMINISTIC_OPTIONS if deterministic and platform == "gpu" else {}
-    for name, value in wanted.items():
-        if not known(name, value):
-            raise UserError(f"deterministic: the installed version of XLA has no option {name}; use a newer jaxlib")
-    return {name: value for name, value in options.items() if known(name, value)} | wanted
+    options = {name: value for name, value in options.items() if known(name, value)}
+    for setting in asked if platform == "gpu" else ():
+        for name, value in GPU_OPTIONS[setting].items():
+            if not known(name, value):
+                raise UserError(f"{setting}: the installed version of XLA has no option {name}; use a newer jaxlib")
+            options[name] = value
+    return options

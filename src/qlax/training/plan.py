@@ -24,7 +24,7 @@ from qlax.play import host
 from qlax.pqn import PQN, Hyper, Rollout, TrainState
 from qlax.training import contracts, guard
 from qlax.training.guard import Learn, Measure
-from qlax.training.placement import Placement
+from qlax.training.placement import GPU_OPTIONS, Placement
 from qlax.types import HostEnv, Network, PyTree, Step
 
 NETWORK_FIELDS = [name for name in fields_where(group="network") if name != "network"]  # for qlax's own network
@@ -223,13 +223,14 @@ def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bo
       UserError: Several processes cannot share the work.
     """
     several = jax.process_count() > 1
+    asked = tuple(name for name in GPU_OPTIONS if getattr(config, name))
     if built.make_envs is not None:
         if several:
             raise UserError(
                 f"the environments of {config.env} run on the host and cannot be split over processes; train every "
                 "seed or game in a job of its own: qlax sweep --on ray"
             )
-        return Placement(1, devices=1, deterministic=config.deterministic)
+        return Placement(1, devices=1, asked=asked)
     most_devices = config.devices
     if not all(leaf.size for leaf in jax.tree.leaves((built.world, built.step))):
         # XLA of JAX 0.11 ends the process where arrays without elements are mapped over devices.
@@ -247,7 +248,7 @@ def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bo
         sizes = (config.num_envs // (config.reset_ratio or 1), segments // config.num_minibatches)
         return config.num_envs % parts == 0 and all(size % parts == 0 for size in sizes)
 
-    return Placement(config.num_members, splits, most_devices, config.deterministic)
+    return Placement(config.num_members, splits, most_devices, asked)
 
 
 def _check_population(config: Config) -> None:
