@@ -15,6 +15,7 @@ import numpy as np
 from qlax.config.settings import Config
 from qlax.pqn import PQN, Mean, Rollout, TrainState
 from qlax.storage import measurements
+from qlax.training.vector import USUAL, Form
 from qlax.types import Array, Network, PyTree
 
 SAMPLE = 256  # rows for measuring dead units: about 1 % of an update's computation at the paper's settings
@@ -32,16 +33,17 @@ Learn = Callable[[TrainState, Record, Rollout], tuple[TrainState, Record]]
 Measure = Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]
 
 
-def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tuple[Learn, Measure]:
+def make(algorithm: PQN, network: Network, axis_name: str | None = None, form: Form = USUAL) -> tuple[Learn, Measure]:
     """Make the function that learns with measurements and the guard, and the function that only learns and measures.
 
     When a number is not finite, the update is discarded and the agent is frozen: its last finite weights never change
     again, while other agents continue. Its environments are still stepped, but its measurements no longer count.
 
     Args:
-      algorithm: Algorithm whose `learn` is guarded.
-      network: Network of the algorithm.
+      algorithm: Algorithm whose `learn` is guarded, with the network of `form`.
+      network: Network of the agents.
       axis_name: Name of the mapped axis of devices that share an agent, see `pqn.make`.
+      form: Form of states while they are learned from and guarded.
 
     Returns:
       Guarded function of `(state, record, rollout)`, and unguarded function of `(state, rollout)`, whose result also
@@ -54,9 +56,10 @@ def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tupl
     @jax.jit  # so that tracing for its shapes and for the program happens only once
     def measured(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
         after, metrics = algorithm.learn(state, rollout)
-        return after, metrics | total(measures(network, after, rollout))
+        return after, metrics | total(measures(network, form.leave(after), rollout))
 
     def learn(state: TrainState, record: Record, rollout: Rollout) -> tuple[TrainState, Record]:
+        state = form.enter(state)
         after, metrics = measured(state, rollout)
         are_finite = jnp.stack(
             [  # in the order of `measurements.watched()`
@@ -78,9 +81,9 @@ def make(algorithm: PQN, network: Network, axis_name: str | None = None) -> tupl
             jnp.where(was_good & ~good, state.updates, record.diverged),
             jnp.where(was_good & ~good, jnp.argmin(are_finite).astype(jnp.int32), record.cause),
         )
-        return after._replace(params=params, stats=stats, opt_state=opt_state), record
+        return form.leave(after._replace(params=params, stats=stats, opt_state=opt_state)), record
 
-    return learn, measured
+    return learn, lambda state, rollout: measured(form.enter(state), rollout)
 
 
 def empty(sums: dict[str, Mean], num_agents: int) -> Record:

@@ -22,7 +22,8 @@ from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS
 from qlax.play import host
 from qlax.pqn import PQN, Hyper, Rollout, TrainState
-from qlax.training import contracts, guard
+from qlax.returns import q_lambda, q_lambda_at_once
+from qlax.training import contracts, guard, vector
 from qlax.training.guard import Learn, Measure
 from qlax.training.placement import GPU_OPTIONS, Placement
 from qlax.types import HostEnv, Network, PyTree, Step
@@ -139,13 +140,16 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     )  # only one new episode is made per step: the first of each counts
     algorithm = _algorithm(config, vec, network, placement, plugins)
     rollout = _rollout(algorithm, vec, config, build.shared_at(built.env, config.num_updates))
-    learn, measure = guard.make(algorithm, network, placement.axis_name)
     seeds = np.array([agent["seed"] for agent in config.members], np.uint32)
     hyper = Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in Hyper._fields})
     where = _where(placement, built)
     with contract(config, sources):
         contracts.check_parts(plugins, built.step, built.env.num_actions, config.num_steps)
         shapes = _shapes(algorithm, built, seeds, hyper)
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.params)
+        form = vector.chosen(placement.platform, plugins.get("optimizer", pqn.radam), params)
+        learner = _algorithm(config, vec, form.network(network), placement, plugins)
+        learn, measure = guard.make(learner, network, placement.axis_name, form)
         sums = _sums(rollout, measure, shapes, None if vec is None else placement, where)
     return Plan(
         config=config,
@@ -263,7 +267,8 @@ def _check_population(config: Config) -> None:
 def _algorithm(config: Config, vec: Vec | None, network: Network, placement: Placement, plugins: dict[str, Any]) -> PQN:
     sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
     shape = pqn.Shape(**sizes | {"num_envs": config.num_envs // placement.parts})
-    return pqn.make(vec, network, shape, axis_name=placement.axis_name, **{"mixing": MIXINGS[config.mixing], **plugins})
+    parts = {"mixing": MIXINGS[config.mixing], "returns": q_lambda_at_once if placement.platform == "gpu" else q_lambda}
+    return pqn.make(vec, network, shape, axis_name=placement.axis_name, **parts | plugins)
 
 
 def _rollout(algorithm: PQN, vec: Vec | None, config: Config, share: Callable[[TrainState], TrainState]) -> Act:

@@ -6,74 +6,81 @@ parameters alike, and says so by an attribute `elementwise`; all others see the 
 only, as sums over all parameters are added in another order. Outside of `learn`, states have their usual form.
 """
 
+import itertools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from qlax.pqn import TrainState
+from qlax.pqn import TrainState, radam
 from qlax.types import Network, PyTree
 
-Change = Callable[[TrainState], TrainState]
+
+def _same(x: Any) -> Any:
+    return x
 
 
 class Form(NamedTuple):
-    """Form of the state of one agent while it learns.
+    """Form of an agent's state while it learns; by default the usual one.
 
     Attributes:
-      network: Network that takes parameters in this form.
-      enter: Function from a state to one in this form.
+      enter: Function from a state in the usual form to one in this form.
       leave: Function from a state in this form to the usual one.
+      network: Function from a network to the same network with parameters in this form.
     """
 
-    network: Network
-    enter: Change
-    leave: Change
+    enter: Callable[[TrainState], TrainState] = _same
+    leave: Callable[[TrainState], TrainState] = _same
+    network: Callable[[Network], Network] = _same
 
 
-def usual(network: Network) -> Form:
-    """Return the form of states outside of `learn`."""
-    return Form(network, lambda state: state, lambda state: state)
+USUAL = Form()
 
 
-def fits(platform: str, optimizer: Any, params: PyTree) -> bool:
-    """Tell whether parameters should become a vector: on GPUs, if the optimiser permits it and they are float32."""
-    is_elementwise = getattr(optimizer, "elementwise", False)
-    return platform == "gpu" and is_elementwise and all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
-
-
-def vector(network: Network, params: PyTree) -> Form:
-    """Return the form in which parameters and moments are vectors.
+def chosen(platform: str, optimizer: Any, params: PyTree) -> Form:
+    """Return the form for a device: with vectors on a GPU if the optimiser permits it, else the usual form.
 
     Args:
-      network: Network whose parameters become a vector.
+      platform: Platform of the device, such as "cpu" or "gpu".
+      optimizer: Function that makes the optimiser, see `qlax.pqn.make`.
       params: Shapes of the parameters of one agent.
     """
+    leaves = jax.tree.leaves(params)
+    is_alike = getattr(optimizer, "elementwise", optimizer is radam) and all(
+        leaf.dtype == jnp.float32 for leaf in leaves
+    )
+    return _of_vectors(params) if platform == "gpu" and is_alike and len(leaves) > 1 else USUAL
+
+
+def _of_vectors(params: PyTree) -> Form:
     leaves, structure = jax.tree.flatten(params)
-    sizes = [math.prod(leaf.shape) for leaf in leaves]
-    ends = [sum(sizes[: n + 1]) for n in range(len(sizes) - 1)]
+    ends = list(itertools.accumulate(math.prod(leaf.shape) for leaf in leaves))
 
     def joined(tree: PyTree) -> jax.Array:
         return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
 
-    def divided(joint: jax.Array) -> PyTree:
-        parts = jnp.split(joint, ends)
-        return structure.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+    def divided(vector: jax.Array) -> PyTree:
+        parts = jnp.split(vector, ends[:-1])
+        return structure.unflatten(part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True))
 
-    def is_tree(tree: PyTree) -> bool:
+    def is_divided(tree: PyTree) -> bool:
         return jax.tree.structure(tree) == structure
 
-    def is_vector(leaf: PyTree) -> bool:
-        return jnp.shape(leaf) == (sum(sizes),)
-
     def enter(state: TrainState) -> TrainState:
-        moments = jax.tree.map(lambda x: joined(x) if is_tree(x) else x, state.opt_state, is_leaf=is_tree)
+        moments = jax.tree.map(lambda x: joined(x) if is_divided(x) else x, state.opt_state, is_leaf=is_divided)
         return state._replace(params=joined(state.params), opt_state=moments)
 
     def leave(state: TrainState) -> TrainState:
-        moments = jax.tree.map(lambda x: divided(x) if is_vector(x) else x, state.opt_state)
+        moments = jax.tree.map(lambda x: divided(x) if x.shape == (ends[-1],) else x, state.opt_state)
         return state._replace(params=divided(state.params), opt_state=moments)
 
-    return Form(_OfVector(network, divided), enter, leave)
+    def of_vector(network: Network) -> Any:
+        def apply(variables: dict[str, PyTree], *arguments: Any, **options: Any) -> Any:
+            return network.apply(variables | {"params": divided(variables["params"])}, *arguments, **options)
+
+        return SimpleNamespace(recurrent=network.recurrent, apply=apply)
+
+    return Form(enter, leave, of_vector)

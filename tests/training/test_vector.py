@@ -1,0 +1,86 @@
+"""Learning with parameters and moments as vectors, as on a GPU, against learning with trees."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+from probes import ConstantReward, strict_and_quick
+
+import qlax
+from qlax import pqn
+from qlax.config.configure import configure
+from qlax.envs.vec import Vec
+from qlax.training import guard, plan, vector
+from qlax.training.placement import Placement
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    with strict_and_quick():
+        yield
+
+
+def adamw(hyper, num_gradient_steps):
+    del num_gradient_steps
+    return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adamw(hyper.learning_rate))
+
+
+adamw.elementwise = True
+
+
+def layer_by_layer(hyper, num_gradient_steps):
+    """Every layer's step is as long as its weights, so layers must not be joined."""
+    del num_gradient_steps
+    return optax.lamb(hyper.learning_rate)
+
+
+@pytest.mark.parametrize("optimizer", [pqn.radam, adamw])
+def test_two_updates_are_those_with_trees(optimizer):
+    shape = pqn.Shape(num_envs=4, num_steps=4, num_minibatches=2, num_updates=10)
+    vec, network = Vec(ConstantReward(), 4), qlax.QNetwork(num_actions=2, hidden=(8, 4))
+    algorithm = pqn.make(vec, network, shape, optimizer=optimizer)
+    env, step = jax.jit(vec.reset)(jax.random.key(0))
+    hyper = pqn.Hyper(learning_rate=0.1, max_grad_norm=0.01)  # small enough for gradients to be clipped
+    state = jax.jit(algorithm.init)(jax.random.key(1), hyper, step, env)
+    form = vector.chosen("gpu", optimizer, state.params)
+    assert form.enter(state).params.ndim == 1
+    on_gpu = pqn.make(vec, form.network(network), shape, optimizer=optimizer)
+    results = []
+    for made in (guard.make(algorithm, network), guard.make(on_gpu, network, form=form)):
+        learn, measure = made
+        agent = state
+        sums = jax.eval_shape(lambda state, measure=measure: measure(state, algorithm.rollout(state)[1])[1], agent)
+        record = jax.tree.map(lambda x: x[0], guard.empty(jax.tree.map(lambda x: x.update(shape=(1,)), sums), 1))
+        update = jax.jit(lambda state, record, learn=learn: learn(state, record, algorithm.rollout(state)[1]))
+        for _ in range(2):
+            agent, record = update(agent, record)
+        results.append((agent.params, agent.opt_state, agent.key, record))
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    jax.tree.map(lambda *x: close(*(jax.random.key_data(y) if qlax.types.is_key(y) else y for y in x)), *results)
+
+
+@pytest.mark.parametrize(("optimizer", "joined"), [(pqn.radam, True), (adamw, True), (layer_by_layer, False)])
+def test_only_optimizers_that_permit_it_get_a_vector_and_on_a_gpu_only(optimizer, joined, monkeypatch):
+    seen = []
+
+    def watched(hyper, num_gradient_steps):
+        made = optimizer(hyper, num_gradient_steps)
+
+        def update(grads, *rest):
+            seen.append(isinstance(grads, jax.Array))
+            return made.update(grads, *rest)
+
+        return optax.GradientTransformation(made.init, update)
+
+    watched.elementwise = joined
+    config = configure("gymnax/CartPole-v1", num_envs=4, num_steps=4, num_minibatches=2, hidden=(8,), total_steps=160)
+    plan.make(config, {"optimizer": watched})
+    assert not any(seen)
+    seen.clear()
+    monkeypatch.setattr(Placement, "platform", property(lambda self: "gpu", lambda self, platform: None), raising=False)
+    made = plan.make(config, {"optimizer": watched})
+    assert all(seen) == joined
+    assert isinstance(made.shapes.params, dict)  # what is saved has its usual form
