@@ -260,7 +260,7 @@ def make(
         data, tail = jax.tree.map(split, data), split(tail)[-1]
         tx = optimizer(h, num_gradient_steps)
 
-        def minibatch(carry: PyTree, index: jax.Array) -> tuple[PyTree, tuple[Mean, ...]]:
+        def minibatch(carry: PyTree, index: jax.Array) -> tuple[PyTree, jax.Array]:
             params, stats, opt_state = carry
             obs, first, legal, action, reward, terminated, truncated, weight = jax.tree.map(lambda x: x[:, index], data)
             memory, end = jax.tree.map(lambda x: x[index], (rollout.memory, tail))
@@ -278,7 +278,7 @@ def make(
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
             grads = total(grads)  # for which `shard_map` needs `check_vma=False`
             updates, opt_state = tx.update(grads, opt_state, params)
-            measured = Mean(cost, weight.sum()), Mean(error, weight.sum()), Mean(gradients.norm(grads), jnp.float32(1))
+            measured = jnp.array([[cost, weight.sum()], [error, weight.sum()], [gradients.norm(grads), 1.0]])
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 
         def epoch(carry: PyTree, key: jax.Array) -> PyTree:
@@ -288,7 +288,7 @@ def make(
         carry = (state.params, state.stats, state.opt_state)
         carry, measured = jax.lax.scan(epoch, carry, jax.random.split(key_epochs, shape.num_epochs))
         metrics = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in steps.metrics.items()}
-        metrics |= dict(zip(("loss", "td_error", "grad_norm"), jax.tree.map(jnp.sum, measured), strict=True))
+        metrics |= {k: Mean(*x) for k, x in zip(("loss", "td_error", "grad_norm"), measured.sum((0, 1)), strict=True)}
         metrics |= {"value": Mean(steps.value.mean(), jnp.float32(1)), "epsilon": Mean(epsilon(state), jnp.float32(1))}
         state = TrainState(*carry, *state[3:])._replace(key=key, updates=state.updates + 1)  # type: ignore[arg-type]
         return state, total(metrics)
