@@ -43,7 +43,8 @@ from records import RESULTS, circumstances
 
 CASES = (
     *("cartpole:1", "cartpole:10", "cartpole:128", "minatar/breakout:1", "minatar/breakout:10"),
-    *("atari/Pong:1", "craftax-classic:1"),
+    *("memory-chain:1", "atari/Pong:1", "craftax-classic:1"),
+    *("cartpole:1,cuda_graph=true", "minatar/breakout:10,cuda_graph=true", "craftax-classic:1,cuda_graph=true"),
 )
 DEVICES = Path(__file__).parent / "devices"
 COMPILER = ("jax-cuda13-plugin", "nvidia-cuda-nvcc", "nvidia-nvvm")

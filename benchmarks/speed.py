@@ -9,14 +9,13 @@ Chunks are timed one by one; the median counts, and the record has the spread.
 **Time to score**: seconds from the start of a `qlax train` process, compilation included, until the greedy return of
 every seed reaches a bound, without a compilation cache and with one.
 
-**Whole runs** (`--whole`, meant for a GPU): seconds of training, and the number of agents that reach a bound.
-
 **Growth** (`--growth`): cost of CartPole with more environments, longer rollouts, wider networks or more agents.
 
-`--small` reduces all sizes, to try the script out. On a GPU, 128 and 1,024 agents are measured as well.
+`--small` reduces all sizes, to try the script out. For a GPU there is `gpu.py`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -37,13 +36,6 @@ TIME_TO_SCORE = {  # command: greedy return that every seed has to reach
     "cartpole-fast --seeds 4": 475,
     "minatar/breakout --seeds 1 --total-steps 500000 --log-interval 5 --eval-interval 10": 10,
 }
-WHOLE = {  # command: greedy return that agents should reach
-    "cartpole --seeds 1": 475,
-    "cartpole --seeds 1024": 475,
-    "minatar/breakout --seeds 1": 10,
-    "minatar/breakout --seeds 10": 10,
-    "minatar/breakout --seeds 10 --compute-dtype bfloat16": 10,
-}
 SMALL = {"num_envs": 16, "num_steps": 8, "num_minibatches": 4, "hidden": [16]}
 GROWTH = {  # setting of CartPole's preset: its values
     "num_envs": [8, 32, 128, 512],
@@ -56,12 +48,9 @@ GROWTH = {  # setting of CartPole's preset: its values
 def main() -> None:
     """Measure the speed, keep the record and print the tables."""
     parser = argparse.ArgumentParser(description="Measure how fast qlax trains.")
-    parser.add_argument(
-        "--runs", type=int, nargs="+", help="agents side by side (default 1 10, on a GPU also 128 1024)"
-    )
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 10], help="agents side by side (default 1 10)")
     parser.add_argument("--seconds", type=float, default=15, help="duration of each measurement (default 15)")
     parser.add_argument("--growth", action="store_true", help="measure only how cost grows with sizes")
-    parser.add_argument("--whole", action="store_true", help="measure whole runs as well")
     parser.add_argument("--small", action="store_true", help="use tiny sizes, to try the script out")
     parser.add_argument("--out", type=Path, help="record to write (default benchmarks/results/speed.json)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # task of a child process
@@ -79,19 +68,15 @@ def main() -> None:
     else:
         record["throughput"] = throughput(options)
         record["time_to_score"] = [] if options.small else time_to_score()
-        record["whole_runs"] = whole_runs(options.small) if options.whole else []
         print(throughput_table(record["throughput"]))
         print(time_to_score_table(record["time_to_score"]))
-        if options.whole:
-            print(whole_runs_table(record["whole_runs"]))
     out = options.out or RESULTS / ("growth.json" if options.growth else "speed.json")
     out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def throughput(options: argparse.Namespace) -> list[dict]:
     """Measure every target with every number of agents."""
-    runs = options.runs or ([1, 10, 128, 1024] if _platform() != "cpu" else [1, 10])
-    cases = [(target, number) for target in TARGETS for number in runs if number <= 10 or target == "cartpole"]
+    cases = [(target, number) for target in TARGETS for number in options.runs]
     return [in_a_process(options, target=target, seeds=number) for target, number in cases]
 
 
@@ -131,9 +116,11 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     begun = time.perf_counter()
     plan = make(configure(target, seeds=seeds, **overrides), {})
     placement, runs = plan.placement, DeviceRuns(plan, ())
-    chunk = placement.compile(runs.lowered_chunk())
-    compile_seconds = time.perf_counter() - begun
-    runs.compile()
+    precision = plan.config.matmul_precision
+    with contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
+        chunk = placement.compile(runs.lowered_chunk())
+        compile_seconds = time.perf_counter() - begun
+        runs.compile()
     state, record = runs.begin(None, plan.new_record())
     state, _ = jax.block_until_ready(chunk(state, record, 1, True))
     begun = time.perf_counter()
@@ -155,6 +142,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
         **overrides,
         "device": jax.local_devices()[0].device_kind,
         "placement": str(placement),
+        "steps_per_update": plan.config.steps_per_update,
         "steps_per_second": speed,
         "slowest": min(speeds),
         "fastest": max(speeds),
@@ -227,26 +215,6 @@ def _reached(metrics: Path, bound: float) -> int | None:
     return None
 
 
-def whole_runs(small: bool) -> list[dict]:
-    """Train to the end with the compilation cache as it is; return times, and how many agents reached the bound."""
-    results = []
-    for arguments, bound in WHOLE.items():
-        if small:
-            sizes = "--num-envs 16 --num-steps 8 --num-minibatches 4 --hidden 16 --total-steps 2000"
-            arguments = arguments.replace("1024", "8") + f" {sizes}"
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "qlax", "train", *arguments.split(), "--out", f"{folder}/run"]
-            begun = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            seconds = time.perf_counter() - begun
-            summary = json.loads(Path(folder, "run", "summary.json").read_text())
-        names = ("total_steps", "compile_seconds", "train_seconds", "eval_seconds", "steps_per_second", "eval_return")
-        reached = sum(value >= bound for value in summary["eval_return"]["per_run"])
-        results.append({"command": f"qlax train {arguments}", "bound": bound, "reached": reached})
-        results[-1] |= {"process_seconds": seconds, **{name: summary[name] for name in names}}
-    return results
-
-
 def throughput_table(results: list[dict]) -> str:
     """Return the table of throughput as Markdown."""
     rows = [
@@ -267,20 +235,6 @@ def time_to_score_table(results: list[dict]) -> str:
     rows += [
         f"| `{x['command']}` | {x['cache']} | {x['bound']} | "
         + (f"{x['seconds']:.1f} | {x['steps']:,} |" if x["steps"] else "not reached | - |")
-        for x in results
-    ]
-    return "\n".join(rows)
-
-
-def whole_runs_table(results: list[dict]) -> str:
-    """Return the table of whole runs as Markdown."""
-    rows = [
-        "| command | steps per agent | seconds of training | of the process | agents that reached the bound |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    rows += [
-        f"| `{x['command']}` | {x['total_steps']:,} | {x['train_seconds']:.1f} | {x['process_seconds']:.1f} | "
-        f"{x['reached']} of {len(x['eval_return']['per_run'])} at {x['bound']} |"
         for x in results
     ]
     return "\n".join(rows)
@@ -314,7 +268,7 @@ def growth_plot(results: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _platform() -> str:
+def platform() -> str:
     """Return the platform of JAX, found in a process of its own, as JAX takes hold of a GPU's memory."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]

@@ -267,7 +267,10 @@ def _check_population(config: Config) -> None:
 def _algorithm(config: Config, vec: Vec | None, network: Network, placement: Placement, plugins: dict[str, Any]) -> PQN:
     sizes = {name: getattr(config, name) for name in pqn.Shape._fields}
     shape = pqn.Shape(**sizes | {"num_envs": config.num_envs // placement.parts})
-    parts = {"mixing": MIXINGS[config.mixing], "returns": q_lambda_at_once if placement.platform == "gpu" else q_lambda}
+    parts: dict[str, Any] = {
+        "mixing": MIXINGS[config.mixing],
+        "returns": q_lambda_at_once if placement.platform == "gpu" else q_lambda,
+    }
     return pqn.make(vec, network, shape, axis_name=placement.axis_name, **parts | plugins)
 
 

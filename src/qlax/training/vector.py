@@ -56,7 +56,8 @@ def chosen(platform: str, optimizer: Any, params: PyTree) -> Form:
 
 
 def _of_vectors(params: PyTree) -> Form:
-    leaves, structure = jax.tree.flatten(params)
+    leaves = jax.tree.leaves(params)
+    structure: Any = jax.tree.structure(params)
     ends = list(itertools.accumulate(math.prod(leaf.shape) for leaf in leaves))
 
     def joined(tree: PyTree) -> jax.Array:
