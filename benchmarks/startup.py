@@ -44,7 +44,7 @@ def main() -> None:
     words = [*options.command, *more]
     found: dict[str, list[dict[str, float]]] = {"cold": [], "cached": []}
     with tempfile.TemporaryDirectory() as folder:
-        measured(words, Path(folder), "cold")  # leaves Python's bytecode and the files of packages in the machine's cache
+        measured(words, Path(folder), "cold")  # Python's bytecode is kept, and files are in the cache
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
             for kind in found:
