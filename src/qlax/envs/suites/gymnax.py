@@ -25,6 +25,8 @@ with imported_when_used("seaborn", "matplotlib", "matplotlib.colors", "matplotli
     from gymnax.environments import spaces
     from gymnax.environments.misc import frozen_lake
 
+    from qlax.envs.suites import seaquest
+
 NEEDS_INTERNET = "MNISTBandit-bsuite"  # downloads its data when it is made
 
 
@@ -39,7 +41,7 @@ class Gymnax:
     def __init__(self, env, params):
         self._env, self._params = env, params
         self._categories = getattr(env.observation_space(params), "n", None)
-        self._is_binary = ".minatar." in type(env).__module__  # observations are 0 or 1, although float32
+        self._is_binary = any(".minatar." in base.__module__ for base in type(env).__mro__)  # 0 or 1, although float32
         self.num_actions: int = env.num_actions
         self.time_limit = int(params.max_steps_in_episode)
         drawn = DRAWN.get(type(env).__name__)
@@ -225,6 +227,8 @@ def make(name: str, /, **options) -> Gymnax:
         except Exception as error:
             raise UserError(f"gymnax/{name} cannot be made with {constructed}: {described(error)}") from error
     changed = {option: value for option, value in options.items() if option in fields}
+    if name == "Seaquest-MinAtar" and options.keys() <= {"max_steps_in_episode"}:
+        env = seaquest.MinSeaquest()  # the same game, but it has slots for the usual parameters only
     params = params.replace(
         **{option: like_default(getattr(params, option), option, value) for option, value in changed.items()}
     )
