@@ -26,7 +26,8 @@ ORDER = [
 ]
 MOST_ENTRIES = 23  # of src/qlax: a helper belongs into a package
 ONLY_IN = {  # third-party package: the modules that may import it
-    **{name: {f"envs.suites.{name}"} for name in ("craftax", "envpool", "gymnax", "jaxmarl", "jumanji", "navix")},
+    **{name: {f"envs.suites.{name}"} for name in ("craftax", "envpool", "jaxmarl", "jumanji", "navix")},
+    "gymnax": {"envs.suites.gymnax", "envs.suites.seaquest"},
     **{name: {f"envs.suites.{name}"} for name in ("pgx", "xminigrid")},
     "brax": set(),
     "ale_py": {"envs.suites.ale"},
