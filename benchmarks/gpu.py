@@ -1,9 +1,9 @@
-"""Measure training on a GPU in about ten minutes: `bash benchmarks/gpu.sh`.
+"""Measure training on a GPU: `bash benchmarks/gpu.sh`.
 
 **It has not been run on a GPU yet.** It measures presets with 1 to 1,024 agents, with options on and off, each
 in a process of its own; whole runs until a score; and whether `--cuda-graph` trains the same agents. It prints tables,
-keeps the record `benchmarks/results/gpu.json`, and fails if a claim of `docs/performance.md` does not hold. Claims are
-about GPUs: elsewhere they are not checked.
+keeps the record `benchmarks/results/gpu.json`, and fails if an expectation in `claims` does not hold. These are about
+GPUs: elsewhere they are not checked.
 
 Beside the time of an update stands the number of operations that the compiler's list has (`gpu_compile.py`), where it
 is known. Time divided by operations is what one launch costs, as long as launches are what limits training.
@@ -60,7 +60,7 @@ def main() -> None:
     options.out.write_text(json.dumps(record, indent=2) + "\n")
     print(throughput_table(record["throughput"]))
     print(whole_runs_table(record["whole_runs"]))
-    if speed.platform() == "gpu":
+    if speed.platform() == "gpu" and not options.small:
         broken = [claim for claim, holds in claims(record).items() if not holds]
         sys.exit("\n".join(["These claims do not hold:", *broken]) if broken else 0)
 

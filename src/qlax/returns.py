@@ -60,7 +60,7 @@ def q_lambda_at_once(
     gamma: jax.Array | float,
     lam: jax.Array | float,
 ) -> jax.Array:
-    """Compute `q_lambda` in a number of operations that grows as log T, for GPUs; results differ by rounding only.
+    """Compute `q_lambda` by an associative scan, for GPUs; finite results differ by rounding only.
 
     Every return is a linear function of the next, `G_t = a_t + b_t G_{t+1}`, and so is every composition of these.
     """

@@ -201,7 +201,6 @@ import jax
 import jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
 from qlax.config.configure import configure
-from qlax.errors import UserError
 from qlax.training.placement import Placement
 from qlax.training.plan import make
 from runs import SMALL
@@ -222,7 +221,6 @@ def test_arrays_without_elements_are_not_spread_but_computed_in_turns():
 USE = """
 import json, sys
 import jax
-from qlax.errors import UserError
 from qlax.training.placement import use_cores
 exec(sys.argv[1])
 use_cores()

@@ -279,7 +279,7 @@ class Config:
         False, truth(), "machine", "use only operations that give the same bits every time; slower, and for GPUs only"
     )
     cuda_graph: bool = setting(
-        False, truth(), "machine", "let a GPU launch a whole chunk of updates as one graph; not tried on a GPU yet"
+        False, truth(), "machine", "let a GPU launch many updates as one graph; not tried on a GPU yet", changeable=True
     )
     matmul_precision: str = setting(
         "default",

@@ -148,7 +148,8 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
         shapes = _shapes(algorithm, built, seeds, hyper)
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.params)
         form = vector.chosen(placement.platform, plugins.get("optimizer", pqn.radam), params)
-        learner = _algorithm(config, vec, form.network(network), placement, plugins)
+        is_usual = form is vector.USUAL
+        learner = algorithm if is_usual else _algorithm(config, vec, form.network(network), placement, plugins)
         learn, measure = guard.make(learner, network, placement.axis_name, form)
         sums = _sums(rollout, measure, shapes, None if vec is None else placement, where)
     return Plan(

@@ -111,10 +111,32 @@ def test_a_million_steps_are_those_of_gymnax():
 def test_the_games_of_a_trained_agent_are_those_of_gymnax(tmp_path):
     agent = qlax.train("minatar/seaquest", total_steps=2_000_000, seeds=2, out=tmp_path / "run").agents[0]
     seen = compare(128, 1000, lambda key, obs: jnp.asarray(agent.act(obs)), every=10)
-    print(seen)
     assert min(seen.drowned, seen.surfaced) > 10
     assert seen.ramp > 5
     assert seen.reward > 1_000
+
+
+def test_the_most_crowded_games_are_those_of_gymnax():
+    """An enemy every step, which no game in reach has, and a submarine that goes on after every hit."""
+    crowded = {"e_spawn_speed": jnp.ones(8, jnp.int32), "move_speed": jnp.full(8, 2), "oxygen": jnp.full(8, 200)}
+    crowded |= {"sub_y": jnp.zeros(8, jnp.int32), "surface": jnp.ones(8, bool), "terminal": jnp.zeros(8, bool)}
+    key, most, states = (
+        jax.random.key(1),
+        0,
+        [begun(env, jax.random.split(jax.random.key(0), 8)) for env in (OURS, THEIRS)],
+    )
+    for _ in range(80):
+        key, key_step = jax.random.split(key)
+        states = [state.replace(**crowded) for state in states]
+        results = [
+            stepped(env, state, jnp.zeros(8, int), jax.random.split(key_step, 8))
+            for env, state in zip((OURS, THEIRS), states, strict=True)
+        ]
+        np.testing.assert_array_equal(results[0][0], results[1][0])
+        states = [after for _, after, *_ in results]
+        assert_same_state(*jax.device_get(states), range(8))
+        most = max(most, int((states[0].e_fish.alive.sum(-1) + states[0].e_subs.alive.sum(-1)).max()))
+    assert most >= 20
 
 
 def test_other_parameters_are_played_by_gymnax_itself():

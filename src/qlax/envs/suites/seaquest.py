@@ -7,7 +7,7 @@ stands for its place in the list. Arrays have one axis, the slots, along which a
 Why the slots suffice: at most one enemy is born per step, and enemies leave after at most 30 steps once they are that
 frequent (early ones are slower, but rarer); the agent fires every 5 steps, and bullets leave after 10; divers are born
 every 30 steps and leave after 60. A submarine fires every 11 steps, so its bullets can have its slot. This holds for
-the parameters of speed that Gymnax sets.
+Gymnax's default intervals of spawning, moving and firing.
 """
 
 import dataclasses
