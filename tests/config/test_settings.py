@@ -153,7 +153,15 @@ def test_derived_intervals_divide_each_other():
 
 
 def test_fields_are_found_by_what_is_known_of_them():
-    assert fields_where(changeable=True) == ["total_steps", "until", "minutes", "host_timeout", "keep", "trackers"]
+    assert fields_where(changeable=True) == [
+        "total_steps",
+        "until",
+        "minutes",
+        "host_timeout",
+        "keep",
+        "trackers",
+        "cuda_graph",
+    ]
     assert fields_where(group="exploration", flag=True) == ["epsilon_start", "epsilon_end", "epsilon_fraction"]
     assert fields_where(origin=True) == ["preset", "derived"]
     assert sorted(name for group in GROUPS for name in fields_where(group=group)) == sorted(FIELDS)
