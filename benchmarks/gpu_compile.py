@@ -69,7 +69,10 @@ def main() -> None:
         return
     record = json.loads(options.out.read_text()) if options.out.exists() else {"states": {}}
     record |= circumstances("python " + " ".join(sys.argv)) | {"device": options.device}
-    record["versions"] |= {name: importlib.metadata.version(name) for name in COMPILER}
+    try:
+        record["versions"] |= {name: importlib.metadata.version(name) for name in COMPILER}
+    except importlib.metadata.PackageNotFoundError as error:
+        sys.exit(f"{error.name} is not installed; the docstring of this script says how to install the compiler")
     state = record["states"].setdefault(options.label, {})
     for case in options.cases:
         state[case] = in_a_process(case, options.device)
@@ -102,9 +105,12 @@ def compiled(case: str, device: str) -> dict:
     preset, _, rest = case.partition(":")
     agents, *settings = rest.split(",")
     named = dict(setting.split("=", 1) for setting in settings)
-    planned = plan.make(configure(preset, seeds=int(agents), **{k: json.loads(v) for k, v in named.items()}), {})
+    texts = ("compute_dtype", "matmul_precision")  # other settings are JSON
+    values = {name: value if name in texts else json.loads(value) for name, value in named.items()}
+    planned = plan.make(configure(preset, seeds=int(agents), **values), {})
     begun = time.perf_counter()
-    lowered = learner(planned) if planned.vec is None else device_runs.DeviceRuns(planned, ()).lowered_chunk()
+    with planned.precision():
+        lowered = learner(planned) if planned.vec is None else device_runs.DeviceRuns(planned, ()).lowered_chunk()
     program = planned.placement.compile(lowered)
     return {
         "agents": int(agents),

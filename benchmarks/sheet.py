@@ -1,15 +1,21 @@
-"""Write docs/results.md from the result files: `python benchmarks/sheet.py`."""
+"""Write docs/results.md and the README's figure from the result files: `python benchmarks/sheet.py`."""
 
+import dataclasses
 import json
 import statistics
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from records import RESULTS
 
+import qlax
+from qlax.config.configure import configure
 from qlax.util.statistics import stratified_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+FIGURE = PAGE.parent / "figures" / "minatar.png"
+DRAWN = ("breakout", "asterix", "space-invaders")  # records in the figure
 CLEANRL = "exploring, 10 million steps, 3 seeds ([CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/))"
 OURS = "our own settings"
 FORK = (
@@ -75,7 +81,7 @@ Each command links to its record in `benchmarks/results/`, with the versions, th
 - **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 per seed unless otherwise recorded.
   The weights are the last ones, not the best ones.
   The interval in brackets is a percentile bootstrap over ten seeds or more, of nominally 95 %.
-  With five seeds such an interval covers the true mean in about 85 % of cases only, so that the table shows the seeds.
+  With five seeds such an interval covers the true mean in about 85 % of cases only, so that up to six are listed.
   The suite's own score follows, if there is one.
 - **ε = 0.05**: the same with a random action in 5 % of the steps, where it was measured.
   It tells a policy that is good from one that is good only where its own actions lead.
@@ -121,7 +127,7 @@ NOTES = """\
 
 
 def main() -> None:
-    """Write the page from the result files."""
+    """Write the page and the figure from the result files."""
     parts, machines = [BEGINNING], {}
     for heading, rows in SHEET.items():
         found = {name: json.loads(path.read_text()) for name in rows if (path := RESULTS / f"{name}.json").exists()}
@@ -132,6 +138,23 @@ def main() -> None:
             machines.setdefault((record["machine"], record["versions"]["jax"]), []).append((name, record["date"]))
     parts += [NOTES, _where(machines)]
     PAGE.write_text("\n".join(parts))
+    FIGURE.unlink(missing_ok=True)  # no command overwrites a file
+    with tempfile.TemporaryDirectory() as folder:
+        qlax.plot([_as_run(name, Path(folder)) for name in DRAWN], FIGURE)
+
+
+def _as_run(name: str, folder: Path) -> Path:
+    """Write the evaluations of a record as a run directory, which `qlax.plot` draws."""
+    record, run = json.loads((RESULTS / f"{name}.json").read_text()), folder / name
+    run.mkdir()
+    config = configure(record["preset"], seeds=len(record["seeds"]))
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    lines = [
+        {"updates": steps // config.steps_per_update, "steps": steps, "seconds": seconds, "eval_return": returns}
+        for steps, seconds, returns in zip(*record["evaluations"].values(), strict=True)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
 
 
 def _row(name: str, record: dict, published: str) -> list[str]:

@@ -15,7 +15,6 @@ every seed reaches a bound, without a compilation cache and with one.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -116,8 +115,7 @@ def measure(target: str, seconds: float, seeds: int = 1, **overrides) -> dict:
     begun = time.perf_counter()
     plan = make(configure(target, seeds=seeds, **overrides), {})
     placement, runs = plan.placement, DeviceRuns(plan, ())
-    precision = plan.config.matmul_precision
-    with contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
+    with plan.precision():
         chunk = placement.compile(runs.lowered_chunk())
         compile_seconds = time.perf_counter() - begun
         runs.compile()

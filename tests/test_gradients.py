@@ -21,6 +21,15 @@ def branch(request, monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
 
 
+@pytest.mark.parametrize("more", [{"complex": np.complex64([3 + 4j, 1j])}, {"empty": np.zeros((2, 0), np.float32)}])
+def test_the_norm_of_unusual_arrays_equals_that_of_optax(more):
+    np.testing.assert_allclose(gradients.norm(TREE | more), optax.tree.norm(TREE | more), rtol=1e-6)
+
+
+def test_rows_are_summed():
+    np.testing.assert_allclose(gradients.sum_of_rows(TREE["kernel"][0]), TREE["kernel"][0].sum(0), rtol=1e-6)
+
+
 def test_the_norm_equals_that_of_optax():
     np.testing.assert_allclose(gradients.norm(TREE), optax.tree.norm(TREE), rtol=1e-6)
 

@@ -14,7 +14,7 @@ from probes import LossyVec, RandomWorld
 
 from qlax import pqn
 from qlax.envs.vec import Vec
-from qlax.mixing import INDEPENDENT
+from qlax.mixing import INDEPENDENT, member_q
 from qlax.networks.qnetwork import QNetwork
 from qlax.returns import q_lambda
 
@@ -549,3 +549,8 @@ def test_episode_returns_are_those_of_the_transitions():
     ended += [*running[state.env.copies.overdue]]
     assert count == len(ended) > 5
     assert total == pytest.approx(sum(ended), rel=1e-5)
+
+
+def test_an_action_that_does_not_exist_has_no_value():
+    q = jnp.float32([[1, 2, 3]] * 4)
+    np.testing.assert_array_equal(member_q(q, jnp.int32([0, 2, 3, -1])), [1, 3, np.nan, np.nan])

@@ -35,9 +35,13 @@ def member_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
 
 
 def member_q(q: jax.Array, action: jax.Array) -> jax.Array:
-    """Return the Q-value of each member's own action: `q [..., M, A]`, `action [..., M]` to `[..., M]`."""
-    is_taken = action[..., None] == jnp.arange(q.shape[-1])  # a gather and its gradient take GPUs more operations
-    return jnp.where(is_taken, q, 0).sum(-1)
+    """Return the Q-value of each member's own action: `q [..., M, A]`, `action [..., M]` to `[..., M]`.
+
+    The value of an action that does not exist is nan.
+    """
+    # A gather and its gradient take GPUs more operations.
+    is_taken = jax.nn.one_hot(action, q.shape[-1], dtype=bool)
+    return jnp.where(is_taken.any(-1), jnp.where(is_taken, q, 0).sum(-1), jnp.nan)
 
 
 def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:

@@ -63,6 +63,7 @@ def q_lambda_at_once(
     """Compute `q_lambda` by an associative scan, for GPUs; finite results differ by rounding only.
 
     Every return is a linear function of the next, `G_t = a_t + b_t G_{t+1}`, and so is every composition of these.
+    Arguments and result are those of `q_lambda`.
     """
     ends = terminated | truncated
     a = reward + gamma * jnp.where(terminated, 0.0, (1 - lam) * value[1:])

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qlax.gradients import sum_of_rows
 from qlax.networks.layers import Dense, Initializer, along_last, dense
 from qlax.networks.names import Memory
 from qlax.types import PyTree
@@ -119,7 +120,7 @@ def _stepped_backward(cell, saved, upstream):
 
     of_memory, (x, products) = jax.lax.scan(step, of_memory, (of_y, x, first, memories, products), reverse=True)
     h, gates = (rows.reshape(-1, rows.shape[-1]) for rows in (memories[-1], products))
-    return h.T @ gates, jnp.ones(len(gates)) @ gates, x, None, of_memory
+    return h.T @ gates, sum_of_rows(gates), x, None, of_memory
 
 
 stepped.defvjp(_stepped_forward, _stepped_backward)

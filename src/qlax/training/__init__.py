@@ -320,8 +320,7 @@ def _launch(
             stop.listening(display.say),
             ExitStack() as inside,
         ):
-            if config.matmul_precision != "default":
-                inside.enter_context(jax.default_matmul_precision(config.matmul_precision))
+            inside.enter_context(plan.precision())
             if str(runs):
                 is_short = plan.placement.num_devices < (config.devices or 0)
                 display.say(f"{config.num_members} agents: {runs}", always=is_short)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,11 @@ class Plan:
             f"the network has a memory, and episodes are cut after {limit:,} steps: values at the limit come from "
             "histories that are never trained, and may grow too large; --time-limit-is-terminal avoids this"
         ]
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Set the precision of matrix products in programs that are traced within the context."""
+        asked = self.config.matmul_precision
+        return nullcontext() if asked == "default" else jax.default_matmul_precision(asked)
 
     def new_record(self) -> guard.Record:
         """Return the empty record of all agents, `[R, ...]`, for the time before the first update."""
