@@ -1,192 +1,267 @@
-"""Write docs/results.md and the README's figure from the result files: `python benchmarks/sheet.py`."""
+"""Write docs/results.md, its figures and the headers of the presets from the results: `python benchmarks/sheet.py`."""
 
-import dataclasses
-import json
+import re
 import statistics
 import tempfile
+import textwrap
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
+import claims
 import numpy as np
-from records import RESULTS
+from rows import Published, Row, rows
+from scipy import stats
 
-import qlax
-from qlax.config.configure import configure
+from qlax.config import presets
 from qlax.util.statistics import stratified_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-FIGURE = PAGE.parent / "figures" / "minatar.png"
-DRAWN = ("breakout", "asterix", "space-invaders")  # records in the figure
-CLEANRL = "exploring, 10 million steps, 3 seeds ([CleanRL](https://docs.cleanrl.dev/rl-algorithms/pqn/))"
-OURS = "our own settings"
-FORK = (
-    "[curves](https://github.com/ThomasMousseau/purejaxql) of Phi-TD, 5 seeds, 10 million steps, a distributional head"
-)
-PAPER = "[paper](https://arxiv.org/abs/2407.04811), read off a figure"
-MOST_LOAD = 4  # load average, on two cores, above which seconds mean little
-DEMO = "[the authors' notebook](https://github.com/mttga/purejaxql), 3 seeds, 10 million steps"
-NONE = "none found"
-
-# Heading: {file of benchmarks/results/: published return of the same task}.
-SHEET = {
-    "Classic control": {
-        "cartpole": f"495.1 ± 6.9, {CLEANRL}",
-        "cartpole-fast": OURS,
-        "cartpole-fast-bfloat16": OURS,
-        "acrobot": f"-95.6 ± 5.7, {CLEANRL}",
-        "mountaincar": f"{OURS}; -200 ± 0, {CLEANRL}",
-        "lunarlander": f"{OURS}; solved at 200",
-    },
-    "MinAtar": {
-        "breakout": f"111.5, greedy ({FORK})",
-        "breakout-short": f"the same after 10 million steps: 111.5, greedy ({FORK})",
-        "asterix": f"72 to 75, greedy ({FORK}); 70 to 72 ({DEMO})",
-        "space-invaders": f"156, greedy ({FORK})",
-        "freeway": f"64.7, greedy ({FORK})",
-        "seaquest": NONE,
-    },
-    "Memory": {
-        "memory-chain": "none found; 1 is the maximum",
-        "memory-chain-falling-rate": OURS,
-        "memory-chain-without-memory": "chance is 0",
-    },
-    "Open worlds": {
-        "craftax-classic": OURS,
-        "craftax-rnn": f"16.0 % of the maximum after 1,000 million steps ({PAPER.split(',')[0]})",
-    },
-    "Teams": {
-        "overcooked-cramped-room": f"0.96 of the maximum, all layouts, 5 million steps ({PAPER})",
-        "smax-3m": f"win rate 0.95, all maps, 10 million steps ({PAPER})",
-        "smax-2s3z": f"win rate 0.95, all maps, 10 million steps ({PAPER})",
-        "hanabi": NONE,
-        "mpe-spread": NONE,
-    },
-    "Boards, puzzles and grids": {
-        "connect-four": OURS,
-        "connect-four-self": OURS,
-        "snake": OURS,
-        "navix-doorkey": OURS,
-        "xminigrid-doorkey": OURS,
-    },
-}
-HEADER = ["`qlax train ...`", "greedy return", "of each seed", "ε = 0.05", "exploring", "steps", "seconds", "published"]
+FIGURES = PAGE.parent / "figures"
+MOST_OTHERS = 0.1  # cores that other programs may use without slowing a run
 MOST_SEEDS = 6  # listed one by one; of more seeds, the table shows only the worst and the best
+SAME_STEPS = 0.02  # relative difference up to which two numbers of steps are the same
+HEADER_WIDTH = 118  # of a line in a preset's header
 
 BEGINNING = """\
 # Results
 
-This page compares the returns of the presets, trained on two cores of a CPU, with published ones.
-`python benchmarks/scores.py` trains the presets, and `python benchmarks/sheet.py` writes this page.
+This page shows what the presets reach, trained on two cores of a CPU, beside what others have published.
+`python benchmarks/scores.py` trains the rows of `benchmarks/rows.toml`.
+`python benchmarks/sheet.py` writes this page and the expected scores in the headers of the presets.
 Each command links to its record in `benchmarks/results/`, with the versions, the date and every seed.
+
+## How to read it
 
 - **Greedy return**: the mean over seeds of the return of whole greedy episodes, 64 per seed unless otherwise recorded.
   The weights are the last ones, not the best ones.
-  The interval in brackets is a percentile bootstrap over ten seeds or more, of nominally 95 %.
-  With five seeds such an interval covers the true mean in about 85 % of cases only, so that up to six are listed.
   The suite's own score follows, if there is one.
-- **ε = 0.05**: the same with a random action in 5 % of the steps, where it was measured.
+- **ε = 0.05**: the same with a random action in 5 % of the steps.
   It tells a policy that is good from one that is good only where its own actions lead.
 - **Exploring**: the mean return of training episodes in the last tenth of training, with the ε of training.
-- **Distinct**: if most greedy episodes of a seed repeat others, as in games without chance, the row says how many
-  differ.
+- **Intervals** in brackets are percentile bootstraps over ten seeds or more, of nominally 95 %.
+  With five seeds such an interval covers the true mean in about 85 % of cases only, so that up to six are listed.
 - **Steps** are those of one seed.
-- **Seconds** are those of training all seeds in one program.
-  They leave out compilation, which takes about ten seconds the first time.
-  † Other programs used the machine, as the record says; older records do not say.
+- **Seconds** are those of training all seeds in one program, without compilation, which takes about ten seconds.
+  **Steps/s** are those of all seeds together.
+  † Other programs used the machine, or it is not known whether they did, so that no speed is shown.
   Speeds are measured in [Performance](performance.md).
-- **Published** numbers are of the same task, but not always of the same number of steps and protocol; see the source.
+- **Ahead** and **behind** need the same kind of return, as many steps, and nothing else that is known to differ.
+  Besides, the 95 % interval of the mean of our seeds (Student's t) has to exclude the published return.
+  If it includes it, the two are **equal**.
+  All others are **not comparable**, and the table says why.
+  The algorithm may be any.
 """
 
 NOTES = """\
 ## Notes
 
-- CleanRL's numbers are returns of exploring episodes after 10 million steps.
-  Compare them with "exploring", not with "greedy".
-- The settings of MountainCar are our own; CleanRL's are those of CartPole, with which qlax stays at -200 too
-  ([`mountaincar-like-cartpole.json`](../benchmarks/results/mountaincar-like-cartpole.json)).
-- The seconds of Asterix and Breakout were taken while other programs ran, those of Breakout with a pause.
-- One of the six seeds of Breakout stays far below the others, as one of five did before.
 - The best published greedy returns of MinAtar are of PQN with distributional heads.
   That they are greedy is inferred from the configuration beside the curves.
-- The chain of `memory-chain` has 100 steps; with `--memory none` it stays at chance, as it must.
-  The seconds of `memory-chain` were taken while many other programs ran.
+- The preset `mountaincar` has settings of our own: CleanRL's are those of CartPole, with which qlax stays at -200 too.
 - Overcooked pays 20 for a delivery.
-- SMAX 3m is won in 92 and 95 % of 64 games.
-  It is the easiest map; the published figure is over all maps, so that the two cannot be compared.
-- Hanabi's maximum is 25, and its returns are over 1,000 games.
-- The score of Craftax-Classic is in percent of its maximum.
-- LunarLander's evaluations have 16 episodes.
-- Atari takes long on the same two cores: `qlax train atari-fast/Pong` takes 37 minutes for a million steps.
-  That is 456 steps per second beside other programs.
-  The only seed rose above -21 after about 600,000 steps.
-  Games that ended in the last 50,000 steps return 3.4 on average while exploring.
-  Greedy games, some of them cut at 5,000 steps, return -13 ([`pong.json`](../benchmarks/results/pong.json)).
 - Nothing of Atari has been run on a GPU yet.
 - Scores of sweeps, populations, devices and processes are in [Scaling](scaling.md#measured).
   Those of memories are in [Memories](memories.md).
 """
 
+TITLES = {"greedy": "greedy", "epsilon": "ε = 0.05", "exploring": "exploring", "won": "win rate"}
+KEYS = {"greedy": "eval_return", "epsilon": "epsilon_return", "exploring": "train_return", "won": "eval_won"}
+
 
 def main() -> None:
-    """Write the page and the figure from the result files."""
-    parts, machines = [BEGINNING], {}
-    for heading, rows in SHEET.items():
-        found = {name: json.loads(path.read_text()) for name in rows if (path := RESULTS / f"{name}.json").exists()}
-        lines = [_row(name, record, rows[name]) for name, record in found.items()]
-        table = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ["---"] * len(HEADER), *lines)]
-        parts.append("\n".join([f"## {heading}", "", *table]) + "\n")
-        for name, record in found.items():
-            machines.setdefault((record["machine"], record["versions"]["jax"]), []).append((name, record["date"]))
-    parts += [NOTES, _where(machines)]
-    PAGE.write_text("\n".join(parts))
-    FIGURE.unlink(missing_ok=True)  # no command overwrites a file
+    """Write the page, the headers of the presets, and the figures."""
+    sheet = rows()
+    PAGE.write_text(page(sheet.values()))
+    for preset in presets.names():
+        path = preset_file(preset)
+        path.write_text(with_header(path.read_text(), header(preset, sheet.values())))
     with tempfile.TemporaryDirectory() as folder:
-        qlax.plot([_as_run(name, Path(folder)) for name in DRAWN], FIGURE)
+        for name, draw in claims.FIGURES.items():
+            draw(FIGURES / f"{name}.png", Path(folder))
 
 
-def _as_run(name: str, folder: Path) -> Path:
-    """Write the evaluations of a record as a run directory, which `qlax.plot` draws."""
-    record, run = json.loads((RESULTS / f"{name}.json").read_text()), folder / name
-    run.mkdir()
-    config = configure(record["preset"], seeds=len(record["seeds"]))
-    (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-    lines = [
-        {"updates": steps // config.steps_per_update, "steps": steps, "seconds": seconds, "eval_return": returns}
-        for steps, seconds, returns in zip(*record["evaluations"].values(), strict=True)
-    ]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
+def page(sheet: Iterable[Row]) -> str:
+    """Return the text of docs/results.md."""
+    sheet, parts = list(sheet), [BEGINNING]
+    machines: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for suite in dict.fromkeys(row.suite for row in sheet):
+        found = [(row, record) for row in sheet if row.suite == suite and (record := row.record())]
+        if not found:
+            continue
+        header = ["`qlax train ...`", "greedy return", "of each seed", "ε = 0.05", "exploring", "steps", "seconds"]
+        parts.append(f"## {suite}\n\n" + _table([*header, "steps/s"], [_cells(*each) for each in found]))
+        published = [_compared(row, record, other) for row, record in found for other in row.published]
+        if published:
+            header = ["row", "return", "here", "published", "steps there", "by", "verdict"]
+            parts.append(_table(header, published))
+        if suite in claims.SHOWN:
+            parts.append(claims.SHOWN[suite])
+        if notes := [f"- `{row.name}`: {row.note}" for row, _ in found if row.note]:
+            parts.append("\n".join(notes) + "\n")
+        for row, record in found:
+            machines.setdefault((record["machine"], record["versions"]["jax"]), []).append((row.name, record["date"]))
+    missing = [[str(row.tier), row.name, f"`{row.command}`", f"{row.hours:g}"] for row in sheet if not row.record()]
+    if missing:
+        parts.append("## Not run yet\n\n" + _table(["tier", "row", "command", "hours on two cores"], missing))
+    parts += [NOTES, _where(machines)]
+    return "\n".join(parts)
 
 
-def _row(name: str, record: dict, published: str) -> list[str]:
-    returns = [x for x in record["eval_return"]["per_run"] if x is not None]
-    mean = f"**{statistics.fmean(returns):.4g}**"
-    if len(returns) > MOST_SEEDS:
-        low, high = stratified_interval(lambda samples: samples[0].mean(-1), [np.array(returns)])
+def preset_file(preset: str) -> Path:
+    """Return the file of a preset, or of a preset for every environment of a kind."""
+    return presets.FOLDER / f"{preset.replace(presets.ANY, presets.EACH)}.toml"
+
+
+def _table(header: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)) + "\n"
+
+
+def _cells(row: Row, record: dict) -> list[str]:
+    found = returns(record, "greedy")
+    mean = f"**{statistics.fmean(found):.4g}**"
+    if len(found) > MOST_SEEDS:
+        low, high = stratified_interval(lambda samples: samples[0].mean(-1), [np.array(found)])
         mean += f" ({low:.4g} to {high:.4g})"
+    if row.best is not None:
+        mean += f", {100 * statistics.fmean(found) / row.best:.0f} % of the best known"
     if (score := record.get("eval_score", {}).get("mean")) is not None:
         mean += f", score {score:.3g}"
-    if few := [int(x) for x in record.get("eval_distinct", []) if 2 * x < record["eval_episodes"]]:
-        numbers = " to ".join(dict.fromkeys(map(str, (min(few), max(few)))))
-        mean += f"; {numbers} of {record['eval_episodes']} episodes distinct"
-    seeds = ", ".join(f"{x:.4g}" for x in returns)
-    if len(returns) > MOST_SEEDS:
-        seeds = f"{len(returns)} seeds, {min(returns):.4g} to {max(returns):.4g}"
-    command = record["command"].removeprefix("qlax train ")
+    if won := returns(record, "won"):
+        mean += f", {100 * statistics.fmean(won):.1f} % won"
+    mean += _repetition(record)
+    seeds = ", ".join(f"{x:.4g}" for x in found)
+    if len(found) > MOST_SEEDS:
+        seeds = f"{len(found)} seeds, {min(found):.4g} to {max(found):.4g}"
+    is_alone = alone(record)
     return [
-        f"[`{command}`](../benchmarks/results/{name}.json)",
+        f"[`{row.command.removeprefix('qlax train ')}`](../benchmarks/results/{row.name}.json)",
         mean,
         seeds,
-        _mean(record.get("epsilon_return")),
-        _mean(record.get("train_return")),
+        _mean(returns(record, "epsilon")),
+        _mean(returns(record, "exploring")),
         f"{record['total_steps']:,}",
-        f"{record['train_seconds']:,.0f}" + ("†" if record.get("load_average", 0) > MOST_LOAD else ""),
-        published,
+        f"{record['train_seconds']:,.0f}" + ("" if is_alone else "†"),
+        f"{record['steps_per_second']:,.0f}" if is_alone else "-",
     ]
 
 
-def _mean(found: dict | None) -> str:
-    known = [x for x in (found or {"per_run": []})["per_run"] if x is not None]
-    return f"{statistics.fmean(known):.4g}" if known else "-"
+def returns(record: dict, kind: str) -> list[float]:
+    """Return the returns of the seeds, of one kind of `rows.toml`; none if they were not measured."""
+    return [x for x in record.get(KEYS[kind], {"per_run": []})["per_run"] if x is not None]
+
+
+def alone(record: dict) -> bool:
+    """Return True if other programs are known to have left the machine to a run."""
+    others = record.get("cores_used_by_others")  # older records do not have it
+    return others is not None and others <= MOST_OTHERS
+
+
+def _mean(found: list[float]) -> str:
+    return f"{statistics.fmean(found):.4g}" if found else "-"
+
+
+def _compared(row: Row, record: dict, other: Published) -> list[str]:
+    there = f"{other.low:g}" if other.low == other.high else f"{other.low:g} to {other.high:g}"
+    steps = f"{other.steps:,}"
+    ours = returns(record, other.kind)
+    return [
+        *(f"`{row.name}`", TITLES[other.kind], _mean(ours)),
+        *(there, steps, f"{other.what} ({other.source})", verdict(ours, record["total_steps"], other)),
+    ]
+
+
+def verdict(ours: list[float], steps: int, other: Published) -> str:
+    """Compare the returns of our seeds with a published one, by the rule that the page states."""
+    reasons = [other.differs] if other.differs else []
+    if abs(other.steps / steps - 1) > SAME_STEPS:
+        reasons.append("more steps there" if other.steps > steps else "fewer steps there")
+    if len(ours) < 2:
+        reasons.append("not measured here" if not ours else "a single seed here")
+    if reasons:
+        return f"not comparable: {', '.join(reasons)}"
+    mean, error = statistics.fmean(ours), statistics.stdev(ours) / len(ours) ** 0.5
+    reach = float(stats.t.ppf(0.975, len(ours) - 1)) * error
+    if mean - reach > other.high:
+        return "**ahead**"
+    return "**behind**" if mean + reach < other.low else "equal"
+
+
+def header(preset: str, sheet: Iterable[Row]) -> list[str]:
+    """Return the lines of a preset's header that say what to expect and on which hardware; none without a record."""
+    start, each, _ = preset.partition(presets.ANY)
+    settings = tomllib.loads(preset_file(preset).read_text())
+    expected, seconds, hardware = [], [], []
+    for row in sheet:
+        target, *flags = row.command.removeprefix("qlax train ").split()
+        names = {flag for flag in flags if flag.startswith("--")}
+        is_of = target.startswith(start) if each else target == preset
+        record = row.record()
+        if not is_of or not names <= {"--seeds", "--total-steps", "--minutes"} or record is None:
+            continue
+        variant = f"{target.removeprefix(start)}: " if each else ""
+        sentence = _expectation(record, row, settings["total_steps"])
+        expected.append(variant + sentence if variant or not expected else sentence[0].upper() + sentence[1:])
+        seeds = len(record["seeds"])
+        beside = "" if alone(record) else " while other programs may have run"
+        seconds.append(f"{variant}{_duration(record['train_seconds'])} for {seeds} seed{'s' * (seeds > 1)}{beside}")
+        hardware.append(record["machine"].split(",")[0])
+    if not expected:
+        return []
+    machines = " or ".join(dict.fromkeys(hardware))
+    lines = [f"Expect: {' '.join(expected)}", f"Hardware: 2 CPU cores ({machines}), {'; '.join(seconds)}."]
+    return [line for each in lines for line in textwrap.wrap(each, HEADER_WIDTH, subsequent_indent="  ")]
+
+
+def _expectation(record: dict, row: Row, planned: int) -> str:
+    found = returns(record, "greedy")
+    seeds = ", ".join(f"{x:.4g}" for x in found)
+    if len(found) > MOST_SEEDS:
+        seeds = f"{len(found)} seeds, {min(found):.4g} to {max(found):.4g}"
+    elif len(found) > 1:
+        seeds = f"seeds {seeds}"
+    else:
+        seeds = "one seed"
+    text = f"greedy return {statistics.fmean(found):.4g} ({seeds})"
+    if found := returns(record, "epsilon"):
+        text += f", {statistics.fmean(found):.4g} with epsilon 0.05"
+    if (score := record.get("eval_score", {}).get("mean")) is not None:
+        text += f", score {score:.3g} %"
+    if won := returns(record, "won"):
+        text += f", {100 * statistics.fmean(won):.1f} % won"
+    steps = record["total_steps"]
+    text += f", after {steps:,} steps"
+    if abs(planned / steps - 1) > SAME_STEPS:
+        text += f" ({' '.join(re.findall(r'--(?:total-steps|minutes) [0-9]+', row.command))})"
+    return f"{text}{_repetition(record)}. {row.note}".strip()
+
+
+def _repetition(record: dict) -> str:
+    few = [int(x) for x in record.get("eval_distinct", []) if 2 * x < record["eval_episodes"]]
+    if not few:
+        return ""
+    numbers = " to ".join(dict.fromkeys(map(str, (min(few), max(few)))))
+    return f"; {numbers} of {record['eval_episodes']} episodes distinct"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def with_header(text: str, lines: list[str]) -> str:
+    """Return the text of a preset with these lines in place of those that say what to expect and on which hardware."""
+    if not lines:
+        return text
+    kept, is_replaced = [], False
+    for line in text.splitlines():
+        if re.match(r"# (Expect|Hardware):", line):
+            is_replaced = True
+        elif not line.startswith("#   "):
+            is_replaced = False
+        if not is_replaced:
+            kept.append(line)
+    end = next(index for index, line in enumerate(kept) if not line.startswith("#"))
+    return "\n".join([*kept[:end], *(f"# {line}" for line in lines), *kept[end:]]) + "\n"
 
 
 def _where(machines: dict[tuple[str, str], list[tuple[str, str]]]) -> str:

@@ -1,0 +1,157 @@
+"""Figures of the score sheet: the paper's claims, drawn from the records of this repository.
+
+Source: Gallici et al., "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811, section 5.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from rows import Row, rows
+
+import qlax
+from qlax.config.configure import configure
+from qlax.reports.style import STYLE, few_ticks, in_steps, legend_below, save
+from qlax.util.statistics import interquartile_mean, stratified_interval
+
+CEILINGS = {"breakout": 111.6, "asterix": 75.0, "space-invaders": 166.0, "freeway": 66.0}  # highest known returns
+LAYOUTS = ("cramped-room", "asymm-advantages", "coord-ring", "forced-coord", "counter-circuit")
+MAPS = ("3m", "2s3z")
+SHOWN = {  # heading of the page: figures and their captions
+    "MinAtar": """\
+![Interquartile mean of normalised greedy returns over games, against steps and minutes](figures/claims-minatar.png)
+
+The interquartile mean over games and seeds of greedy returns as shares of the highest known ones.
+These are 111.6 for Breakout, 75 for Asterix, 66 for Freeway, 166 for Space Invaders, and that of the best seed here
+for Seaquest.
+Bands are 95 % intervals of a stratified bootstrap over seeds.
+Minutes are those of training six seeds of one game, the mean over games.
+
+![Greedy return of Asterix and Breakout with λ = 0 and λ = 0.65, against steps](figures/claims-lambda.png)
+
+Targets of λ = 0.65 against targets of one step; lines are means over six seeds, bands 95 % bootstrap intervals.
+[Against DQN and PPO](baselines.md) compares the seconds with those of DQN with replay.
+""",
+    "Teams": """\
+![Greedy return on layouts of Overcooked and share of battles won on maps of SMAX](figures/claims-teams.png)
+
+Means over the seeds, which are the thin lines.
+""",
+}
+
+
+class Curve(NamedTuple):
+    """Evaluations during training, `P` of them.
+
+    Attributes:
+      steps: Environment steps of one seed, `[P]`.
+      seconds: Seconds of training all seeds, `[P]`.
+      values: Greedy returns, or shares of games won, `[P, seeds]`.
+    """
+
+    steps: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
+
+
+def curve(row: Row, value: str = "eval_return") -> Curve | None:
+    """Return the evaluations of a row; None if it has no record."""
+    found = (row.record() or {}).get("evaluations")
+    if found is None:
+        return None
+    return Curve(*(np.array(found[name], np.float64) for name in ("steps", "seconds", value)))
+
+
+def draw_readme(path: Path, folder: Path) -> None:
+    """Draw three games of MinAtar with `qlax plot`'s own figure, for the README."""
+    path.unlink(missing_ok=True)  # no command overwrites a file
+    qlax.plot([_as_run(rows()[name], folder) for name in ("breakout", "asterix", "space-invaders")], path)
+
+
+def draw_minatar(path: Path, _: Path) -> None:
+    """Draw the interquartile mean over games against steps and against minutes."""
+    found = {name: curve(rows()[name]) for name in (*CEILINGS, "seaquest")}
+    curves = {name: each for name, each in found.items() if each is not None}
+    samples = [each.values / CEILINGS.get(name, each.values[-1].max()) for name, each in curves.items()]
+    mean, ends = interquartile_mean(samples), stratified_interval(interquartile_mean, samples, 2000)
+    minutes = np.mean([each.seconds for each in curves.values()], axis=0) / 60
+    with rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(5.5, 2.2), sharey=True, layout="constrained")
+        for axes, x in ((left, next(iter(curves.values())).steps), (right, minutes)):
+            axes.plot(x, mean)
+            axes.fill_between(x, *ends, alpha=0.2, linewidth=0)
+            axes.set_ylim(0, 1)
+        in_steps(left)
+        few_ticks(right.xaxis)
+        left.set(xlabel="environment steps", ylabel=f"normalised return, {len(samples)} games")
+        right.set(xlabel="minutes of training, six seeds")
+        save(figure, path)
+        plt.close(figure)
+
+
+def draw_lambda(path: Path, _: Path) -> None:
+    """Draw Asterix and Breakout with λ = 0 and with λ = 0.65 against steps."""
+    with rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(5.5, 2.3), layout="constrained")
+        for axes, game in zip(panels, ("asterix", "breakout"), strict=True):
+            for name, label in ((game, "λ = 0.65"), (f"{game}-lambda-0", "λ = 0")):
+                if found := curve(rows()[name]):
+                    (line,) = axes.plot(found.steps, found.values.mean(-1), label=label)
+                    ends = stratified_interval(lambda samples: samples[0].mean(-1), [found.values], 2000)
+                    axes.fill_between(found.steps, *ends, color=line.get_color(), alpha=0.2, linewidth=0)
+            in_steps(axes)
+            axes.set(title=game.capitalize(), xlabel="environment steps", ylabel="greedy return")
+        legend_below(figure, panels[0].get_lines())
+        save(figure, path)
+        plt.close(figure)
+
+
+def draw_teams(path: Path, _: Path) -> None:
+    """Draw every layout of Overcooked and every measured map of SMAX against steps."""
+    with rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(5.5, 2.6), layout="constrained")
+        _each(left, {name: curve(rows()[f"overcooked-{name}"]) for name in LAYOUTS})
+        _each(right, {name: curve(rows()[f"smax-{name}"], "eval_won") for name in MAPS})
+        left.set(title="Overcooked", xlabel="environment steps", ylabel="greedy return")
+        right.set(title="SMAX", xlabel="environment steps", ylabel="share of battles won", ylim=(0, 1))
+        save(figure, path)
+        plt.close(figure)
+
+
+def _each(axes: Axes, curves: dict[str, Curve | None]) -> None:
+    for name, found in curves.items():
+        if found is not None:
+            (line,) = axes.plot(found.steps, found.values.mean(-1), label=name.replace("-", " "))
+            axes.plot(found.steps, found.values, color=line.get_color(), alpha=0.4, linewidth=0.6)
+    in_steps(axes)
+    if axes.lines:
+        axes.legend()
+
+
+def _as_run(row: Row, folder: Path) -> Path:
+    """Write the evaluations of a record as a run directory, which `qlax.plot` draws."""
+    record, run = row.record() or {}, folder / row.name
+    run.mkdir()
+    config = configure(record["preset"], seeds=len(record["seeds"]))
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    found = record["evaluations"]
+    lines = [
+        {"updates": steps // config.steps_per_update, "steps": steps, "seconds": seconds, "eval_return": returns}
+        for steps, seconds, returns in zip(found["steps"], found["seconds"], found["eval_return"], strict=True)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+FIGURES: dict[str, Callable[[Path, Path], None]] = {  # name of the file: function of the path and an empty folder
+    "minatar": draw_readme,
+    "claims-minatar": draw_minatar,
+    "claims-lambda": draw_lambda,
+    "claims-teams": draw_teams,
+}
