@@ -1,4 +1,6 @@
-"""Write docs/results.md, its figures and the headers of the presets from the results: `python benchmarks/sheet.py`."""
+"""Write docs/results.md, its figures, the README's table and the headers of the presets from the results:
+`python benchmarks/sheet.py`.
+"""
 
 import re
 import statistics
@@ -16,7 +18,12 @@ from scipy import stats
 from qlax.config import presets
 from qlax.util.statistics import stratified_interval
 
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+README = Path(__file__).parent.parent / "README.md"
+IN_README = (
+    *("cartpole", "mountaincar", "lunarlander", "breakout", "asterix", "space-invaders", "craftax-classic"),
+    *("overcooked-cramped-room", "smax-3m"),
+)
+PAGE = README.parent / "docs" / "results.md"
 FIGURES = PAGE.parent / "figures"
 MOST_OTHERS = 0.1  # cores that other programs may use without slowing a run
 MOST_SEEDS = 6  # listed one by one; of more seeds, the table shows only the worst and the best
@@ -70,9 +77,10 @@ KEYS = {"greedy": "eval_return", "epsilon": "epsilon_return", "exploring": "trai
 
 
 def main() -> None:
-    """Write the page, the headers of the presets, and the figures."""
+    """Write the page, the README's table, the headers of the presets, and the figures."""
     sheet = rows()
     PAGE.write_text(page(sheet.values()))
+    README.write_text(with_table(README.read_text(), [sheet[name] for name in IN_README]))
     for preset in presets.names():
         path = preset_file(preset)
         path.write_text(with_header(path.read_text(), header(preset, sheet.values())))
@@ -106,6 +114,22 @@ def page(sheet: Iterable[Row]) -> str:
         parts.append("## Not run yet\n\n" + _table(["tier", "row", "command", "hours on two cores"], missing))
     parts += [NOTES, _where(machines)]
     return "\n".join(parts)
+
+
+def with_table(text: str, sheet: Iterable[Row]) -> str:
+    """Return the text of the README with the table of these rows between its two marks."""
+    begin, end = "<!-- results -->\n\n", "\n<!-- end of results -->"
+    lines = []
+    for row in sheet:
+        if record := row.record():
+            found = returns(record, "greedy")
+            mean = f"{statistics.fmean(found):.4g} ({min(found):.4g} to {max(found):.4g})"
+            if (score := record.get("eval_score", {}).get("mean")) is not None:
+                mean += f", {score:.3g} % of the maximum"
+            published = [f"{_there(x)} {TITLES[x.kind]} after {x.steps:,} steps: {x.what}" for x in row.published[:1]]
+            lines.append([f"`{row.command}`", f"{record['total_steps']:,}", mean, *(published or ["none found"])])
+    table = _table(["command", "steps per seed", "greedy return", "published, of the same task"], lines)
+    return text[: text.index(begin) + len(begin)] + table + text[text.index(end) :]
 
 
 def preset_file(preset: str) -> Path:
@@ -162,13 +186,15 @@ def _mean(found: list[float]) -> str:
 
 
 def _compared(row: Row, record: dict, other: Published) -> list[str]:
-    there = f"{other.low:g}" if other.low == other.high else f"{other.low:g} to {other.high:g}"
-    steps = f"{other.steps:,}"
     ours = returns(record, other.kind)
     return [
-        *(f"`{row.name}`", TITLES[other.kind], _mean(ours)),
-        *(there, steps, f"{other.what} ({other.source})", verdict(ours, record["total_steps"], other)),
+        *(f"`{row.name}`", TITLES[other.kind], _mean(ours), _there(other), f"{other.steps:,}"),
+        *(f"{other.what} ({other.source})", verdict(ours, record["total_steps"], other)),
     ]
+
+
+def _there(other: Published) -> str:
+    return f"{other.low:g}" if other.low == other.high else f"{other.low:g} to {other.high:g}"
 
 
 def verdict(ours: list[float], steps: int, other: Published) -> str:

@@ -24,6 +24,11 @@ def test_the_page_is_that_of_the_records():
     assert (ROOT / "docs" / "results.md").read_text() == sheet.page(rows().values())
 
 
+def test_the_table_of_the_readme_is_that_of_the_records():
+    text = sheet.README.read_text()
+    assert sheet.with_table(text, [rows()[name] for name in sheet.IN_README]) == text
+
+
 @pytest.mark.parametrize("preset", presets.names())
 def test_the_header_of_a_preset_is_that_of_the_records(preset):
     text = sheet.preset_file(preset).read_text()
