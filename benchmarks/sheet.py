@@ -6,7 +6,6 @@ import re
 import statistics
 import tempfile
 import textwrap
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -216,7 +215,6 @@ def verdict(ours: list[float], steps: int, other: Published) -> str:
 def header(preset: str, sheet: Iterable[Row]) -> list[str]:
     """Return the lines of a preset's header that say what to expect and on which hardware; none without a record."""
     start, each, _ = preset.partition(presets.ANY)
-    settings = tomllib.loads(preset_file(preset).read_text())
     expected, seconds, hardware = [], [], []
     for row in sheet:
         target, *flags = row.command.removeprefix("qlax train ").split()
@@ -226,7 +224,7 @@ def header(preset: str, sheet: Iterable[Row]) -> list[str]:
         if not is_of or not names <= {"--seeds", "--total-steps", "--minutes"} or record is None:
             continue
         variant = f"{target.removeprefix(start)}: " if each else ""
-        sentence = _expectation(record, row, settings["total_steps"])
+        sentence = _expectation(record, row)
         expected.append(variant + sentence if variant or not expected else sentence[0].upper() + sentence[1:])
         seeds = len(record["seeds"])
         beside = "" if alone(record) else " while other programs may have run"
@@ -239,7 +237,7 @@ def header(preset: str, sheet: Iterable[Row]) -> list[str]:
     return [line for each in lines for line in textwrap.wrap(each, HEADER_WIDTH, subsequent_indent="  ")]
 
 
-def _expectation(record: dict, row: Row, planned: int) -> str:
+def _expectation(record: dict, row: Row) -> str:
     found = returns(record, "greedy")
     seeds = ", ".join(f"{x:.4g}" for x in found)
     if len(found) > MOST_SEEDS:
@@ -257,8 +255,8 @@ def _expectation(record: dict, row: Row, planned: int) -> str:
         text += f", {100 * statistics.fmean(won):.1f} % won"
     steps = record["total_steps"]
     text += f", after {steps:,} steps"
-    if abs(planned / steps - 1) > SAME_STEPS:
-        text += f" ({' '.join(re.findall(r'--(?:total-steps|minutes) [0-9]+', row.command))})"
+    if flags := re.findall(r"--(?:total-steps|minutes) [0-9]+", row.command):
+        text += f" ({' '.join(flags)})"
     return f"{text}{_repetition(record)}. {row.note}".strip()
 
 
