@@ -41,7 +41,8 @@ def member_q(q: jax.Array, action: jax.Array) -> jax.Array:
     """
     # A gather and its gradient take GPUs more operations.
     is_taken = jax.nn.one_hot(action, q.shape[-1], dtype=bool)
-    return jnp.where(is_taken.any(-1), jnp.where(is_taken, q, 0).sum(-1), jnp.nan)
+    exists = (action >= 0) & (action < q.shape[-1])
+    return jnp.where(exists, jnp.where(is_taken, q, 0).sum(-1), jnp.nan)
 
 
 def team_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:

@@ -284,13 +284,13 @@ def make(
         def epoch(carry: PyTree, key: jax.Array) -> PyTree:
             return jax.lax.scan(minibatch, carry, jax.random.permutation(key, segments).reshape(S, -1))
 
-        key, key_epochs = jax.random.split(state.key)
+        key, key_now = jax.random.split(state.key)
         carry = (state.params, state.stats, state.opt_state)
-        carry, measured = jax.lax.scan(epoch, carry, jax.random.split(key_epochs, shape.num_epochs))
+        (params, stats, opt_state), measured = jax.lax.scan(epoch, carry, jax.random.split(key_now, shape.num_epochs))
         metrics = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in steps.metrics.items()}
         metrics |= {k: Mean(*x) for k, x in zip(("loss", "td_error", "grad_norm"), measured.sum((0, 1)), strict=True)}
         metrics |= {"value": Mean(steps.value.mean(), jnp.float32(1)), "epsilon": Mean(epsilon(state), jnp.float32(1))}
-        state = TrainState(*carry, *state[3:])._replace(key=key, updates=state.updates + 1)  # type: ignore[arg-type]
+        state = state._replace(params=params, stats=stats, opt_state=opt_state, key=key, updates=state.updates + 1)
         return state, total(metrics)
 
     def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:

@@ -71,6 +71,10 @@ def test_settings_for_gpus_are_options_there_only_and_have_to_be_known(monkeypat
     compiler_options.cache_clear()
     with pytest.raises(UserError, match="cuda_graph: the installed version of XLA has no option xla_gpu_no_such"):
         compiler_options("gpu", ("deterministic", "cuda_graph"))
+    monkeypatch.setitem(GPU_OPTIONS, "cuda_graph", {"xla_gpu_autotune_level": "no number"})
+    compiler_options.cache_clear()
+    with pytest.raises(UserError, match="xla_gpu_autotune_level, or does not understand its value 'no number'; use a"):
+        compiler_options("gpu", ("cuda_graph",))
 
 
 def test_the_level_of_optimisation_is_jax_s_where_it_was_asked_for_little(optimised):

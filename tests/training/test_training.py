@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 
@@ -27,6 +28,7 @@ from qlax.storage.formats import config_of_file
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import ProgressDisplay
 from qlax.training.loop import Loop
+from qlax.training.placement import Placement
 from qlax.training.plan import make
 from qlax.util.files import write_whole
 
@@ -201,6 +203,19 @@ def test_another_configuration_than_that_of_the_checkpoint_is_refused(monkeypatc
         qlax.resume(tmp_path)
 
 
+def test_a_run_of_another_version_of_its_environment_is_named(monkeypatch, tmp_path):
+    settings = SMALL | {"num_envs": 2}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            qlax.train("probes:ConstantReward", out=tmp_path, **settings)
+    reset = Blank.reset
+    monkeypatch.setattr(Blank, "reset", lambda self, key: ({"clock": jnp.int32(0)}, reset(self, key)[1]))
+    message = rf"its environments' state has another form now, .*state/env/.*, with qlax {qlax.__version__}, .*--init"
+    with pytest.raises(UserError, match=message):
+        qlax.resume(tmp_path)
+
+
 def test_a_longer_run_goes_on_and_keeps_what_its_end_left(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole.directory, run)
@@ -295,21 +310,30 @@ def test_what_cannot_be_resumed(whole, tmp_path):
 
 
 def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_path):
-    precisions = []
-
     def never_explore(key, q, legal, epsilon):
-        precisions.append(jax.config.values["jax_default_matmul_precision"])
         return epsilon_greedy(key, q, legal, 0 * epsilon)
 
     plugins = {"explore": never_explore, "mixing": VDN}
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Stopped):
-            qlax.train(CARTPOLE, out=tmp_path / "run", matmul_precision="float32", **plugins, **SMALL)
-    assert "float32" in precisions
+            qlax.train(CARTPOLE, out=tmp_path / "run", **plugins, **SMALL)
     with pytest.raises(qlax.UserError, match="never_explore"):
         qlax.resume(tmp_path / "run")
     assert qlax.resume(tmp_path / "run", **plugins).summary["updates"] == 12
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("default", {"DEFAULT"}), ("float32", {"HIGHEST"})])
+def test_products_have_the_precision_that_was_asked_for(asked, expected, monkeypatch, tmp_path):
+    found, compile = set(), Placement.compile
+
+    def watched(self, lowered):
+        found.update(*re.findall(r"precision = \[(\w+), (\w+)\]", lowered.as_text()))
+        return compile(self, lowered)
+
+    monkeypatch.setattr(Placement, "compile", watched)
+    qlax.train(CARTPOLE, out=tmp_path / "run", matmul_precision=asked, **SMALL | {"total_steps": 32})
+    assert found == expected
 
 
 def scaled(error, factor):

@@ -21,7 +21,7 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -70,14 +70,11 @@ class LayerNorm(nn.Module):
 
         def features_first(x, scale, bias):
             swapped = jnp.swapaxes(x, 0, -1)
-            y = _normalised(swapped.reshape(x.shape[-1], -1), scale, bias, self.epsilon)
+            y = _normalised(FIRST, swapped.reshape(x.shape[-1], -1), scale, bias, self.epsilon)
             return jnp.swapaxes(y.reshape(swapped.shape), 0, -1)
 
         def plain(x, scale, bias):
-            mean = x.mean(-1, keepdims=True)
-            variance = jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean)
-            normal = (x - mean) * jax.lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
-            return normal * along_last(scale, x) + along_last(bias, x)
+            return _normalised(LAST, x, scale, bias, self.epsilon)
 
         cpu = features_first if x.ndim == 2 or _is_small(x) else plain
         return jax.lax.platform_dependent(x, scale, bias, cpu=cpu, default=plain)
@@ -253,28 +250,54 @@ def _convolution_backward(stride, saved, upstream):
 _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-@jax.custom_vjp
-def _normalised(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Apply layer normalisation over the first axis of `x [F, n]`."""
-    return _normalised_forward(x, scale, bias, epsilon)[0]
+class Features(NamedTuple):
+    """Axis of the features of an array x whose other axes are those of rows and places.
+
+    Attributes:
+      mean: Function from weights `[F]` and x to the mean of their product over features, whose axis remains.
+      over_rest: Function from x to the sum over all axes but that of features, `[F]`.
+      along: Function from values `[F]` and x to an array that broadcasts with x.
+    """
+
+    mean: Callable[[jax.Array, jax.Array], jax.Array]
+    over_rest: Callable[[jax.Array], jax.Array]
+    along: Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _normalised_forward(x, scale, bias, epsilon):
-    average = jnp.full(len(x), 1 / len(x), x.dtype)
-    mean = (average @ x)[None]
-    variance = (average @ jnp.square(x))[None] - jnp.square(mean)
+FIRST = Features(  # of `[F, n]`
+    lambda weights, x: (weights / len(weights) @ x)[None],
+    lambda x: x @ jnp.ones(x.shape[1], x.dtype),
+    lambda values, x: values[:, None],
+)
+LAST = Features(  # of `[..., F]`
+    lambda weights, x: (along_last(weights, x) * x).mean(-1, keepdims=True),
+    lambda x: x.sum(range(x.ndim - 1)),
+    along_last,
+)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalised(features: Features, x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Apply layer normalisation over the features of x."""
+    return _normalised_forward(features, x, scale, bias, epsilon)[0]
+
+
+def _normalised_forward(features, x, scale, bias, epsilon):
+    alike = jnp.ones_like(scale)
+    mean = features.mean(alike, x)
+    variance = features.mean(alike, jnp.square(x)) - jnp.square(mean)
     slope = jax.lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
-    return (x - mean) * slope * scale[:, None] + bias[:, None], (x, mean, slope, scale)
+    return (x - mean) * slope * features.along(scale, x) + features.along(bias, x), (x, mean, slope, scale)
 
 
-def _normalised_backward(saved, upstream):
+def _normalised_backward(features, saved, upstream):
+    # JAX's own gradient takes GPUs more operations.
     x, mean, slope, scale = saved
     normal = (x - mean) * slope
     product = upstream * normal
-    each = jnp.ones(x.shape[1], x.dtype)
-    mean_upstream, mean_product = ((scale / len(x) @ y)[None] for y in (upstream, product))
-    downstream = slope * (upstream * scale[:, None] - mean_upstream - normal * mean_product)
-    return downstream, product @ each, upstream @ each, None
+    mean_upstream, mean_product = (features.mean(scale, y) for y in (upstream, product))
+    downstream = slope * (upstream * features.along(scale, x) - mean_upstream - normal * mean_product)
+    return downstream, features.over_rest(product), features.over_rest(upstream), None
 
 
 _normalised.defvjp(_normalised_forward, _normalised_backward)

@@ -27,6 +27,20 @@ class DamagedError(UserError):
     """A file differs from what was written to it; the message names the file."""
 
 
+class OtherLeavesError(UserError):
+    """The leaves of a file are not the expected ones.
+
+    Args:
+      path: The file.
+      leaf: Name of the first leaf that differs.
+      difference: What differs, in words.
+    """
+
+    def __init__(self, path: Path, leaf: str, difference: str):
+        super().__init__(f"{path} belongs to another configuration: {difference}")
+        self.leaf, self.difference = leaf, difference
+
+
 def save(path: Path, tree: PyTree, info: dict[str, Any], sync: bool = True) -> None:
     """Write a tree of arrays and its description to a file, atomically.
 
@@ -82,7 +96,8 @@ def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple
       absent: Names of leaves that the file may lack, with the number that fills them.
 
     Raises:
-      UserError: The file is missing, or its leaves are not the expected ones.
+      UserError: The file is missing.
+      OtherLeavesError: Its leaves are not the expected ones.
       DamagedError: The file is damaged or was not written by qlax.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
@@ -93,24 +108,24 @@ def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple
             _, text, checksum = _info(path, file)
             if _checksum(text, _tensors(path, file)) != checksum:
                 raise _damaged(path, "its checksum differs")
-            raise UserError(f"{path} belongs to another configuration: {odd}")
+            raise OtherLeavesError(path, *odd)
     info, named = read(path)
     named |= {name: np.full(wanted[name].shape, value, wanted[name].dtype) for name, value in filled.items()}
     arrays = [from_numbers(named[name], leaf) for name, leaf in wanted.items()]
     return info, jax.tree.unflatten(structure, arrays)
 
 
-def _odd_leaf(file: Any, wanted: dict[str, Any]) -> str:
-    """Describe the first leaf of an open file that differs from the expected leaves; empty if none does."""
+def _odd_leaf(file: Any, wanted: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the name of the first leaf of an open file that is not as expected, and what differs; None without one."""
     for odd in sorted(set(file.keys()) ^ wanted.keys()):
-        return f"it {'lacks' if odd in wanted else 'has the unexpected entry'} {odd}"
+        return odd, f"it {'lacks' if odd in wanted else 'has the unexpected entry'} {odd}"
     for name, leaf in wanted.items():
         found = file.get_slice(name)
         expected = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
         shape, dtype = tuple(found.get_shape()), _DTYPES.get(found.get_dtype(), found.get_dtype())
         if (shape, dtype) != (expected.shape, expected.dtype.name):
-            return f"{name} is {dtype}{list(shape)}, expected {expected.dtype.name}{list(expected.shape)}"
-    return ""
+            return name, f"{name} is {dtype}{list(shape)}, expected {expected.dtype.name}{list(expected.shape)}"
+    return None
 
 
 _DTYPES = {  # NumPy's dtype names, by the names that safetensors uses

@@ -136,7 +136,7 @@ class RunDirectory:
           Description and tree of the checkpoint; None if there is no intact checkpoint.
 
         Raises:
-          UserError: The checkpoint belongs to another configuration.
+          UserError: The checkpoint belongs to another configuration, or to another version of the environment.
         """
         for path in sorted((self.path / "checkpoints").glob(f"*{checkpoint.SUFFIX}"), reverse=True):
             try:
@@ -145,6 +145,17 @@ class RunDirectory:
             except checkpoint.DamagedError as error:
                 self._move_aside(path, error)
                 continue
+            except checkpoint.OtherLeavesError as error:
+                if not error.leaf.startswith("state/env/"):
+                    raise
+                made_with = checkpoint.about(path).get("made_with", {})
+                versions = (f"{name} {version}" for name, version in made_with.items() if "device" not in name)
+                raise UserError(
+                    f"{self.path} cannot be resumed: its environments' state has another form now, {error.difference}, "
+                    "as the run was begun with another version of it, or its config.json was changed since; "
+                    f"resume it as it was begun, with {', '.join(versions)}, or begin a new run with its weights: "
+                    "--init and a file of its agents/ or best/"
+                ) from error
             settings = upgraded(info["config"] | {ENTRY: info.get(ENTRY, 0)}, str(path))
             return info | {"config": dataclasses.asdict(from_dict(settings, str(path)))}, tree
         return None

@@ -330,6 +330,9 @@ def compiler_options(platform: str, asked: tuple[str, ...] = ()) -> dict[str, An
     for setting in asked if platform == "gpu" else ():
         for name, value in GPU_OPTIONS[setting].items():
             if not known(name, value):
-                raise UserError(f"{setting}: the installed version of XLA has no option {name}; use a newer jaxlib")
+                raise UserError(
+                    f"{setting}: the installed version of XLA has no option {name}, or does not understand its value "
+                    f"{value!r}; use a newer jaxlib"
+                )
             options[name] = value
     return options

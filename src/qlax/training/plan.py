@@ -151,8 +151,9 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     with contract(config, sources):
         contracts.check_parts(plugins, built.step, built.env.num_actions, config.num_steps)
         shapes = _shapes(algorithm, built, seeds, hyper)
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.params)
-        form = vector.chosen(placement.platform, plugins.get("optimizer", pqn.radam), params)
+        learned = shapes.params, shapes.opt_state
+        of_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), learned)
+        form = vector.chosen(placement.platform, plugins.get("optimizer", pqn.radam), *of_one)
         is_usual = form is vector.USUAL
         learner = algorithm if is_usual else _algorithm(config, vec, form.network(network), placement, plugins)
         learn, measure = guard.make(learner, network, placement.axis_name, form)

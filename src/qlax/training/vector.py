@@ -40,24 +40,26 @@ class Form(NamedTuple):
 USUAL = Form()
 
 
-def chosen(platform: str, optimizer: Any, params: PyTree) -> Form:
+def chosen(platform: str, optimizer: Any, params: PyTree, opt_state: PyTree) -> Form:
     """Return the form for a device: with vectors on a GPU if the optimiser permits it, else the usual form.
 
     Args:
       platform: Platform of the device, such as "cpu" or "gpu".
       optimizer: Function that makes the optimiser, see `qlax.pqn.make`.
       params: Shapes of the parameters of one agent.
+      opt_state: Shapes of its optimiser's state.
     """
     leaves = jax.tree.leaves(params)
     is_alike = getattr(optimizer, "elementwise", optimizer is radam) and all(
         leaf.dtype == jnp.float32 for leaf in leaves
     )
-    return _of_vectors(params) if platform == "gpu" and is_alike and len(leaves) > 1 else USUAL
+    return _of_vectors(params, opt_state) if platform == "gpu" and is_alike and len(leaves) > 1 else USUAL
 
 
-def _of_vectors(params: PyTree) -> Form:
+def _of_vectors(params: PyTree, usual: PyTree) -> Form:
     leaves = jax.tree.leaves(params)
     structure: Any = jax.tree.structure(params)
+    shapes = [leaf.shape for leaf in leaves]
     ends = list(itertools.accumulate(math.prod(leaf.shape) for leaf in leaves))
 
     def joined(tree: PyTree) -> jax.Array:
@@ -67,16 +69,18 @@ def _of_vectors(params: PyTree) -> Form:
         parts = jnp.split(vector, ends[:-1])
         return structure.unflatten(part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True))
 
-    def is_divided(tree: PyTree) -> bool:
-        return jax.tree.structure(tree) == structure
+    def is_moment(tree: PyTree) -> bool:
+        return jax.tree.structure(tree) == structure and [leaf.shape for leaf in jax.tree.leaves(tree)] == shapes
+
+    def of_moments(function: Callable[[Any], Any], opt_state: PyTree) -> PyTree:
+        """Apply a function to the parts of the optimiser's state that are trees of the parameters' form by default."""
+        return jax.tree.map(lambda part, x: function(x) if is_moment(part) else x, usual, opt_state, is_leaf=is_moment)
 
     def enter(state: TrainState) -> TrainState:
-        moments = jax.tree.map(lambda x: joined(x) if is_divided(x) else x, state.opt_state, is_leaf=is_divided)
-        return state._replace(params=joined(state.params), opt_state=moments)
+        return state._replace(params=joined(state.params), opt_state=of_moments(joined, state.opt_state))
 
     def leave(state: TrainState) -> TrainState:
-        moments = jax.tree.map(lambda x: divided(x) if x.shape == (ends[-1],) else x, state.opt_state)
-        return state._replace(params=divided(state.params), opt_state=moments)
+        return state._replace(params=divided(state.params), opt_state=of_moments(divided, state.opt_state))
 
     def of_vector(network: Network) -> Any:
         def apply(variables: dict[str, PyTree], *arguments: Any, **options: Any) -> Any:
