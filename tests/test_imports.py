@@ -31,7 +31,10 @@ ONLY_IN = {  # third-party package: the modules that may import it
     **{name: {f"envs.suites.{name}"} for name in ("pgx", "xminigrid")},
     "brax": set(),
     "ale_py": {"envs.suites.ale"},
-    "gymnasium": {"envs.suites.gymnasium", "envs.suites.masks", "envs.suites.spaces"},
+    "gymnasium": {
+        *("envs.suites.gymnasium", "envs.suites.masks", "envs.suites.spaces"),
+        *("cli.templates.gymnasium", "cli.templates.gymnasium.test_my_task"),
+    },
     "matplotlib": {"reports", "envs.suites.jumanji", "envs.suites.pgx"},
     "resvg_py": {"envs.suites.pgx"},
     "ray": {"jobs.ray"},

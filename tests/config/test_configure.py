@@ -99,3 +99,21 @@ def test_type_checkers_know_every_setting_with_the_type_of_its_field():
     for name in hints.keys() - {"hidden", "init", "mixing"}:  # these also take an int, a path or an object
         field = FIELDS[name].type
         assert hints[name] == {tuple[str, ...]: Sequence[str], Sweep: Sweepable}.get(field, field), name
+
+
+def test_a_preset_of_ones_own_is_a_toml_file(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('env = "gymnax/CartPole-v1"  # here\nhidden = [64, 32]\nlam = [0.5, 0.9]\ntotal_steps = 300_000\n')
+    config = config_of_file(file, lam=0.7)
+    assert config == configure("gymnax/CartPole-v1", hidden=(64, 32), lam=0.7, total_steps=300_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("env = ", "mine.toml is not TOML"), ("lr = 1", "unknown setting 'lr' in .*mine.toml"), ("seed = -1", "seed=-1")],
+)
+def test_a_mistake_in_a_toml_file_is_named(text, message, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        config_of_file(file)

@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import math
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,11 +100,12 @@ def to_json(config: Config) -> str:
 
 
 def config_of_file(path: Path | str, **overrides: Any) -> Config:
-    """Read the settings in a `config.json`, and replace some of them by the overrides.
+    """Read the settings in a `config.json` or in a preset (.toml), and replace some of them by the overrides.
 
     Raises:
-      UserError: The file is missing, damaged, or was not written by qlax.
+      UserError: The file is missing or damaged, or holds something else than settings.
     """
+    kind = "TOML" if Path(path).suffix == ".toml" else "JSON"
     name = shown(str(path), 200)
     try:
         with given_path(path).open("rb") as file:
@@ -113,9 +115,10 @@ def config_of_file(path: Path | str, **overrides: Any) -> Config:
     if len(written) > LARGEST_FILE:
         raise UserError(f"{name} has more than {LARGEST_FILE:,} bytes; expected the settings of a run")
     try:
-        content = json.loads(written.decode(), object_pairs_hook=_unique)
+        text = written.decode()
+        content = tomllib.loads(text) if kind == "TOML" else json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is not JSON: {shown(str(error), 200)}") from error
+        raise UserError(f"{name} is not {kind}: {shown(str(error), 200)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{name} holds a {type(content).__name__}; expected an object of settings")
     return from_dict(upgraded(content, name), name, **overrides)
