@@ -84,7 +84,7 @@ def target(help: str, nargs: str) -> list[Argument]:
     config = argument(
         "--config",
         metavar="FILE",
-        help="settings to begin with: config.json of an earlier run, or your own preset (.toml); other flags replace them",
+        help="settings to begin with: config.json of a run, or your own preset, .toml; other flags replace them",
     )
     return [argument("target", nargs=nargs, metavar="TARGET", help=help), config]
 
