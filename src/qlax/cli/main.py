@@ -164,6 +164,8 @@ def _takes_one(command: Command, flag: str) -> bool:
 
 def entry() -> NoReturn:
     """Run the command as a process that ends when the command does, without waiting for other threads."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for paths that it cannot spell
     try:
         code: Any = main()
     except SystemExit as ended:

@@ -41,7 +41,7 @@ def _new(options: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"cannot make {name}: {error.strerror or error}") from error
     for file in (*sorted((TEMPLATES / kind).glob("*.py")), TEMPLATES / "preset.toml", TEMPLATES / "README.md"):
-        text = filled(file.read_text(encoding="utf-8"))
+        text = filled(file.read_text("utf-8"))
         print(write_result(folder / filled(file.name), text.encode(), is_named=True))
     print(f"train it: qlax train {filled(TARGETS[kind])}")
 

@@ -65,7 +65,9 @@ def suite_called(name: str) -> str:
 @functools.cache
 def recorded(suite: str) -> Recorded:
     """Return the names of a suite's environments in the version that they were recorded of; none if there is none."""
-    return Recorded(**{"version": None, "names": [], "others": {}, **json.loads(FILE.read_text()).get(suite, {})})
+    return Recorded(
+        **{"version": None, "names": [], "others": {}, **json.loads(FILE.read_text("utf-8")).get(suite, {})}
+    )
 
 
 def installed_version(suite: str) -> str:

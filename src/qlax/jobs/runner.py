@@ -115,11 +115,14 @@ class Job:
         """Lock the job while its log is open, in this process or in one that inherits the open file.
 
         The lock keeps two commands from training the same job at once, and a command from training a job that a
-        killed command left running.
+        killed command left running. Windows has no such lock: there, a second process finds the run's directory in
+        use when it begins to train, and fails.
 
         Raises:
           UserError: Another process has locked the job.
         """
+        if sys.platform == "win32":
+            return
         import fcntl  # imported here, because Windows lacks this module and only jobs need it
 
         try:
@@ -197,7 +200,7 @@ class Process:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_set_up_signals,
+                    preexec_fn=None if sys.platform == "win32" else _set_up_signals,
                     env=environment,
                     **options,
                 )
@@ -218,8 +221,12 @@ class Process:
         return Ending(code, f"{how}: {last.removeprefix('qlax: ')}" if last else how)
 
     def stop(self, number: int) -> None:
-        """Send the process a signal."""
-        self._process.send_signal(number)
+        """Send the process a signal.
+
+        On Windows, the console sends Ctrl-C to all of its processes itself, and SIGTERM ends a process at once.
+        """
+        if sys.platform != "win32" or number == signal.SIGTERM:
+            self._process.send_signal(number)
 
 
 def _set_up_signals() -> None:
@@ -227,7 +234,8 @@ def _set_up_signals() -> None:
 
     Linux takes the thread that started a process for the parent, so this thread must live as long as its jobs.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's workers block Ctrl-C
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's workers block Ctrl-C
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

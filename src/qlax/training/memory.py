@@ -260,8 +260,8 @@ def machine_memory(root: Path = Path("/")) -> int | None:
     """
     kibibytes = _numbers(root / "proc/meminfo").get("MemAvailable:")
     left = [None if kibibytes is None else kibibytes * 1024]
-    if kibibytes is None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # systems without POSIX lack these names
+    if kibibytes is None and hasattr(os, "sysconf"):  # systems without POSIX lack it
+        with contextlib.suppress(OSError, ValueError):  # the system does not know these names
             left.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)

@@ -31,7 +31,7 @@ def spelled(name: str) -> str | None:
     each = matching(f"{folder}/{ANY}", known)
     if each is None or variant.casefold() in ("", EACH):
         return None
-    start = tomllib.loads(_file(each).read_text())["env"].partition(ANY)[0]
+    start = tomllib.loads(_file(each).read_text("utf-8"))["env"].partition(ANY)[0]
     return each.replace(ANY, environments.spelled(start + variant).removeprefix(start))
 
 
@@ -41,7 +41,7 @@ def text(name: str) -> str:
     Raises:
       UserError: There is no such preset.
     """
-    return _file(_known(name)).read_text()
+    return _file(_known(name)).read_text("utf-8")
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def settings(name: str) -> dict[str, Any]:
       UserError: There is no such preset.
     """
     preset = _known(name)
-    found = tomllib.loads(_file(preset).read_text())
+    found = tomllib.loads(_file(preset).read_text("utf-8"))
     return {**found, "env": found["env"].replace(ANY, preset.partition("/")[2])}
 
 
