@@ -67,8 +67,8 @@ def built(folder: Path) -> Path:
     return wheel
 
 
-def installed(wheel: Path, folder: Path) -> dict[str, str]:
-    """Install a wheel into an empty environment in a folder, and return the variables of processes that use it."""
+def installed(what: Path | str, folder: Path) -> dict[str, str]:
+    """Install a wheel or package into an empty environment in a folder, and return the variables of its processes."""
     venv.create(folder / "venv", with_pip=True)
     (folder / "home").mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
@@ -80,7 +80,7 @@ def installed(wheel: Path, folder: Path) -> dict[str, str]:
     }
     python = folder / "venv" / BIN / "python"
     cache = run([sys.executable, "-m", "pip", "cache", "dir"], folder, dict(os.environ)).strip()
-    run([str(python), "-m", "pip", "install", "--quiet", "--cache-dir", cache, str(wheel)], folder, environment)
+    run([str(python), "-m", "pip", "install", "--quiet", "--cache-dir", cache, str(what)], folder, environment)
     return environment
 
 

@@ -4,10 +4,12 @@ import re
 import tomllib
 
 import pytest
+import versions
 import yaml
 from pages import ROOT
 
-YAML = (".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/ISSUE_TEMPLATE/bug.yml", "CITATION.cff")
+WORKFLOWS = (".github/workflows/ci.yml", ".github/workflows/release.yml")
+YAML = (".pre-commit-config.yaml", *WORKFLOWS, ".github/ISSUE_TEMPLATE/bug.yml", "CITATION.cff")
 
 
 @pytest.mark.parametrize("name", YAML)
@@ -26,6 +28,22 @@ def test_public_ci_calls_what_ours_does_on_supported_versions():
     assert job["steps"][-1] == {"run": ".ci/run"}
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
     assert job["strategy"]["matrix"]["python"][0] == oldest
+
+
+def test_public_ci_has_other_systems_and_the_lowest_and_newest_dependencies():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs["platforms"]["strategy"]["matrix"]["system"] == ["windows-latest", "macos-latest"]
+    for name in ("platforms", "versions"):
+        program, script, *words = jobs[name]["steps"][-1]["run"].split()
+        assert (program, script) == ("python", "tests/versions.py")
+        assert versions.parser().parse_args(words).out is None
+    assert jobs["versions"]["strategy"] == jobs["test"]["strategy"]
+
+
+def test_every_test_of_the_versions_is_there():
+    for name in versions.SELECTION:
+        file, _, function = name.partition("::")
+        assert f"def {function}" in (ROOT / file).read_text()
 
 
 def test_files_that_contributing_names_are_there():

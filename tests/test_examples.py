@@ -1,5 +1,6 @@
 """The scripts of examples/paper/ and the notebook, at the smallest sizes that have everything."""
 
+import json
 import os
 import re
 import runpy
@@ -12,6 +13,9 @@ from pages import ROOT
 from PIL import Image
 
 import qlax
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import first_minutes
 
 PAPER = ROOT / "examples" / "paper"
 NOTEBOOK = ROOT / "examples" / "pqn_minatar.ipynb"
@@ -83,14 +87,11 @@ def is_drawn(path):
         assert len(image.convert("RGB").getcolors(2**24)) > 3
 
 
-@pytest.mark.slow  # the README's blocks do the same, and run in CI
-def test_the_notebook_runs(monkeypatch, tmp_path, pytestconfig):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+def small_notebook():
+    """The notebook with the smallest sizes; both of its trainings are the same program."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    sizes = {  # both trainings are the same program
+    sizes = {
         "TOTAL_STEPS, SEEDS": "4_096, 2",
         "SWEEP_STEPS, SWEEP_SEEDS": "4_096, 1",
         "LAMBDAS": "[0.0, 0.65]",
@@ -100,10 +101,42 @@ def test_the_notebook_runs(monkeypatch, tmp_path, pytestconfig):
     for names, values in sizes.items():
         parameters.source, found = re.subn(f"(?m)^{names} = [^#\\n]+", f"{names} = {values}  ", parameters.source)
         assert found == 1
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    return notebook
+
+
+def execute(notebook, tmp_path, **options):
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}, **options).execute()
     kinds = [kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
     assert kinds.count("image/png") == 2
     assert kinds.count("image/gif") == 1
+
+
+@pytest.mark.slow  # the README's blocks do the same, and run in CI
+def test_the_notebook_runs(monkeypatch, tmp_path, pytestconfig):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    execute(small_notebook(), tmp_path)
+
+
+@pytest.mark.slow
+def test_its_first_cell_installs_a_wheel_into_an_empty_environment(monkeypatch, tmp_path):
+    wheel = first_minutes.built(tmp_path / "dist")
+    environment = first_minutes.installed("ipykernel", tmp_path)
+    python = tmp_path / "venv" / first_minutes.BIN / "python"
+    kernel = tmp_path / "jupyter" / "kernels" / "empty" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "empty", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(kernel.parents[2]))
+    for name in set(os.environ) - {*environment, "JUPYTER_PATH"}:
+        monkeypatch.delenv(name)
+    notebook = small_notebook()
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source, found = re.subn('^WHEEL = "qlax"', f"WHEEL = {str(wheel)!r}", first.source)
+    assert found == 1
+    execute(notebook, tmp_path, kernel_name="empty")
+    assert list((tmp_path / "venv").rglob("site-packages/qlax/pqn.py"))
 
 
 def test_the_notebook_is_kept_small_and_whole():

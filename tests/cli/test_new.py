@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pages import blocks
@@ -33,7 +34,7 @@ def test_a_new_project_passes_its_tests_and_trains(kind, tmp_path, capsys):
     target = TARGETS[kind].replace("my_task:MyTask", "walk_home:WalkHome")
     assert last == f"train it: qlax train {target}"
     names = ["__init__.py", "README.md", "preset.toml", "test_walk_home.py"]
-    assert sorted(written) == sorted(f"walk_home/{name}" for name in names)
+    assert sorted(written) == sorted(str(Path("walk_home", name)) for name in names)
     texts = [(tmp_path / name).read_text() for name in written]
     assert not [text for text in texts if "my_task" in text or "MyTask" in text or "{target}" in text]
     assert len((tmp_path / "walk_home/README.md").read_text().splitlines()) <= 10

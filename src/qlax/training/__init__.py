@@ -1,6 +1,7 @@
 """Training runs: started, resumed and extended."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -426,7 +427,17 @@ def _opened(make: Callable[[], directory.RunDirectory]) -> directory.RunDirector
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory, unless JAX is configured to use another one."""
+    """Keep compiled programs in the user's cache directory, unless JAX is configured to use another one.
+
+    A directory that cannot be written holds nothing: JAX would warn about each program.
+    """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("qlax") / "jax"))
+        folder = platformdirs.user_cache_path("qlax") / "jax"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if not os.access(folder, os.W_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
