@@ -2,6 +2,7 @@
 
 For every combination, uv makes an environment of its own, installs qlax with the lowest versions that `pyproject.toml`
 allows, or with the newest ones, and runs some tests of all parts. It needs uv (`pip install uv`) and the Pythons.
+`--resolution newest-jax` also ignores the bounds of other packages, such as Gymnax, on the version of JAX.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESOLUTIONS = ("lowest-direct", "highest")  # "direct": of what qlax itself names, as others seldom test their bounds
+NEWEST_JAX = "newest-jax"
 TOOLS = ("hypothesis", "pytest")
 SELECTION = (
     "tests/test_pqn.py::test_updates_equal_plain_numpy",
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description="Test qlax with the lowest and the newest dependencies.")
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     found.add_argument("--python", nargs="+", default=[own], help="versions of Python (default that of this one)")
-    found.add_argument("--resolution", nargs="+", default=RESOLUTIONS, choices=RESOLUTIONS, help="default both")
+    found.add_argument("--resolution", nargs="+", default=RESOLUTIONS, choices=(*RESOLUTIONS, NEWEST_JAX))
     found.add_argument("--tests", nargs="+", default=SELECTION, help="tests to run, instead of some of all parts")
     found.add_argument("--out", type=Path, help="record to write or to add to, .json (default none)")
     return found
@@ -63,7 +65,13 @@ def combination(python: str, resolution: str, tests: list[str]) -> dict:
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "--quiet", "--python", python, folder], check=True)
         program = Path(folder) / ("Scripts" if os.name == "nt" else "bin") / "python"
-        install = [*uv, "pip", "install", "--quiet", "--python", str(program), "--resolution", resolution]
+        install = [*uv, "pip", "install", "--quiet", "--python", str(program)]
+        if resolution == NEWEST_JAX:
+            unbounded = Path(folder) / "unbounded.txt"
+            unbounded.write_text("jax\njaxlib\n")
+            install += ["--override", str(unbounded)]
+        else:
+            install += ["--resolution", resolution]
         subprocess.run([*install, str(ROOT), *pins], check=True)
         listed = [*uv, "pip", "list", "--quiet", "--python", str(program), "--format", "json"]
         versions = {each["name"]: each["version"] for each in json.loads(subprocess.check_output(listed))}
