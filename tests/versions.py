@@ -38,7 +38,8 @@ def main() -> None:
         for resolution in options.resolution:
             row = combination(python, resolution, options.tests)
             print(f"Python {python}, {resolution}: {row['tests']}", flush=True)
-            rows = [each for each in rows if (each["python"], each["resolution"]) != (python, resolution)] + [row]
+            same = (row["python"], resolution)
+            rows = [each for each in rows if (each["python"], each["resolution"]) != same] + [row]
             failed |= row["exit_code"] != 0
             if options.out:
                 options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(description="Test qlax with the lowest and the newest dependencies.")
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found.add_argument("--python", nargs="+", default=[own], help="versions of Python (default that of this one)")
+    found.add_argument("--python", nargs="+", default=[own], help="versions or paths (default the one in use)")
     found.add_argument("--resolution", nargs="+", default=RESOLUTIONS, choices=(*RESOLUTIONS, NEWEST_JAX))
     found.add_argument("--tests", nargs="+", default=SELECTION, help="tests to run, instead of some of all parts")
     found.add_argument("--out", type=Path, help="record to write or to add to, .json (default none)")
@@ -65,6 +66,8 @@ def combination(python: str, resolution: str, tests: list[str]) -> dict:
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "--quiet", "--python", python, folder], check=True)
         program = Path(folder) / ("Scripts" if os.name == "nt" else "bin") / "python"
+        asked = [program, "-c", "import platform; print(platform.python_version())"]
+        version = subprocess.check_output(asked, text=True).strip()
         install = [*uv, "pip", "install", "--quiet", "--python", str(program)]
         if resolution == NEWEST_JAX:
             unbounded = Path(folder) / "unbounded.txt"
@@ -81,7 +84,7 @@ def combination(python: str, resolution: str, tests: list[str]) -> dict:
     if done.returncode:
         print(done.stdout)
     return {
-        "python": python,
+        "python": version,
         "resolution": resolution,
         "platform": sys.platform,
         "date": datetime.date.today().isoformat(),
