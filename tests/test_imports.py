@@ -21,7 +21,7 @@ MODULES = {
 # docs/architecture.md shows the same list. `__init__` names what is public, each imported when it is first used.
 ORDER = [
     *("_version", "errors", "types", "switches", "returns", "gradients", "mixing", "pqn"),
-    *("util", "networks", "config", "storage", "trackers", "agents", "envs", "play", "reports", "training", "jobs"),
+    *("util", "networks", "config", "storage", "trackers", "agents", "envs", "playing", "reports", "training", "jobs"),
     *("__init__", "cli", "__main__"),
 ]
 MOST_ENTRIES = 23  # of src/qlax: a helper belongs into a package
@@ -38,7 +38,7 @@ ONLY_IN = {  # third-party package: the modules that may import it
     "matplotlib": {"reports", "envs.suites.jumanji", "envs.suites.pgx"},
     "resvg_py": {"envs.suites.pgx"},
     "ray": {"jobs.ray"},
-    "av": {"play.film"},
+    "av": {"playing.film"},
     "onnx": {"agents.export"},
     "jinja2": {"reports.html"},
     "scipy": set(),

@@ -30,11 +30,11 @@ from .mixing import INDEPENDENT as INDEPENDENT
 from .mixing import VDN as VDN
 from .mixing import Mixing as Mixing
 from .networks.qnetwork import QNetwork as QNetwork
-from .play.evaluate import Estimate as Estimate
-from .play.evaluate import EvaluationResult as EvaluationResult
-from .play.evaluate import evaluate as evaluate
-from .play.film import Film as Film
-from .play.film import render as render
+from .playing.evaluate import Estimate as Estimate
+from .playing.evaluate import EvaluationResult as EvaluationResult
+from .playing.evaluate import evaluate as evaluate
+from .playing.film import Film as Film
+from .playing.film import render as render
 from .reports.html import report as report
 from .reports.plot import PlotResult as PlotResult
 from .reports.plot import plot as plot

@@ -272,7 +272,7 @@ def test_the_best_agent_of_each_environment_is_filmed(tmp_path, monkeypatch):
         asked.append((run, index, best))
         out.write_bytes(b"a film")
 
-    monkeypatch.setattr("qlax.play.film.render", film)
+    monkeypatch.setattr("qlax.playing.film.render", film)
     few, many = written(tmp_path / "few", returns=[1.0]), written(tmp_path / "many", returns=[2.0, 9.0, 3.0])
     found = page(tmp_path, few, many, written(tmp_path / "other", "acrobot", returns=[-9.0]), video=True)
     assert asked == [(many, 1, True), (tmp_path / "other", 0, True)]
@@ -286,7 +286,7 @@ def test_without_a_film_the_page_says_why(tmp_path, monkeypatch):
     def film(run, out, **_):
         raise qlax.UserError(f"{out}: there is no <camera>")
 
-    monkeypatch.setattr("qlax.play.film.render", film)
+    monkeypatch.setattr("qlax.playing.film.render", film)
     found = page(tmp_path, written(tmp_path / "run"), video=True)
     assert found.all("video") == []
     assert "There is no video: there is no <camera>" in found.text

@@ -19,7 +19,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 import qlax
 from qlax.config.configure import configure
 from qlax.errors import RunError, Stopped, UserError
-from qlax.play import film as video
+from qlax.playing import film as video
 from qlax.storage.metrics import MetricsFile
 from qlax.trackers import tracking as trackers
 from qlax.trackers.base import Tracked, best_run

@@ -117,7 +117,7 @@ def _films(runs: Sequence[Run]) -> dict[int, dict[str, str]]:
 
 def _film(run: Run) -> dict[str, str]:
     """Render an episode of the run's best agent; return the video as `source`, or the reason for none as `missing`."""
-    from qlax.play.film import render  # imports JAX, which takes long
+    from qlax.playing.film import render  # imports JAX, which takes long
 
     assert run.best is not None
     with tempfile.TemporaryDirectory() as folder:

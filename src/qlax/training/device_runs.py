@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax.play import evaluation
+from qlax.playing import evaluation
 from qlax.pqn import Hyper, TrainState
 from qlax.training import memory
 from qlax.training.guard import Record, with_fresh_sums

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.envs.worker import Worker
-from qlax.play import evaluation, host
-from qlax.play.host import Part
+from qlax.playing import evaluation, host
+from qlax.playing.host import Part
 from qlax.pqn import TrainState, Transition
 from qlax.training import memory
 from qlax.training.device_runs import Evaluation, compile_together

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from qlax.errors import HostError, RunError, Stopped, callback_in_words
-from qlax.play.evaluation import distinct
+from qlax.playing.evaluation import distinct
 from qlax.pqn import Mean, TrainState
 from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory

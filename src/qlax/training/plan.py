@@ -20,7 +20,7 @@ from qlax.errors import UserError, naming, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS
-from qlax.play import host
+from qlax.playing import host
 from qlax.pqn import PQN, Hyper, Rollout, TrainState
 from qlax.returns import q_lambda, q_lambda_at_once
 from qlax.training import contracts, guard, vector

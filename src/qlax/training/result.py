@@ -12,7 +12,7 @@ from qlax._version import __version__
 from qlax.agents.agent import Agent
 from qlax.config.settings import Config
 from qlax.errors import DivergedError, RunError, described
-from qlax.play import film
+from qlax.playing import film
 from qlax.reports import results
 from qlax.storage import measurements
 from qlax.storage.history import History

@@ -18,8 +18,8 @@ from qlax.agents.agent import Agent
 from qlax.envs import build
 from qlax.envs.check.common import shared_of
 from qlax.errors import UserError, described, remedy
-from qlax.play.evaluate import Stage, checked, prepared
-from qlax.play.painter import Moment, Painter
+from qlax.playing.evaluate import Stage, checked, prepared
+from qlax.playing.painter import Moment, Painter
 from qlax.pqn import epsilon_greedy
 from qlax.switches import usual_switches
 from qlax.trackers.base import best_run

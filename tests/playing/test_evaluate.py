@@ -13,7 +13,7 @@ from runs import SMALL, is_refused_in_one_line, random_agent
 import qlax
 from qlax.cli.main import main
 from qlax.config.configure import configure
-from qlax.play import evaluate
+from qlax.playing import evaluate
 from qlax.storage.formats import to_json
 from qlax.util.statistics import of_episodes
 

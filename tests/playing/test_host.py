@@ -23,7 +23,7 @@ from qlax.envs.check.host import check_host_env
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.errors import HostError, UserError
-from qlax.play import host
+from qlax.playing import host
 from qlax.training import guard, host_runs
 
 WALK = "hosts:HostWalk"

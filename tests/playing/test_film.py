@@ -17,7 +17,7 @@ import qlax
 from qlax import Agent
 from qlax.cli.main import main
 from qlax.config.configure import configure
-from qlax.play import painter
+from qlax.playing import painter
 from qlax.storage.formats import to_json
 
 SIDE = 60  # pixels of a cell: the picture is as large as they are in a film

@@ -11,7 +11,7 @@ from qlax import pqn
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.networks.qnetwork import QNetwork
-from qlax.play import evaluation, host
+from qlax.playing import evaluation, host
 
 
 class Lengths:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.envs.worker import Worker
-from qlax.play.host import Part, first_steps, frozen
+from qlax.playing.host import Part, first_steps, frozen
 from qlax.pqn import PQN, Decision, TrainState
 from qlax.types import Array, PyTree
 
@@ -139,7 +139,7 @@ def on_host(
     """Play one episode in each of E environments on the host.
 
     Args:
-      act: The function `qlax.play.host.act` of the algorithm, compiled for E environments.
+      act: The function `qlax.playing.host.act` of the algorithm, compiled for E environments.
       worker: Worker with E environments.
       state: Training state; its memory is not used.
       seed: Seed of the episodes.

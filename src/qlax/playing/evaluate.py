@@ -20,7 +20,7 @@ from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.errors import UserError, described, naming, nearest
 from qlax.networks import qnetwork
-from qlax.play import evaluation, host
+from qlax.playing import evaluation, host
 from qlax.storage import checkpoint, history
 from qlax.switches import usual_switches
 from qlax.types import HostEnv, Network, PyTree
@@ -370,7 +370,7 @@ def _algorithm(stage: Stage, episodes: int) -> pqn.PQN:
 
 
 def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """Play in JAX; return the metrics `[R, N]` of `qlax.play.evaluation.in_jax`."""
+    """Play in JAX; return the metrics `[R, N]` of `qlax.playing.evaluation.in_jax`."""
     algorithm = _algorithm(stage, episodes)
     # Resets are as cheap as possible, as only the first episode of each environment counts.
     vec = Vec(stage.env, episodes, reset_ratio=episodes)
@@ -391,7 +391,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
 
 
 def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
-    """Play on the host, one agent after the other; return the metrics `[R, N]` of `qlax.play.evaluation.on_host`."""
+    """Play on the host, one agent after the other; return the metrics `[R, N]` of `qlax.playing.evaluation.on_host`."""
     algorithm = _algorithm(stage, episodes)
     act = jax.jit(functools.partial(host.act, algorithm))
     init = jax.jit(algorithm.init)
