@@ -35,6 +35,8 @@ from .playing.evaluate import EvaluationResult as EvaluationResult
 from .playing.evaluate import evaluate as evaluate
 from .playing.film import Film as Film
 from .playing.film import render as render
+from .playing.show import Played as Played
+from .playing.show import play as play
 from .reports.html import report as report
 from .reports.plot import PlotResult as PlotResult
 from .reports.plot import plot as plot

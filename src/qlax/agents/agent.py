@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qlax.agents.zoo import located
 from qlax.errors import UserError, described
 from qlax.networks.plain import NumPy, PlainNetwork, specs
 from qlax.networks.spaces import Action, cast, in_words, observation
@@ -339,7 +340,8 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
     `module:Name`, and the module is imported.
 
     Args:
-      run: Directory of a run, or one file of its `agents/` or `best/`.
+      run: Directory of a run, or one file of its `agents/` or `best/`; or "zoo:" and the name of a trained agent, which
+        `qlax zoo` lists.
       index: Number of the agent in the run.
       best: If True, load the weights of the best evaluation in training instead of the last ones. As they were chosen
         for their high return, a new evaluation returns a little less on average.
@@ -347,19 +349,22 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
         Q-values agree with JAX's except for rounding; a `compute_dtype` other than float32 is computed in float32.
 
     Raises:
-      UserError: There is no such file, the file is damaged, or `numpy_only` is asked for a user's own network.
+      UserError: There is no such file or agent of the zoo, the file is damaged, or `numpy_only` is asked for a user's
+        own network.
 
     Example:
       ```python
       agent = qlax.load("runs/a")
       action = agent.act([0.01, 0.02, 0.03, 0.04])  # one observation, or a batch
+
+      agent = qlax.load("zoo:cartpole")  # trained already
       ```
     """
-    path = given_path(run)
+    path = folder = located(run)
     path = path / ("best" if best else "agents") / f"{index}{checkpoint.SUFFIX}" if path.is_dir() else path
     if not path.exists():
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
-        if not found and given_path(run).is_dir():
+        if not found and folder.is_dir():
             raise UserError(
                 f"{run} holds no such agents: a run writes best/ from its first evaluation on, and agents/ at its end"
             )

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from qlax.agents.agent import Agent, load
+from qlax.agents.zoo import home_of
 from qlax.errors import UserError, described, naming, nearest
 from qlax.networks.plain import PlainNetwork, specs
 from qlax.networks.spaces import Action, observation
 from qlax.switches import usual_switches
 from qlax.types import PyTree
-from qlax.util.files import check_is_new, free_name, given_path, write_result
+from qlax.util.files import check_is_new, free_name, write_result
 
 FORMATS = ("stablehlo", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -44,9 +45,9 @@ def export(
     `.json` appended; for ONNX to the metadata, under the key `qlax`.
 
     Args:
-      run: Directory of a run, or one file of its `agents/` or `best/`.
-      out: New file; None for `agent.stablehlo` or `agent.onnx` in the run's directory or beside the agent's file, with
-        a number in its name if the file exists.
+      run: Directory of a run, one file of its `agents/` or `best/`, or "zoo:" and the name of a trained agent.
+      out: New file; None for `agent.stablehlo` or `agent.onnx` in the run's directory or beside the agent's file, or in
+        the working directory for an agent of the zoo, with a number in its name if the file exists.
       format: "stablehlo", which `jax.export.deserialize` reads, for CPU, CUDA and TPU; or "onnx", which is always
         computed in float32 and needs the package `onnx` for writing.
       index: Number of the agent in the run.
@@ -66,7 +67,7 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"format={format!r}: expected {' or '.join(FORMATS)}{nearest(format, FORMATS)}")
-    path = _new_path(given_path(run), out, format)
+    path = _new_path(run, out, format)
     agent = load(run, index, best=best, numpy_only=format == "onnx")
     if format == "onnx":
         return write_result(path, to_onnx(agent), is_named=out is not None)
@@ -76,14 +77,14 @@ def export(
     return path
 
 
-def _new_path(run: Path, out: Path | str | None, format: str) -> Path:
+def _new_path(run: Path | str, out: Path | str | None, format: str) -> Path:
     """Return the file to write; see `export` for the arguments.
 
     Raises:
       UserError: The file exists, or the ending of its name is that of the other format.
     """
     if out is None:
-        path = free_name((run if run.is_dir() else run.parent) / f"agent.{format}")
+        path = free_name(home_of(run) / f"agent.{format}")
     else:
         path = check_is_new(out)
         if path.suffix[1:] in FORMATS and path.suffix[1:] != format:

@@ -18,7 +18,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     file = None if options.json is None else check_is_new(options.json)
     enable_compilation_cache()
-    played = qlax.evaluate(options.run, index=options.index, episodes=options.episodes, **_play(options))
+    played = qlax.evaluate(options.run, index=options.index, episodes=options.episodes, **playing(options))
     print(played)
     if file is not None:
         write_result(file, played.to_json().encode(), is_named=True)
@@ -30,15 +30,18 @@ def _render(options: argparse.Namespace) -> None:
 
     enable_compilation_cache()
     own = {"index": options.index, "episodes": options.episodes, "values": options.values, "fps": options.fps}
-    film = qlax.render(options.run, options.out, **own, **_play(options))
-    for number, (episode_return, length, cut) in enumerate(zip(film.returns, film.lengths, film.cut, strict=True)):
-        ended = " (cut; see --max-steps)" if cut else ""
-        print(f"episode {number}: return {episode_return:g}, {length:,} steps{ended}")
-    print(f"{film.path}: {film.frames:,} pictures of {film.width} x {film.height}, {film.fps:g} a second")
+    film = qlax.render(options.run, options.out, **own, **playing(options))
+    print(qlax.Played(film.returns, film.lengths, film.cut, film))
+    print(video_in_words(film))
 
 
-def _play(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that `qlax.evaluate` and `qlax.render` share."""
+def video_in_words(film: "qlax.Film") -> str:
+    """Return a line about a video that was written."""
+    return f"{film.path}: {film.frames:,} pictures of {film.width} x {film.height}, {film.fps:g} a second"
+
+
+def playing(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that `qlax.evaluate`, `qlax.render` and `qlax.play` share."""
     words = options.env_options and [parse("env_options", word) for word in options.env_options]
     return {
         "best": options.best,
@@ -73,7 +76,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 RUNS = argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
-AGENTS = argument("run", metavar="RUN", help="run directory, or a file of its agents/ or best/")
+AGENTS = argument("run", metavar="RUN", help="run directory, a file of its agents/ or best/, or zoo:NAME")
 INDEX = argument("--index", metavar="INDEX", default="0", help="index of the agent in the run (default 0)")
 BEST = argument("--best", action="store_true", help="use the weights of the best evaluation instead of the last ones")
 PLAY = [

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from qlax._version import __version__
-from qlax.cli import look, new, show, train
+from qlax.cli import look, new, show, train, watch
 from qlax.cli.flags import Command, as_typed, protected
 from qlax.config.kinds import LONGEST_NAME
 from qlax.config.settings import SWEEPABLE
@@ -27,7 +27,9 @@ from qlax.errors import (
 )
 from qlax.util.text import shown
 
-COMMANDS: tuple[Command, ...] = (*train.COMMANDS, *look.COMMANDS, *show.COMMANDS, *new.COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *(*train.COMMANDS, *watch.COMMANDS, *look.COMMANDS, *show.COMMANDS, *new.COMMANDS),
+)
 SUCCESSORS = {  # commands and flags of earlier versions; CHANGELOG.md has them too
     "suite": "qlax sweep takes several targets, as in: qlax sweep atari57",
     "--games": "name the games as targets, as in: qlax sweep atari/Pong atari/Breakout",

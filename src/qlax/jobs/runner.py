@@ -16,12 +16,12 @@ from os import environ
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from qlax.agents.zoo import located
 from qlax.config.command_line import as_words
 from qlax.config.settings import Config, fields_where
 from qlax.errors import RunError, Stopped, UserError
 from qlax.storage.formats import config_of_file
 from qlax.storage.paths import is_free
-from qlax.util.files import given_path
 from qlax.util.text import four_digits
 
 ATTEMPTS = 3  # attempts at a job before it counts as failed
@@ -104,7 +104,7 @@ class Job:
         names = fields_where(origin=False)
         there, here = ({name: getattr(config, name) for name in names} for config in (found, self.config))
         if self.config.init is not None:
-            here["init"] = str(given_path(self.config.init).resolve())  # as config.json stores the path
+            here["init"] = str(located(self.config.init).resolve())  # as config.json stores the path
         # Derived settings are still None in the configuration of a new run.
         there |= {name: None for name in found.derived if here.get(name) is None}
         check_same(self.directory, there, here)

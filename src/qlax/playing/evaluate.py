@@ -13,6 +13,7 @@ import numpy as np
 
 from qlax import envs, pqn
 from qlax.agents.agent import Agent, load
+from qlax.agents.zoo import located
 from qlax.config import kinds
 from qlax.config.settings import SWEEPABLE, Config
 from qlax.envs import build
@@ -24,7 +25,6 @@ from qlax.playing import evaluation, host
 from qlax.storage import checkpoint, history
 from qlax.switches import usual_switches
 from qlax.types import HostEnv, Network, PyTree
-from qlax.util.files import given_path
 from qlax.util.statistics import of_episodes
 from qlax.util.text import ends_in_words, four_digits, markdown, repetition_in_words, shown
 
@@ -37,6 +37,7 @@ ARGUMENTS = {
     "seed": kinds.whole(low=0),
     "max_steps": kinds.whole(),
     "fps": kinds.number(low=1, high=240),
+    "speed": kinds.number(low=0.01, high=100),
 }
 
 
@@ -171,7 +172,7 @@ def evaluate(
     All agents play in environments that begin with the same random numbers.
 
     Args:
-      run: Directory of a run, or one file of its `agents/` or `best/`.
+      run: Directory of a run, or one file of its `agents/` or `best/`; or "zoo:" and the name of a trained agent.
       index: Number or numbers of the agents in the run; None for all agents.
       best: If True, evaluate the weights of the best evaluation in training instead of the last ones. As they were
         chosen for their high return, a new evaluation returns a little less on average.
@@ -272,11 +273,12 @@ def prepared(
       UserError: See `evaluate`.
     """
     max_steps = max_steps if max_steps is None else checked("max_steps", max_steps)
-    indices, agents = _loaded(given_path(run), index, best)
+    path = located(run)
+    indices, agents = _loaded(path, index, best)
     info = agents[0].info
     is_another = env not in (None, info["env"])
     env_id = info["env"] if env is None else env
-    trained = _config_of(given_path(run), info["env"])
+    trained = _config_of(path, info["env"])
     drawing = envs.options_to_draw(env_id) if to_draw else {}
     config = Config(
         env=env_id,
@@ -287,7 +289,7 @@ def prepared(
     network = qnetwork.build(info["network"], info["num_actions"])
     built = build.build(config).against_itself(network).evaluated
     _check_interface(info, config, built.env, built.step.obs)
-    limits = [getattr(built.env, "time_limit", None), trained.eval_max_steps]
+    limits = [getattr(built.env, "time_limit", None), trained.eval_max_steps or info.get("eval_max_steps")]
     known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
     return Stage(indices, agents, network, config, built.env, built.make_envs, max_steps or next(iter(known), LONGEST))
 

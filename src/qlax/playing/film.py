@@ -4,33 +4,26 @@ import contextlib
 import io
 import itertools
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from PIL import Image
 
-from qlax.agents.agent import Agent
-from qlax.envs import build
-from qlax.envs.check.common import shared_of
-from qlax.errors import UserError, described, remedy
+from qlax.agents.zoo import home_of
+from qlax.errors import UserError, described
 from qlax.playing.evaluate import Stage, checked, prepared
+from qlax.playing.moments import action_names, player
 from qlax.playing.painter import Moment, Painter
-from qlax.pqn import epsilon_greedy
 from qlax.switches import usual_switches
 from qlax.trackers.base import best_run
-from qlax.types import Array, PyTree, Step, is_key
-from qlax.util.files import given_path, new_file, write_result
-from qlax.util.text import shown
+from qlax.util.files import new_file, write_result
 
 MOST_STEPS = 1000  # largest number of steps in a video, unless more are asked for
 MOST_EPISODES = 64
 TRACKED_STEPS = 500  # largest number of steps in the video for trackers
-DEFAULT_FPS = 30.0
+DEFAULT_FPS, SLOWEST, FASTEST = 30.0, 1.0, 240.0
 FORMATS = (".mp4", ".gif")
 
 
@@ -80,9 +73,10 @@ def render(
     The environment needs the method `render`, see `qlax.Env` and `qlax.HostEnv`.
 
     Args:
-      run: Directory of a run, or one file of its `agents/` or `best/`.
+      run: Directory of a run, or one file of its `agents/` or `best/`; or "zoo:" and the name of a trained agent.
       out: New file with the ending .mp4 (H.264, which needs the package PyAV) or .gif. None for `video.mp4` in the
-        run's directory, or `video.gif` without PyAV, with a number in its name if the file exists.
+        run's directory, or the working directory for an agent of the zoo, or `video.gif` without PyAV, with a number in
+        its name if the file exists.
       index: Number of the agent in the run.
       best: See `qlax.evaluate`.
       episodes: Number of episodes side by side.
@@ -112,10 +106,8 @@ def render(
       ```
     """
     episodes, epsilon, seed = checked("episodes", episodes), checked("epsilon", epsilon), checked("seed", seed)
-    if episodes > MOST_EPISODES:
-        raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
     index, fps = checked("index", index), fps if fps is None else checked("fps", fps)
-    path = _file(given_path(run), out)
+    path = checked_file(run, out)
     stage = prepared(
         run,
         index,
@@ -126,14 +118,45 @@ def render(
         max_steps=max_steps,
         to_draw=True,
     )
-    if not hasattr(stage.env, "render"):
-        method = "render(state)" if stage.make_envs is None else "render()"
-        contract = "qlax.Env" if stage.make_envs is None else "qlax.HostEnv"
-        raise UserError(f"{stage.config.env} cannot be rendered, as it has no method {method}; see {contract}")
     steps = stage.max_steps if max_steps is not None else min(stage.max_steps, MOST_STEPS)
-    play = _played_in_jax if stage.make_envs is None else _played_on_host
-    fps = fps or checked("fps", getattr(stage.env, "fps", DEFAULT_FPS))
-    painter, last = Painter(values, _action_names(stage)), None
+    return filmed(stage, path, out is not None, episodes, epsilon, seed, steps, values, fps or own_fps(stage))
+
+
+def own_fps(stage: Stage) -> float:
+    """Return the steps per second that the environment suggests."""
+    return checked("fps", getattr(stage.env, "fps", DEFAULT_FPS))
+
+
+def filmed(
+    stage: Stage,
+    path: Path,
+    is_named: bool,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    steps: int,
+    values: bool,
+    fps: float,
+) -> Film:
+    """Write a video of the first agent of a stage, see `render`.
+
+    Args:
+      stage: The agent and its environment.
+      path: New file.
+      is_named: The user chose the file's name.
+      episodes: See `render`.
+      epsilon: See `render`.
+      seed: See `render`.
+      steps: Number of steps after which episodes are cut.
+      values: See `render`.
+      fps: See `render`.
+
+    Raises:
+      UserError: See `render`.
+    """
+    if episodes > MOST_EPISODES:
+        raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
+    painter, last = Painter(values, action_names(stage)), None
 
     def images(moments: Iterator[Moment]) -> Iterator[Image.Image]:
         nonlocal last
@@ -141,10 +164,10 @@ def render(
             yield (image := painter.image(last))
         yield from itertools.repeat(image, round(fps))  # repeats the last frame for one second
 
-    with stage.contract(), contextlib.closing(play(stage, episodes, steps, epsilon, seed)) as moments:
-        data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(moments), fps)
+    with stage.contract(), contextlib.closing(player(stage, episodes, epsilon, to_draw=True)) as played:
+        data, frames, size = (_mp4 if path.suffix == ".mp4" else _gif)(images(played.play(seed, steps)), fps)
     assert last is not None
-    path = write_result(path, data, is_named=out is not None)
+    path = write_result(path, data, is_named)
     return Film(path, frames, *size, fps, last.returns.tolist(), last.lengths.tolist(), last.playing.tolist())
 
 
@@ -169,23 +192,14 @@ def best_run_as_gif(directory: Path, summary: dict[str, Any], say: Callable[[str
         return None
 
 
-def _action_names(stage: Stage) -> list[str]:
-    """Return the names of the actions; their numbers if the environment has no names."""
-    num_actions = stage.env.num_actions
-    names = list(map(str, getattr(stage.env, "action_names", range(num_actions))))
-    if len(names) != num_actions:
-        found = f"{stage.config.env} has action_names {shown(names)}"
-        raise UserError(f"{found}; expected one for each of its {num_actions} actions")
-    return names
-
-
-def _file(run: Path, out: Path | str | None) -> Path:
+def checked_file(run: Path | str, out: Path | str | None) -> Path:
     """Return the file to write.
 
     Raises:
       UserError: The file exists or has another format, or PyAV is needed and not installed.
     """
-    folder = run if run.is_dir() else run.parent.parent if run.parent.name in ("agents", "best") else run.parent
+    home = home_of(run)
+    folder = home.parent if home.name in ("agents", "best") else home
     path = new_file(out, folder / ("video.mp4" if _can_write_mp4() else "video.gif"), FORMATS)
     if path.suffix == ".mp4" and not _can_write_mp4():
         found = f"{path}: writing .mp4 needs PyAV, which is not installed"
@@ -199,130 +213,6 @@ def _can_write_mp4() -> bool:
     except ImportError:
         return False
     return True
-
-
-class _Policy:
-    """Epsilon-greedy policy of an agent in N environments, which also returns the Q-values."""
-
-    def __init__(self, agent: Agent, epsilon: float, seed: int):
-        self._agent, self._epsilon, self._key = agent, epsilon, jax.random.key(seed)
-        self._choose = jax.jit(epsilon_greedy)
-
-    def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return Q-values `[N, M, A]` and actions `[N, M]`, without the axis M if `obs` and `legal` have none."""
-        axes = np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
-        q = self._agent._q_values(obs, first.reshape(-1, *(1,) * (axes - 1)))
-        self._key, key = jax.random.split(self._key)
-        return q, np.asarray(self._choose(key, q, legal, self._epsilon))
-
-
-def _played_in_jax(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
-    """Play in JAX without `Vec`, which would replace a final state by the first one of the next episode."""
-    env, agent, end_of_training = stage.env, stage.agents[0], jnp.float32(1)
-    shared = build.shared_by(env, shared_of(env), end_of_training, agent.variables)
-    policy = _Policy(agent, epsilon, seed)
-    reset = jax.jit(jax.vmap(env.reset))
-    env_step = jax.jit(jax.vmap(lambda key, state, action: env.step(key, state, action, *shared)))
-    key_reset, key = jax.random.split(jax.random.key(seed))
-    state, step = reset(jax.random.split(key_reset, episodes))
-    keys = jax.jit(lambda t: jax.random.split(jax.random.fold_in(key, t), episodes))
-
-    def pictures(shown: np.ndarray) -> Iterator[np.ndarray | None]:
-        on_host = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), state)
-        for number in range(episodes):
-            one_state = jax.tree.map(lambda x, n=number: x[n], on_host)
-            try:
-                yield env.render(one_state) if shown[number] else None
-            except Exception as error:  # the environment's own code may raise anything
-                raise UserError(f"{stage.config.env} cannot be rendered: {described(error)}{remedy(error)}") from error
-
-    def advance(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
-        nonlocal state
-        state, step = env_step(keys(t), state, action)
-        return (
-            step,
-            np.asarray(step.metrics.get("raw_reward", step.reward)),
-            np.asarray(step.terminated | step.truncated),
-        )
-
-    yield from _moments(stage, policy, step, steps, pictures, advance)
-
-
-def _played_on_host(stage: Stage, episodes: int, steps: int, epsilon: float, seed: int) -> Generator[Moment]:
-    """Play on the host; if a back end resets in the step that ends an episode, the last picture shows the next one."""
-    worker = stage.worker(episodes)
-
-    def pictures(shown: np.ndarray) -> np.ndarray:
-        del shown  # a worker renders all environments
-        drawn = worker.render()
-        if drawn.shape[:1] != (episodes,):
-            found = f"{drawn.dtype}{list(drawn.shape)}"
-            raise UserError(f"{stage.config.env} renders {found}; expected uint8 [{episodes}, height, width, 3]")
-        return drawn
-
-    def advance(t: int, action: np.ndarray) -> tuple[Step, np.ndarray, np.ndarray]:
-        del t
-        worker.step(action)
-        step, metrics = worker.result()
-        return step, metrics["raw_reward"], ~np.isnan(metrics["episode_return"])
-
-    try:
-        worker.reset(seed)
-        step, _ = worker.result()
-        yield from _moments(stage, _Policy(stage.agents[0], epsilon, seed), step, steps, pictures, advance)
-    finally:
-        worker.close()
-
-
-def _moments(
-    stage: Stage,
-    policy: _Policy,
-    step: Step,
-    steps: int,
-    pictures: Callable[[np.ndarray], Any],
-    advance: Callable[[int, np.ndarray], tuple[Step, np.ndarray, np.ndarray]],
-) -> Iterator[Moment]:
-    """Play from the first step until all episodes have ended or are cut.
-
-    Args:
-      stage: Agents and environment.
-      policy: Policy that chooses the actions.
-      step: First step of the episodes.
-      steps: Number of steps after which episodes are cut.
-      pictures: Function that renders the environments where its argument, bool `[N]`, is True.
-      advance: Function from time and actions to the next step, raw rewards `[N]`, and where an episode ended `[N]`.
-
-    Yields:
-      One moment for every time step.
-    """
-    episodes = len(step.reward)
-    playing, first = np.ones(episodes, bool), np.ones(episodes, bool)
-    returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
-    newest, decided = [np.empty(0)] * episodes, np.empty(0)
-    shown = playing
-    for t in itertools.count():
-        for number, picture in enumerate(pictures(shown)):
-            if shown[number]:
-                newest[number] = _checked_picture(stage.config.env, picture)
-        q, action = policy.decide(step.obs, step.legal, first)
-        q = (q if step.legal is None else np.where(step.legal, q, -np.inf)).reshape(episodes, -1, q.shape[-1])
-        decided = np.where(playing[:, None, None], q, decided) if t else q
-        yield Moment(list(newest), playing, returns, lengths, decided, action.reshape(episodes, -1))
-        if not playing.any() or t == steps:
-            return
-        step, reward, ended = advance(t, action)
-        first = np.asarray(step.terminated) | np.asarray(step.truncated)
-        shown = playing
-        returns, lengths = returns + np.where(playing, reward, 0), lengths + playing
-        playing = playing & ~ended
-
-
-def _checked_picture(env_id: str, picture: Any) -> np.ndarray:
-    picture = np.array(picture)  # a copy, as environments may reuse their memory
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-        found = f"{picture.dtype}{list(picture.shape)}"
-        raise UserError(f"{env_id} renders {found}; expected a picture, uint8 [height, width, 3]")
-    return picture
 
 
 def _mp4(images: Iterator[Image.Image], fps: float) -> tuple[bytes, int, tuple[int, int]]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import platformdirs
 
+from qlax.agents.zoo import located
 from qlax.config.configure import Overrides, configure
 from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError
@@ -31,7 +32,6 @@ from qlax.training.plan import Plan, contract, make
 from qlax.training.result import Result, finish
 from qlax.training.stop import Stop
 from qlax.types import Explore, Loss, Optimizer, Returns
-from qlax.util.files import given_path
 
 
 def train(
@@ -104,7 +104,7 @@ def train(
         settings["init"] = str(settings["init"])
     config = configure(target, **settings)
     if config.init is not None:
-        config = dataclasses.replace(config, init=str(given_path(config.init).resolve()))
+        config = dataclasses.replace(config, init=str(located(config.init).resolve()))
     with _together(compilation_cache):
         plan = _plan(config, plugins)
         processes.from_first(lambda: paths.check_free(out))

@@ -1,0 +1,67 @@
+"""Commands that show what there is: agents at play, the zoo of trained agents, and the runs below a folder.
+
+Each imports JAX only when it needs it, as it is slow to import.
+"""
+
+import argparse
+
+import qlax
+from qlax.agents import zoo
+from qlax.cli import look
+from qlax.cli.flags import Command, argument
+from qlax.util.text import four_digits
+
+
+def _play(options: argparse.Namespace) -> None:
+    from qlax.training import enable_compilation_cache
+
+    enable_compilation_cache()
+    own = {"index": options.index, "episodes": options.episodes, "speed": options.speed, "video": options.video}
+    played = qlax.play(options.agent, **own, **look.playing(options))
+    if played.video is not None:
+        print(f"{played}\n{look.video_in_words(played.video)}")
+
+
+def _zoo(options: argparse.Namespace) -> None:
+    if options.agent is not None:
+        print(zoo.card(options.agent.removeprefix(zoo.MARK)), end="")
+        return
+    entries = zoo.entries().values()
+    width = max(map(len, [*zoo.entries(), "agent"]))
+    print(f"{'agent':{width}}  {'return':>8}  {'steps':>11}  {'bytes':>9}  where")
+    for entry in entries:
+        numbers = f"{four_digits(entry.episode_return):>8}  {entry.steps:>11,}  {entry.bytes:>9,}"
+        note = f" ({entry.note.rstrip('.').lower()})" if entry.note else ""
+        print(f"{entry.name:{width}}  {numbers}  {zoo.where(entry)}{note}")
+    if missing := zoo.missing():
+        print(f"presets without an agent: {', '.join(missing)}")
+
+
+COMMANDS = (
+    Command(
+        "play",
+        _play,
+        "show a trained agent at play",
+        [
+            argument(
+                "agent", metavar="AGENT", help="an agent of the zoo, a run directory, or a file of its agents/ or best/"
+            ),
+            look.INDEX,
+            look.BEST,
+            *look.PLAY,
+            argument("--video", metavar="FILE", help="write a video instead, .mp4 or .gif, which must not exist"),
+            argument("--episodes", metavar="EPISODES", default="1", help="number of episodes (default 1)"),
+            argument(
+                "--speed", metavar="FACTOR", default="1", help="factor of the environment's own speed (default 1)"
+            ),
+        ],
+        description="Show a trained agent at play, on a terminal in colours; in a pipe, print the returns.",
+    ),
+    Command(
+        "zoo",
+        _zoo,
+        "list the trained agents that come with qlax, or describe one",
+        [argument("agent", nargs="?", metavar="AGENT", help="print the model card of this agent")],
+        epilog=f"{zoo.PLACE} names the folder or URL of the agents that are not installed.",
+    ),
+)
