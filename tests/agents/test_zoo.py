@@ -103,7 +103,7 @@ def test_the_other_agents_come_from_the_folder_that_a_variable_names(own, monkey
     assert acts_as("a/far", 1)
     assert zoo.where(zoo.entries()["a/far"]) == f"at {own}"
     (own / "a" / "far.safetensors").unlink()
-    with pytest.raises(qlax.UserError, match="does not have a/far: .*No such file"):
+    with pytest.raises(qlax.UserError, match=r"does not have a/far: .*No such file"):
         qlax.load("zoo:a/far")
     assert zoo.where(zoo.entries()["a/far"]) == f"not in {own}"
 
