@@ -4,6 +4,7 @@ Each imports JAX only when it needs it, as it is slow to import.
 """
 
 import argparse
+import time
 
 import qlax
 from qlax.agents import zoo
@@ -37,6 +38,32 @@ def _zoo(options: argparse.Namespace) -> None:
         print(f"presets without an agent: {', '.join(missing)}")
 
 
+def _runs(options: argparse.Namespace) -> None:
+    from qlax.storage.listing import runs_below  # NumPy takes long to import
+
+    found = runs_below(options.folder)
+    if not found:
+        print(f"no runs in {options.folder}")
+        return
+    rows = [["run", "state", "trains", "steps", "greedy return", "changed"]]
+    for run in found:
+        steps = "-" if run.steps is None else f"{run.steps:,} of {run.total:,}"
+        age = f"{ago(time.time() - run.changed)} ago"
+        rows.append([str(run.path), run.state, run.what, steps, four_digits(run.score), age])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, note in zip(rows, ["", *(run.damage for run in found)], strict=True):
+        texts, numbers = map(str.ljust, row[:3], widths[:3]), map(str.rjust, row[3:], widths[3:])
+        print("  ".join([*texts, *numbers, note]).rstrip())
+
+
+def ago(seconds: float) -> str:
+    """Format the time since something happened in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 COMMANDS = (
     Command(
         "play",
@@ -63,5 +90,11 @@ COMMANDS = (
         "list the trained agents that come with qlax, or describe one",
         [argument("agent", nargs="?", metavar="AGENT", help="print the model card of this agent")],
         epilog=f"{zoo.PLACE} names the folder or URL of the agents that are not installed.",
+    ),
+    Command(
+        "runs",
+        _runs,
+        "list the runs below a folder, those that changed last first",
+        [argument("folder", nargs="?", metavar="FOLDER", default="runs", help="folder to look in (default runs)")],
     ),
 )
