@@ -42,7 +42,7 @@ ONLY_IN = {  # third-party package: the modules that may import it
     "onnx": {"agents.export"},
     "jinja2": {"reports.html"},
     "scipy": set(),
-    "rich": {"training.display", "playing.terminal"},
+    "rich": {"training.curves", "training.display", "playing.terminal"},
     "tensorboardX": {"trackers.tensorboard"},
     "wandb": {"trackers.wandb"},
 }

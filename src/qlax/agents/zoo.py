@@ -11,7 +11,7 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import platformdirs
 
@@ -26,6 +26,7 @@ INDEX = "index.json"
 CARD = ".md"
 PLACE = "QLAX_ZOO"  # environment variable: the folder or URL of the agents that are not installed
 MARK = "zoo:"  # begins the name of an agent of the zoo where a path may stand as well
+INSTALLED = "installed"
 URLS = ("https://", "http://", "file://")
 SECONDS = 60  # without an answer, after which a download fails
 MOST_BYTES = 100_000_000
@@ -81,7 +82,7 @@ def missing() -> list[str]:
 def where(entry: Entry) -> str:
     """Say where the file of an agent is, without opening or downloading it."""
     if _installed(entry.name).exists():
-        return "installed"
+        return INSTALLED
     if _cached(entry).exists():
         return "in the cache"
     place = os.environ.get(PLACE, "")
@@ -144,7 +145,8 @@ def fetched(name: str) -> Path:
     """
     entry = _known(name)
     if (path := _installed(entry.name)).exists():
-        return _checked(path, path.read_bytes(), entry)
+        _check(path, path.read_bytes(), entry)
+        return path
     place = os.environ.get(PLACE, "")
     if (path := _cached(entry)).exists() and _digest(path.read_bytes()) == entry.sha256:
         return path
@@ -158,9 +160,10 @@ def fetched(name: str) -> Path:
         return _downloaded(place, entry)
     path = _in_folder(place, entry.name)
     try:
-        return _checked(path, path.read_bytes(), entry)
+        _check(path, path.read_bytes(), entry)
     except OSError as error:
         raise UserError(f"{PLACE}={place} does not have {entry.name}: {path}: {error.strerror or error}") from error
+    return path
 
 
 def _known(name: str) -> Entry:
@@ -196,7 +199,7 @@ def _downloaded(place: str, entry: Entry) -> Path:
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise UserError(f"{url} cannot be downloaded ({in_one_line(error)}); is {PLACE} right?") from error
     path = _cached(entry)
-    _checked(url, data, entry)
+    _check(url, data, entry)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
@@ -208,14 +211,17 @@ def _downloaded(place: str, entry: Entry) -> Path:
     return path
 
 
-def _checked(source: Any, data: bytes, entry: Entry) -> Any:
-    """Return the source of a file if its content has the checksum of the index."""
+def _check(source: Path | str, data: bytes, entry: Entry) -> None:
+    """Check that the content of a file has the checksum of the index.
+
+    Raises:
+      UserError: It has another one.
+    """
     if (found := _digest(data)) != entry.sha256:
         raise UserError(
             f"{source} is not the agent {entry.name} of this version of qlax: its SHA-256 is {found[:16]}..., expected "
             f"{entry.sha256[:16]}..."
         )
-    return source
 
 
 def _digest(data: bytes) -> str:

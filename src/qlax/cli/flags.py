@@ -1,6 +1,7 @@
 """Commands and their arguments as data, from which the parser and the tables of the documentation are made."""
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,8 @@ class Command(NamedTuple):
 
     Attributes:
       name: Name that a user types.
-      run: Function that is called with the parsed options.
+      run: Function that is called with the parsed options. It returns the commands that are most useful after it, two
+        at most, see `command`; None for none.
       help: Summary in one line.
       arguments: Arguments in the order of the help.
       description: Longer summary; None: the same as `help`.
@@ -50,7 +52,7 @@ class Command(NamedTuple):
     """
 
     name: str
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], Sequence[str] | None]
     help: str
     arguments: Sequence[Argument]
     description: str | None = None
@@ -67,6 +69,11 @@ def argument(*names: str, group: str | None = None, **options: Any) -> Argument:
     if "action" not in options:
         options.setdefault("type", as_typed)
     return Argument(names, options, group)
+
+
+def command(*words: Any) -> str:
+    """Return a command of qlax as a user types it."""
+    return shlex.join(["qlax", *map(str, words)])
 
 
 def protected(word: str) -> str:
@@ -95,6 +102,7 @@ CACHE = argument(
     default=True,
     help="keep compiled programs in the user's cache directory, so that later runs start faster",
 )
+LIVE = argument("--live", action="store_true", help="draw the learning curves on the terminal, above the progress bar")
 PROCESSES = [
     argument(
         "--coordinator",

@@ -4,15 +4,16 @@ Each imports JAX or matplotlib only when it is called, as they are slow to impor
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import qlax
-from qlax.cli.flags import Command, argument
+from qlax.cli.flags import Command, argument, command
 from qlax.config.command_line import parse
 from qlax.errors import UserError
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> list[str] | None:
     from qlax.training import enable_compilation_cache
     from qlax.util.files import check_is_new, write_result
 
@@ -23,9 +24,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     if file is not None:
         write_result(file, played.to_json().encode(), is_named=True)
         print(f"\nall episodes are in {file}")
+        return None
+    return [command("play", options.run), command("export", options.run)]
 
 
-def _render(options: argparse.Namespace) -> None:
+def _render(options: argparse.Namespace) -> list[str]:
     from qlax.training import enable_compilation_cache
 
     enable_compilation_cache()
@@ -33,6 +36,7 @@ def _render(options: argparse.Namespace) -> None:
     film = qlax.render(options.run, options.out, **own, **playing(options))
     print(qlax.Played(film.returns, film.lengths, film.cut, film))
     print(video_in_words(film))
+    return [command("evaluate", options.run), command("export", options.run)]
 
 
 def video_in_words(film: "qlax.Film") -> str:
@@ -54,17 +58,19 @@ def playing(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _plot(options: argparse.Namespace) -> None:
+def _plot(options: argparse.Namespace) -> list[str]:
     choices = {"kind": options.kind, "x": options.x, "y": options.y, "by": options.by, "title": options.title}
     drawn = qlax.plot(options.runs, options.out, **choices)
     print(f"{drawn.text}\n{drawn.path}")
+    return [command("report", *options.runs), command("plot", *options.runs, "--kind", "profile")]
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> list[str]:
     print(qlax.report(options.runs, options.out, video=options.video))
+    return [command("plot", *options.runs), command("runs", Path(options.runs[0]).parent)]
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: argparse.Namespace) -> list[str]:
     from qlax.util.text import shown
 
     try:
@@ -73,6 +79,7 @@ def _export(options: argparse.Namespace) -> None:
         raise UserError(f"index={shown(options.index)}: expected a whole number from 0") from None
     path = qlax.export(options.run, options.out, format=options.format, index=index, best=options.best)
     print(f"{path}: {path.stat().st_size:,} bytes")
+    return [command("evaluate", options.run), command("play", options.run)]
 
 
 RUNS = argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")

@@ -87,8 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.traceback:
         os.environ["QLAX_TRACEBACK"] = "1"  # also for the jobs of a sweep
     try:
-        command.run(options)
+        following = command.run(options)
         sys.stdout.flush()
+        if following and sys.stderr.isatty():  # for people alone, not for programs and logs
+            print(f"next: {', or '.join(following)}", file=sys.stderr)
         _leave(in_harmony=True)
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

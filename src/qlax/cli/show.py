@@ -5,22 +5,25 @@ import contextlib
 import sys
 import warnings
 
-from qlax.cli.flags import Command, argument
+from qlax.cli.flags import Command, argument, command
 from qlax.config import environments, presets
 from qlax.config.environments import SUITES, is_own
 from qlax.errors import UserError
 from qlax.util.imports import silently
 
+EXAMPLE = "gymnax/Breakout-MinAtar"
 SHOWN = 5  # environments of those that no agent can train in, if all suites are listed
 Apart = dict[tuple[str, str], list[str]]  # names of environments no agent can train in, by their suite and the reason
 
 
-def _envs(options: argparse.Namespace) -> None:
+def _envs(options: argparse.Namespace) -> list[str]:
     if options.suite and ("/" in options.suite or is_own(options.suite)):
         from qlax import envs
 
-        _end_if(_measure([envs.spelled(options.suite)], options.check, apart=None), 1)
-        return
+        name = envs.spelled(options.suite)
+        _end_if(_measure([name], options.check, apart=None), 1)
+        others = [] if options.check else [command("envs", name, "--check")]
+        return [*others, command("train", name)]
     env_ids: list[str] = []
     apart: Apart = {}
     missing: list[str] = []
@@ -54,6 +57,8 @@ def _envs(options: argparse.Namespace) -> None:
     ]
     print(", ".join(filter(None, ends)))
     _end_if(broken, len(env_ids))
+    example = env_ids[0] if options.suite and env_ids else EXAMPLE
+    return [command("envs", example, "--check"), command("train", example)]
 
 
 def _names(suite: str, to_make: bool) -> list[str]:
@@ -136,12 +141,14 @@ def _end_if(broken: list[str], number: int) -> None:
         sys.exit(1)
 
 
-def _presets(options: argparse.Namespace) -> None:
+def _presets(options: argparse.Namespace) -> list[str]:
     if options.preset is None:
         for name in presets.names():
             print(f"{name:24} {presets.text(name).splitlines()[0].lstrip('# ')}")
-    else:
-        print(presets.text(options.preset), end="")
+        return [command("presets", "cartpole"), command("train", "cartpole-fast")]
+    print(presets.text(options.preset), end="")
+    trains = options.preset if presets.ANY not in options.preset else presets.settings(options.preset)["env"]
+    return [command("train", trains)]
 
 
 COMMANDS = (

@@ -5,10 +5,11 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import qlax
 from qlax.cli import flags
-from qlax.cli.flags import Command, argument
+from qlax.cli.flags import Command, argument, command
 from qlax.config import environments, presets
 from qlax.config.configure import configure
 from qlax.config.settings import SWEEPABLE, Config
@@ -20,15 +21,15 @@ _SAID_OTHERWISE = ("eval_return", "eval_episodes", "eval_cut", "eval_distinct", 
 MOST_LINES = 16  # agents in a report; of more, only the best are listed
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> list[str]:
     config = configured(options)(**flags.given(options))
     if config.preset is None and (known := presets.made_for(config.env)):
         print(f"qlax: presets for {config.env}: {', '.join(known)}", file=sys.stderr)
     _join(options)
-    report(qlax.train(config, out=options.out, compilation_cache=options.compilation_cache))
+    return report(qlax.train(config, out=options.out, **_how(options)))
 
 
-def _sweep(options: argparse.Namespace) -> None:
+def _sweep(options: argparse.Namespace) -> list[str]:
     from qlax.jobs import sweep
     from qlax.jobs.ray import Place
 
@@ -42,7 +43,7 @@ def _sweep(options: argparse.Namespace) -> None:
             several[name] = values
     options.target = [_spelled(word, sweep.lists()) for word in options.target]
     makers = targets(options)
-    sweep.run(
+    path = sweep.run(
         " ".join(options.target or makers),
         {name: partial(make, **overrides) for name, make in makers.items()},
         several,
@@ -50,6 +51,7 @@ def _sweep(options: argparse.Namespace) -> None:
         out=options.out,
         compilation_cache=options.compilation_cache,
     )
+    return [command("report", path), command("plot", path)]
 
 
 def configured(options: argparse.Namespace) -> Callable[..., Config]:
@@ -86,16 +88,21 @@ def _spelled(target: str, lists: Iterable[str]) -> str:
     return matching(target, lists) or presets.spelled(target) or environments.spelled(target)
 
 
-def _resume(options: argparse.Namespace) -> None:
+def _resume(options: argparse.Namespace) -> list[str]:
     settings = flags.given(options)
     _join(options)
-    report(qlax.resume(options.run, **settings, compilation_cache=options.compilation_cache))
+    return report(qlax.resume(options.run, **settings, **_how(options)))
 
 
-def _extend(options: argparse.Namespace) -> None:
+def _extend(options: argparse.Namespace) -> list[str]:
     settings = flags.given(options)
     _join(options)
-    report(qlax.extend(options.run, **settings, compilation_cache=options.compilation_cache))
+    return report(qlax.extend(options.run, **settings, **_how(options)))
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that `qlax.train`, `qlax.resume` and `qlax.extend` share."""
+    return {"compilation_cache": options.compilation_cache, **({"progress": "live"} if options.live else {})}
 
 
 def _join(options: argparse.Namespace) -> None:
@@ -104,13 +111,17 @@ def _join(options: argparse.Namespace) -> None:
     processes.join(options.coordinator, options.num_processes, options.process_id)
 
 
-def report(result: "qlax.Result") -> None:
-    """Print the greedy return of every agent, the speed, and the files that the run has left."""
+def report(result: "qlax.Result") -> list[str]:
+    """Print the greedy return of every agent, the speed, and the files that the run has left.
+
+    Returns:
+      Commands that are useful next.
+    """
     from qlax.reports import results
     from qlax.training import processes
 
     if not processes.is_first():
-        return
+        return []
     summary = result.summary
     cut = " (some episodes cut)" if any(summary["eval_cut"]) else ""
     epsilon = result.config.eval_epsilon
@@ -146,6 +157,7 @@ def report(result: "qlax.Result") -> None:
             f"population: {summary['replaced']} times an agent continued as a copy of a better one, see {drawn}; "
             f"the best agent is {best}"
         )
+    return [command("play", result.directory), command("report", result.directory)]
 
 
 def _report_agents(result: "qlax.Result") -> None:
@@ -182,6 +194,7 @@ COMMANDS = (
         [
             *flags.target("a preset, or an environment as suite/name or module:Name", nargs="?"),
             argument("--out", metavar="DIR", help="run directory, new or empty (default a new one under runs/)"),
+            flags.LIVE,
             flags.CACHE,
             *flags.PROCESSES,
             *flags.settings(),
@@ -208,7 +221,7 @@ COMMANDS = (
         "resume",
         _resume,
         "continue an interrupted run",
-        [argument("run", metavar="RUN", help="run directory"), *LIMITS, flags.CACHE, *flags.PROCESSES],
+        [argument("run", metavar="RUN", help="run directory"), *LIMITS, flags.LIVE, flags.CACHE, *flags.PROCESSES],
         description="Continue an interrupted run, or one that --until or --minutes ended, to its planned length. The "
         "setting that ended it no longer holds, unless it is given again.",
     ),
@@ -225,6 +238,7 @@ COMMANDS = (
                 help="environment steps per agent, those already done included",
             ),
             *LIMITS,
+            flags.LIVE,
             flags.CACHE,
             *flags.PROCESSES,
         ],

@@ -1,19 +1,19 @@
 """Commands that show what there is: agents at play, the zoo of trained agents, and the runs below a folder.
 
-Each imports JAX only when it needs it, as it is slow to import.
+Each imports NumPy or JAX only when it is called, as they are slow to import.
 """
 
 import argparse
 import time
 
 import qlax
-from qlax.agents import zoo
 from qlax.cli import look
-from qlax.cli.flags import Command, argument
+from qlax.cli.flags import Command, argument, command
 from qlax.util.text import four_digits
 
 
-def _play(options: argparse.Namespace) -> None:
+def _play(options: argparse.Namespace) -> list[str]:
+    from qlax.agents import zoo
     from qlax.training import enable_compilation_cache
 
     enable_compilation_cache()
@@ -21,12 +21,17 @@ def _play(options: argparse.Namespace) -> None:
     played = qlax.play(options.agent, **own, **look.playing(options))
     if played.video is not None:
         print(f"{played}\n{look.video_in_words(played.video)}")
+    run = zoo.named(options.agent)
+    return [command("evaluate", run), command("export", run)]
 
 
-def _zoo(options: argparse.Namespace) -> None:
+def _zoo(options: argparse.Namespace) -> list[str]:
+    from qlax.agents import zoo
+
     if options.agent is not None:
-        print(zoo.card(options.agent.removeprefix(zoo.MARK)), end="")
-        return
+        name = options.agent.removeprefix(zoo.MARK)
+        print(zoo.card(name), end="")
+        return [command("play", name), command("evaluate", zoo.MARK + name)]
     entries = zoo.entries().values()
     width = max(map(len, [*zoo.entries(), "agent"]))
     print(f"{'agent':{width}}  {'return':>8}  {'steps':>11}  {'bytes':>9}  where")
@@ -36,15 +41,17 @@ def _zoo(options: argparse.Namespace) -> None:
         print(f"{entry.name:{width}}  {numbers}  {zoo.where(entry)}{note}")
     if missing := zoo.missing():
         print(f"presets without an agent: {', '.join(missing)}")
+    here = next((entry.name for entry in entries if zoo.where(entry) == zoo.INSTALLED), None)
+    return [command("play", here), command("zoo", here)] if here else []
 
 
-def _runs(options: argparse.Namespace) -> None:
-    from qlax.storage.listing import runs_below  # NumPy takes long to import
+def _runs(options: argparse.Namespace) -> list[str]:
+    from qlax.storage.listing import runs_below
 
     found = runs_below(options.folder)
     if not found:
         print(f"no runs in {options.folder}")
-        return
+        return [command("train", "cartpole-fast")]
     rows = [["run", "state", "trains", "steps", "greedy return", "changed"]]
     for run in found:
         steps = "-" if run.steps is None else f"{run.steps:,} of {run.total:,}"
@@ -54,6 +61,9 @@ def _runs(options: argparse.Namespace) -> None:
     for row, note in zip(rows, ["", *(run.damage for run in found)], strict=True):
         texts, numbers = map(str.ljust, row[:3], widths[:3]), map(str.rjust, row[3:], widths[3:])
         print("  ".join([*texts, *numbers, note]).rstrip())
+    useful = {"complete": "play", "interrupted": "resume", "in progress": "report"}
+    newest = {useful[run.state]: run.path for run in reversed(found) if run.state in useful}
+    return [command(name, path) for name, path in newest.items()][:2]
 
 
 def ago(seconds: float) -> str:
@@ -89,7 +99,7 @@ COMMANDS = (
         _zoo,
         "list the trained agents that come with qlax, or describe one",
         [argument("agent", nargs="?", metavar="AGENT", help="print the model card of this agent")],
-        epilog=f"{zoo.PLACE} names the folder or URL of the agents that are not installed.",
+        epilog="QLAX_ZOO names the folder or URL of the agents that are not installed.",
     ),
     Command(
         "runs",

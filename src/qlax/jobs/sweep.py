@@ -46,7 +46,7 @@ def run(
     place: Place,
     out: Path | str | None = None,
     compilation_cache: bool = True,
-) -> None:
+) -> Path:
     """Train every combination of targets and settings in a job of its own, or resume these jobs; report the results.
 
     The directory gets a run directory and a log per job, and `sweep.json`, by which the sweep is recognised when it is
@@ -60,6 +60,9 @@ def run(
       place: Place where the jobs run.
       out: Directory of the sweep; None for a new one under `runs/`.
       compilation_cache: Keep compiled programs in the user's cache directory for later runs.
+
+    Returns:
+      Directory of the sweep.
 
     Raises:
       UserError: An argument is not valid; nothing was written.
@@ -103,6 +106,7 @@ def run(
         if fields:
             _report_settings(path, planned, fields)
     conclude(outcome, jobs, f"the same command with --out {shlex.quote(str(path))}")
+    return path
 
 
 def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> list[dict[str, Any]]:

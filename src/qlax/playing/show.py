@@ -119,10 +119,10 @@ def play(
         for number in range(episodes):
             moments = one.play(seed + number, stage.max_steps)
             last = screen.show(moments) if screen else _last(moments)
-            episode = (float(last.returns[0]), int(last.lengths[0]), bool(last.playing[0]))
-            for values, value in zip(found[:3], episode, strict=True):
-                values.append(value)
-            print(episode_in_words(number, *episode), flush=True)
+            found.returns.append(float(last.returns[0]))
+            found.lengths.append(int(last.lengths[0]))
+            found.cut.append(bool(last.playing[0]))
+            print(episode_in_words(number, found.returns[-1], found.lengths[-1], found.cut[-1]), flush=True)
     return found
 
 
@@ -135,7 +135,7 @@ def _show_inline(gif: bytes) -> None:
     """Show a GIF in the notebook that runs this program."""
     from IPython.display import Image, display
 
-    display(Image(data=gif, format="gif"))  # type: ignore[no-untyped-call]
+    display(Image(data=gif, format="gif"))
 
 
 def _last(moments: Iterator[Any]) -> Any:

@@ -23,7 +23,7 @@ from qlax.trackers.base import MakeTracker, Tracked
 from qlax.training import compare, memory, population, processes, weights
 from qlax.training.callbacks import Callback, Callbacks
 from qlax.training.device_runs import DeviceRuns
-from qlax.training.display import ProgressDisplay
+from qlax.training.display import Progressing, display_of
 from qlax.training.guard import Divergence
 from qlax.training.host_runs import HostRuns
 from qlax.training.loop import Clock, Loop, Saved
@@ -43,7 +43,7 @@ def train(
     explore: Explore | None = None,
     loss: Loss | None = None,
     returns: Returns | None = None,
-    progress: bool | None = None,
+    progress: Progressing = None,
     compilation_cache: bool = True,
     **settings: Unpack[Overrides],
 ) -> Result:
@@ -65,7 +65,8 @@ def train(
       explore: Function of `(key, q, legal, epsilon)` that returns actions, see `qlax.pqn.make`.
       loss: Function of the error `target - q`, see `qlax.pqn.make`.
       returns: Targets in place of `qlax.q_lambda`, see `qlax.pqn.make`.
-      progress: Whether to show progress on the terminal; None: only if there is one.
+      progress: Whether to show progress on the terminal; None: only if there is one. "live" draws the learning curves
+        there too, as a notebook does in any case.
       compilation_cache: Whether to keep compiled programs in the user's cache directory for the next time.
       settings: Fields of `qlax.Config` that replace those of the target. Several values of a field that can be swept
         train as many settings side by side. `mixing` may also be a `qlax.Mixing`.
@@ -123,7 +124,7 @@ def resume(
     loss: Loss | None = None,
     returns: Returns | None = None,
     mixing: Mixing | None = None,
-    progress: bool | None = None,
+    progress: Progressing = None,
     compilation_cache: bool = True,
 ) -> Result:
     """Continue an interrupted run, or one that a callback ended, to its planned length.
@@ -181,7 +182,7 @@ def extend(
     loss: Loss | None = None,
     returns: Returns | None = None,
     mixing: Mixing | None = None,
-    progress: bool | None = None,
+    progress: Progressing = None,
     compilation_cache: bool = True,
 ) -> Result:
     """Train a run longer than it was planned.
@@ -237,7 +238,7 @@ def _continue(
     changes: dict[str, Any],
     plugins: dict[str, Any],
     callback: Callback | None,
-    progress: bool | None,
+    progress: Progressing,
 ) -> Result:
     """Continue a run with some of its settings changed; what an earlier end of it left is moved aside.
 
@@ -273,7 +274,7 @@ def _together(compilation_cache: bool) -> Iterator[None]:
 def _launch(
     plan: Plan,
     callbacks: Callbacks,
-    progress: bool | None,
+    progress: Progressing,
     claim: Callable[[], directory.RunDirectory],
     begun: directory.RunDirectory | None = None,
 ) -> Result:
@@ -282,7 +283,7 @@ def _launch(
     Args:
       plan: Plan of the run.
       callbacks: Callbacks that may end training.
-      progress: Whether to show progress on the terminal; None: only if there is one.
+      progress: See `qlax.train`.
       claim: Function that returns the directory to write to, which is closed at the end.
       begun: The same directory if it holds a run to continue; None for a new run.
 
@@ -307,7 +308,7 @@ def _launch(
     )
     clock = Clock(info, lambda: runs.waited)
     done, line, steps = info.get("updates", 0), info.get("line", 0), config.steps_per_update * config.num_members
-    display = ProgressDisplay(config.num_updates * steps, done * steps, progress, quiet=not is_first)
+    display = display_of(progress, config.num_updates * steps, done * steps, quiet=not is_first)
 
     def notify(texts: list[str]) -> None:
         for text in texts:
@@ -345,6 +346,11 @@ def _launch(
             best = weights.Best(plan, run, info)
             notify(run.damage[len(damage) :])
             lines = run.metrics.read(config.num_members)
+            for earlier in lines:
+                display.remember(
+                    earlier["steps"] * config.num_members,
+                    *(np.array(earlier[name], float) for name in ("episode_return", "eval_return")),
+                )
             is_lost = (
                 done == line and (lines[-1]["updates"] if lines else 0) < line
             )  # its measurements are still in the record

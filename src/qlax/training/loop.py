@@ -18,7 +18,7 @@ from qlax.trackers.tracking import Tracking
 from qlax.training import processes
 from qlax.training.callbacks import Callbacks
 from qlax.training.device_runs import DeviceRuns, Evaluation
-from qlax.training.display import ProgressDisplay
+from qlax.training.display import NotebookDisplay, ProgressDisplay
 from qlax.training.guard import Divergence, Record
 from qlax.training.host_runs import HostRuns
 from qlax.training.plan import Plan
@@ -90,7 +90,7 @@ class Loop:
       after_evaluation: Exchange within populations, called after every evaluation; None without populations.
       directory: Run directory.
       tracking: Trackers that receive every line of metrics.
-      display: Progress on the terminal.
+      display: Progress on the terminal or in a notebook.
       stop: Requests to stop by a signal.
       clock: Seconds spent so far.
       divergence: Agents that diverged.
@@ -111,7 +111,7 @@ class Loop:
     after_evaluation: Exchange | None
     directory: RunDirectory
     tracking: Tracking
-    display: ProgressDisplay
+    display: ProgressDisplay | NotebookDisplay
     stop: Stop
     clock: Clock
     divergence: Divergence
