@@ -245,7 +245,7 @@ class Config:
         None,
         whole(high=LARGEST_WHOLE),
         "evaluation",
-        "updates between evaluations, a multiple of log_interval (default at most 20 evaluations, fewer in short runs)",
+        "updates between evaluations, a multiple of log_interval (default 20 or more, fewer if these are slow)",
         compared=False,
     )
     checkpoint_interval: int | None = setting(

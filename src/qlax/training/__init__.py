@@ -21,6 +21,7 @@ from qlax.switches import usual_switches
 from qlax.trackers import tracking
 from qlax.trackers.base import MakeTracker, Tracked
 from qlax.training import compare, memory, population, processes, weights
+from qlax.training.budget import Budget
 from qlax.training.callbacks import Callback, Callbacks
 from qlax.training.device_runs import DeviceRuns
 from qlax.training.display import Progressing, display_of
@@ -347,10 +348,8 @@ def _launch(
             notify(run.damage[len(damage) :])
             lines = run.metrics.read(config.num_members)
             for earlier in lines:
-                display.remember(
-                    earlier["steps"] * config.num_members,
-                    *(np.array(earlier[name], float) for name in ("episode_return", "eval_return")),
-                )
+                returns = (np.array(earlier.get(name, []), float) for name in ("episode_return", "eval_return"))
+                display.remember(earlier["updates"] * steps, *returns)
             is_lost = (
                 done == line and (lines[-1]["updates"] if lines else 0) < line
             )  # its measurements are still in the record
@@ -371,6 +370,7 @@ def _launch(
                 stop,
                 clock,
                 Divergence(config),
+                Budget(config, plan.make_envs is not None, info, lines),
                 best,
                 callbacks,
                 about={

@@ -16,6 +16,7 @@ from qlax.storage import measurements
 from qlax.storage.directory import RunDirectory
 from qlax.trackers.tracking import Tracking
 from qlax.training import processes
+from qlax.training.budget import Budget
 from qlax.training.callbacks import Callbacks
 from qlax.training.device_runs import DeviceRuns, Evaluation
 from qlax.training.display import NotebookDisplay, ProgressDisplay
@@ -94,6 +95,7 @@ class Loop:
       stop: Requests to stop by a signal.
       clock: Seconds spent so far.
       divergence: Agents that diverged.
+      budget: Decides which evaluations are played.
       best: Weights of the best evaluations.
       callbacks: Callbacks that may end training.
       about: Description that every checkpoint repeats.
@@ -115,6 +117,7 @@ class Loop:
     stop: Stop
     clock: Clock
     divergence: Divergence
+    budget: Budget
     best: Best
     callbacks: Callbacks
     about: dict[str, Any]
@@ -157,6 +160,9 @@ class Loop:
                 updates = min(log_interval - self.done % log_interval, total - self.done, self.chunk)
                 state, record = runs.chunk(state, record, updates, self.done == self.begun)
                 self.done += updates
+                if self._is_due(config.eval_interval):  # the budget needs the evaluation before
+                    while pending:
+                        self._settle(pending.popleft())
                 # Evaluations read the state, so they are dispatched before the next chunk reuses its memory.
                 boundary, state, record = self._boundary(state, record, updates)
                 pending.append(boundary)
@@ -194,7 +200,7 @@ class Loop:
 
     def _evaluate_end(self, state: TrainState, record: Record) -> None:
         """Evaluate the agents that a callback ended, unless the last line of metrics is about the same weights."""
-        if self._is_due(self.plan.config.eval_interval) and not self.after_evaluation:
+        if self.done in self.budget.steps and not self.after_evaluation:
             return
         gathered, names = self.plan.placement.gathered, self.plan.config.swept if self.after_evaluation else ()
         evaluation = self.runs.evaluate(state).wait()
@@ -217,7 +223,7 @@ class Loop:
         if not boundary.ends_line:
             return boundary, state, record
         self.begun = self.done
-        if self._is_due(config.eval_interval):
+        if is_last or (self._is_due(config.eval_interval) and self.budget.allows(self.done)):
             evaluation = runs.evaluate(state)
             boundary = boundary._replace(evaluation=evaluation, variables=runs.variables(state))
             if self.after_evaluation and chunk:  # a repeated evaluation follows an exchange that was made before
@@ -262,7 +268,9 @@ class Loop:
         self.directory.append(line)
         self.tracking.log(line)
         self.line, self.since = boundary.updates, (boundary.updates, seconds)
+        self.budget.see(line["episode_length"])
         if evaluation is not None:
+            self.budget.add(boundary.updates, evaluation["episode_length"])
             self.best.keep(boundary.variables, line)
         if boundary.snapshot is not None:
             self._save(boundary.updates, *boundary.snapshot)
@@ -275,7 +283,8 @@ class Loop:
             "updates": updates,
             "line": self.line,
             "best": list(self.best.returns),
-        }  # copied, as the writer reads the list later
+            "evaluations": dict(self.budget.steps),
+        }  # copied, as the writer reads them later
         info = self.about | so_far | (seconds or self.clock.seconds())
         self.directory.save(updates, Saved(state, record), info, self.plan.config.keep)
 
