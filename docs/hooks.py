@@ -18,7 +18,9 @@ STUB = ROOT / "src" / "qlax" / "__init__.pyi"
 REFERENCE = {  # task of a user: public names for it
     "Train": ("train", "resume", "extend", "Result", "Config"),
     "Look at runs": ("read", "History", "plot", "PlotResult", "report"),
-    "Use agents": (*("load", "Agent", "evaluate", "EvaluationResult", "Estimate", "render", "Film", "export"),),
+    "Use agents": (
+        *("load", "Agent", "evaluate", "EvaluationResult", "Estimate", "play", "Played", "render", "Film", "export"),
+    ),
     "Make environments": ("make", "wrap", "check_env", "Env", "HostEnv", "Step", "Vec", "Episodes"),
     "Wrap environments": (
         *("Wrapper", "TimeLimit", "FrameStack", "OneHot", "Flatten", "LastAction", "LastReward"),
