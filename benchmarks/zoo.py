@@ -4,7 +4,8 @@ Every preset with a finished row in the score sheet gets an agent: of the row's 
 return (of an even number, the lower of the two in the middle). A row with other settings than its preset does not
 count, except for fewer steps, which the agent's note then says. `--out` receives all agents with their model cards and
 the index: it is the folder that QLAX_ZOO may name, as it is or uploaded. The index, the cards and the smallest agents
-go to `src/qlax/agents/pretrained/` too, which the wheel includes.
+go to `src/qlax/agents/pretrained/` too, which the wheel includes. An agent that is there with the same weights is not
+evaluated again.
 """
 
 import argparse
@@ -55,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="folder of all agents (default: runs/zoo)")
     parser.add_argument("--package", type=Path, default=FOLDER, help="folder of the agents in the wheel")
     options = parser.parse_args(arguments)
-    index = {name: built(source, options.out) for name, source in sorted(sources(options.state).items())}
+    index = {name: built(source, options.out, options.package) for name, source in sources(options.state).items()}
     if not index:
         parser.error(f"no finished row of a preset in {', '.join(map(str, options.state))}")
-    text = json.dumps(index, indent=1) + "\n"
+    text = json.dumps(dict(sorted(index.items())), indent=1) + "\n"
     (options.out / INDEX).write_text(text, encoding="utf-8")
     shutil.rmtree(options.package, ignore_errors=True)
     room = IN_WHEEL
@@ -96,8 +97,8 @@ def median(returns: list[float | None]) -> int:
     return order[(len(order) - 1) // 2]
 
 
-def built(source: Source, out: Path) -> dict[str, Any]:
-    """Write an agent and its card; return its entry of the index."""
+def built(source: Source, out: Path, package: Path) -> dict[str, Any]:
+    """Write an agent and its card, unless the package has them; return its entry of the index."""
     record, config = source.record, config_of(source.run)
     agent = median(record["eval_return"]["per_run"])
     weights = qlax.load(source.run, agent)
@@ -106,12 +107,17 @@ def built(source: Source, out: Path) -> dict[str, Any]:
     file = out / f"{source.preset}{SUFFIX}"
     file.parent.mkdir(parents=True, exist_ok=True)
     weights.save(file)
+    data = file.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    known = json.loads((package / INDEX).read_text(encoding="utf-8")) if (package / INDEX).exists() else {}
+    if known.get(source.preset, {}).get("sha256") == sha256:
+        shutil.copy(package / f"{source.preset}{CARD}", out / f"{source.preset}{CARD}")
+        return known[source.preset]
     played = qlax.evaluate(file, episodes=record["eval_episodes"])
     steps, planned = record["total_steps"], source.planned
     note = f"Trained for {steps:,} of the preset's {planned:,} steps." if steps < planned else ""
     text = card(source.preset, source.run, agent, file, played, note)
     (out / f"{source.preset}{CARD}").write_text(text, encoding="utf-8")
-    data = file.read_bytes()
     print(f"{source.preset}: seed {weights.info['seed']}, greedy return {played.overall.mean:.4g}", flush=True)
     return {
         "env": config.env,
@@ -125,7 +131,7 @@ def built(source: Source, out: Path) -> dict[str, Any]:
         "date": record["date"],
         "note": note,
         "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256,
     }
 
 

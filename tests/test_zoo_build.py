@@ -33,7 +33,7 @@ def test_an_agent_that_diverged_is_the_lowest():
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):
-    """A state folder of the score sheet with the row cartpole-fast, and a shorter and another one of the same preset."""
+    """A state folder of the score sheet with the row cartpole-fast, a shorter one, and one with other settings."""
     folder = tmp_path_factory.mktemp("state")
     summary = qlax.train("cartpole-fast", out=folder / "cartpole-fast", **TINY).summary
     for name in ("cartpole-fast", "cartpole-50k", "cartpole-fast-bfloat16"):
