@@ -27,7 +27,13 @@ from qlax.errors import (
 )
 from qlax.util.text import shown
 
-COMMANDS: tuple[Command, ...] = (*(*train.COMMANDS, *watch.COMMANDS, *look.COMMANDS, *show.COMMANDS, *new.COMMANDS),)
+COMMANDS: tuple[Command, ...] = (
+    *train.COMMANDS,
+    *watch.COMMANDS,
+    *look.COMMANDS,
+    *show.COMMANDS,
+    *new.COMMANDS,
+)
 SUCCESSORS = {  # commands and flags of earlier versions; CHANGELOG.md has them too
     "suite": "qlax sweep takes several targets, as in: qlax sweep atari57",
     "--games": "name the games as targets, as in: qlax sweep atari/Pong atari/Breakout",
