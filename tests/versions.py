@@ -23,7 +23,7 @@ TOOLS = ("hypothesis", "pytest")
 SELECTION = (
     "tests/test_pqn.py::test_updates_equal_plain_numpy",
     "tests/storage/test_checkpoint.py",
-    "tests/play/test_film.py::test_a_film_has_every_step_and_the_end",
+    "tests/playing/test_film.py::test_a_film_has_every_step_and_the_end",
     "tests/cli/test_new.py",
     "tests/test_portable.py",
 )
