@@ -1,19 +1,17 @@
 """Checks of settings that have to fit each other."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 from qlax.config.kinds import LARGEST_COUNT, nearest_divisors
 from qlax.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from qlax.config.settings import Config
-
 MOST_MEMBERS = 2**16
 TRACKERS = ("tensorboard", "wandb")
+Config = Any  # `qlax.Config`, whose module imports this one
 
 
-def check(config: "Config") -> None:
+def check(config: Config) -> None:
     """Check that settings fit each other.
 
     Raises:
@@ -31,7 +29,7 @@ def check(config: "Config") -> None:
         )
 
 
-def _check_members(config: "Config") -> None:
+def _check_members(config: Config) -> None:
     """Check that lists of values, distributions and the number of draws fit each other."""
     if config.population != "none" and not config.swept:
         raise UserError(
@@ -54,7 +52,7 @@ def _check_members(config: "Config") -> None:
         )
 
 
-def _check_sizes(config: "Config") -> None:
+def _check_sizes(config: Config) -> None:
     """Check that all counts fit into the int32 counters of a device, and that there are not too many agents."""
     gradient_steps = config.num_updates * config.num_epochs * config.num_minibatches
     among = f" (num_updates={config.num_updates:,} x num_epochs x num_minibatches)"
@@ -70,7 +68,7 @@ def _check_sizes(config: "Config") -> None:
             raise UserError(f"{what} would be {count:,}; expected at most {most:,}")
 
 
-def _check_trackers(config: "Config") -> None:
+def _check_trackers(config: Config) -> None:
     """Check that each tracker is one of qlax's, or has the form `module:Name` of a user's own."""
     for name in config.trackers:
         known = f"{', '.join(TRACKERS)}, or module:Name of your own{nearest(name, TRACKERS)}"
@@ -80,7 +78,7 @@ def _check_trackers(config: "Config") -> None:
             raise UserError(f"trackers: {name} is given twice")
 
 
-def _check_divisors(config: "Config") -> None:
+def _check_divisors(config: Config) -> None:
     """Check that sizes and intervals divide those that they are parts of."""
     is_recurrent = config.memory != "none"
     segments = config.num_envs if is_recurrent else config.num_envs * config.num_steps

@@ -11,11 +11,11 @@ from qlax.config import presets
 from qlax.config.kinds import LONGEST_NAME
 from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError, nearest
+from qlax.types import Optimizer
 from qlax.util.text import shown
 
 if TYPE_CHECKING:
     from qlax.mixing import Mixing
-    from qlax.types import Optimizer
 
 Sweepable = float | str | Sequence[float]
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 Head = Literal["scalar", "hl_gauss", "ensemble"]
 Transform = Literal["none", "symlog"]
 Optimizer = Literal["radam", "adam", "adamw", "muon"]
-Encoder = Literal["mlp", "cnn", "nature", "impala", "hadamax"]
+Encoder = Literal["mlp", "cnn", "product", "nature", "impala", "hadamax"]
 Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
 Dtype = Literal["float32", "bfloat16"]
@@ -38,6 +38,7 @@ class Sizes(NamedTuple):
 ENCODERS: dict[Encoder, Sizes] = {
     "mlp": Sizes((256, 256), None),
     "cnn": Sizes((128,), 3),
+    "product": Sizes((256,), 3),
     "nature": Sizes((512,), 36),
     "impala": Sizes((256,), 1),
     "hadamax": Sizes((512,), 1),

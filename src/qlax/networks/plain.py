@@ -237,7 +237,11 @@ class _Layers:
 
     def activate(self, x: Array) -> Array:
         x = self.normalise(self.description["norm"], x)
-        return _gelu(x, self.operations) if self.description["encoder"] == "hadamax" else self.operations.relu(x)
+        return (
+            _gelu(x, self.operations)
+            if self.description["encoder"] in ("product", "hadamax")
+            else self.operations.relu(x)
+        )
 
     def normalise(self, norm: Norm, x: Array) -> Array:
         if norm == "none":
@@ -269,6 +273,13 @@ class _Layers:
 
     def cnn(self, x: Array) -> Array:
         return self.activate(self.convolution(x, padding="VALID"))
+
+    def product(self, x: Array) -> Array:
+        halves = _halves(self._next("Convolution"))
+        one, other = (
+            self.activate(self.operations.convolution(x, half["kernel"], 1, "VALID") + half["bias"]) for half in halves
+        )
+        return self.operations.max_pool(one * other, 2, 2)
 
     def nature(self, x: Array) -> Array:
         for stride in (4, 2, 1):
@@ -353,7 +364,7 @@ def _dense(x: Array, layer: dict[str, np.ndarray]) -> Array:
 
 
 def _halves(layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Split a dense layer into two, with the first and the second half of its features."""
+    """Split a layer into two, with the first and the second half of its features."""
     parts = zip(*(np.split(layer[name], 2, axis=-1) for name in ("kernel", "bias")), strict=True)
     return [{"kernel": kernel, "bias": bias} for kernel, bias in parts]
 

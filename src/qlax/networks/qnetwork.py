@@ -38,8 +38,9 @@ class QNetwork(nn.Module):
     Attributes:
       num_actions: Number of actions, A.
       encoder: Name of an encoder in `qlax.networks.names`. "mlp" flattens the observation; "cnn" begins with a 3 x 3
-        convolution of 16 features, for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari. In a
-        tree of arrays, each array that is large enough has convolutions of its own, and the others are flattened.
+        convolution of 16 features, for MinAtar, and "product" with the product of two such; "nature", "impala" and
+        "hadamax" are for the screens of Atari. In a tree of arrays, each array that is large enough has convolutions of
+        its own, and the others are flattened.
       hidden: Widths of the dense layers; the last one is also the width of the memory.
       norm: Norm before every activation. "none" is for ablations, as nothing else stabilises learning.
       input_norm: Norm of the observation, applied to each of its arrays separately. "layer" does not change an array
