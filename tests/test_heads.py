@@ -43,7 +43,7 @@ def slow_histogram(x, low, high, bins, sigma):
 
 def cost_of(head, logits, target):
     """Cost of one member's logits `[K]`."""
-    outputs, error = logits[None, None, :, None], jnp.zeros((1, 1))
+    outputs, error = logits[None, None], jnp.zeros((1, 1))
     return head.cost(LOSS, error, jnp.full((1, 1), target), outputs, jnp.zeros((1, 1), jnp.int32))[0, 0]
 
 
@@ -58,7 +58,7 @@ def test_the_histogram_and_its_cost_are_those_of_a_slow_one(low, high, bins, sig
         np.testing.assert_allclose(bars.weights(jnp.float32(x)), expected, atol=2e-6)
         assert cost_of(head, logits, x) == pytest.approx(-(expected * log_share).sum(), rel=1e-4)
     centers = low + (high - low) / bins * (np.arange(head.outputs) - math.ceil(4 * sigma) + 0.5)
-    (q,) = head.estimates(logits[:, None])
+    (q,) = head.estimates(logits)
     assert q[0] == pytest.approx((np.exp(log_share) * centers).sum(), abs=1e-4)
 
 
@@ -108,7 +108,7 @@ def test_symlog_averages_transformed_returns():
     step = jax.jit(lambda x: x - 2.0 * jax.grad(cost)(x))
     for _ in range(400):
         logits = step(logits)
-    (q,) = head.estimates(logits[:, None])
+    (q,) = head.estimates(logits)
     assert q[0] == pytest.approx(2.0, abs=0.05)
 
 

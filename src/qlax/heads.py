@@ -1,6 +1,7 @@
 """Heads: functions from the outputs of a network to Q-values, and to the cost of targets.
 
-Axes: M team members, K outputs of an action, A actions; E estimates of Q; G learners, each with a target of its own:
+Axes: M team members; K A outputs for K outputs of an action and A actions, with all actions of an output side by side;
+E estimates of Q; G learners, each with a target of its own:
 those of `qlax.mixing` for every estimate.
 """
 
@@ -25,10 +26,10 @@ class Head(NamedTuple):
 
     Attributes:
       outputs: Number of outputs of an action, K.
-      estimates: Function from outputs `[..., K, A]` to a tuple of E estimates of the Q-values, `[..., A]` each. Every
+      estimates: Function from outputs `[..., K A]` to a tuple of E estimates of the Q-values, `[..., A]` each. Every
         estimate is learned from targets of its own; the mean of all acts.
       cost: Function `(loss, error, target, outputs, action)` from the loss of `qlax.pqn.make`, the errors `target - q`
-        and the targets, both `[..., G]`, the outputs `[..., M, K, A]` and the actions `[..., M]` to costs `[..., G]`.
+        and the targets, both `[..., G]`, the outputs `[..., M, K A]` and the actions `[..., M]` to costs `[..., G]`.
       measures: Function from targets `[..., G]` and their weights `[..., 1]` to measurements, each a weighted sum and
         the sum of the weights.
     """
@@ -39,12 +40,12 @@ class Head(NamedTuple):
     measures: Callable[[jax.Array, jax.Array], dict[str, tuple[jax.Array, jax.Array]]] = lambda target, weight: {}
 
     def q(self, outputs: jax.Array) -> jax.Array:
-        """Return the Q-values `[..., A]` that act, for outputs `[..., K, A]`."""
+        """Return the Q-values `[..., A]` that act, for outputs `[..., K A]`."""
         estimates = self.estimates(outputs)
         return functools.reduce(jnp.add, estimates) / len(estimates)
 
     def mixed(self, mixing: Mixing) -> Mixing:
-        """Return the same mixing, with outputs `[..., M, K, A]` in place of Q-values and G x E learners."""
+        """Return the same mixing, with outputs `[..., M, K A]` in place of Q-values and G x E learners."""
 
         def value(outputs: jax.Array, legal: jax.Array | None) -> jax.Array:
             return jnp.concatenate([mixing.value(q, legal) for q in self.estimates(outputs)], -1)
@@ -60,17 +61,17 @@ def half_squared(error: jax.Array) -> jax.Array:
     return 0.5 * jnp.square(error)
 
 
+def _alone(outputs: jax.Array) -> tuple[jax.Array]:
+    return (outputs,)
+
+
 def _cost_of_error(loss: Loss, error: jax.Array, *_: Any) -> jax.Array:
     return loss(error)
 
 
-def _outputs_are_estimates(outputs: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(outputs[..., index, :] for index in range(outputs.shape[-2]))
-
-
 def scalar() -> Head:
     """Make the head whose only output is the Q-value, as in the paper."""
-    return ensemble(1)
+    return Head(1, _alone, _cost_of_error)
 
 
 def ensemble(members: int = 10) -> Head:
@@ -84,7 +85,7 @@ def ensemble(members: int = 10) -> Head:
     Source: Osband et al., "Deep exploration via bootstrapped DQN", 2016, arXiv:1602.04621, with all steps for every
     estimate (p = 1 in appendix B).
     """
-    return Head(members, _outputs_are_estimates, _cost_of_error)
+    return Head(members, lambda outputs: tuple(jnp.split(outputs, members, axis=-1)), _cost_of_error)
 
 
 class Histogram(NamedTuple):
@@ -155,17 +156,22 @@ def hl_gauss(
     2024, arXiv:2403.03950, section 3.1.
     """
     bars = histogram(low, high, bins, sigma, transform)
+    number = len(bars.edges) - 1
+
+    def by_output(outputs: jax.Array) -> jax.Array:
+        return outputs.reshape(*outputs.shape[:-1], number, -1)  # [..., K, A]
 
     def estimates(outputs: jax.Array) -> tuple[jax.Array]:
-        centers = jnp.asarray(bars.centers).reshape(*(1,) * (outputs.ndim - 2), -1, 1)
-        return (bars.restored((jax.nn.softmax(outputs, -2) * centers).sum(-2)),)
+        logits = by_output(outputs)
+        centers = jnp.asarray(bars.centers).reshape(*(1,) * (logits.ndim - 2), -1, 1)
+        return (bars.restored((jax.nn.softmax(logits, -2) * centers).sum(-2)),)
 
     def cost(loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array) -> jax.Array:
         if loss is not half_squared:
             raise UserError(
                 "loss and head=hl_gauss exclude each other, as the head has a loss of its own: leave one out"
             )
-        logits = member_q(outputs, action[..., None])  # [..., M, K]
+        logits = member_q(by_output(outputs), action[..., None])  # [..., M, K]
         if logits.shape[:-1] != error.shape:
             raise UserError(
                 "head=hl_gauss learns a distribution for every member of a team, and a sum of members has none; "
@@ -177,7 +183,7 @@ def hl_gauss(
         outside = (target < low) | (target > high)
         return {"target_outside": ((weight * outside).mean(-1).sum(), weight.sum())}
 
-    return Head(len(bars.edges) - 1, estimates, cost, measures)
+    return Head(number, estimates, cost, measures)
 
 
 def head_of(network: Any) -> Head:
@@ -188,5 +194,4 @@ def head_of(network: Any) -> Head:
 
 def q_values(network: Any, outputs: jax.Array) -> jax.Array:
     """Return the Q-values `[..., A]` that act, for all outputs `[..., K A]` that a network returns."""
-    head = head_of(network)
-    return head.q(outputs.reshape(*outputs.shape[:-1], head.outputs, -1))
+    return head_of(network).q(outputs)

@@ -179,17 +179,17 @@ def make(
         return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params: PyTree, stats: PyTree, memory: PyTree, obs: PyTree, first: jax.Array, train: bool = False) -> Any:
-        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `[L, B, M, K, A]`, memory, stats."""
+        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `[L, B, M, K A]`, memory, stats."""
         l, b, m = jax.tree.leaves(obs)[0].shape[:3]
         obs, first = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs), jnp.repeat(first, m, 1)
         memory = jax.tree.map(lambda x: x.reshape(b * m, *x.shape[2:]), memory)
         variables, mutable = {"params": params, **stats}, list(stats) if train else []
         (outputs, memory), stats = network.apply(variables, memory, obs, first, train, mutable=mutable)
         memory = jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), memory)
-        return outputs.reshape(l, b, m, head.outputs, -1), memory, stats
+        return outputs.reshape(l, b, m, -1), memory, stats
 
     def look(state: TrainState) -> tuple[jax.Array, PyTree, jax.Array]:
-        """Return outputs of the latest observation `[N, M, K, A]`, the memory after it, and where an episode begins."""
+        """Return outputs of the latest observation `[N, M, K A]`, the memory after it, and where an episode begins."""
         first = state.step.terminated | state.step.truncated
         obs = jax.tree.map(lambda x: x[None], state.step.obs)
         outputs, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
