@@ -106,7 +106,7 @@ class Histogram(NamedTuple):
     @property
     def centers(self) -> np.ndarray:
         """Centres of the bins, float32 `[K]`."""
-        return np.float32((self.edges[:-1] + self.edges[1:]) / 2)
+        return ((self.edges[:-1] + self.edges[1:]) / 2).astype(np.float32)
 
     def transformed(self, x: jax.Array) -> jax.Array:
         """Transform values."""

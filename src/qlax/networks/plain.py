@@ -202,7 +202,7 @@ class PlainNetwork:
         begin, end = np.sign(ends) * np.log1p(np.abs(ends)) if is_log else ends
         beyond = math.ceil(REACH * head["sigma"])
         centers = begin + (end - begin) / head["bins"] * (np.arange(-beyond, head["bins"] + beyond) + 0.5)
-        q = np.float32(centers)[None] @ operations.softmax(outputs)
+        q = centers.astype(np.float32)[None] @ operations.softmax(outputs)
         one = np.float32(1)
         if is_log:
             return operations.relu(operations.exp(q) - one) - operations.relu(operations.exp(q * -one) - one)

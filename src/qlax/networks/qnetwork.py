@@ -254,7 +254,8 @@ def build(description: dict[str, Any], num_actions: int, axis_name: str | None =
     if "network" not in description:
         fields = {name: value for name, value in description.items() if not name.startswith("head")}
         name = description.get("head", "scalar")
-        head = getattr(heads, name)(**{part: description[f"head_{part}"] for part in HEADS[name]})
+        given = {part: description[f"head_{part}"] for part in HEADS[name] if f"head_{part}" in description}
+        head = getattr(heads, name)(**given)
         fields |= {"hidden": tuple(fields["hidden"]), "head": head, "axis_name": axis_name}
         return QNetwork(num_actions, **fields)
     path = description["network"]
