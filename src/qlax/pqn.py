@@ -195,7 +195,7 @@ def make(
         outputs, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
         return outputs[0], memory, first
 
-    def scheduled(state: TrainState, start: Any, end: Any, fraction: Any) -> jax.Array:
+    def scheduled(state: TrainState, start: Any, end: Any, fraction: Any) -> Any:
         done = jnp.where(fraction > 0, state.updates / jnp.maximum(fraction * shape.num_updates, 1e-6), 1.0)
         return start + jnp.minimum(done, 1.0) * (end - start)
 

@@ -82,7 +82,7 @@ def _hadamax(x, convolution, activate):
 def _product(x, convolution, activate):
     """Apply the product of two parallel convolutions with norm and activation, and max pooling.
 
-    The two are one convolution of twice the features, which costs less.
+    The two are one convolution of twice the features, which unfolds its input only once.
     """
     one, other = jnp.split(convolution(32, 3)(x), 2, axis=-1)
     return max_pool(activate(one) * activate(other), 2, 2)
