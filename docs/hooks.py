@@ -26,7 +26,7 @@ REFERENCE = {  # task of a user: public names for it
         *("Wrapper", "TimeLimit", "FrameStack", "OneHot", "Flatten", "LastAction", "LastReward"),
         *("TransformReward", "ClipReward", "SymlogReward"),
     ),
-    "Bring a network": ("Network", "QNetwork"),
+    "Bring a network": ("Network", "QNetwork", "Head", "heads"),
     "Change the algorithm, or write a loop": ("pqn", "q_lambda", "Mixing", "VDN", "INDEPENDENT"),
     "Track runs": ("Tracker", "Tracked"),
     "Handle errors": ("UserError", "RunError", "HostError", "DivergedError", "Stopped"),

@@ -14,8 +14,10 @@ from probes import LossyVec, RandomWorld
 
 from qlax import pqn
 from qlax.envs.vec import Vec
+from qlax.gradients import OPTIMIZERS
 from qlax.mixing import INDEPENDENT, member_q
 from qlax.networks.qnetwork import QNetwork
+from qlax.playing import host
 from qlax.returns import q_lambda
 
 SHAPE = pqn.Shape(num_envs=6, num_steps=8, num_minibatches=2, num_epochs=2, num_updates=8)
@@ -411,7 +413,82 @@ def test_metric_epsilon_is_the_one_acted_with(case):
         assert means(metrics)["epsilon"] == pytest.approx(expected)
 
 
+def of_every_environment(acted):
+    return np.array(acted[1].action[:, 0]) / 1e6
+
+
+def millionths(key, q, legal, epsilon):
+    return (1e6 * jnp.broadcast_to(epsilon, q.shape[:-1])).round().astype(jnp.int32)
+
+
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_every_environment_has_its_epsilon_however_they_are_split(spread):
+    hyper = HYPER._replace(epsilon_start=0.1, epsilon_end=0.1, epsilon_spread=spread)
+    case = build(None, mlp(), explore=millionths)
+    state = single().start(KEY, hyper)
+    found = of_every_environment(case.act(state))
+    np.testing.assert_allclose(np.exp(np.log(found).mean()), 0.1, rtol=1e-4)
+    # Six values at the middles of six equal parts of the logarithms from 0.1 / spread to 0.1 spread.
+    np.testing.assert_allclose(found, 0.1 * spread ** (np.array([-5, -3, -1, 1, 3, 5]) / 6), rtol=1e-4)
+    assert means(single().update(state)[1])["epsilon"] == pytest.approx(found.mean(), rel=1e-5)
+    # On the host, halves take turns.
+    _, parts = host.begin(state)
+    halves = [of_every_environment(host.act(case.algorithm, state, part)) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(halves), found)
+    # On two devices.
+    on_each = pqn.make(None, mlp(), SHAPE._replace(num_envs=3), explore=millionths, axis_name="devices")
+    both = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), state.step)
+    act = jax.vmap(lambda step: on_each.act(state._replace(step=step)), axis_name="devices")
+    np.testing.assert_array_equal(np.array(act(both)[1].action).reshape(-1) / 1e6, found)
+
+
+def test_no_epsilon_is_larger_than_1():
+    state = single().start(KEY, HYPER._replace(epsilon_start=0.5, epsilon_spread=100.0))
+    found = of_every_environment(build(None, mlp(), explore=millionths).act(state))
+    assert found.max() == 1
+    assert means(single().update(state)[1])["epsilon"] == pytest.approx(found.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("update", "lam"), [(0, 0.9), (1, 0.7), (4, 0.1), (7, 0.1)])
+def test_lambda_moves_linearly_over_a_fraction_of_the_run(case, update, lam):
+    """In the targets and, where the network has a memory, in what lies beyond a segment."""
+    state, rollout = case.rollout(case.start(KEY))
+    state = state._replace(updates=jnp.int32(update))
+
+    def learned(**hyper):
+        hyper = {name: jnp.float32(value) for name, value in hyper.items()}
+        return case.learn(state._replace(hyper=state.hyper._replace(**hyper)), rollout)[0].params
+
+    moved = learned(lam=0.9, lam_end=0.1, lam_fraction=0.5)
+    assert_close(moved, learned(lam=lam), 1e-5)
+    if update:
+        apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), moved, learned(lam=0.9))
+        assert max(jax.tree.leaves(apart)) > 1e-4
+    # With a fraction of 0, lambda stays, whatever its end is: bit for bit.
+    assert_close(learned(lam=lam), learned(lam=lam, lam_end=0.2), 0)
+
+
 # --- optimisation
+
+
+def test_optimisers_by_name_make_their_first_step():
+    weights = {"matrix": jnp.array([[3.0, 1.0], [1.0, 2.0]]), "bias": jnp.array([1.0, -2.0])}
+    grads = jax.tree.map(lambda x: 0.01 * x, weights)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(make):
+        optimizer = make(HYPER, 10)
+        return optimizer.update(grads, optimizer.init(weights), weights)[0]
+
+    rate = HYPER.learning_rate
+    for name, decay in (("adam", 0), ("adamw", 1e-4)):
+        for key, change in step(OPTIMIZERS[name]).items():
+            expected = -rate * (np.sign(weights[key]) + decay * np.array(weights[key]))
+            np.testing.assert_allclose(change, expected, rtol=1e-4)
+    changes = step(OPTIMIZERS["muon"])
+    assert (np.abs(np.linalg.svd(changes["matrix"])[1] / rate - 1) < 0.35).all()  # Newton-Schulz is not exact
+    np.testing.assert_allclose(changes["bias"], changes["bias"][0] * np.sign(weights["bias"]), rtol=1e-4)
+    assert -1.5 * rate < changes["bias"][0] < -rate  # Adam with Nesterov's momentum
 
 
 @pytest.mark.parametrize("end", [0.0, 0.2, 1.0])

@@ -1,5 +1,6 @@
 """Public names, each imported when it is first used: `lazy_loader` and type checkers read them here."""
 
+from . import heads as heads
 from . import pqn as pqn
 from ._version import __version__ as __version__
 from .agents.agent import Agent as Agent
@@ -26,6 +27,7 @@ from .errors import HostError as HostError
 from .errors import RunError as RunError
 from .errors import Stopped as Stopped
 from .errors import UserError as UserError
+from .heads import Head as Head
 from .mixing import INDEPENDENT as INDEPENDENT
 from .mixing import VDN as VDN
 from .mixing import Mixing as Mixing

@@ -1,8 +1,12 @@
-"""Sums over gradients, their norm and clipping by it, with usual arithmetic in a form that is fast on CPUs too."""
+"""Gradients: their norm and clipping by it, in a form that is fast on CPUs too, and the optimisers that follow them."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import muon as optax_muon
 
 from qlax.types import PyTree
 
@@ -36,3 +40,42 @@ def clip_by_norm(maximum: float | jax.Array) -> optax.GradientTransformation:
         return jax.tree.map(lambda x: jnp.where(length < maximum, x, x / length * maximum), grads)
 
     return optax.stateless(clipped)
+
+
+def _clipped(make: Callable[..., optax.GradientTransformation], hyper: Any, num_gradient_steps: int) -> Any:
+    """Make an optimiser of Optax that sees clipped gradients; its rate is linear over `num_gradient_steps`."""
+    end = hyper.learning_rate * hyper.learning_rate_end
+    schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
+    return optax.chain(clip_by_norm(hyper.max_grad_norm), make(schedule))
+
+
+def radam(hyper: Any, num_gradient_steps: int) -> Any:
+    """Make the paper's optimiser: RAdam, clipped gradients, rate linear over `num_gradient_steps`.
+
+    Args:
+      hyper: `qlax.pqn.Hyper`, whose values may be traced.
+      num_gradient_steps: Number of gradient steps of the whole run.
+    """
+    return _clipped(optax.radam, hyper, num_gradient_steps)
+
+
+def adam(hyper: Any, num_gradient_steps: int) -> Any:
+    """Make Adam in place of RAdam (Kingma and Ba, 2015, arXiv:1412.6980); see `radam`."""
+    return _clipped(optax.adam, hyper, num_gradient_steps)
+
+
+def adamw(hyper: Any, num_gradient_steps: int) -> Any:
+    """Make AdamW, with a weight decay of 1e-4 (Loshchilov and Hutter, 2019, arXiv:1711.05101); see `radam`."""
+    return _clipped(optax.adamw, hyper, num_gradient_steps)
+
+
+def muon(hyper: Any, num_gradient_steps: int) -> Any:
+    """Make Muon for matrices and Adam for all other arrays (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
+
+    Steps of Muon have the length of the rate, whatever the gradients; see `radam` for the arguments.
+    """
+    return _clipped(optax_muon, hyper, num_gradient_steps)
+
+
+OPTIMIZERS = {"radam": radam, "adam": adam, "adamw": adamw, "muon": muon}
+ELEMENTWISE = (radam, adam, adamw)  # the others treat matrices as such

@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.lax import axis_index, axis_size
 
-from qlax import gradients
 from qlax.errors import UserError
+from qlax.gradients import norm, radam
+from qlax.heads import half_squared, head_of
 from qlax.mixing import VDN, Mixing, only_legal
 from qlax.returns import q_lambda
 from qlax.switches import usual_switches
@@ -32,10 +34,13 @@ class Hyper(NamedTuple):
     learning_rate: float | jax.Array = 5e-4  # initial learning rate
     learning_rate_end: float | jax.Array = 0.0  # final learning rate as a fraction of learning_rate; 1 is constant
     gamma: float | jax.Array = 0.99  # discount factor
-    lam: float | jax.Array = 0.65  # lambda of Q(lambda)
+    lam: float | jax.Array = 0.65  # initial lambda of Q(lambda)
+    lam_end: float | jax.Array = 0.65  # final lambda
+    lam_fraction: float | jax.Array = 0.0  # fraction of all updates until lambda reaches lam_end; 0: lam throughout
     epsilon_start: float | jax.Array = 1.0  # initial probability of a random action
     epsilon_end: float | jax.Array = 0.05  # final probability of a random action
     epsilon_fraction: float | jax.Array = 0.1  # fraction of all updates until epsilon reaches epsilon_end; may be 0
+    epsilon_spread: float | jax.Array = 1.0  # largest epsilon of an environment, as a multiple of their geometric mean
     max_grad_norm: float | jax.Array = 10.0  # global norm to which gradients are clipped
     reward_scale: float | jax.Array = 1.0  # factor of rewards in targets; metrics report unscaled rewards
 
@@ -105,7 +110,7 @@ class PQN(NamedTuple):
     """Algorithm as pure functions; all except `rollout` and `update` also work for environments on the host."""
 
     init: Callable[..., TrainState]  # key, hyper, step, env=(), variables=None (of the network) -> TrainState
-    act: Callable[[TrainState], tuple[TrainState, Decision]]  # choose actions for the latest step
+    act: Callable[..., tuple[TrainState, Decision]]  # state, number of the first environment=0 -> choose actions
     observe: Callable[[TrainState, Decision, PyTree, Step], tuple[TrainState, Transition]]  # store a step
     rollout: Callable[[TrainState], tuple[TrainState, Rollout]]  # act for T steps
     learn: Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Mean]]]  # fit Q to the targets
@@ -121,18 +126,6 @@ def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilo
     else:
         uniform = jax.random.categorical(key_action, only_legal(jnp.zeros_like(q), legal)).astype(jnp.int32)
     return jnp.where(jax.random.bernoulli(key_explore, epsilon, greedy.shape), uniform, greedy)
-
-
-def half_squared(error: jax.Array) -> jax.Array:
-    """Return half the squared error, elementwise."""
-    return 0.5 * jnp.square(error)
-
-
-def radam(hyper: Hyper, num_gradient_steps: int) -> optax.GradientTransformation:
-    """Make the paper's optimiser from `hyper`: RAdam, clipped gradients, rate linear over `num_gradient_steps`."""
-    end = hyper.learning_rate * hyper.learning_rate_end
-    schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
-    return optax.chain(gradients.clip_by_norm(hyper.max_grad_norm), optax.radam(schedule))
 
 
 def make(
@@ -151,10 +144,10 @@ def make(
 
     Args:
       env: A `Vec`, or any object with the same `step`; None if the environments are on the host.
-      network: See `qlax.Network`.
+      network: See `qlax.Network`; its `head` says what its outputs mean.
       shape: Static sizes; N is the number of environments per device.
       optimizer: `(hyper, num_gradient_steps)` -> optax transformation; called in `learn`, so scalars may be traced.
-      explore: `(key, q [N, M, A], legal, epsilon)` -> action `[N, M]` int32; it has to be greedy for epsilon 0.
+      explore: `(key, q [N, M, A], legal, epsilon [N, 1])` -> action `[N, M]` int32; greedy where epsilon is 0.
       loss: Function from errors to costs, elementwise.
       returns: Function with the arguments and the result of `q_lambda`; segments rely on the last entry, `G_T = v_T`.
       mixing: Combination of the members' Q-values into those of a team.
@@ -169,14 +162,14 @@ def make(
       algorithm = qlax.pqn.make(env, qlax.QNetwork(num_actions=env.num_actions), qlax.pqn.Shape(num_envs=128))
       ```
     """
-    T, N, S = shape.num_steps, shape.num_envs, shape.num_minibatches
+    T, N, S, head = shape.num_steps, shape.num_envs, shape.num_minibatches, head_of(network)
     if getattr(env, "num_envs", N) != N:
         raise UserError(f"num_envs is {N} in the shape, but env has {env.num_envs} environments; expected the same")
-    L = T if network.recurrent else 1
-    segments = T // L * N
+    L, segments = (T, N) if network.recurrent else (1, T * N)
     if segments % S:
         raise UserError(f"num_minibatches={S} does not divide the {segments} segments of {T} steps x {N} environments")
     num_gradient_steps = shape.num_updates * shape.num_epochs * S
+    mixing = head.mixed(mixing)
 
     def total(tree: PyTree) -> PyTree:
         """Sum over the devices, in one array, as every sum over devices has to wait for all of them."""
@@ -186,27 +179,32 @@ def make(
         return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params: PyTree, stats: PyTree, memory: PyTree, obs: PyTree, first: jax.Array, train: bool = False) -> Any:
-        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `q [L, B, M, A]`, memory, stats."""
+        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `[L, B, M, K A]`, memory, stats."""
         l, b, m = jax.tree.leaves(obs)[0].shape[:3]
-        obs = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs)
+        obs, first = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs), jnp.repeat(first, m, 1)
         memory = jax.tree.map(lambda x: x.reshape(b * m, *x.shape[2:]), memory)
         variables, mutable = {"params": params, **stats}, list(stats) if train else []
-        (q, memory), stats = network.apply(variables, memory, obs, jnp.repeat(first, m, 1), train, mutable=mutable)
+        (outputs, memory), stats = network.apply(variables, memory, obs, first, train, mutable=mutable)
         memory = jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), memory)
-        return q.reshape(l, b, m, -1), memory, stats
+        return outputs.reshape(l, b, m, -1), memory, stats
 
     def look(state: TrainState) -> tuple[jax.Array, PyTree, jax.Array]:
-        """Return Q of the latest observation `[N, M, A]`, the memory after it, and where an episode begins `[N]`."""
+        """Return outputs of the latest observation `[N, M, K A]`, the memory after it, and where an episode begins."""
         first = state.step.terminated | state.step.truncated
         obs = jax.tree.map(lambda x: x[None], state.step.obs)
-        q, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
-        return q[0], memory, first
+        outputs, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
+        return outputs[0], memory, first
 
-    def epsilon(state: TrainState) -> jax.Array:
-        h, updates = state.hyper, state.updates.astype(jnp.float32)
-        horizon = h.epsilon_fraction * shape.num_updates
-        progress = jnp.where(horizon > 0, jnp.minimum(updates / jnp.maximum(horizon, 1e-6), 1.0), 1.0)
-        return h.epsilon_start + progress * (h.epsilon_end - h.epsilon_start)
+    def scheduled(state: TrainState, start: Any, end: Any, fraction: Any) -> Any:
+        done = jnp.where(fraction > 0, state.updates / jnp.maximum(fraction * shape.num_updates, 1e-6), 1.0)
+        return start + jnp.minimum(done, 1.0) * (end - start)
+
+    def epsilons(state: TrainState, begin: int | jax.Array = 0) -> jax.Array:
+        """Return epsilon of every environment, `[n, 1]`, of which the first on this device has the number `begin`."""
+        h, (part, parts) = state.hyper, (0, 1) if axis_name is None else (axis_index(axis_name), axis_size(axis_name))
+        place = (begin + part * N + jnp.arange(len(state.step.reward)) + 0.5) / (N * parts)
+        spread = h.epsilon_spread ** (2 * place - 1)[:, None]  # its geometric mean is 1
+        return jnp.minimum(scheduled(state, h.epsilon_start, h.epsilon_end, h.epsilon_fraction) * spread, 1.0)
 
     def init(key: jax.Array, hyper: Hyper, step: Step, env: PyTree = (), variables: PyTree | None = None) -> TrainState:
         n, m = jax.tree.leaves(step.obs)[0].shape[:2]
@@ -221,14 +219,13 @@ def make(
         memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
         return TrainState(*strong((params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0))))
 
-    def act(state: TrainState) -> tuple[TrainState, Decision]:
+    def act(state: TrainState, begin: int | jax.Array = 0) -> tuple[TrainState, Decision]:
         key, key_now = jax.random.split(state.key)
-        if axis_name is not None:
-            key_now = jax.random.fold_in(key_now, jax.lax.axis_index(axis_name))
+        key_now = key_now if axis_name is None else jax.random.fold_in(key_now, axis_index(axis_name))
         key_explore, key_env = jax.random.split(key_now)
-        q, memory, first = look(state)
-        action = explore(key_explore, q, state.step.legal, epsilon(state))
-        decision = Decision(key_env, action, first, mixing.value(q, state.step.legal))
+        outputs, memory, first = look(state)
+        action = explore(key_explore, head.q(outputs), state.step.legal, epsilons(state, begin))
+        decision = Decision(key_env, action, first, mixing.value(outputs, state.step.legal))
         return state._replace(memory=memory, key=key), decision
 
     def observe(state: TrainState, decision: Decision, env: PyTree, step: Step) -> tuple[TrainState, Transition]:
@@ -246,11 +243,12 @@ def make(
 
     def learn(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
         h, steps = state.hyper, rollout.transitions
+        lam = scheduled(state, h.lam, jnp.where(h.lam_fraction > 0, h.lam_end, h.lam), h.lam_fraction)
         reward = h.reward_scale * steps.reward[..., None]  # [T, N, 1]: the same for all G
         terminated, truncated = steps.terminated[..., None], steps.truncated[..., None]
         value = jnp.concatenate([steps.value, mixing.value(look(state)[0], state.step.legal)[None]])
-        g = returns(reward, terminated, truncated, value, h.gamma, h.lam)
-        tail = (1 - h.lam) * value[1:] + h.lam * g[1:]  # value from which the target of step t bootstraps
+        g = returns(reward, terminated, truncated, value, h.gamma, lam)
+        tail = (1 - lam) * value[1:] + lam * g[1:]  # value from which the target of step t bootstraps
         weight = 1.0 - (truncated & ~terminated).astype(jnp.float32)
 
         def split(x: jax.Array) -> jax.Array:  # [T, N, ...] -> [L, segments, ...], as L is 1 or T
@@ -267,30 +265,32 @@ def make(
             total_weight = jnp.maximum(total(weight.sum()), 1.0)
 
             def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
-                q, _, new_stats = apply(params, stats, memory, obs, first, train=True)
+                outputs, _, new_stats = apply(params, stats, memory, obs, first, train=True)
                 # Targets use the newest Q within the segment, and the values of the rollout after its end.
-                value = jnp.concatenate([mixing.value(jax.lax.stop_gradient(q), legal), end[None]])
-                target = returns(reward, terminated, truncated, value, h.gamma, h.lam)[:-1]
-                error = jnp.where(weight > 0, target - mixing.q(q, action), 0.0)
-                cost = (weight * loss(error)).mean(-1).sum()
+                value = jnp.concatenate([mixing.value(jax.lax.stop_gradient(outputs), legal), end[None]])
+                target = jnp.where(weight > 0, returns(reward, terminated, truncated, value, h.gamma, lam)[:-1], 0.0)
+                error = jnp.where(weight > 0, target - mixing.q(outputs, action), 0.0)
+                cost = (weight * head.cost(loss, error, target, outputs, action)).mean(-1).sum()
                 return cost / total_weight, (new_stats, cost, jnp.abs(error).mean(-1).sum())
 
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
             grads = total(grads)  # for which `shard_map` needs `check_vma=False`
             updates, opt_state = tx.update(grads, opt_state, params)
-            measured = jnp.array([[cost, weight.sum()], [error, weight.sum()], [gradients.norm(grads), 1.0]])
+            measured = jnp.array([[cost, weight.sum()], [error, weight.sum()], [norm(grads), 1.0]])
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 
         def epoch(carry: PyTree, key: jax.Array) -> PyTree:
             return jax.lax.scan(minibatch, carry, jax.random.permutation(key, segments).reshape(S, -1))
 
         key, key_now = jax.random.split(state.key)
-        carry = (state.params, state.stats, state.opt_state)
-        (params, stats, opt_state), measured = jax.lax.scan(epoch, carry, jax.random.split(key_now, shape.num_epochs))
+        (params, stats, opt), measured = jax.lax.scan(epoch, state[:3], jax.random.split(key_now, shape.num_epochs))
         metrics = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in steps.metrics.items()}
         metrics |= {k: Mean(*x) for k, x in zip(("loss", "td_error", "grad_norm"), measured.sum((0, 1)), strict=True)}
-        metrics |= {"value": Mean(steps.value.mean(), jnp.float32(1)), "epsilon": Mean(epsilon(state), jnp.float32(1))}
-        state = state._replace(params=params, stats=stats, opt_state=opt_state, key=key, updates=state.updates + 1)
+        metrics |= {k: Mean(*x) for k, x in head.measures(g[:-1], weight).items()}
+        least = (each := epsilons(state))[0, 0]  # subtracted, so that the mean of equal ones is exact
+        means = {"value": steps.value.mean(), "epsilon": least + (each - least).mean()}
+        metrics |= {k: Mean(x, jnp.float32(1)) for k, x in means.items()}
+        state = state._replace(params=params, stats=stats, opt_state=opt, key=key, updates=state.updates + 1)
         return state, total(metrics)
 
     def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:

@@ -135,7 +135,9 @@ class Network(Protocol):
     which returns `(q, memory)`; Flax adds `init` and `apply`. The arguments are `obs [L, B, ...]`, in the dtype of the
     environment, for L consecutive steps of B rows (members of teams are rows, too); `first [L, B]`, bool, True where an
     episode begins and the memory has to be reset before the step; and `train`, bool, True while learning. `q` is
-    `[L, B, A]`. Collections of variables other than `params` are kept as the network's statistics.
+    `[L, B, A]`. Collections of variables other than `params` are kept as the network's statistics. A network whose
+    outputs are not Q-values has an attribute `head`, a `qlax.Head` with K outputs of an action, and returns
+    `[L, B, K A]`, with all actions of an output side by side.
 
     Example:
       ```python

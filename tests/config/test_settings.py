@@ -67,6 +67,10 @@ def test_distributions_are_spread_as_they_say():
         ({"num_steps": 2.5}, r"num_steps=2.5: expected a whole number"),
         ({"seeds": True}, r"seeds=True: expected a whole number"),
         ({"num_envs": [8, 16]}, r"num_envs=\[8, 16\]: expected a whole number from 1.*; several values are for .*lam"),
+        ({"epsilon_spread": 0.5}, r"epsilon_spread=0.5: expected a number from 1"),
+        ({"head": "hl-gauss"}, r"head='hl-gauss': expected one of scalar, .*did you mean 'hl_gauss'"),
+        ({"head_low": 3, "head_high": 3}, r"head_low=3 and head_high=3: expected the first to be lower$"),
+        ({"optimizer": "adam2"}, r"optimizer='adam2': expected one of radam, .*did you mean 'adam'"),
         ({"norm": "leyer"}, r"norm='leyer': expected one of layer, .*did you mean 'layer'"),
         ({"dueling": 1}, r"dueling=1: expected true or false"),
         ({"hidden": []}, r"hidden=\[\]: expected whole numbers from 1"),
@@ -162,7 +166,8 @@ def test_fields_are_found_by_what_is_known_of_them():
         "trackers",
         "cuda_graph",
     ]
-    assert fields_where(group="exploration", flag=True) == ["epsilon_start", "epsilon_end", "epsilon_fraction"]
+    exploration = ["epsilon_start", "epsilon_end", "epsilon_fraction", "epsilon_spread"]
+    assert fields_where(group="exploration", flag=True) == exploration
     assert fields_where(origin=True) == ["preset", "derived"]
     assert sorted(name for group in GROUPS for name in fields_where(group=group)) == sorted(FIELDS)
 

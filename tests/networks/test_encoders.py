@@ -67,6 +67,14 @@ class Hadamax(nn.Module):
         return head(x, nn.gelu)
 
 
+class Product(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        both = nn.Conv(32, (3, 3), padding="VALID")(x)
+        y = nn.gelu(nn.LayerNorm()(both[..., :16])) * nn.gelu(nn.LayerNorm()(both[..., 16:]))
+        return head(nn.max_pool(y, (2, 2), (2, 2)), nn.gelu)
+
+
 def head(x, activation):
     """Of 16 features and six actions."""
     planes = jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
@@ -76,7 +84,12 @@ def head(x, activation):
 
 @pytest.mark.parametrize(
     ("encoder", "reference", "image"),
-    [("nature", Nature, (36, 40, 2)), ("impala", Impala, (12, 9, 2)), ("hadamax", Hadamax, (12, 9, 2))],
+    [
+        ("nature", Nature, (36, 40, 2)),
+        ("impala", Impala, (12, 9, 2)),
+        ("hadamax", Hadamax, (12, 9, 2)),
+        ("product", Product, (8, 6, 2)),
+    ],
 )
 def test_an_encoder_is_what_its_paper_says(encoder, reference, image):
     obs = np.random.default_rng(0).integers(0, 256, (1, 2, *image)).astype(np.uint8)

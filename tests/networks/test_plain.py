@@ -16,8 +16,14 @@ FAST = {  # description of the network, arrays of the observation
     "tree-batch-dueling": ({"encoder": "cnn", "norm": "batch", "input_norm": "layer", "dueling": True}, [FLAG, GRID]),
     "lru-batch_renorm": ({"memory": "lru", "norm": "batch_renorm", "input_norm": "batch_renorm"}, [VECTOR]),
     "lstm": ({"memory": "lstm", "norm": "none"}, [VECTOR]),
+    "product-hl_gauss-symlog-dueling": (
+        {"encoder": "product", "head": "hl_gauss", "head_transform": "symlog", "head_low": -3, "dueling": True},
+        [GRID],
+    ),
+    "ensemble-dueling": ({"head": "ensemble", "head_members": 3, "dueling": True}, [VECTOR]),
 }
 SLOW = {
+    "hl_gauss": ({"head": "hl_gauss", "head_bins": 7, "head_sigma": 0.4, "memory": "gru"}, [VECTOR]),
     "gru": ({"memory": "gru", "dueling": True}, [VECTOR, FLAG]),
     "mingru": ({"memory": "mingru"}, [VECTOR]),
     "mlp": ({}, [VECTOR]),

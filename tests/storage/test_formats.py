@@ -104,8 +104,8 @@ def test_runs_of_format_0_become_draws(settings, draws, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format": 2}, "has format 2; expected at most 1: a newer version of qlax may read it"),
-        ({"format": "new"}, "has format new; expected at most 1"),
+        ({"format": 3}, "has format 3; expected at most 2: a newer version of qlax may read it"),
+        ({"format": "new"}, "has format new; expected at most 2"),
         ({"format": 1, "runs": 5}, "unknown setting 'runs'"),
         ({"runs": "many", "lam": "uniform:0:1"}, "draws='many': expected a whole number"),
         ({"runs": 4, "lam": "uniform:0:1", "seeds": 0}, "expected a whole number"),
@@ -177,7 +177,7 @@ def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(tmp_path):
     path = newest(run)
     plan = make(history.config_of(run), {})
     like = loop.Saved(plan.shapes, plan.new_record())
-    info, saved = checkpoint.restore(path, like)
+    info, saved = checkpoint.restore(path, like, formats.absent(checkpoint.about(path), str(path)))
     del info["config"]["mixing"]
     checkpoint.save(path, saved, info)
     with RunDirectory(run) as directory:

@@ -188,12 +188,18 @@ class _InJax:
 
     @usual_switches()
     def __init__(self, info: dict[str, Any]):
+        from qlax import heads
         from qlax.networks import qnetwork
 
         self.info = info
         self.network = qnetwork.build(info["network"], info["num_actions"])
         self.recurrent = bool(self.network.recurrent)
-        self.compiled = jax.jit(lambda *inputs: self.network.apply(*inputs, train=False))
+
+        def look(*inputs: Any) -> tuple[Any, PyTree]:
+            outputs, memory = self.network.apply(*inputs, train=False)
+            return heads.q_values(self.network, outputs), memory
+
+        self.compiled = jax.jit(look)
 
     @usual_switches()
     def placed(self, variables: PyTree) -> PyTree:

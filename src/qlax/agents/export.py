@@ -108,6 +108,7 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     """
     import jax
 
+    from qlax import heads
     from qlax.networks import qnetwork
 
     info, names = agent.info, _names(agent.info)
@@ -120,8 +121,8 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     def look(memory: PyTree, obs: PyTree, first: Any) -> tuple[Any, tuple[Any, ...]]:
         obs = obs[None] if names == ["obs"] else [obs[name][None] for name in names]
         memory = jax.tree.unflatten(memory_tree, memory)
-        q, memory = network.apply(agent.variables, memory, obs, first[None], train=False)
-        return q[0], tuple(jax.tree.leaves(memory))
+        outputs, memory = network.apply(agent.variables, memory, obs, first[None], train=False)
+        return heads.q_values(network, outputs)[0], tuple(jax.tree.leaves(memory))
 
     def look_without_memory(obs: PyTree) -> Any:
         leaf = obs if names == ["obs"] else obs[names[0]]
@@ -231,6 +232,8 @@ class _Value:
     def __init__(self, operations: "_Onnx", name: str):
         self.operations, self.name = operations, name
 
+    __array_ufunc__ = None  # so that arrays of NumPy leave operations with this class to it
+
     def __add__(self, other: Any) -> "_Value":
         return self.operations.node("Add", self, other)
 
@@ -242,6 +245,9 @@ class _Value:
 
     def __matmul__(self, other: Any) -> "_Value":
         return self.operations.node("MatMul", self, other)
+
+    def __rmatmul__(self, other: Any) -> "_Value":
+        return self.operations.node("MatMul", other, self)
 
 
 class _Onnx:
@@ -284,6 +290,10 @@ class _Onnx:
         """See `Operations`."""
         return self.node("Concat", *parts, axis=1)
 
+    def parted(self, x: _Value, size: int) -> _Value:
+        """See `Operations`."""
+        return self.node("Reshape", x, np.array([0, -1, size]))  # 0: as many rows as before
+
     def convolution(self, x: _Value, kernel: np.ndarray, stride: int, padding: str) -> _Value:
         """See `Operations`."""
         pads = {"VALID": "VALID", "SAME": "SAME_UPPER"}[padding]
@@ -313,6 +323,14 @@ class _Onnx:
     def tanh(self, x: _Value) -> _Value:
         """See `Operations`."""
         return self.node("Tanh", x)
+
+    def exp(self, x: _Value) -> _Value:
+        """See `Operations`."""
+        return self.node("Exp", x)
+
+    def softmax(self, x: _Value) -> _Value:
+        """See `Operations`."""
+        return self.node("Softmax", x, axis=1)
 
     def kept(self, memory: _Value, first: _Value) -> _Value:
         """See `Operations`."""

@@ -11,6 +11,7 @@ from qlax.config import presets
 from qlax.config.kinds import LONGEST_NAME
 from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError, nearest
+from qlax.types import Optimizer
 from qlax.util.text import shown
 
 if TYPE_CHECKING:
@@ -37,13 +38,17 @@ class Overrides(TypedDict, total=False):
     num_steps: int
     num_minibatches: int
     num_epochs: int
+    optimizer: str | Optimizer
     learning_rate: Sweepable
     learning_rate_end: Sweepable
     gamma: Sweepable
     lam: Sweepable
+    lam_end: Sweepable
+    lam_fraction: Sweepable
     epsilon_start: Sweepable
     epsilon_end: Sweepable
     epsilon_fraction: Sweepable
+    epsilon_spread: Sweepable
     max_grad_norm: Sweepable
     reward_scale: Sweepable
     population: str
@@ -53,6 +58,13 @@ class Overrides(TypedDict, total=False):
     norm: str
     input_norm: str
     memory: str
+    head: str
+    head_low: float
+    head_high: float
+    head_bins: int
+    head_sigma: float
+    head_transform: str
+    head_members: int
     dueling: bool
     compute_dtype: str
     wrappers: Sequence[str]

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from qlax.config import checks
 from qlax.config.kinds import (
     DISTRIBUTIONS,
-    LARGEST_COUNT,
     LARGEST_WHOLE,
     LONGEST_NAME,
     LONGEST_PATH,
     Sweep,
     distribution,
     env_name,
-    nearest_divisors,
     number,
     setting,
     sweep,
@@ -29,11 +28,8 @@ from qlax.config.kinds import (
     words,
 )
 from qlax.errors import UserError, nearest
-from qlax.networks.names import DTYPES, ENCODERS, MEMORIES, NORMS
+from qlax.networks.names import DTYPES, ENCODERS, HEADS, MEMORIES, NORMS, OPTIMIZERS, TRANSFORMS
 from qlax.util.text import shown
-
-MOST_MEMBERS = 2**16
-TRACKERS = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +122,13 @@ class Config:
         2, whole(), "learning", "number of passes over each rollout; more passes learn faster, but may overfit to it"
     )
 
-    learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of RAdam")
+    optimizer: str = setting(
+        "radam",
+        text(OPTIMIZERS),
+        "learning",
+        "optimiser, which sees clipped gradients: radam as in the paper, or another",
+    )
+    learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of the optimiser")
     learning_rate_end: Sweep = setting(
         0.0, sweep(low=0, high=1), "learning", "final learning rate as a fraction of the initial one; 1 is constant"
     )
@@ -139,6 +141,10 @@ class Config:
         "learning",
         "lambda of Q(lambda): 0 is one-step Q-learning, 1 full returns; larger values have less bias, more variance",
     )
+    lam_end: Sweep = setting(0.65, sweep(low=0, high=1), "learning", "final lambda, if lam_fraction is not 0")
+    lam_fraction: Sweep = setting(
+        0.0, sweep(low=0, high=1), "learning", "fraction of training over which lam moves to lam_end; 0 keeps lam"
+    )
     epsilon_start: Sweep = setting(
         1.0, sweep(low=0, high=1), "exploration", "initial probability of a random action while training"
     )
@@ -147,6 +153,12 @@ class Config:
     )
     epsilon_fraction: Sweep = setting(
         0.1, sweep(low=0, high=1), "exploration", "fraction of training over which epsilon falls to its final value"
+    )
+    epsilon_spread: Sweep = setting(
+        1.0,
+        sweep(low=1, high=1e6),
+        "exploration",
+        "factor by which epsilon is larger in the most random environment, and smaller in the least; 1: all the same",
     )
     max_grad_norm: Sweep = setting(
         10.0, sweep(low=1e-9), "learning", "largest global norm of a gradient; larger gradients are scaled down to it"
@@ -177,6 +189,24 @@ class Config:
     input_norm: str = setting("none", text(NORMS), "network", "normalisation of the observation")
     memory: str = setting(
         "none", text((*MEMORIES,)), "network", "recurrent memory, for tasks in which one observation does not suffice"
+    )
+    head: str = setting(
+        "scalar",
+        text((*HEADS,)),
+        "network",
+        "what the network predicts: Q itself, a histogram of it (hl_gauss), or several estimates (ensemble)",
+    )
+    head_low: float = setting(-10.0, number(), "network", "smallest Q-value of hl_gauss; targets below count as it")
+    head_high: float = setting(10.0, number(), "network", "largest Q-value of hl_gauss; targets above count as it")
+    head_bins: int = setting(51, whole(high=10_000), "network", "bins of hl_gauss; more are finer, and cost more")
+    head_sigma: float = setting(
+        0.75, number(low=1e-3, high=100), "network", "width of the Gaussian of hl_gauss, in bins; more is smoother"
+    )
+    head_transform: str = setting(
+        "none", text(TRANSFORMS), "network", "transform of Q-values within which the bins of hl_gauss have equal width"
+    )
+    head_members: int = setting(
+        10, whole(high=1000), "network", "estimates of an ensemble, each learned from targets of its own"
     )
     dueling: bool = setting(False, truth(), "network", "compute Q from a state value and advantages (dueling network)")
     compute_dtype: str = setting(
@@ -294,70 +324,7 @@ class Config:
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
         if not self.env:
             raise UserError("env is missing: name a preset, or an environment as suite/name or module:Name")
-        self._check_members()
-        self._check_sizes()
-        self._check_trackers()
-        is_recurrent = self.memory != "none"
-        segments = self.num_envs if is_recurrent else self.num_envs * self.num_steps
-        if segments % self.num_minibatches:
-            more = " (whole rollouts, as the network has a memory)" if is_recurrent else f" x {self.num_steps} steps"
-            what = f"{self.num_envs} environments{more}"
-            fitting = nearest_divisors(segments, self.num_minibatches)
-            raise UserError(f"num_minibatches={self.num_minibatches} does not divide the {what}; use {fitting}")
-        if self.reset_ratio and self.num_envs % self.reset_ratio:
-            fitting = nearest_divisors(self.num_envs, self.reset_ratio)
-            raise UserError(f"reset_ratio={self.reset_ratio} does not divide num_envs={self.num_envs}; use {fitting}")
-        for name in ("eval_interval", "checkpoint_interval"):
-            interval, log_interval = getattr(self, name), self.log_interval
-            if interval and log_interval and interval % log_interval:
-                fitting = f"use {math.ceil(interval / log_interval) * log_interval}, or another log_interval"
-                raise UserError(f"{name}={interval} is not a multiple of log_interval={log_interval}; {fitting}")
-
-    def _check_members(self) -> None:
-        """Check that lists of values, distributions and the number of draws fit each other."""
-        if self.population != "none" and not self.swept:
-            raise UserError(
-                f"population={self.population} explores settings with several values or a distribution, but there are "
-                "none; give for example learning_rate=log-uniform:1e-5:1e-2 and draws=16"
-            )
-        drawn = {name: getattr(self, name) for name in self.swept if isinstance(getattr(self, name), str)}
-        for name, values in self._lists.items():
-            if twice := [value for value in values if values.count(value) > 1]:
-                raise UserError(f"{name}: {twice[0]:g} is given twice; for more agents of a setting use seeds")
-        if drawn and self.draws is None:
-            name, value = next(iter(drawn.items()))
-            raise UserError(
-                f"{name}={value} is a distribution: give the number of settings to draw from it, as in draws=16"
-            )
-        if self.draws is not None and not drawn:
-            raise UserError(
-                f"draws={self.draws}: no setting has a distribution; leave draws out, or give one, as in "
-                "learning_rate=log-uniform:1e-5:1e-2"
-            )
-
-    def _check_sizes(self) -> None:
-        """Check that all counts fit into the int32 counters of a device, and that there are not too many agents."""
-        gradient_steps = self.num_updates * self.num_epochs * self.num_minibatches
-        among = f" (num_updates={self.num_updates:,} x num_epochs x num_minibatches)"
-        lists = [f"{len(values)} values of {name}" for name, values in self._lists.items()]
-        factors = [*([f"draws={self.draws}"] if self.draws else []), f"seeds={self.seeds}", *lists]
-        for what, count, most in (
-            (f"num_envs={self.num_envs} x num_steps={self.num_steps}", self.steps_per_update, LARGEST_COUNT),
-            (f"total_steps={self.total_steps}: the gradient steps{among}", gradient_steps, LARGEST_COUNT),
-            (f"{' x '.join(factors)}: the agents", self.num_members, MOST_MEMBERS),
-            (f"seed={self.seed} and seeds={self.seeds}: the last seed", self.seed + self.seeds - 1, LARGEST_COUNT),
-        ):
-            if count > most:
-                raise UserError(f"{what} would be {count:,}; expected at most {most:,}")
-
-    def _check_trackers(self) -> None:
-        """Check that each tracker is one of qlax's, or has the form `module:Name` of a user's own."""
-        for name in self.trackers:
-            known = f"{', '.join(TRACKERS)}, or module:Name of your own{nearest(name, TRACKERS)}"
-            if name not in TRACKERS and ":" not in name:
-                raise UserError(f"trackers={name}: expected {known}")
-            if self.trackers.count(name) > 1:
-                raise UserError(f"trackers: {name} is given twice")
+        checks.check(self)
 
     @property
     def num_updates(self) -> int:
@@ -380,14 +347,14 @@ class Config:
         return self.swept if self.population == "none" else []
 
     @property
-    def _lists(self) -> dict[str, tuple[float, ...]]:
+    def listed(self) -> dict[str, tuple[float, ...]]:
         """Values of the fields that hold several values, by name."""
         return {name: getattr(self, name) for name in SWEEPABLE if isinstance(getattr(self, name), tuple)}
 
     @property
     def num_members(self) -> int:
         """Number of agents R of the run: draws x combinations of listed values x seeds."""
-        return (self.draws or 1) * self.seeds * math.prod(map(len, self._lists.values()))
+        return (self.draws or 1) * self.seeds * math.prod(map(len, self.listed.values()))
 
     def settings(self) -> list[dict[str, float]]:
         """Return the values of the sweepable fields for every draw and, within it, every combination of listed values.

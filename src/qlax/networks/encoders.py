@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from qlax.networks.layers import Initializer, max_pool
 from qlax.networks.names import Encoder
@@ -78,12 +79,23 @@ def _hadamax(x, convolution, activate):
     return x
 
 
-# Sources: "mlp" and "cnn": Gallici et al., 2024, arXiv:2407.04811, for classic control and MinAtar; "nature": Mnih et
-# al., 2015, doi:10.1038/nature14236, with the norms of Gallici et al.; "impala": Espeholt et al., 2018,
-# arXiv:1802.01561, figure 3; "hadamax": Kooi et al., 2025, arXiv:2505.15345.
+def _product(x, convolution, activate):
+    """Apply the product of two parallel convolutions with norm and activation, and max pooling.
+
+    The two are one convolution of twice the features, which unfolds its input only once.
+    """
+    one, other = jnp.split(convolution(32, 3)(x), 2, axis=-1)
+    return max_pool(activate(one) * activate(other), 2, 2)
+
+
+# Sources: "mlp" and "cnn": Gallici et al., 2024, arXiv:2407.04811, for classic control and MinAtar; "product": a block
+# of "hadamax" with the convolutions of "cnn"; "nature": Mnih et al., 2015, doi:10.1038/nature14236, with the norms of
+# Gallici et al.; "impala": Espeholt et al., 2018, arXiv:1802.01561, figure 3; "hadamax": Kooi et al., 2025,
+# arXiv:2505.15345.
 LAYERS: dict[Encoder, Layers] = {
     "mlp": Layers(kernel_init=nn.initializers.lecun_normal()),
     "cnn": Layers(_stack((16, 3, 1))),
+    "product": Layers(_product, activation=nn.gelu),
     "nature": Layers(_stack((32, 8, 4), (64, 4, 2), (64, 3, 1))),
     "impala": Layers(_impala),
     "hadamax": Layers(_hadamax, activation=nn.gelu),

@@ -148,6 +148,8 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     Slices are compared along W and then along H, as XLA's own pooling and its gradient are slower on a CPU.
     The gradient goes to the first of equal entries, as in XLA.
     """
+    if not x.size:  # the image was too small for the layers before
+        return x
     for axis in (2, 1):
         x = _fitted(x, axis, size, stride, "SAME", -jnp.inf)
         end = x.shape[axis] - size + 1

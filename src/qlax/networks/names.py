@@ -1,13 +1,24 @@
-"""Names and sizes of the parts of a network, for code that does not import JAX."""
+"""Names and sizes of the parts of a network and of optimisers, for code that does not import JAX."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
-Encoder = Literal["mlp", "cnn", "nature", "impala", "hadamax"]
+Head = Literal["scalar", "hl_gauss", "ensemble"]
+Transform = Literal["none", "symlog"]
+Optimizer = Literal["radam", "adam", "adamw", "muon"]
+Encoder = Literal["mlp", "cnn", "product", "nature", "impala", "hadamax"]
 Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
 Dtype = Literal["float32", "bfloat16"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)  # functions of `qlax.gradients`
+HEADS: dict[Head, tuple[str, ...]] = {  # names of the arguments of `qlax.heads`, which are settings `head_<name>`
+    "scalar": (),
+    "hl_gauss": ("low", "high", "bins", "sigma", "transform"),
+    "ensemble": ("members",),
+}
+REACH = 4  # standard deviations of the head hl_gauss, for which it has bins beyond the ends of its support
 EPSILONS: dict[Norm, float] = {"layer": 1e-6, "batch": 1e-5, "batch_renorm": 1e-3}  # added to variances
 
 
@@ -27,6 +38,7 @@ class Sizes(NamedTuple):
 ENCODERS: dict[Encoder, Sizes] = {
     "mlp": Sizes((256, 256), None),
     "cnn": Sizes((128,), 3),
+    "product": Sizes((256,), 3),
     "nature": Sizes((512,), 36),
     "impala": Sizes((256,), 1),
     "hadamax": Sizes((512,), 1),

@@ -1,10 +1,10 @@
-"""Q-networks without JAX, for acting: the arithmetic of `qlax.networks.qnetwork` for one step, in ten operations.
+"""Q-networks without JAX, for acting: the arithmetic of `qlax.networks.qnetwork` for one step, in a few operations.
 
 The operations exist in NumPy here, and as nodes of an ONNX graph in `qlax.agents.export`. Everything is computed in
 float32, whatever the network's `compute_dtype`.
 
 Axes: B rows of a batch; H and W rows and columns of an image with C channels, h and w those of a layer's output, K
-those of a square kernel; I inputs and F features of a layer; A actions.
+those of a square kernel; I inputs and F features of a layer; A actions, and O outputs of each.
 """
 
 import math
@@ -14,12 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from qlax.errors import UserError
-from qlax.networks.names import EPSILONS, MEMORIES, Norm, is_convolved, is_image
+from qlax.networks.names import EPSILONS, MEMORIES, REACH, Norm, is_convolved, is_image
 
 Array = Any  # array of the kind that the operations handle; it has +, -, * and @, also with NumPy's arrays
 Spec = tuple[np.dtype, tuple[int, ...]]  # dtype and shape of one array of an observation, without the axis B
 
-DEFAULTS = {"encoder": "mlp", "norm": "layer", "input_norm": "none", "memory": "none", "dueling": False}
+DEFAULTS: dict[str, Any] = {
+    **{"encoder": "mlp", "norm": "layer", "input_norm": "none", "memory": "none", "dueling": False},
+    **{"head": "scalar", "head_low": -10.0, "head_high": 10.0, "head_bins": 51, "head_sigma": 0.75},
+    **{"head_transform": "none", "head_members": 10},
+}
 
 
 class Operations(Protocol):
@@ -37,6 +41,9 @@ class Operations(Protocol):
     def joined(self, parts: list[Array]) -> Array:
         """Concatenate arrays `[B, I]` along the last axis."""
 
+    def parted(self, x: Array, size: int) -> Array:
+        """Divide rows into parts of this size: `[B, O size]` to `[B, O, size]`."""
+
     def convolution(self, x: Array, kernel: np.ndarray, stride: int, padding: str) -> Array:
         """Convolve `x [B, H, W, C]` with `kernel [K, K, C, F]` to `[B, h, w, F]`; padding is "VALID" or "SAME"."""
 
@@ -51,6 +58,12 @@ class Operations(Protocol):
 
     def tanh(self, x: Array) -> Array:
         """Return the hyperbolic tangent."""
+
+    def exp(self, x: Array) -> Array:
+        """Return the exponential function."""
+
+    def softmax(self, x: Array) -> Array:
+        """Apply the softmax function over the second axis of `[B, O, A]`."""
 
     def kept(self, memory: Array, first: Array) -> Array:
         """Replace the rows of `memory [B, F]` by 0 where `first [B]` is True, even if they are nan."""
@@ -75,6 +88,10 @@ class NumPy:
         """See `Operations`."""
         return np.concatenate(parts, axis=-1)
 
+    def parted(self, x: np.ndarray, size: int) -> np.ndarray:
+        """See `Operations`."""
+        return x.reshape(len(x), x.shape[1] // size, size)
+
     def convolution(self, x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> np.ndarray:
         """See `Operations`."""
         windows = _windows(x, len(kernel), stride, padding, 0)
@@ -98,6 +115,15 @@ class NumPy:
     def tanh(self, x: np.ndarray) -> np.ndarray:
         """See `Operations`."""
         return np.tanh(x)
+
+    def exp(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        return np.exp(x)
+
+    def softmax(self, x: np.ndarray) -> np.ndarray:
+        """See `Operations`."""
+        raised = np.exp(x - x.max(1, keepdims=True))
+        return raised / raised.sum(1, keepdims=True)
 
     def kept(self, memory: np.ndarray, first: np.ndarray) -> np.ndarray:
         """See `Operations`."""
@@ -159,11 +185,28 @@ class PlainNetwork:
             cell = _Cell(variables["params"]["memory_cell"], operations)
             step = getattr(cell, self.description["memory"])
             x, memory = step([operations.kept(part, first) for part in memory], x)
-        q = layers.dense(x)
+        outputs = operations.parted(layers.dense(x), self.num_actions)
         if self.description["dueling"]:
-            # The product is the mean of q over the actions.
-            q = layers.dense(x) + q - q @ np.full([self.num_actions] * 2, 1 / self.num_actions, np.float32)
-        return q, memory
+            value = operations.parted(layers.dense(x), 1)
+            # The product is the mean over the actions.
+            outputs = value + outputs - outputs @ np.full([self.num_actions] * 2, 1 / self.num_actions, np.float32)
+        return operations.flat(self._q(operations, outputs)), memory
+
+    def _q(self, operations: Operations, outputs: Array) -> Array:
+        """Return the Q-values `[B, 1, A]` that `qlax.heads` gives for outputs `[B, O, A]`."""
+        head = {name.removeprefix("head_"): x for name, x in self.description.items() if name.startswith("head_")}
+        if self.description["head"] != "hl_gauss":
+            members = head["members"] if self.description["head"] == "ensemble" else 1
+            return np.full([1, members], 1 / members, np.float32) @ outputs
+        is_log, ends = head["transform"] == "symlog", np.array([head["low"], head["high"]])
+        begin, end = np.sign(ends) * np.log1p(np.abs(ends)) if is_log else ends
+        beyond = math.ceil(REACH * head["sigma"])
+        centers = begin + (end - begin) / head["bins"] * (np.arange(-beyond, head["bins"] + beyond) + 0.5)
+        q = centers.astype(np.float32)[None] @ operations.softmax(outputs)
+        one = np.float32(1)
+        if is_log:
+            return operations.relu(operations.exp(q) - one) - operations.relu(operations.exp(q * -one) - one)
+        return q
 
 
 def specs(info: dict[str, Any]) -> list[Spec]:
@@ -194,7 +237,11 @@ class _Layers:
 
     def activate(self, x: Array) -> Array:
         x = self.normalise(self.description["norm"], x)
-        return _gelu(x, self.operations) if self.description["encoder"] == "hadamax" else self.operations.relu(x)
+        return (
+            _gelu(x, self.operations)
+            if self.description["encoder"] in ("product", "hadamax")
+            else self.operations.relu(x)
+        )
 
     def normalise(self, norm: Norm, x: Array) -> Array:
         if norm == "none":
@@ -226,6 +273,13 @@ class _Layers:
 
     def cnn(self, x: Array) -> Array:
         return self.activate(self.convolution(x, padding="VALID"))
+
+    def product(self, x: Array) -> Array:
+        halves = _halves(self._next("Convolution"))
+        one, other = (
+            self.activate(self.operations.convolution(x, half["kernel"], 1, "VALID") + half["bias"]) for half in halves
+        )
+        return self.operations.max_pool(one * other, 2, 2)
 
     def nature(self, x: Array) -> Array:
         for stride in (4, 2, 1):
@@ -310,7 +364,7 @@ def _dense(x: Array, layer: dict[str, np.ndarray]) -> Array:
 
 
 def _halves(layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Split a dense layer into two, with the first and the second half of its features."""
+    """Split a layer into two, with the first and the second half of its features."""
     parts = zip(*(np.split(layer[name], 2, axis=-1) for name in ("kernel", "bias")), strict=True)
     return [{"kernel": kernel, "bias": bias} for kernel, bias in parts]
 

@@ -1,6 +1,6 @@
 """Q-networks: encoder, memory and head, with the normalisation that replaces a target network.
 
-Axes: L steps of a segment, B rows of a batch, then features; A actions.
+Axes: L steps of a segment, B rows of a batch, then features; K outputs of an action, A actions.
 """
 
 from functools import partial
@@ -10,31 +10,46 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qlax import heads
 from qlax.errors import UserError, described
+from qlax.heads import Head, scalar
 from qlax.networks.encoders import LAYERS
 from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last
 from qlax.networks.memories import CELLS
-from qlax.networks.names import ENCODERS, EPSILONS, Dtype, Encoder, Memory, Norm, is_convolved, is_image, is_screen
+from qlax.networks.names import (
+    ENCODERS,
+    EPSILONS,
+    HEADS,
+    Dtype,
+    Encoder,
+    Memory,
+    Norm,
+    is_convolved,
+    is_image,
+    is_screen,
+)
 from qlax.types import PyTree
 from qlax.util.imports import import_object
 
 
 class QNetwork(nn.Module):
-    """Encoder, optional memory, and a linear head; satisfies `qlax.types.Network`.
+    """Encoder, optional memory, and a linear layer of outputs; satisfies `qlax.types.Network`.
 
     Attributes:
       num_actions: Number of actions, A.
       encoder: Name of an encoder in `qlax.networks.names`. "mlp" flattens the observation; "cnn" begins with a 3 x 3
-        convolution of 16 features, for MinAtar; "nature", "impala" and "hadamax" are for the screens of Atari. In a
-        tree of arrays, each array that is large enough has convolutions of its own, and the others are flattened.
+        convolution of 16 features, for MinAtar, and "product" with the product of two such; "nature", "impala" and
+        "hadamax" are for the screens of Atari. In a tree of arrays, each array that is large enough has convolutions of
+        its own, and the others are flattened.
       hidden: Widths of the dense layers; the last one is also the width of the memory.
       norm: Norm before every activation. "none" is for ablations, as nothing else stabilises learning.
       input_norm: Norm of the observation, applied to each of its arrays separately. "layer" does not change an array
         that is a single number beside other arrays.
       memory: Name of a memory in `qlax.networks.names`, or "none".
-      dueling: If True, compute Q from separate value and advantage heads (Wang et al., 2016, arXiv:1511.06581).
+      head: Meaning of the outputs, see `qlax.heads`.
+      dueling: If True, add a value and advantages to each of the K outputs (Wang et al., 2016, arXiv:1511.06581).
       compute_dtype: Dtype of the products in dense and convolutional layers, "float32" or "bfloat16"; parameters,
-        norms, memory and head are always float32.
+        norms, memory and outputs are always float32.
       axis_name: Name of the mapped axis of devices over which batch statistics are averaged; None for none.
     """
 
@@ -44,6 +59,7 @@ class QNetwork(nn.Module):
     norm: Norm = "layer"
     input_norm: Norm = "none"
     memory: Memory = "none"
+    head: Head = scalar()
     dueling: bool = False
     compute_dtype: Dtype = "float32"
     axis_name: str | None = None
@@ -61,7 +77,7 @@ class QNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, memory: PyTree, obs: PyTree, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
-        """Compute Q-values for a segment of steps.
+        """Compute the outputs for a segment of steps; those of the head `scalar()` are Q-values.
 
         Args:
           memory: Memory before the first step.
@@ -70,7 +86,7 @@ class QNetwork(nn.Module):
           train: True in training, where batch statistics are computed and updated.
 
         Returns:
-          Q-values, float32 `[L, B, A]`, and the memory after the last step.
+          Outputs, float32 `[L, B, K A]` with all actions of an output side by side, and the memory after the last step.
         """
         length, batch = first.shape
         dtype = jnp.dtype(self.compute_dtype)
@@ -104,10 +120,10 @@ class QNetwork(nn.Module):
             remember = CELLS[self.memory](self.hidden[-1], name="memory_cell")
             x, memory = remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
-        q = Dense(self.num_actions)(x)
+        outputs = Dense(self.head.outputs * self.num_actions)(x).reshape(length * batch, -1, self.num_actions)
         if self.dueling:
-            q = Dense(1)(x) + q - q.mean(-1, keepdims=True)
-        return q.reshape(length, batch, -1), memory
+            outputs = Dense(self.head.outputs)(x)[..., None] + outputs - outputs.mean(-1, keepdims=True)
+        return outputs.reshape(length, batch, -1), memory
 
     def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
         match norm:
@@ -226,8 +242,9 @@ def build(description: dict[str, Any], num_actions: int, axis_name: str | None =
     """Make a network from its description.
 
     Args:
-      description: Fields of `QNetwork`; or `{"network": "module:Name"}` with the import path of a user's own class or
-        function, which is called with the number of actions.
+      description: Fields of `QNetwork`, with the name of the head and its arguments as `head_<argument>`; or
+        `{"network": "module:Name"}` with the import path of a user's own class or function, which is called with the
+        number of actions.
       num_actions: Number of actions, A.
       axis_name: See `QNetwork`; it is not passed to a user's own network.
 
@@ -235,7 +252,12 @@ def build(description: dict[str, Any], num_actions: int, axis_name: str | None =
       UserError: A user's own network cannot be imported or made, or lacks a member of `qlax.types.Network`.
     """
     if "network" not in description:
-        return QNetwork(num_actions, **{**description, "hidden": tuple(description["hidden"])}, axis_name=axis_name)
+        fields = {name: value for name, value in description.items() if not name.startswith("head")}
+        name = description.get("head", "scalar")
+        given = {part: description[f"head_{part}"] for part in HEADS[name] if f"head_{part}" in description}
+        head = getattr(heads, name)(**given)
+        fields |= {"hidden": tuple(fields["hidden"]), "head": head, "axis_name": axis_name}
+        return QNetwork(num_actions, **fields)
     path = description["network"]
     try:
         network = import_object(path)(num_actions)

@@ -9,7 +9,7 @@ import numpy as np
 
 from qlax.envs.worker import Worker
 from qlax.playing.host import Part, first_steps, frozen
-from qlax.pqn import PQN, Decision, TrainState
+from qlax.pqn import PQN, Decision, Hyper, TrainState
 from qlax.types import Array, PyTree
 
 
@@ -54,6 +54,12 @@ def distinct(fingerprint: np.ndarray) -> np.ndarray:
     return np.array([len(np.unique(of_agent)) for of_agent in fingerprint])
 
 
+def _with_one_epsilon(hyper: Hyper, epsilon: float | jax.Array) -> Hyper:
+    """Return the hyper-parameters with the same epsilon in all environments, and at any time."""
+    one = jnp.asarray(epsilon, jnp.float32)
+    return hyper._replace(epsilon_start=one, epsilon_end=one, epsilon_spread=jnp.float32(1))
+
+
 def in_jax(
     algorithm: PQN, env: Any, max_steps: int, epsilon: float | jax.Array = 0.0
 ) -> Callable[[jax.Array, TrainState], dict[str, jax.Array]]:
@@ -85,7 +91,7 @@ def in_jax(
         if env_state.shared:
             env_state = env_state._replace(shared=state.env.shared)
         envs = step.reward.shape[0]
-        hyper = state.hyper._replace(epsilon_start=jnp.float32(epsilon), epsilon_end=jnp.float32(epsilon))
+        hyper = _with_one_epsilon(state.hyper, epsilon)
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
         step = step._replace(terminated=jnp.ones(envs, bool))  # marks a new episode, which resets the memory
         state = state._replace(env=env_state, step=step, memory=memory, hyper=hyper, key=key_act)
@@ -154,9 +160,9 @@ def on_host(
     worker.reset(seed)
     step, metrics = worker.result()
     envs = len(metrics["raw_reward"])
-    hyper = state.hyper._replace(epsilon_start=jnp.float32(epsilon), epsilon_end=jnp.float32(epsilon))
+    hyper = _with_one_epsilon(state.hyper, epsilon)
     memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
-    part = Part(jax.random.key(seed), first_steps(step), memory)
+    part = Part(jnp.int32(0), jax.random.key(seed), first_steps(step), memory)
     parameters = frozen(state)._replace(hyper=hyper)
     unfinished, steps = np.ones(envs, bool), 0
     records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}

@@ -23,6 +23,7 @@ from qlax.types import PyTree, Step
 class Part(NamedTuple):
     """Training state of one half of the environments."""
 
+    begin: jax.Array  # int32, number of its first environment among all
     key: jax.Array  # random key for acting
     step: Step  # [n, ...]
     memory: PyTree  # [n, M, ...]
@@ -55,12 +56,14 @@ def begin(state: TrainState) -> tuple[jax.Array, list[Part]]:
     def rows(tree, index):
         return jax.tree.map(lambda x: x[index * parts[0] : (index + 1) * parts[0]], tree)
 
-    return key, [Part(k, rows(state.step, i), rows(state.memory, i)) for i, k in enumerate(keys)]
+    return key, [
+        Part(jnp.int32(i * parts[0]), k, rows(state.step, i), rows(state.memory, i)) for i, k in enumerate(keys)
+    ]
 
 
 def act(algorithm: PQN, state: TrainState, part: Part) -> tuple[Part, Decision]:
     """Choose actions for one part; `state` may be the result of `frozen`."""
-    acted, decision = algorithm.act(state._replace(key=part.key, step=part.step, memory=part.memory))
+    acted, decision = algorithm.act(state._replace(key=part.key, step=part.step, memory=part.memory), part.begin)
     return part._replace(key=acted.key, memory=acted.memory), decision
 
 

@@ -45,7 +45,10 @@ def _draws(runs: Any, settings: Settings) -> Any:
     return runs // (settings.get("seeds", 1) * math.prod(lists))
 
 
-OLDER = (Older(renamed={"runs": ("draws", _draws)}),)  # index: format number; add an entry when the format changes
+OLDER = (  # index: format number; add an entry when the format changes
+    Older(renamed={"runs": ("draws", _draws)}),
+    Older(hyper={"epsilon_spread": 1.0, "lam_end": 0.65, "lam_fraction": 0.0}),
+)
 FORMAT = len(OLDER)
 
 

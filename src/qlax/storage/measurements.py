@@ -60,10 +60,15 @@ _ALL = (
         "try --input-norm layer",
     ),
     Measurement(
-        *("loss", "loss", "", "mean of half the squared TD error", "learning"),
+        *("loss", "loss", "", "mean cost: half the squared TD error, or the cross-entropy of hl_gauss", "learning"),
         cause="Q-values have grown too large; try a lower learning_rate, gamma or reward_scale, or norm=layer",
     ),
     Measurement("td_error", "TD error", "", "mean absolute TD error", "learning"),
+    Measurement(
+        *("target_outside", "targets outside", "share"),
+        "share of targets below head_low or above head_high, which count as these",
+        "learning",
+    ),
     Measurement(
         *("grad_norm", "gradient norm", "", "norm of the gradients before clipping", "learning"),
         cause="gradients have grown too large; try a lower learning_rate or max_grad_norm, or norm=layer",
@@ -83,7 +88,7 @@ _ALL = (
         "share of the network's units that are inactive in a whole sample of the rollout",
         "learning",
     ),
-    Measurement("epsilon", "epsilon", "share", "share of random actions", "learning"),
+    Measurement("epsilon", "epsilon", "share", "share of random actions, the mean over environments", "learning"),
     Measurement(
         *("episode_length", "exploring episode length", "steps", "mean length of exploring episodes", "learning"),
     ),

@@ -40,7 +40,6 @@ def train(
     *,
     out: Path | str | None = None,
     callback: Callback | None = None,
-    optimizer: Optimizer | None = None,
     explore: Explore | None = None,
     loss: Loss | None = None,
     returns: Returns | None = None,
@@ -62,7 +61,6 @@ def train(
         `eval_interval` set how often there are lines and evaluations; by default a short run has few of both, and the
         last update always has one. A run that a callback ended is complete, and `qlax.resume` goes on to its planned
         length. An exception it raises ends training after a checkpoint was saved.
-      optimizer: Function of `(hyper, num_gradient_steps)` that returns an Optax transformation, see `qlax.pqn.make`.
       explore: Function of `(key, q, legal, epsilon)` that returns actions, see `qlax.pqn.make`.
       loss: Function of the error `target - q`, see `qlax.pqn.make`.
       returns: Targets in place of `qlax.q_lambda`, see `qlax.pqn.make`.
@@ -70,7 +68,8 @@ def train(
         there too, as a notebook does in any case.
       compilation_cache: Whether to keep compiled programs in the user's cache directory for the next time.
       settings: Fields of `qlax.Config` that replace those of the target. Several values of a field that can be swept
-        train as many settings side by side. `mixing` may also be a `qlax.Mixing`.
+        train as many settings side by side. `mixing` may also be a `qlax.Mixing`, and `optimizer` a function of
+        `(hyper, num_gradient_steps)` that returns an Optax transformation, see `qlax.pqn.make`.
 
     Returns:
       The finished run: its directory, summary, learning curves and agents.
@@ -100,8 +99,8 @@ def train(
       )
       ```
     """
-    own = settings.pop("mixing") if isinstance(settings.get("mixing"), Mixing) else None
-    plugins = _given(optimizer=optimizer, explore=explore, loss=loss, returns=returns, mixing=own)
+    own = {name: settings.pop(name) for name in ("optimizer", "mixing") if not isinstance(settings.get(name, ""), str)}  # type: ignore[misc]
+    plugins = _given(explore=explore, loss=loss, returns=returns) | own
     if isinstance(settings.get("init"), Path):
         settings["init"] = str(settings["init"])
     config = configure(target, **settings)

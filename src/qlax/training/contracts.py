@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qlax.errors import UserError
+from qlax.errors import UserError, described
+from qlax.heads import head_of
 from qlax.pqn import Hyper
 from qlax.types import Network, PyTree, Step
 
@@ -41,10 +42,12 @@ def check_network(name: str, network: Network, step: Step, num_actions: int) -> 
     result, _ = jax.eval_shape(lambda *x: network.apply(*x, False, mutable=[]), variables, memory, obs, first)
     expect(isinstance(result, tuple) and len(result) == 2, f"returns {_kind(result)}; expected (q, memory)")
     q, after = result
-    wanted = f"expected float of shape {(1, n * m, num_actions)}, that is [L, B, A]"
+    head = head_of(network)
+    shape, axes = (1, n * m, head.outputs * num_actions), "[L, B, A]" if head.outputs == 1 else "[L, B, K A]"
+    wanted = f"expected float of shape {shape}, that is {axes}"
     is_array = hasattr(q, "dtype")
     expect(is_array, f"returns {_kind(q)} as q; {wanted}")
-    is_right = q.shape == (1, n * m, num_actions) and jnp.issubdtype(q.dtype, jnp.floating)
+    is_right = q.shape == shape and jnp.issubdtype(q.dtype, jnp.floating)
     expect(is_right, f"returns q of shape {q.shape} and dtype {q.dtype}; {wanted}")
     found, expected = _described(after), _described(memory)
     expect(found == expected, f"returns a memory of {found}; expected that of initial_memory: {expected}")
@@ -73,7 +76,7 @@ def check_parts(parts: dict[str, Any], step: Step, num_actions: int, num_steps: 
     if "loss" in parts:
         expect("loss", jax.eval_shape(parts["loss"], q), q)
     if "explore" in parts:
-        expect("explore", jax.eval_shape(parts["explore"], jax.random.key(0), q, step.legal, scalar), action)
+        _check_explore(parts["explore"], q, step.legal)
     if "mixing" in parts:
         value = jax.eval_shape(parts["mixing"].value, q, step.legal)
         learners = value.shape[-1] if getattr(value, "ndim", 0) == 2 else 1
@@ -87,6 +90,26 @@ def check_parts(parts: dict[str, Any], step: Step, num_actions: int, num_steps: 
         made = parts["optimizer"](Hyper(), 1)
         if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
             raise UserError(f"optimizer returns {_kind(made)}; expected an optax.GradientTransformation")
+
+
+def _check_explore(explore: Any, q: jax.ShapeDtypeStruct, legal: jax.ShapeDtypeStruct | None) -> None:
+    """Check what a function of `(key, q, legal, epsilon)` returns, where every environment has an epsilon of its own.
+
+    Raises:
+      UserError: It fails, or its actions are not int32 `[N, M]`.
+    """
+    n, m, actions = q.shape
+    n += n == m  # so that numbers of environments do not pass for those of members
+    q, legal = jax.ShapeDtypeStruct((n, m, actions), q.dtype), legal and jax.ShapeDtypeStruct((n, m, actions), bool)
+    epsilon, action = jax.ShapeDtypeStruct((n, 1), jnp.float32), jax.ShapeDtypeStruct((n, m), jnp.int32)
+    each = f"for epsilon {_described(epsilon)}, one number for every environment"
+    try:
+        found = jax.eval_shape(explore, jax.random.key(0), q, legal, epsilon)
+    except Exception as error:
+        raise UserError(f"explore fails {each}: {described(error)}; see qlax.pqn.make") from error
+    if _described(found) != _described(action):
+        returned = f"explore returns {_described(found)}; expected {_described(action)}"
+        raise UserError(f"{returned} {each}, see qlax.pqn.make")
 
 
 def _kind(x: Any) -> str:

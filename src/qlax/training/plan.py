@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import pqn
+from qlax import gradients, pqn
 from qlax.config.intervals import with_intervals
 from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
@@ -153,7 +153,8 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
         shapes = _shapes(algorithm, built, seeds, hyper)
         learned = shapes.params, shapes.opt_state
         of_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), learned)
-        form = vector.chosen(placement.platform, plugins.get("optimizer", pqn.radam), *of_one)
+        optimizer = plugins.get("optimizer", gradients.OPTIMIZERS[config.optimizer])
+        form = vector.chosen(placement.platform, optimizer, *of_one)
         is_usual = form is vector.USUAL
         learner = algorithm if is_usual else _algorithm(config, vec, form.network(network), placement, plugins)
         learn, measure = guard.make(learner, network, placement.axis_name, form)
@@ -191,8 +192,9 @@ def _sources(config: Config, plugins: dict[str, Any]) -> dict[str, str]:
             raise UserError(
                 f"unknown part of the algorithm {name!r}{nearest(name, PLUGINS)}; expected one of {', '.join(PLUGINS)}"
             )
-    if "mixing" in plugins and config.mixing != FIELDS["mixing"].default:
-        raise UserError(f"mixing={config.mixing} and a qlax.Mixing exclude each other; leave one out")
+    for name, own in (("mixing", "a qlax.Mixing"), ("optimizer", "an optimiser of your own")):
+        if name in plugins and getattr(config, name) != FIELDS[name].default:
+            raise UserError(f"{name}={getattr(config, name)} and {own} exclude each other; leave one out")
     return {name: _source(plugin) for name, plugin in plugins.items()}
 
 
@@ -276,6 +278,7 @@ def _algorithm(config: Config, vec: Vec | None, network: Network, placement: Pla
     shape = pqn.Shape(**sizes | {"num_envs": config.num_envs // placement.parts})
     parts: dict[str, Any] = {
         "mixing": MIXINGS[config.mixing],
+        "optimizer": gradients.OPTIMIZERS[config.optimizer],
         "returns": q_lambda_at_once if placement.platform == "gpu" else q_lambda,
     }
     return pqn.make(vec, network, shape, axis_name=placement.axis_name, **parts | plugins)

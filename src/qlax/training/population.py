@@ -26,7 +26,7 @@ from qlax.util.text import six_digits
 SHARE = 0.2  # share of a population that is replaced, and share of the best members that replace it
 FACTORS = (0.5, 2.0)  # factors that perturb a setting, as in the paper for GANs; 0.8 and 1.2 explore more slowly
 OWN = 2**31  # constant folded into the seed's key, so that the key differs from those of the agents
-DISCOUNTS = ("gamma", "lam")  # settings of which the difference from 1 is perturbed
+DISCOUNTS = ("gamma", "lam", "lam_end")  # settings of which the difference from 1 is perturbed
 
 
 Exchange = Callable[[TrainState, Record, jax.Array, jax.Array | bool], tuple[TrainState, Record, dict[str, jax.Array]]]

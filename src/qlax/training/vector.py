@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qlax.pqn import TrainState, radam
+from qlax.gradients import ELEMENTWISE
+from qlax.heads import head_of
+from qlax.pqn import TrainState
 from qlax.types import Network, PyTree
 
 
@@ -50,7 +52,7 @@ def chosen(platform: str, optimizer: Any, params: PyTree, opt_state: PyTree) -> 
       opt_state: Shapes of its optimiser's state.
     """
     leaves = jax.tree.leaves(params)
-    is_alike = getattr(optimizer, "elementwise", optimizer is radam) and all(
+    is_alike = getattr(optimizer, "elementwise", optimizer in ELEMENTWISE) and all(
         leaf.dtype == jnp.float32 for leaf in leaves
     )
     return _of_vectors(params, opt_state) if platform == "gpu" and is_alike and len(leaves) > 1 else USUAL
@@ -86,6 +88,6 @@ def _of_vectors(params: PyTree, usual: PyTree) -> Form:
         def apply(variables: dict[str, PyTree], *arguments: Any, **options: Any) -> Any:
             return network.apply(variables | {"params": divided(variables["params"])}, *arguments, **options)
 
-        return SimpleNamespace(recurrent=network.recurrent, apply=apply)
+        return SimpleNamespace(recurrent=network.recurrent, head=head_of(network), apply=apply)
 
     return Form(enter, leave, of_vector)

@@ -20,6 +20,7 @@ from qlax.agents.agent import load
 from qlax.envs.suites import drawing
 from qlax.envs.suites.options import check_name, checked
 from qlax.errors import UserError, described, nearest
+from qlax.heads import q_values
 from qlax.mixing import only_legal
 from qlax.networks.qnetwork import build
 from qlax.types import Network, PyTree, Step
@@ -260,8 +261,8 @@ def _greedy(network: Network, variables: PyTree) -> Policy:
 
     def policy(key, obs, legal):
         del key
-        q, _ = network.apply(variables, (), _observation(obs)[None, None], jnp.ones((1, 1), bool), train=False)
-        return only_legal(q[0, 0], legal).argmax()
+        outputs, _ = network.apply(variables, (), _observation(obs)[None, None], jnp.ones((1, 1), bool), train=False)
+        return only_legal(q_values(network, outputs)[0, 0], legal).argmax()
 
     return policy
 

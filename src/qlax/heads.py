@@ -1,0 +1,197 @@
+"""Heads: functions from the outputs of a network to Q-values, and to the cost of targets.
+
+Axes: M team members; K A outputs for K outputs of an action and A actions, with all actions of an output side by side;
+E estimates of Q; G learners, each with a target of its own:
+those of `qlax.mixing` for every estimate.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qlax.errors import UserError
+from qlax.mixing import Mixing, member_q
+
+Loss = Callable[[jax.Array], jax.Array]
+REACH = 4.0  # standard deviations of a histogram beyond the ends of its support; 0.003 % of a Gaussian lies outside
+
+
+class Head(NamedTuple):
+    """Functions of the outputs of a network, of which an attribute `head` has this type.
+
+    Attributes:
+      outputs: Number of outputs of an action, K.
+      estimates: Function from outputs `[..., K A]` to a tuple of E estimates of the Q-values, `[..., A]` each. Every
+        estimate is learned from targets of its own; the mean of all acts.
+      cost: Function `(loss, error, target, outputs, action)` from the loss of `qlax.pqn.make`, the errors `target - q`
+        and the targets, both `[..., G]`, the outputs `[..., M, K A]` and the actions `[..., M]` to costs `[..., G]`.
+      measures: Function from targets `[..., G]` and their weights `[..., 1]` to measurements, each a weighted sum and
+        the sum of the weights.
+    """
+
+    outputs: int
+    estimates: Callable[[jax.Array], tuple[jax.Array, ...]]
+    cost: Callable[..., jax.Array]
+    measures: Callable[[jax.Array, jax.Array], dict[str, tuple[jax.Array, jax.Array]]] = lambda target, weight: {}
+
+    def q(self, outputs: jax.Array) -> jax.Array:
+        """Return the Q-values `[..., A]` that act, for outputs `[..., K A]`."""
+        estimates = self.estimates(outputs)
+        return functools.reduce(jnp.add, estimates) / len(estimates)
+
+    def mixed(self, mixing: Mixing) -> Mixing:
+        """Return the same mixing, with outputs `[..., M, K A]` in place of Q-values and G x E learners."""
+
+        def value(outputs: jax.Array, legal: jax.Array | None) -> jax.Array:
+            return jnp.concatenate([mixing.value(q, legal) for q in self.estimates(outputs)], -1)
+
+        def q_of(outputs: jax.Array, action: jax.Array) -> jax.Array:
+            return jnp.concatenate([mixing.q(q, action) for q in self.estimates(outputs)], -1)
+
+        return Mixing(value, q_of)
+
+
+def half_squared(error: jax.Array) -> jax.Array:
+    """Return half the squared error, elementwise."""
+    return 0.5 * jnp.square(error)
+
+
+def _alone(outputs: jax.Array) -> tuple[jax.Array]:
+    return (outputs,)
+
+
+def _cost_of_error(loss: Loss, error: jax.Array, *_: Any) -> jax.Array:
+    return loss(error)
+
+
+def scalar() -> Head:
+    """Make the head whose only output is the Q-value, as in the paper."""
+    return Head(1, _alone, _cost_of_error)
+
+
+def ensemble(members: int = 10) -> Head:
+    """Make a head of several estimates of Q, each learned from targets of its own; their mean acts.
+
+    The estimates share all layers but the last and learn from the same steps; they differ by their initial weights.
+
+    Args:
+      members: Number of estimates, E.
+
+    Source: Osband et al., "Deep exploration via bootstrapped DQN", 2016, arXiv:1602.04621, with all steps for every
+    estimate (p = 1 in appendix B).
+    """
+    return Head(members, lambda outputs: tuple(jnp.split(outputs, members, axis=-1)), _cost_of_error)
+
+
+class Histogram(NamedTuple):
+    """Bins of equal width of transformed values, between two ends and as far beyond as a Gaussian needs.
+
+    Attributes:
+      edges: Edges of the bins, float64 `[K + 1]`.
+      ends: First and last value of the support, transformed.
+      deviation: Standard deviation of the Gaussian, in units of the edges.
+      is_log: Whether values are transformed by symlog, `sign(x) log(1 + |x|)`.
+    """
+
+    edges: np.ndarray
+    ends: tuple[float, float]
+    deviation: float
+    is_log: bool
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Centres of the bins, float32 `[K]`."""
+        return ((self.edges[:-1] + self.edges[1:]) / 2).astype(np.float32)
+
+    def transformed(self, x: jax.Array) -> jax.Array:
+        """Transform values."""
+        return jnp.sign(x) * jnp.log1p(jnp.abs(x)) if self.is_log else x
+
+    def restored(self, x: jax.Array) -> jax.Array:
+        """Return the values of transformed ones."""
+        return jnp.sign(x) * jnp.expm1(jnp.abs(x)) if self.is_log else x
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """Return the share of each bin in a Gaussian around each value: `[...]` to `[..., K]`, whose sum is 1."""
+        center = jnp.clip(self.transformed(x), *self.ends)[..., None]
+        edges = jnp.asarray(self.edges, jnp.float32).reshape(*(1,) * x.ndim, -1)
+        below = jax.scipy.special.erf((edges - center) / (math.sqrt(2) * self.deviation))
+        return jnp.diff(below, axis=-1) / (below[..., -1:] - below[..., :1])
+
+
+def histogram(low: float, high: float, bins: int, sigma: float, transform: str) -> Histogram:
+    """Make the bins of `hl_gauss`, for the same arguments."""
+    is_log = transform == "symlog"
+    begin, end = (math.copysign(math.log1p(abs(x)), x) if is_log else float(x) for x in (low, high))
+    width, beyond = (end - begin) / bins, math.ceil(REACH * sigma)
+    edges = begin + width * np.arange(-beyond, bins + beyond + 1)
+    return Histogram(edges, (begin, end), sigma * width, is_log)
+
+
+def hl_gauss(
+    low: float = -10.0, high: float = 10.0, bins: int = 51, sigma: float = 0.75, transform: str = "none"
+) -> Head:
+    """Make a head whose outputs are the logits of a histogram, learned by cross-entropy (HL-Gauss).
+
+    The target is the histogram of a Gaussian around the return G of `qlax.q_lambda`; the Q-value is the mean of the
+    histogram, `h^-1(sum_k p_k h_k)` for a transform h. Returns outside of the support count as its end.
+
+    With a transform, the mean of random returns is that of the transformed ones: for symlog it is below the mean of
+    returns of one sign by about `Var(G) / (2 (1 + |G|))`.
+
+    Args:
+      low: First value of the support.
+      high: Last value of the support.
+      bins: Number of bins in the support; beyond each end are `ceil(4 sigma)` more, so that the Gaussian fits and its
+        mean is right up to the ends. K is the number of all.
+      sigma: Standard deviation of the Gaussian, in bins.
+      transform: "symlog" for bins of equal width in `h(x) = sign(x) log(1 + |x|)`, or "none".
+
+    Source: Farebrother et al., "Stop regressing: training value functions via classification for scalable deep RL",
+    2024, arXiv:2403.03950, section 3.1.
+    """
+    bars = histogram(low, high, bins, sigma, transform)
+    number = len(bars.edges) - 1
+
+    def by_output(outputs: jax.Array) -> jax.Array:
+        return outputs.reshape(*outputs.shape[:-1], number, -1)  # [..., K, A]
+
+    def estimates(outputs: jax.Array) -> tuple[jax.Array]:
+        logits = by_output(outputs)
+        centers = jnp.asarray(bars.centers).reshape(*(1,) * (logits.ndim - 2), -1, 1)
+        return (bars.restored((jax.nn.softmax(logits, -2) * centers).sum(-2)),)
+
+    def cost(loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array) -> jax.Array:
+        if loss is not half_squared:
+            raise UserError(
+                "loss and head=hl_gauss exclude each other, as the head has a loss of its own: leave one out"
+            )
+        logits = member_q(by_output(outputs), action[..., None])  # [..., M, K]
+        if logits.shape[:-1] != error.shape:
+            raise UserError(
+                "head=hl_gauss learns a distribution for every member of a team, and a sum of members has none; "
+                "expected mixing=none or head=scalar"
+            )
+        return -(bars.weights(target) * jax.nn.log_softmax(logits)).sum(-1)
+
+    def measures(target: jax.Array, weight: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+        outside = (target < low) | (target > high)
+        return {"target_outside": ((weight * outside).mean(-1).sum(), weight.sum())}
+
+    return Head(number, estimates, cost, measures)
+
+
+def head_of(network: Any) -> Head:
+    """Return the head of a network; `scalar()` if it names none."""
+    head = getattr(network, "head", None)
+    return head if isinstance(head, Head) else scalar()
+
+
+def q_values(network: Any, outputs: jax.Array) -> jax.Array:
+    """Return the Q-values `[..., A]` that act, for all outputs `[..., K A]` that a network returns."""
+    return head_of(network).q(outputs)
