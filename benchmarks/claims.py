@@ -12,7 +12,6 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from rows import Row, rows
 
 import qlax
@@ -39,7 +38,7 @@ Targets of λ = 0.65 against targets of one step; lines are means over six seeds
 [Against DQN and PPO](baselines.md) compares the seconds with those of DQN with replay.
 """,
     "Teams": """\
-![Greedy return on layouts of Overcooked and share of battles won on maps of SMAX](figures/claims-teams.png)
+![Results of teams against steps](figures/claims-teams.png)
 
 Means over the seeds, which are the thin lines.
 """,
@@ -113,25 +112,26 @@ def draw_lambda(path: Path, _: Path) -> None:
 
 
 def draw_teams(path: Path, _: Path) -> None:
-    """Draw every layout of Overcooked and every measured map of SMAX against steps."""
+    """Draw every measured layout of Overcooked and map of SMAX against steps."""
+    panels = {
+        "Overcooked": ("greedy return", {name: curve(rows()[f"overcooked-{name}"]) for name in LAYOUTS}),
+        "SMAX": ("share of battles won", {name: curve(rows()[f"smax-{name}"], "eval_won") for name in MAPS}),
+    }
+    panels = {title: (label, curves) for title, (label, curves) in panels.items() if any(curves.values())}
     with rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(5.5, 2.6), layout="constrained")
-        _each(left, {name: curve(rows()[f"overcooked-{name}"]) for name in LAYOUTS})
-        _each(right, {name: curve(rows()[f"smax-{name}"], "eval_won") for name in MAPS})
-        left.set(title="Overcooked", xlabel="environment steps", ylabel="greedy return")
-        right.set(title="SMAX", xlabel="environment steps", ylabel="share of battles won", ylim=(0, 1))
+        figure, every = plt.subplots(
+            1, len(panels), figsize=(2.8 * len(panels), 2.6), layout="constrained", squeeze=False
+        )
+        for axes, (title, (label, curves)) in zip(every[0], panels.items(), strict=True):
+            for name, found in curves.items():
+                if found is not None:
+                    (line,) = axes.plot(found.steps, found.values.mean(-1), label=name.replace("-", " "))
+                    axes.plot(found.steps, found.values, color=line.get_color(), alpha=0.4, linewidth=0.6)
+            in_steps(axes)
+            axes.set(title=title, xlabel="environment steps", ylabel=label, ylim=(0, None))
+            axes.legend(loc="lower right")
         save(figure, path)
         plt.close(figure)
-
-
-def _each(axes: Axes, curves: dict[str, Curve | None]) -> None:
-    for name, found in curves.items():
-        if found is not None:
-            (line,) = axes.plot(found.steps, found.values.mean(-1), label=name.replace("-", " "))
-            axes.plot(found.steps, found.values, color=line.get_color(), alpha=0.4, linewidth=0.6)
-    in_steps(axes)
-    if axes.lines:
-        axes.legend()
 
 
 def _as_run(row: Row, folder: Path) -> Path:

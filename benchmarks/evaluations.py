@@ -49,5 +49,5 @@ def measured(preset: str, total_steps: int, seeds: int) -> dict:
 
 if __name__ == "__main__":
     found = {command: measured(*run) for command, run in RUNS.items()}
-    record = circumstances(COMMAND) | {"note": "beside other programs", "runs": found}
+    record = circumstances(COMMAND) | {"runs": found}
     (RESULTS / "evaluations.json").write_text(json.dumps(record, indent=2) + "\n")
