@@ -28,10 +28,11 @@ class Wants:
         del arguments
         return {"params": {"action": jnp.int32(0)}}
 
-    def apply(self, variables, memory, obs, first, train, mutable=()):
-        del obs, train, mutable
+    def apply(self, variables, memory, obs, first, train, mutable=None):
+        del obs, train
         q = jax.nn.one_hot(variables["params"]["action"], self.num_actions)
-        return (jnp.broadcast_to(q, (*first.shape, self.num_actions)), memory), {}
+        result = jnp.broadcast_to(q, (*first.shape, self.num_actions)), memory
+        return result if mutable is None else (result, {})
 
 
 def saved(folder, env, obs, actions=(1,), num_actions=2, wrappers=(), **options):

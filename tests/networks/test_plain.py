@@ -1,5 +1,7 @@
 """NumPy, ONNX and StableHLO against Flax: random weights and statistics, episodes that end within a sequence."""
 
+import inspect
+
 import jax
 import numpy as np
 import onnxruntime
@@ -7,9 +9,11 @@ import pytest
 from runs import random_agent
 
 import qlax
+from qlax import heads
 from qlax.agents import export
 from qlax.networks import plain as plain_network
 from qlax.networks import qnetwork
+from qlax.networks.names import HEADS
 
 VECTOR, FLAG, GRID = ["float32", [4]], ["bool", []], ["bool", [5, 6, 3]]
 FAST = {  # description of the network, arrays of the observation
@@ -84,8 +88,16 @@ def test_every_form_acts_as_the_agent(agent):
 
 def test_what_the_networks_are_is_known_to_both():
     fields = qnetwork.QNetwork.__dataclass_fields__
+    parts = {
+        f"head_{name}": parameter.default
+        for head in HEADS
+        for name, parameter in inspect.signature(getattr(heads, head)).parameters.items()
+    }
     for name, value in plain_network.DEFAULTS.items():
-        assert fields[name].default == value
+        if name == "head":
+            assert fields[name].default == getattr(heads, value)()
+        else:
+            assert (parts[name] if name in parts else fields[name].default) == value
     rest = fields.keys() - plain_network.DEFAULTS.keys()
     assert rest == {"num_actions", "hidden", "compute_dtype", "axis_name", "parent", "name"}
 

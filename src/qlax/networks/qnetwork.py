@@ -120,9 +120,10 @@ class QNetwork(nn.Module):
             remember = CELLS[self.memory](self.hidden[-1], name="memory_cell")
             x, memory = remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
-        outputs = Dense(self.head.outputs * self.num_actions)(x).reshape(length * batch, -1, self.num_actions)
+        outputs = Dense(self.head.outputs * self.num_actions)(x)
         if self.dueling:
-            outputs = Dense(self.head.outputs)(x)[..., None] + outputs - outputs.mean(-1, keepdims=True)
+            advantages = outputs.reshape(length * batch, -1, self.num_actions)
+            outputs = Dense(self.head.outputs)(x)[..., None] + advantages - advantages.mean(-1, keepdims=True)
         return outputs.reshape(length, batch, -1), memory
 
     def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
