@@ -115,6 +115,7 @@ def test_a_run_trains_stops_and_resumes_as_on_windows(tmp_path):
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_its_jobs_as_on_windows(tmp_path):
     words = ["sweep", "cartpole", "--total-steps", "2048", *TINY, "--num-epochs", "1", "2", "--out", "both"]
     said = python(AS_ON_WINDOWS + COMMAND, tmp_path, *words)
@@ -159,6 +160,7 @@ def test_a_path_may_have_spaces_and_any_letters_and_the_terminal_may_know_none_o
     assert agent.act([0.01, 0.02, 0.03, 0.04]) in (0, 1)
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_does_no_harm(tmp_path):
     """As root, a test cannot take its own rights away: a file where the folders should be has the same effect."""
     (tmp_path / "home").write_text("")
