@@ -19,7 +19,7 @@ from qlax.envs.vec import Vec, VecState
 from qlax.errors import UserError, naming, nearest
 from qlax.mixing import INDEPENDENT, VDN
 from qlax.networks import qnetwork
-from qlax.networks.names import ENCODERS
+from qlax.networks.names import ENCODERS, HEADS
 from qlax.playing import host
 from qlax.pqn import PQN, Hyper, Rollout, TrainState
 from qlax.returns import q_lambda, q_lambda_at_once
@@ -219,7 +219,8 @@ def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
     observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
     config = config.derive(encoder=qnetwork.default_encoder(observation))
     config = config.derive(hidden=ENCODERS[qnetwork.checked_encoder(config.encoder, observation)].hidden)
-    description = {name: getattr(config, name) for name in NETWORK_FIELDS}
+    others = {f"head_{part}" for head, parts in HEADS.items() if head != config.head for part in parts}
+    description = {name: getattr(config, name) for name in NETWORK_FIELDS if name not in others}
     return config, description | {"hidden": list(description["hidden"])}
 
 
