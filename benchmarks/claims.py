@@ -120,7 +120,7 @@ def draw_teams(path: Path, _: Path) -> None:
     panels = {title: (label, curves) for title, (label, curves) in panels.items() if any(curves.values())}
     with rc_context(STYLE):
         figure, every = plt.subplots(
-            1, len(panels), figsize=(2.8 * len(panels), 2.6), layout="constrained", squeeze=False
+            1, len(panels), figsize=(2.8 * len(panels), 2.9), layout="constrained", squeeze=False
         )
         for axes, (title, (label, curves)) in zip(every[0], panels.items(), strict=True):
             for name, found in curves.items():
@@ -129,7 +129,8 @@ def draw_teams(path: Path, _: Path) -> None:
                     axes.plot(found.steps, found.values, color=line.get_color(), alpha=0.4, linewidth=0.6)
             in_steps(axes)
             axes.set(title=title, xlabel="environment steps", ylabel=label, ylim=(0, None))
-            axes.legend(loc="lower right")
+        named = (line for axes in every[0] for line in axes.get_lines())
+        legend_below(figure, [line for line in named if not str(line.get_label()).startswith("_")])
         save(figure, path)
         plt.close(figure)
 
