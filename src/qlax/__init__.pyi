@@ -9,6 +9,7 @@ from .agents.export import export as export
 from .config.settings import Config as Config
 from .envs import make as make
 from .envs import wrap as wrap
+from .envs.bins import Bins as Bins
 from .envs.check.env import check_env as check_env
 from .envs.episodes import Episodes as Episodes
 from .envs.vec import Vec as Vec
@@ -29,6 +30,7 @@ from .errors import Stopped as Stopped
 from .errors import UserError as UserError
 from .heads import Head as Head
 from .mixing import INDEPENDENT as INDEPENDENT
+from .mixing import MEAN as MEAN
 from .mixing import VDN as VDN
 from .mixing import Mixing as Mixing
 from .networks.qnetwork import QNetwork as QNetwork

@@ -1,6 +1,6 @@
 """Heads: functions from the outputs of a network to Q-values, and to the cost of targets.
 
-Axes: M team members; K A outputs for K outputs of an action and A actions, with all actions of an output side by side;
+Axes: M team members, or M D for actions of D dimensions; K A outputs for K outputs of an action and A actions, with all actions of an output side by side;
 E estimates of Q; G learners, each with a target of its own:
 those of `qlax.mixing` for every estimate.
 """
@@ -174,8 +174,8 @@ def hl_gauss(
         logits = member_q(by_output(outputs), action[..., None])  # [..., M, K]
         if logits.shape[:-1] != error.shape:
             raise UserError(
-                "head=hl_gauss learns a distribution for every member of a team, and a sum of members has none; "
-                "expected mixing=none or head=scalar"
+                "head=hl_gauss learns a distribution for every member of a team, or dimension of an action, and their "
+                "sum or mean has none; expected mixing=none or head=scalar"
             )
         return -(bars.weights(target) * jax.nn.log_softmax(logits)).sum(-1)
 

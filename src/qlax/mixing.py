@@ -55,8 +55,22 @@ def team_q(q: jax.Array, action: jax.Array) -> jax.Array:
     return member_q(q, action).sum(-1, keepdims=True)
 
 
+def mean_value(q: jax.Array, legal: jax.Array | None) -> jax.Array:
+    """Average each member's largest Q-value among its legal actions: `[..., M, A]` to `[..., 1]`."""
+    return member_value(q, legal).mean(-1, keepdims=True)
+
+
+def mean_q(q: jax.Array, action: jax.Array) -> jax.Array:
+    """Return the Q-value of a joint action as a mean over members: `[..., M, A]`, `[..., M]` to `[..., 1]`."""
+    return member_q(q, action).mean(-1, keepdims=True)
+
+
 VDN = Mixing(team_value, team_q)
 """Value decomposition: a team is worth the sum of its members' values (Sunehag et al., 2017, arXiv:1706.05296)."""
+
+MEAN = Mixing(mean_value, mean_q)
+"""The mean in place of the sum, so that each Q-value is of the size of a return, whatever the number of members or of an
+action's dimensions (DecQN: Seyde et al., 2023, arXiv:2210.12566)."""
 
 INDEPENDENT = Mixing(member_value, member_q)
 """Independent learners: every member learns its own Q from the team's reward (Tan, 1993)."""

@@ -3,8 +3,8 @@
 One `update` acts for T steps in N environments (`rollout`), computes Q(lambda) targets of the transitions,
 and fits Q to the targets with a few epochs of minibatch gradient descent (`learn`).
 
-Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions;
-G learners, each with a target of its own: 1 for a team, or M if its members learn independently.
+Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions; G learners, each
+with a target of its own: 1 for a team, M if its members learn by themselves. D dimensions of an action count as M D members.
 The network is trained on segments of L consecutive steps: L = T if it has memory, else L = 1.
 
 Source: Gallici et al., "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811.
@@ -179,14 +179,14 @@ def make(
         return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params: PyTree, stats: PyTree, memory: PyTree, obs: PyTree, first: jax.Array, train: bool = False) -> Any:
-        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `[L, B, M, K A]`, memory, stats."""
+        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `[L, B, M D, K A]`, memory, stats."""
         l, b, m = jax.tree.leaves(obs)[0].shape[:3]
         obs, first = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs), jnp.repeat(first, m, 1)
         memory = jax.tree.map(lambda x: x.reshape(b * m, *x.shape[2:]), memory)
         variables, mutable = {"params": params, **stats}, list(stats) if train else []
         (outputs, memory), stats = network.apply(variables, memory, obs, first, train, mutable=mutable)
         memory = jax.tree.map(lambda x: x.reshape(b, m, *x.shape[1:]), memory)
-        return outputs.reshape(l, b, m, -1), memory, stats
+        return outputs.reshape(l, b, -1, outputs.shape[-1]), memory, stats
 
     def look(state: TrainState) -> tuple[jax.Array, PyTree, jax.Array]:
         """Return outputs of the latest observation `[N, M, K A]`, the memory after it, and where an episode begins."""

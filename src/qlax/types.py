@@ -47,6 +47,11 @@ class Env(Protocol):
     Optional attributes:
 
     - `num_agents`: Size of the team, M.
+    - `action_dimensions`: Number of dimensions of an action, D, each of which is one of A values; `step` then takes
+      int32 `[D]` (`[M, D]` in a team), and `legal` is `[D, A]` (`[M, D, A]`).
+    - `action_bounds`: Lowest and highest action, float32 `[D]` of NumPy each, of an environment with continuous actions.
+      It has no `num_actions`, its `legal` is None, and its `step` takes float32 `[D]` (`[M, D]`). The setting `bins`
+      divides each dimension into A values.
     - `time_limit`: Largest number of steps in an episode.
     - `score(return)`: The suite's normalised score for an episode's return.
     - `reset_ratio`: See `Vec`; for environments whose reset is expensive.
@@ -78,7 +83,7 @@ class Env(Protocol):
         Args:
           key: Random key, from which everything random is drawn.
           state: State that `reset` or the last step returned.
-          action: int32 `[M]`; a scalar for a single agent.
+          action: int32 `[M]`; a scalar for a single agent. `action_dimensions` and `action_bounds` change it.
           *shared: Value of the attribute `shared`; nothing if the environment has no such attribute.
           **options: Never given. Because of it, type checkers accept a `step` with or without a parameter for `shared`.
         """
@@ -97,7 +102,8 @@ class HostEnv(Protocol):
 
     Optional attributes:
 
-    - `num_agents`, `time_limit`, `score(return)`, `fps` and `action_names`: See `Env`.
+    - `num_agents`, `action_dimensions`, `action_bounds`, `time_limit`, `score(return)`, `fps` and `action_names`: See
+      `Env`; actions have the axis N first.
     - `render()`: Picture of every environment, uint8 `[N, height, width, 3]`. Some suites need an option for it when
       the environment is made, see `qlax.envs.options_to_draw`.
     - `kill()`: End the environment's processes at once, if it hangs or crashed.
@@ -117,7 +123,7 @@ class HostEnv(Protocol):
         """Take actions; return the steps.
 
         Args:
-          action: int32 `[N, M]`; `[N]` for single agents.
+          action: int32 `[N, M]`; `[N]` for single agents. `action_dimensions` and `action_bounds` change it.
         """
 
     def close(self) -> None:
@@ -137,7 +143,8 @@ class Network(Protocol):
     episode begins and the memory has to be reset before the step; and `train`, bool, True while learning. `q` is
     `[L, B, A]`. Collections of variables other than `params` are kept as the network's statistics. A network whose
     outputs are not Q-values has an attribute `head`, a `qlax.Head` with K outputs of an action, and returns
-    `[L, B, K A]`, with all actions of an output side by side.
+    `[L, B, K A]`, with all actions of an output side by side. If the environment's actions have D dimensions, the
+    network is made by `Name(num_actions, dimensions)`, and returns `[L, B, D, K A]`.
 
     Example:
       ```python

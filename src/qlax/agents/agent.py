@@ -11,7 +11,7 @@ import numpy as np
 from qlax.agents.zoo import located
 from qlax.errors import UserError, described
 from qlax.networks.plain import NumPy, PlainNetwork, specs
-from qlax.networks.spaces import Action, cast, in_words, observation
+from qlax.networks.spaces import action, cast, in_words, observation
 from qlax.storage import checkpoint
 from qlax.switches import usual_switches
 from qlax.types import PyTree
@@ -31,16 +31,17 @@ class Agent:
 
     Any other agent takes observations as the environment of `qlax.make` shows them, wrapped by `qlax.wrap` as in
     training: with the wrapper `last_action`, for example, every observation ends with the one-hot last action. It
-    returns numbers of actions, 0 to A - 1.
+    returns numbers of actions, 0 to A - 1; or, if the environment's actions are continuous, actions between its bounds.
 
     Args:
       variables: Variables of the network: parameters and statistics of its normalisation. The attribute of this name
         holds them on JAX's device once the agent has acted.
       info: Description of the agent: `network` (see `qlax.networks.qnetwork.build`), `num_actions`, `obs` (dtype and
         shape of every array of one member's observation), `obs_paths` (path of each array in the observation's tree;
-        missing in older agents), `spaces` (descriptions of the environment's spaces, `observation` and `action`, see
-        `qlax.networks.spaces`; only if the environment has spaces, and missing in older agents), `env`, `env_options`,
-        and the agent's own settings, such as `seed`.
+        missing in older agents), `action_dimensions` (missing if an action is one number), `spaces` (descriptions of
+        the environment's spaces, `observation` and `action`, see `qlax.networks.spaces`; only those that the
+        environment has, and missing in older agents), `env`, `env_options`, and the agent's own settings, such as
+        `seed`.
       numpy_only: If True, act without JAX; see `load`.
     """
 
@@ -48,9 +49,9 @@ class Agent:
         self.info = info
         self.variables = variables
         self._obs = specs(info)
-        spaces = info.get("spaces")
-        self._convert = observation(spaces["observation"], "observation") if spaces else None
-        self._action = Action(spaces["action"]) if spaces else None
+        spaces = info.get("spaces", {})
+        self._convert = observation(spaces["observation"], "observation") if "observation" in spaces else None
+        self._action = action(spaces["action"]) if "action" in spaces else None
         self._policy: _InJax | _InNumPy = (_InNumPy if numpy_only else _InJax)(info)
         self.reset()
 
@@ -60,9 +61,10 @@ class Agent:
             name for name in (network.get("encoder"), network.get("memory", "none")) if name != "none"
         )
         shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
-        if "spaces" in self.info:
+        if "observation" in self.info.get("spaces", {}):
             shows = in_words(self.info["spaces"]["observation"])
-        return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {self.num_actions} actions>"
+        dimensions = f" in each of {self.dimensions} dimensions" if self.dimensions else ""
+        return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {self.num_actions} actions{dimensions}>"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the agent without its compiled network, so that it can be sent to another process."""
@@ -77,6 +79,11 @@ class Agent:
     def num_actions(self) -> int:
         """Number of actions, A; several simultaneous choices are one joint action, and the last changes fastest."""
         return int(self.info["num_actions"])
+
+    @property
+    def dimensions(self) -> int | None:
+        """Number of dimensions of an action, D, each of which is one of A values; None if an action is one number."""
+        return self.info.get("action_dimensions")
 
     @property
     def recurrent(self) -> bool:
@@ -99,7 +106,7 @@ class Agent:
             one value for all.
 
         Returns:
-          Q-values, float32 `[..., A]`, with the leading axes of `obs`.
+          Q-values, float32 `[..., A]`, with the leading axes of `obs`; `[..., D, A]` if an action has D dimensions.
 
         Raises:
           UserError: `obs` is empty or does not fit the agent, or its leading axes changed while the agent has a memory.
@@ -141,20 +148,20 @@ class Agent:
         self.variables = self._policy.placed(self.variables)
         q, memory = self._policy.look(self.variables, self._memory, obs, arrays, begins)
         self._memory, self._leading = (memory if self.recurrent else None), leading
-        return q.reshape(*leading, -1)
+        return q.reshape(*leading, *q.shape[1:])
 
     def act(self, obs: Any, legal: Any = None, first: Any = False) -> np.ndarray:
         """Return the action with the largest Q-value, and update the memory.
 
         Args:
           obs: See `q_values`.
-          legal: Legal actions, bool `[..., A]` in the order of the Q-values, with at least one True in every row; None
+          legal: Legal actions, bool in the shape and order of the Q-values, with at least one True in every row; None
             if all actions are legal.
           first: See `q_values`.
 
         Returns:
-          Actions with the leading axes of `obs`: numbers, int32 `[...]`; or, if the agent keeps the environment's
-          spaces, actions of its space.
+          Actions with the leading axes of `obs`: numbers, int32 `[...]`, or `[..., D]` if an action has D dimensions;
+          or, if the agent keeps the environment's action space, as for continuous actions, actions of that space.
 
         Raises:
           UserError: See `q_values`; or `legal` has the wrong shape, or a row without a legal action.
@@ -167,6 +174,8 @@ class Agent:
             except UserError:
                 self._memory, self._leading = before  # a refused call does not change the memory
                 raise
+        if self._action is not None and self._action.exists is not None:
+            q = np.where(self._action.exists, q, -np.inf)
         number = np.asarray(q.argmax(-1), np.int32)
         return number if self._action is None else self._action(number)
 
@@ -192,7 +201,7 @@ class _InJax:
         from qlax.networks import qnetwork
 
         self.info = info
-        self.network = qnetwork.build(info["network"], info["num_actions"])
+        self.network = qnetwork.build(info["network"], info["num_actions"], info.get("action_dimensions"))
         self.recurrent = bool(self.network.recurrent)
 
         def look(*inputs: Any) -> tuple[Any, PyTree]:
@@ -230,7 +239,7 @@ class _InJax:
           first: Bool `[B]`, True where an episode begins.
 
         Returns:
-          Q-values `[B, A]`, and the new memory.
+          Q-values `[B, A]`, or `[B, D, A]`, and the new memory.
         """
         memory = self.network.initial_memory(len(first)) if memory is None else memory
         obs = jax.tree.unflatten(jax.tree.structure(obs), [array[None] for array in arrays])

@@ -25,7 +25,7 @@ from qlax.agents.agent import Agent, load
 from qlax.agents.zoo import home_of
 from qlax.errors import UserError, described, naming, nearest
 from qlax.networks.plain import PlainNetwork, specs
-from qlax.networks.spaces import Action, observation
+from qlax.networks.spaces import action, observation
 from qlax.switches import usual_switches
 from qlax.types import PyTree
 from qlax.util.files import check_is_new, free_name, write_result
@@ -112,7 +112,7 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     from qlax.networks import qnetwork
 
     info, names = agent.info, _names(agent.info)
-    network = qnetwork.build(info["network"], info["num_actions"])
+    network = qnetwork.build(info["network"], info["num_actions"], info.get("action_dimensions"))
     if "network" in info["network"] and names != ["obs"]:
         raise UserError("a network of your own can only be exported if the observation is one array; this is a tree")
     leaves, memory_tree = jax.tree.flatten(jax.eval_shape(lambda: network.initial_memory(1)))
@@ -198,7 +198,7 @@ def _names(info: dict[str, Any]) -> list[str]:
 def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -> dict[str, Any]:
     """Return the description of an exported agent, for JSON.
 
-    If the environment has spaces, `conversion` says in words how its observations become the inputs, and which action
+    If the agent keeps spaces of its environment, `conversion` says in words how its observations become the inputs, and which action
     every entry of q is of.
 
     Args:
@@ -213,12 +213,16 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
     before = [array(f"memory/{index}", *spec) for index, spec in enumerate(memory)]
     after = [array(f"next_memory/{index}", *spec) for index, spec in enumerate(memory)]
     first = [array("first", bool, ())] if agent.recurrent else []
-    q = array("q", np.float32, (agent.num_actions,))
-    conversion = {}
-    if spaces := agent.info.get("spaces"):
-        seen = observation(spaces["observation"], "observation").words
-        conversion["conversion"] = {"observation": seen, "action": Action(spaces["action"]).words}
-    return {"inputs": [*before, *obs, *first], "outputs": [q, *after], **conversion, **agent.info}
+    q = array(
+        "q", np.float32, (agent.num_actions,) if agent.dimensions is None else (agent.dimensions, agent.num_actions)
+    )
+    spaces, conversion = agent.info.get("spaces", {}), {}
+    if "observation" in spaces:
+        conversion["observation"] = observation(spaces["observation"], "observation").words
+    if "action" in spaces:
+        conversion["action"] = action(spaces["action"]).words
+    in_words = {"conversion": conversion} if conversion else {}
+    return {"inputs": [*before, *obs, *first], "outputs": [q, *after], **in_words, **agent.info}
 
 
 class _Value:
@@ -290,9 +294,9 @@ class _Onnx:
         """See `Operations`."""
         return self.node("Concat", *parts, axis=1)
 
-    def parted(self, x: _Value, size: int) -> _Value:
+    def parted(self, x: _Value, *sizes: int) -> _Value:
         """See `Operations`."""
-        return self.node("Reshape", x, np.array([0, -1, size]))  # 0: as many rows as before
+        return self.node("Reshape", x, np.array([-1, *sizes]))
 
     def convolution(self, x: _Value, kernel: np.ndarray, stride: int, padding: str) -> _Value:
         """See `Operations`."""

@@ -124,7 +124,7 @@ def _measure(env_ids: list[str], check: bool, apart: Apart | None) -> list[str]:
             header = ""
             continue
         agents, limit = (str(number or "") for number in (found.num_agents, found.time_limit))
-        line = f"{checked}{found.num_actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
+        line = f"{checked}{found.actions:>7}  {agents:>6}  {limit:>6}  {found.observation}"
         print(f"{header}{env_id:{width}}  {line}", flush=True)
         header = ""
         if apart is None:  # advice is for authors: users cannot change the environments of a suite

@@ -69,6 +69,7 @@ class Overrides(TypedDict, total=False):
     compute_dtype: str
     wrappers: Sequence[str]
     mixing: str | Mixing
+    bins: int | None
     reset_ratio: int | None
     time_limit_is_terminal: bool
     overlap: bool

@@ -221,9 +221,17 @@ class Config:
     )
     mixing: str = setting(
         "sum",
-        text(("sum", "none")),
+        text(("sum", "mean", "none")),
         "learning",
-        "how a team learns: sum adds its members' Q-values (VDN), none trains each member by itself",
+        "how the members of a team, or the dimensions of an action, learn together: by the sum (VDN) or the mean of "
+        "their Q-values; none trains each by itself",
+    )
+    bins: int | None = setting(
+        None,
+        whole(low=2),
+        "environment",
+        "values of each dimension of a continuous action, from its lowest to its highest; more are finer, but slower to "
+        "learn",
     )
     reset_ratio: int | None = setting(
         None,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from qlax.config import environments
 from qlax.config.environments import SUITES, is_own, suite_called
+from qlax.envs.check.common import action_form
 from qlax.envs.check.env import check_contract
 from qlax.envs.wrappers import by_name, by_path
 from qlax.errors import RunError, UserError, described, matching, remedy
@@ -144,11 +145,11 @@ def make(env_id: str, /, **options: Any) -> Any:
 
 def _keep_usual_switches(env: Any) -> None:
     """Let a user call an environment of a suite under any of JAX's switches, also within a compiled function."""
-    reset, step = env.reset, env.step
+    reset, step, (_, dtype) = env.reset, env.step, action_form(env)
     # Python's numbers in a state would become arrays under the user's switches, and an argmax may have 64 bits.
     env.reset = usual_switches()(lambda *arguments: strong(reset(*arguments)))
     env.step = usual_switches()(
-        lambda key, state, action, *shared: strong(step(key, state, jnp.asarray(action, jnp.int32), *shared))
+        lambda key, state, action, *shared: strong(step(key, state, jnp.asarray(action, dtype), *shared))
     )
     if hasattr(env, "render"):
         env.render = usual_switches()(env.render)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from qlax import envs, pqn
 from qlax.config.environments import is_own
 from qlax.config.settings import FIELDS, Config
+from qlax.envs.bins import with_bins
 from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.envs.wrappers import is_named
@@ -87,7 +88,7 @@ def build(config: Config) -> Built:
             raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
     if on_host:
         return _build_on_host(config, make)
-    env = envs.wrap(make(**copy.deepcopy(config.env_options)), config.wrappers)
+    env = envs.wrap(with_bins(make(**copy.deepcopy(config.env_options)), config.bins, config.env), config.wrappers)
     if is_own(config.env):
         return _build_in_jax(config, env)
     with envs.reported(f"{config.env} cannot be reset"):
@@ -113,7 +114,8 @@ def _build_on_host(config: Config, make: Callable[..., HostEnv]) -> Built:
         options["wrappers"] = config.wrappers
 
     def make_envs(num_envs: int) -> HostEnv:
-        return make(num_envs=num_envs, **copy.deepcopy(options))  # an environment may change its lists
+        env = make(num_envs=num_envs, **copy.deepcopy(options))  # an environment may change its lists
+        return with_bins(env, config.bins, config.env)
 
     worker = Worker(config.env, make_envs, 2, device=jax.devices()[0], timeout=config.host_timeout)
     try:

@@ -1,6 +1,7 @@
 """Survey of environments: their sizes, checks of their contract, and their speed."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.envs import maker, reported
-from qlax.envs.check.common import team_of
+from qlax.envs.check.common import action_axes, dimensions_of, random_action
 from qlax.envs.check.env import check_env
 from qlax.envs.vec import Vec
 from qlax.switches import usual_switches
@@ -24,7 +25,7 @@ CHECKED_STEPS = 100
 class Sizes(NamedTuple):
     """Sizes of an environment's actions and observations, which its network has to fit."""
 
-    num_actions: int
+    actions: str  # number of actions; "D x A" for D dimensions of A values, "[D]" for D continuous ones
     num_agents: int | None  # None for a single agent
     observation: str  # dtype and shape of every array of one member's observation
     time_limit: int | None  # in steps; None if there is none
@@ -43,7 +44,7 @@ def sizes(env_id: str) -> Sizes:
         else:
             obs = jax.eval_shape(env.reset, jax.random.key(0))[1].obs
         num_agents = getattr(env, "num_agents", None)
-        return Sizes(int(env.num_actions), num_agents, _as_text(obs, num_agents), getattr(env, "time_limit", None))
+        return Sizes(_actions_as_text(env), num_agents, _as_text(obs, num_agents), getattr(env, "time_limit", None))
 
 
 @usual_switches()
@@ -74,6 +75,12 @@ def _opened(env_id: str, num_envs: int) -> Iterator[Any]:
         yield env
 
 
+def _actions_as_text(env: Any) -> str:
+    if getattr(env, "action_bounds", None) is not None:
+        return f"[{dimensions_of(env)}]"
+    return f"{dimensions_of(env)} x {env.num_actions}" if hasattr(env, "action_dimensions") else f"{env.num_actions}"
+
+
 def _as_text(obs: PyTree, num_agents: int | None) -> str:
     """Return name, dtype and shape of every array of one member's observation, as "float32[4]"."""
     parts = []
@@ -93,9 +100,13 @@ def _speed(env: Any, seconds: float) -> float:
         def one(carry, key):
             state, step = carry
             key_action, key_step = jax.random.split(key)
-            shape = (NUM_ENVS, vec.num_agents, vec.num_actions)
-            logits = jnp.zeros(shape) if step.legal is None else jnp.where(step.legal, 0.0, -jnp.inf)
-            action = jax.random.categorical(key_action, logits).astype(jnp.int32)
+            axes = (NUM_ENVS, *action_axes(env))
+            if getattr(env, "action_bounds", None) is not None:
+                action = jax.random.uniform(key_action, axes, jnp.float32, *map(jnp.asarray, env.action_bounds))
+            else:
+                shape = (NUM_ENVS, math.prod(axes[1:]), env.num_actions)
+                logits = jnp.zeros(shape) if step.legal is None else jnp.where(step.legal, 0.0, -jnp.inf)
+                action = jax.random.categorical(key_action, logits).astype(jnp.int32)
             return vec.step(key_step, state, action), None
 
         return jax.lax.scan(one, (state, step), jax.random.split(key, NUM_STEPS))[0]
@@ -114,8 +125,5 @@ def _speed_on_host(env: Any, seconds: float) -> float:
     begin = time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds:
         calls += 1
-        preference = random.random((env.num_envs, *team_of(env), env.num_actions))
-        if step.legal is not None:
-            preference = np.where(step.legal, preference, -1)
-        step = env.step(preference.argmax(-1).astype(np.int32))
+        step = env.step(random_action(env, step.legal, random, (env.num_envs,)))
     return calls * env.num_envs / elapsed

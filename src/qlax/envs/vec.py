@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qlax.envs.check.common import action_axes
 from qlax.errors import UserError
 from qlax.switches import usual_switches
 from qlax.types import Env, PyTree, Step, strong
@@ -44,7 +45,7 @@ class Vec:
       time_limit_is_terminal: If True, a time limit counts as termination, as in most of the literature.
 
     Attributes:
-      num_actions: Number of actions, A.
+      num_actions: Number of actions, A; of every dimension if an action has several. 0 if actions are continuous.
       num_agents: Number of members of a team, M; 1 for a single agent.
       is_team: Whether the environment has `num_agents`, and takes actions `[M]` instead of scalars.
 
@@ -72,7 +73,9 @@ class Vec:
         self.num_envs = num_envs
         self.reset_ratio = reset_ratio
         self.time_limit_is_terminal = time_limit_is_terminal
-        self.num_actions = env.num_actions
+        self._is_continuous = getattr(env, "action_bounds", None) is not None
+        self._action_axes = action_axes(env)
+        self.num_actions: int = 0 if self._is_continuous else env.num_actions
         self._shared = (env.shared,) if hasattr(env, "shared") else ()
         self.is_team = hasattr(env, "num_agents")
         self.num_agents: int = getattr(env, "num_agents", 1)
@@ -99,13 +102,15 @@ class Vec:
         Args:
           key: Random key.
           state: State that `reset` or the last step returned.
-          action: int32 `[N, M]`; ignored for a copy that is reset after its time limit.
+          action: int32 `[N, M]`, or `[N, M D]` if an action has D dimensions; float32 `[N, M, D]` if actions are
+            continuous. It is ignored for a copy that is reset after its time limit.
         """
         copies, shared = state
         key_step, key_reset = jax.random.split(key)
         keys = jax.random.split(key_step, self.num_envs)
-        action = jnp.asarray(action, jnp.int32)  # an argmax of the user's own may have 64 bits
-        action = action if self.is_team else action[:, 0]
+        # An argmax of the user's own may have 64 bits.
+        action = jnp.asarray(action, jnp.float32 if self._is_continuous else jnp.int32)
+        action = action.reshape(self.num_envs, *self._action_axes)
         env, step = jax.vmap(lambda *of_copy: self.env.step(*of_copy, *shared))(keys, copies.env, action)
         step, raw_reward = self._with_axes(step)
 
@@ -164,7 +169,9 @@ class Vec:
         """Return the step with the axes and dtypes that `Step` promises, and the raw rewards."""
         obs, legal = step.obs, step.legal
         if not self.is_team:
-            obs, legal = jax.tree.map(lambda x: x[:, None], (obs, legal))
+            obs = jax.tree.map(lambda x: x[:, None], obs)
+        if legal is not None:
+            legal = legal.reshape(len(legal), -1, self.num_actions)
         reward, metrics = jax.tree.map(lambda x: x.astype(jnp.float32), (step.reward, step.metrics))
         raw_reward = metrics.get("raw_reward", reward)
         metrics = {name: value for name, value in metrics.items() if name != "raw_reward"}

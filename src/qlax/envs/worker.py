@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from qlax.envs.check.common import action_axes
 from qlax.envs.check.host import check_host_env
 from qlax.errors import HostError, UserError, described, remedy
 from qlax.switches import usual_switches
@@ -127,7 +128,7 @@ class Worker:
                 self.env.close()
 
     def _for_env(self, action: np.ndarray) -> np.ndarray:
-        return action if hasattr(self.env, "num_agents") else action[:, 0]
+        return action.reshape(len(action), *action_axes(self.env))
 
     def _kill(self) -> None:
         env = getattr(self, "env", None)  # None if the environment could not be made
@@ -153,7 +154,9 @@ def _with_axes(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
     """Return a step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` included."""
     obs, legal = jax.tree.map(np.asarray, (step.obs, step.legal))
     if not hasattr(env, "num_agents"):
-        obs, legal = jax.tree.map(lambda x: x[:, None], (obs, legal))
+        obs = jax.tree.map(lambda x: x[:, None], obs)
+    if legal is not None:
+        legal = legal.reshape(len(legal), -1, env.num_actions)
     reward = np.asarray(step.reward, np.float32)
     metrics = {name: np.asarray(value, np.float32) for name, value in {"raw_reward": reward, **step.metrics}.items()}
     shown = {name: value for name, value in metrics.items() if name != "raw_reward"}

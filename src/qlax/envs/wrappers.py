@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.config.kinds import json_or_text
-from qlax.envs.check.common import ACCOUNTS, team_of
+from qlax.envs.check.common import ACCOUNTS, action_axes, team_of
 from qlax.errors import UserError, nearest
 from qlax.networks.names import is_image, is_screen
 from qlax.types import Env, PyTree, Step
@@ -284,7 +284,7 @@ class _Appended(_StepWrapper):
 
     def __init__(self, env: Env):
         super().__init__(env)
-        self._team = team_of(env)
+        self._team, self._action_axes = team_of(env), action_axes(env)
 
     def _addition(self, step: Step, action: jax.Array) -> jax.Array:
         """Return the vector to add, float32 `[M, k]` (`[k]` for a single agent); it is zeros after a reset."""
@@ -292,7 +292,7 @@ class _Appended(_StepWrapper):
 
     def _changed(self, step: Step, action: jax.Array | None) -> Step:
         if action is None:
-            last = jnp.zeros_like(self._addition(step, jnp.zeros(self._team, jnp.int32)))
+            last = jnp.zeros_like(self._addition(step, jnp.zeros(self._action_axes, jnp.int32)))
         else:
             last = self._addition(step, action)
         obs = step.obs
@@ -308,8 +308,9 @@ class _Appended(_StepWrapper):
 class LastAction(_Appended):
     """Last action, appended one-hot to the observation that followed it; zeros after a reset.
 
-    An observation that is no vector becomes a dict, `{"obs": observation, "last_action": float32 [A]}`. Useful for
-    networks with memory, which cannot otherwise know which actions were exploratory.
+    An observation that is no vector becomes a dict, `{"obs": observation, "last_action": float32 [A]}`. An action of D
+    dimensions has D A numbers. Useful for networks with memory, which cannot otherwise know which actions were
+    exploratory.
 
     Args:
       env: The environment.
@@ -318,7 +319,7 @@ class LastAction(_Appended):
     _name = "last_action"
 
     def _addition(self, step: Step, action: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(action, self._env.num_actions)
+        return jax.nn.one_hot(action, self._env.num_actions).reshape(*self._team, -1)
 
 
 class LastReward(_Appended):

@@ -41,8 +41,8 @@ class Operations(Protocol):
     def joined(self, parts: list[Array]) -> Array:
         """Concatenate arrays `[B, I]` along the last axis."""
 
-    def parted(self, x: Array, size: int) -> Array:
-        """Divide rows into parts of this size: `[B, O size]` to `[B, O, size]`."""
+    def parted(self, x: Array, *sizes: int) -> Array:
+        """Divide an array into parts of these sizes, `[-1, *sizes]`."""
 
     def convolution(self, x: Array, kernel: np.ndarray, stride: int, padding: str) -> Array:
         """Convolve `x [B, H, W, C]` with `kernel [K, K, C, F]` to `[B, h, w, F]`; padding is "VALID" or "SAME"."""
@@ -88,9 +88,9 @@ class NumPy:
         """See `Operations`."""
         return np.concatenate(parts, axis=-1)
 
-    def parted(self, x: np.ndarray, size: int) -> np.ndarray:
+    def parted(self, x: np.ndarray, *sizes: int) -> np.ndarray:
         """See `Operations`."""
-        return x.reshape(len(x), x.shape[1] // size, size)
+        return x.reshape(-1, *sizes)
 
     def convolution(self, x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> np.ndarray:
         """See `Operations`."""
@@ -156,7 +156,7 @@ class PlainNetwork:
         if unknown := info["network"].keys() - {*DEFAULTS, "hidden", "compute_dtype"}:
             raise ValueError(f"unknown {', '.join(unknown)}")
         self.description = DEFAULTS | info["network"]
-        self.num_actions = info["num_actions"]
+        self.num_actions, self.dimensions = info["num_actions"], info.get("action_dimensions")
         self.obs = specs(info)
         width = self.description["hidden"][-1]
         self.memory_shapes = [(width,)] * MEMORIES[self.description["memory"]]  # float32, without the axis B
@@ -174,7 +174,7 @@ class PlainNetwork:
           first: Bool `[B]`, True where an episode begins.
 
         Returns:
-          Q-values, float32 `[B, A]`, and the memory after the step.
+          Q-values, float32 `[B, A]`, or `[B, D, A]` if an action has D dimensions, and the memory after the step.
         """
         layers = _Layers(self.description, variables, operations)
         parts = [layers.features(x, *spec, len(obs) == 1) for x, spec in zip(obs, self.obs, strict=True)]
@@ -185,19 +185,36 @@ class PlainNetwork:
             cell = _Cell(variables["params"]["memory_cell"], operations)
             step = getattr(cell, self.description["memory"])
             x, memory = step([operations.kept(part, first) for part in memory], x)
-        outputs = operations.parted(layers.dense(x), self.num_actions)
+        outputs = operations.parted(
+            layers.dense(x), self._outputs, self.num_actions
+        )  # dimensions are rows from here on
         if self.description["dueling"]:
-            value = operations.parted(layers.dense(x), 1)
+            value = operations.parted(layers.dense(x), self._outputs, 1)
             # The product is the mean over the actions.
             outputs = value + outputs - outputs @ np.full([self.num_actions] * 2, 1 / self.num_actions, np.float32)
-        return operations.flat(self._q(operations, outputs)), memory
+        q = operations.flat(self._q(operations, outputs))
+        return (q if self.dimensions is None else operations.parted(q, self.dimensions, self.num_actions)), memory
+
+    @property
+    def _head(self) -> dict[str, Any]:
+        """Arguments of the head, see `qlax.heads`."""
+        return {name.removeprefix("head_"): x for name, x in self.description.items() if name.startswith("head_")}
+
+    @property
+    def _outputs(self) -> int:
+        """Number of outputs of an action, K."""
+        match self.description["head"]:
+            case "ensemble":
+                return int(self._head["members"])
+            case "hl_gauss":
+                return int(self._head["bins"]) + 2 * math.ceil(REACH * self._head["sigma"])
+        return 1
 
     def _q(self, operations: Operations, outputs: Array) -> Array:
-        """Return the Q-values `[B, 1, A]` that `qlax.heads` gives for outputs `[B, O, A]`."""
-        head = {name.removeprefix("head_"): x for name, x in self.description.items() if name.startswith("head_")}
+        """Return the Q-values `[B, 1, A]` that `qlax.heads` gives for outputs `[B, K, A]`."""
+        head = self._head
         if self.description["head"] != "hl_gauss":
-            members = head["members"] if self.description["head"] == "ensemble" else 1
-            return np.full([1, members], 1 / members, np.float32) @ outputs
+            return np.full([1, self._outputs], 1 / self._outputs, np.float32) @ outputs
         is_log, ends = head["transform"] == "symlog", np.array([head["low"], head["high"]])
         begin, end = np.sign(ends) * np.log1p(np.abs(ends)) if is_log else ends
         beyond = math.ceil(REACH * head["sigma"])

@@ -1,6 +1,7 @@
 """Q-networks: encoder, memory and head, with the normalisation that replaces a target network.
 
-Axes: L steps of a segment, B rows of a batch, then features; K outputs of an action, A actions.
+Axes: L steps of a segment, B rows of a batch, then features; D dimensions of an action, if it has any; K outputs of an
+action, A actions.
 """
 
 from functools import partial
@@ -36,7 +37,8 @@ class QNetwork(nn.Module):
     """Encoder, optional memory, and a linear layer of outputs; satisfies `qlax.types.Network`.
 
     Attributes:
-      num_actions: Number of actions, A.
+      num_actions: Number of actions, A; of each dimension if an action has several.
+      dimensions: Number of dimensions of an action, D, with outputs of their own; None if an action is one number.
       encoder: Name of an encoder in `qlax.networks.names`. "mlp" flattens the observation; "cnn" begins with a 3 x 3
         convolution of 16 features, for MinAtar, and "product" with the product of two such; "nature", "impala" and
         "hadamax" are for the screens of Atari. In a tree of arrays, each array that is large enough has convolutions of
@@ -63,6 +65,7 @@ class QNetwork(nn.Module):
     dueling: bool = False
     compute_dtype: Dtype = "float32"
     axis_name: str | None = None
+    dimensions: int | None = None
 
     @property
     def recurrent(self) -> bool:
@@ -86,7 +89,8 @@ class QNetwork(nn.Module):
           train: True in training, where batch statistics are computed and updated.
 
         Returns:
-          Outputs, float32 `[L, B, K A]` with all actions of an output side by side, and the memory after the last step.
+          Outputs, float32 `[L, B, K A]`, or `[L, B, D, K A]` for actions of D dimensions, with all actions of an output
+          side by side; and the memory after the last step.
         """
         length, batch = first.shape
         dtype = jnp.dtype(self.compute_dtype)
@@ -120,11 +124,13 @@ class QNetwork(nn.Module):
             remember = CELLS[self.memory](self.hidden[-1], name="memory_cell")
             x, memory = remember(memory, x.reshape(length, batch, -1), first)
             x = x.reshape(length * batch, -1)
-        outputs = Dense(self.head.outputs * self.num_actions)(x)
+        blocks = self.head.outputs * (self.dimensions or 1)
+        outputs = Dense(blocks * self.num_actions)(x)
         if self.dueling:
             advantages = outputs.reshape(length * batch, -1, self.num_actions)
-            outputs = Dense(self.head.outputs)(x)[..., None] + advantages - advantages.mean(-1, keepdims=True)
-        return outputs.reshape(length, batch, -1), memory
+            outputs = Dense(blocks)(x)[..., None] + advantages - advantages.mean(-1, keepdims=True)
+        rows = (length, batch) if self.dimensions is None else (length, batch, self.dimensions)
+        return outputs.reshape(*rows, self.head.outputs * self.num_actions), memory
 
     def _normalise(self, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
         match norm:
@@ -239,14 +245,17 @@ def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
     return encoder
 
 
-def build(description: dict[str, Any], num_actions: int, axis_name: str | None = None) -> Any:
+def build(
+    description: dict[str, Any], num_actions: int, dimensions: int | None = None, axis_name: str | None = None
+) -> Any:
     """Make a network from its description.
 
     Args:
       description: Fields of `QNetwork`, with the name of the head and its arguments as `head_<argument>`; or
         `{"network": "module:Name"}` with the import path of a user's own class or function, which is called with the
-        number of actions.
+        number of actions, and with that of their dimensions if there are any.
       num_actions: Number of actions, A.
+      dimensions: See `QNetwork`.
       axis_name: See `QNetwork`; it is not passed to a user's own network.
 
     Raises:
@@ -257,15 +266,16 @@ def build(description: dict[str, Any], num_actions: int, axis_name: str | None =
         name = description.get("head", "scalar")
         given = {part: description[f"head_{part}"] for part in HEADS[name] if f"head_{part}" in description}
         head = getattr(heads, name)(**given)
-        fields |= {"hidden": tuple(fields["hidden"]), "head": head, "axis_name": axis_name}
+        fields |= {"hidden": tuple(fields["hidden"]), "head": head, "axis_name": axis_name, "dimensions": dimensions}
         return QNetwork(num_actions, **fields)
     path = description["network"]
     try:
-        network = import_object(path)(num_actions)
+        network = import_object(path)(num_actions, *([] if dimensions is None else [dimensions]))
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"network {path!r} cannot be made for {num_actions} actions: {described(error)}") from error
+        actions = f"{num_actions} actions{'' if dimensions is None else f' in each of {dimensions} dimensions'}"
+        raise UserError(f"network {path!r} cannot be made for {actions}: {described(error)}") from error
     for member in ("recurrent", "initial_memory", "init", "apply"):
         if not hasattr(network, member):
             raise UserError(f"network {path!r} has no {member!r}; see qlax.Network")

@@ -3,7 +3,8 @@
 Adapters describe the spaces of an environment, and agents keep the descriptions, so that both convert alike. Gymnasium
 is not imported here. A description is a dict with the name of the class as `type`, and:
 
-- Box, MultiBinary: `shape` and `dtype`;
+- Box, MultiBinary: `shape` and `dtype`; of actions in a Box also `low` and `high`, flattened, and `bins`, the number of
+  values of each dimension, if the agent's actions are discrete;
 - Discrete: `n`, `start` and `dtype`;
 - MultiDiscrete: `nvec` and `start`, nested lists, and `dtype`;
 - Dict: `spaces`, descriptions by name, in the order of the space;
@@ -22,6 +23,7 @@ from qlax.types import PyTree
 from qlax.util.text import shown
 
 Space = dict[str, Any]  # description of a space
+MAX_JOINT_ACTIONS = 256  # largest number of combinations of several simultaneous choices as one action
 
 
 class Observation(Protocol):
@@ -57,16 +59,49 @@ def observation(space: Space, what: str) -> Observation:
     return kinds.get(space["type"], _Parts)(space, what)
 
 
-class Action:
-    """Conversion of numbers, from 0, to the actions of a space; the last of several choices changes fastest.
-
-    Args:
-      space: Description of a Discrete, MultiDiscrete or MultiBinary space.
+class Action(Protocol):
+    """Conversion of an agent's choices to the actions of a space.
 
     Attributes:
-      num_actions: Number of actions; several simultaneous choices are one joint action.
+      num_actions: Number of actions, A.
+      dimensions: Number of dimensions of an action, D, each of which is one of A values; None if a choice is one number.
+      exists: Bool `[D, A]`, True for the values that a dimension has; None if every dimension has all A.
       words: What the conversion does, for people.
     """
+
+    num_actions: int
+    dimensions: int | None
+    exists: np.ndarray | None
+    words: str
+
+    def __call__(self, choice: np.ndarray, /) -> np.ndarray:
+        """Return the actions in the dtype of the space; one choice is a scalar of NumPy, which can be a key of a dict.
+
+        Args:
+          choice: Numbers from 0, with any leading axes, which come first in the result, and an axis D if an action has
+            dimensions.
+        """
+
+
+def action(space: Space) -> Action:
+    """Return the conversion of choices to a space's actions.
+
+    Several simultaneous choices are one joint action if there are at most `MAX_JOINT_ACTIONS` of these, and else the
+    dimensions of an action.
+
+    Args:
+      space: Description of a Discrete, MultiDiscrete or MultiBinary space, or of a Box with `bins`.
+    """
+    if space["type"] == "Box":
+        return _Bins(space)
+    sizes, _ = _choices(space)
+    return _Joint(space) if not sizes.shape or math.prod(sizes.ravel().tolist()) <= MAX_JOINT_ACTIONS else _Each(space)
+
+
+class _Joint:
+    """Numbers of joint actions, of which the last choice changes fastest."""
+
+    dimensions, exists = None, None
 
     def __init__(self, space: Space):
         sizes, self._start = _choices(space)
@@ -77,14 +112,47 @@ class Action:
         self.words = f"entry i of q is of the action {joint}{_offset('+', self._start)}{shape}"
 
     def __call__(self, number: np.ndarray) -> np.ndarray:
-        """Return the actions in the dtype of the space; one choice is a scalar of NumPy, which can be a key of a dict.
-
-        Args:
-          number: Numbers of actions, with any axes, which come first in the result.
-        """
         choices = np.stack(np.unravel_index(number, self._sizes), axis=-1)
         action = choices.reshape((*np.shape(number), *self._start.shape)) + self._start
         return action.astype(self._dtype)
+
+
+class _Each:
+    """A choice for each dimension of a space of several choices."""
+
+    def __init__(self, space: Space):
+        sizes, self._start = _choices(space)
+        self._dtype = np.dtype(space["dtype"])
+        self.num_actions, self.dimensions = int(sizes.max()), sizes.size
+        exists = np.arange(self.num_actions) < sizes.reshape(-1, 1)
+        self.exists = None if exists.all() else exists
+        shape = f", of shape {sizes.shape}" if len(sizes.shape) > 1 else ""
+        self.words = f"q[d, i] is of the value i{_offset('+', self._start)} of choice d{shape}"
+
+    def __call__(self, choice: np.ndarray) -> np.ndarray:
+        each = np.reshape(choice, (*np.shape(choice)[:-1], *self._start.shape)) + self._start
+        return each.astype(self._dtype)
+
+
+class _Bins:
+    """A bin for each dimension of a Box, whose values are equally spaced between its bounds."""
+
+    exists = None
+
+    def __init__(self, space: Space):
+        self._shape, self._dtype = tuple(space["shape"]), np.dtype(space["dtype"])
+        self._low, high = (np.asarray(space[end], np.float32) for end in ("low", "high"))
+        self.num_actions, self.dimensions = int(space["bins"]), len(high)
+        self._width = (high - self._low) / np.float32(self.num_actions - 1)
+        values = f"low + i (high - low) / {self.num_actions - 1}"
+        self.words = (
+            f"q[d, i] is of the value {values} of dimension d, for low {self._low.tolist()}, high {high.tolist()}"
+        )
+
+    def __call__(self, choice: np.ndarray) -> np.ndarray:
+        values = self._low + np.asarray(choice) * self._width
+        values = np.rint(values) if self._dtype.kind in "iu" else values
+        return values.astype(self._dtype).reshape(*values.shape[:-1], *self._shape)
 
 
 def in_words(space: Space) -> str:

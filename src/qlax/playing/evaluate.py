@@ -284,9 +284,10 @@ def prepared(
         env=env_id,
         env_options={**drawing, **({} if is_another else info["env_options"]), **(env_options or {})},
         wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
+        bins=info.get("spaces", {}).get("action", {}).get("bins"),
         host_timeout=(Config(env=env_id) if is_another else trained).host_timeout,
     )
-    network = qnetwork.build(info["network"], info["num_actions"])
+    network = qnetwork.build(info["network"], info["num_actions"], info.get("action_dimensions"))
     built = build.build(config).against_itself(network).evaluated
     _check_interface(info, config, built.env, built.step.obs)
     limits = [getattr(built.env, "time_limit", None), trained.eval_max_steps or info.get("eval_max_steps")]
@@ -337,15 +338,18 @@ def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree
     paths = [jax.tree_util.keystr(path) for path, _ in leaves]
     found = [[str(leaf.dtype), list(leaf.shape[2:])] for _, leaf in leaves]
     wanted_paths = info.get("obs_paths", paths)
-    if (found, paths, int(env.num_actions)) == (info["obs"], wanted_paths, info["num_actions"]):
+    actions = int(env.num_actions), getattr(env, "action_dimensions", None)
+    wanted = info["num_actions"], info.get("action_dimensions")
+    if (found, paths, actions) == (info["obs"], wanted_paths, wanted):
         return
-    here, there = _interface(paths, found, env.num_actions), _interface(wanted_paths, info["obs"], info["num_actions"])
+    here, there = _interface(paths, found, *actions), _interface(wanted_paths, info["obs"], *wanted)
     raise UserError(f"{config.env} has {here}; expected those of {info['env']}, where the agents trained: {there}")
 
 
-def _interface(paths: list[str], obs: list[list[Any]], num_actions: int) -> str:
+def _interface(paths: list[str], obs: list[list[Any]], num_actions: int, dimensions: int | None) -> str:
     arrays = [f"{path} {dtype}{shape}".lstrip() for path, (dtype, shape) in zip(paths, obs, strict=True)]
-    return f"observations {', '.join(arrays)} and {num_actions} actions"
+    each = "" if dimensions is None else f" in each of {dimensions} dimensions"
+    return f"observations {', '.join(arrays)} and {num_actions} actions{each}"
 
 
 def _config_of(path: Path, env: str) -> Config:

@@ -12,7 +12,7 @@ from qlax.pqn import Hyper
 from qlax.types import Network, PyTree, Step
 
 
-def check_network(name: str, network: Network, step: Step, num_actions: int) -> None:
+def check_network(name: str, network: Network, step: Step, num_actions: int, dimensions: int | None) -> None:
     """Check the shapes and dtypes of what a network returns; nothing is compiled.
 
     Args:
@@ -20,9 +20,10 @@ def check_network(name: str, network: Network, step: Step, num_actions: int) -> 
       network: Network of the user's own.
       step: Shapes of the environments' first steps, `[N, M, ...]`.
       num_actions: Number of actions, A.
+      dimensions: Number of dimensions of an action, D; None if an action is one number.
 
     Raises:
-      UserError: The network has no parameters, its Q-values are not float `[1, B, A]`, or its memory is not `[B, ...]`
+      UserError: The network has no parameters, its Q-values are not float `[1, B, A]` (or `[1, B, D, A]`), or its memory is not `[B, ...]`
         or changes its shapes or dtypes.
     """
     n, m = jax.tree.leaves(step.obs)[0].shape[:2]
@@ -43,8 +44,9 @@ def check_network(name: str, network: Network, step: Step, num_actions: int) -> 
     expect(isinstance(result, tuple) and len(result) == 2, f"returns {_kind(result)}; expected (q, memory)")
     q, after = result
     head = head_of(network)
-    shape, axes = (1, n * m, head.outputs * num_actions), "[L, B, A]" if head.outputs == 1 else "[L, B, K A]"
-    wanted = f"expected float of shape {shape}, that is {axes}"
+    of_each, last = [] if dimensions is None else [dimensions], "A" if head.outputs == 1 else "K A"
+    shape = (1, n * m, *of_each, head.outputs * num_actions)
+    wanted = f"expected float of shape {shape}, that is [L, B, {'D, ' if of_each else ''}{last}]"
     is_array = hasattr(q, "dtype")
     expect(is_array, f"returns {_kind(q)} as q; {wanted}")
     is_right = q.shape == shape and jnp.issubdtype(q.dtype, jnp.floating)
@@ -53,19 +55,21 @@ def check_network(name: str, network: Network, step: Step, num_actions: int) -> 
     expect(found == expected, f"returns a memory of {found}; expected that of initial_memory: {expected}")
 
 
-def check_parts(parts: dict[str, Any], step: Step, num_actions: int, num_steps: int) -> None:
+def check_parts(parts: dict[str, Any], step: Step, num_actions: int, dimensions: int | None, num_steps: int) -> None:
     """Check what the user's parts of the algorithm return; nothing is compiled.
 
     Args:
       parts: Arguments of `qlax.pqn.make`, by name.
       step: Shapes of the environments' first steps, `[N, M, ...]`.
       num_actions: Number of actions, A.
+      dimensions: Number of dimensions of an action, D; None if an action is one number.
       num_steps: Number of steps of a rollout, T.
 
     Raises:
       UserError: A part returns an array of another shape or dtype, or something else.
     """
     n, m = jax.tree.leaves(step.obs)[0].shape[:2]
+    m *= dimensions or 1
     scalar, q = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((n, m, num_actions), jnp.float32)
     action = jax.ShapeDtypeStruct((n, m), jnp.int32)
 

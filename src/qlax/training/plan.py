@@ -17,7 +17,7 @@ from qlax.envs import build
 from qlax.envs.build import Built
 from qlax.envs.vec import Vec, VecState
 from qlax.errors import UserError, naming, nearest
-from qlax.mixing import INDEPENDENT, VDN
+from qlax.mixing import INDEPENDENT, MEAN, VDN
 from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS, HEADS
 from qlax.playing import host
@@ -29,7 +29,7 @@ from qlax.training.placement import GPU_OPTIONS, Placement
 from qlax.types import HostEnv, Network, PyTree, Step
 
 NETWORK_FIELDS = [name for name in fields_where(group="network") if name != "network"]  # for qlax's own network
-MIXINGS = {"sum": VDN, "none": INDEPENDENT}
+MIXINGS = {"sum": VDN, "mean": MEAN, "none": INDEPENDENT}
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
 Act = Callable[[TrainState], tuple[TrainState, Rollout]]
@@ -82,12 +82,14 @@ class Plan:
         """Description saved with the weights of every agent, so that it acts and plays without the run."""
         observation = jax.tree_util.tree_leaves_with_path(self.shapes.step.obs)  # [R, N, M, ...]
         described = getattr(self.env, "described_spaces", None)
+        dimensions = getattr(self.env, "action_dimensions", None)
         return {
             "env": self.config.env,
             "env_options": self.config.env_options,
             "wrappers": list(self.config.wrappers),
             "network": self.description,
             "num_actions": int(self.env.num_actions),
+            **({} if dimensions is None else {"action_dimensions": int(dimensions)}),
             "obs": [[str(leaf.dtype), list(leaf.shape[3:])] for _, leaf in observation],
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in observation],
             **({} if described is None else {"spaces": described}),
@@ -128,14 +130,15 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     sources = _sources(config, plugins)
     built = build.build(config)
     config, description = _described(built.config, built.step)
-    network = qnetwork.build(description, built.env.num_actions)
+    sizes = built.env.num_actions, getattr(built.env, "action_dimensions", None)
+    network = qnetwork.build(description, *sizes)
     with contract(config, sources):
         if config.network is not None:
-            contracts.check_network(config.network, network, built.step, built.env.num_actions)
+            contracts.check_network(config.network, network, built.step, *sizes)
         statistics_of_its_own = config.network is not None and len(_collections(network, built.step)) > 1
     placement = _placement(config, built, network.recurrent, statistics_of_its_own)
     if placement.axis_name is not None:
-        network = qnetwork.build(description, built.env.num_actions, placement.axis_name)
+        network = qnetwork.build(description, *sizes, placement.axis_name)
     built = built.against_itself(network)
     config = with_intervals(config, getattr(built.env, "time_limit", None), built.make_envs is not None)
     _check_population(config)
@@ -149,7 +152,7 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     hyper = Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in Hyper._fields})
     where = _where(placement, built)
     with contract(config, sources):
-        contracts.check_parts(plugins, built.step, built.env.num_actions, config.num_steps)
+        contracts.check_parts(plugins, built.step, *sizes, config.num_steps)
         shapes = _shapes(algorithm, built, seeds, hyper)
         learned = shapes.params, shapes.opt_state
         of_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), learned)

@@ -22,10 +22,12 @@ WHOLE_NUMBERS = {  # attributes that fit in int32, and what each counts
     "num_actions": "a whole number of discrete actions, at least 1",
     "num_envs": "a whole number of environments, at least 1",
     "num_agents": "a whole number of members, at least 1; leave it out for a single agent",
+    "action_dimensions": "a whole number of dimensions, at least 1; leave it out if an action is one number",
     "reset_ratio": "a whole number of copies that share a fresh episode",
     "time_limit": "a whole number of steps, at least 1; leave it out if there is no limit",
 }
-MOST_CHOICES = 2**26  # largest num_envs x num_agents x num_actions, as arrays of this size are made
+FACTORS = ("num_envs", "num_agents", "action_dimensions", "num_actions")
+MOST_CHOICES = 2**26  # largest product of the `FACTORS`, as arrays of this size are made
 MOST_BY_CHANCE = 3  # episodes that have to agree before check_env warns of a clock
 LONGEST_SHOWN = 200  # characters of a value or exception of the user's in a message
 
@@ -47,14 +49,17 @@ def check_attributes(
     """
     for method in methods:
         expect(callable(_attribute(env, method, expect)), f"it has no method {method!r}; see qlax.{contract}")
-    choices = 1
+    bounds, choices = _checked_bounds(env, expect), 1
+    if bounds:
+        needed = tuple(name for name in needed if name != "num_actions")
     for name, wanted in WHOLE_NUMBERS.items():
         value = _attribute(env, name, expect)
         valid = isinstance(value, int | np.integer) and not isinstance(value, bool) and 1 <= value <= LARGEST_COUNT
-        absent = value is None and (name == "time_limit" or not hasattr(env, name))
+        may_be_none = name == "time_limit" or (name == "num_actions" and bounds)
+        absent = value is None and (may_be_none or not hasattr(env, name))
         expect(valid or (absent and name not in needed), f"{name} is {shown(repr(value))}; expected {wanted}")
-        choices *= int(value) if valid and name in ("num_envs", "num_agents", "num_actions") else 1
-    found = f"num_envs x num_agents x num_actions is {choices:,}"
+        choices *= int(value) if valid and name in FACTORS else 1
+    found = f"{' x '.join(FACTORS)} is {choices:,}"
     expect(choices <= MOST_CHOICES, f"{found}; expected at most {MOST_CHOICES:,}, as arrays of this size are made")
     for name in ("shared", "shared_at", "shared_after", "with_network", "evaluated", "action_names", "fps"):
         _attribute(env, name, expect)
@@ -65,6 +70,24 @@ def check_attributes(
             float(score(0.0))
         except Exception as error:
             expect(False, f"score(0.0) is not a number: {raised(error)}; expected score(return), a number")
+
+
+def _checked_bounds(env: Any, expect: Expect) -> bool:
+    """Return True if an environment has continuous actions, whose bounds are checked."""
+    bounds = _attribute(env, "action_bounds", expect)
+    if bounds is None:
+        return False
+    right = "expected the lowest and the highest action, finite float32 [D] each, the first lower in every dimension"
+    try:
+        low, high = (np.asarray(bound) for bound in bounds)
+        valid = low.ndim == 1 and low.size and low.shape == high.shape and low.dtype == high.dtype == np.float32
+        valid = valid and bool((np.isfinite(low) & np.isfinite(high) & (low < high)).all())
+    except (TypeError, ValueError):
+        valid = False
+    expect(valid, f"action_bounds is {shown(repr(bounds))}; {right}")
+    has_both = _attribute(env, "num_actions", expect) is not None
+    expect(not has_both, "it has num_actions and action_bounds; expected one, for discrete or for continuous actions")
+    return True
 
 
 def _attribute(env: Any, name: str, expect: Expect) -> Any:
@@ -80,17 +103,14 @@ def raised(error: Exception) -> str:
     return f"{shown(in_one_line(error), LONGEST_SHOWN)}{place_in_words(error)}{remedy(error)}"
 
 
-def check_step(
-    step: Step, what: str, rows: tuple[int, ...], team: tuple[int, ...], num_actions: int, expect: Expect
-) -> None:
+def check_step(step: Step, what: str, rows: tuple[int, ...], env: Any, expect: Expect) -> None:
     """Check the shapes and dtypes of a step.
 
     Args:
       step: The step, or its shapes and dtypes.
       what: Name of the function that returned it, for messages.
       rows: `(N,)` for environments on the host, `()` for one in JAX.
-      team: `(M,)` for a team, `()` for a single agent.
-      num_actions: Number of actions, A.
+      env: The environment.
       expect: See `expecting`.
     """
     for field in ("reward", "terminated", "truncated"):
@@ -101,9 +121,11 @@ def check_step(
     for field in ("terminated", "truncated"):
         dtype = getattr(step, field).dtype
         expect(dtype == np.bool_, f"{field} of {what} is {dtype}; expected bool: a comparison, or .astype(bool)")
-    members = (*rows, *team)
+    members = (*rows, *team_of(env))
     if step.legal is not None:
-        shape = [*members, int(num_actions)]
+        bounds = getattr(env, "action_bounds", None)
+        expect(bounds is None, f"legal of {what} is an array; expected None, as actions are continuous")
+        shape = [*rows, *action_axes(env), int(env.num_actions)]
         found = f"{step.legal.dtype}{list(step.legal.shape)}" if hasattr(step.legal, "dtype") else "a tree"
         right = f"expected bool{shape}, True where an action may be taken"
         expect(found == f"bool{shape}", f"legal of {what} is {found}; {right}")
@@ -304,6 +326,41 @@ def expecting(env: Any) -> Expect:
 def team_of(env: Any) -> tuple[int, ...]:
     """Return the shape of the members' axis: `(M,)`, or `()` for a single agent."""
     return (int(env.num_agents),) if hasattr(env, "num_agents") else ()
+
+
+def dimensions_of(env: Any) -> int:
+    """Return the number of dimensions of an action, D; 1 if it is a single number."""
+    bounds = getattr(env, "action_bounds", None)
+    return int(getattr(env, "action_dimensions", 1)) if bounds is None else len(bounds[0])
+
+
+def action_axes(env: Any) -> tuple[int, ...]:
+    """Return the shape of the action that `step` takes: `()`, `(M,)`, `(D,)` or `(M, D)`."""
+    has_dimensions = hasattr(env, "action_dimensions") or getattr(env, "action_bounds", None) is not None
+    return (*team_of(env), *((dimensions_of(env),) if has_dimensions else ()))
+
+
+def action_form(env: Any) -> tuple[tuple[int, ...], Any]:
+    """Return shape and dtype of the action that `step` takes."""
+    return action_axes(env), np.float32 if getattr(env, "action_bounds", None) is not None else np.int32
+
+
+def random_action(env: Any, legal: Any, draws: np.random.Generator, rows: tuple[int, ...] = ()) -> np.ndarray:
+    """Draw a random legal action.
+
+    Args:
+      env: The environment.
+      legal: Legal actions, bool with the axes of an action and A; None if all actions are legal.
+      draws: Source of the random numbers.
+      rows: `(N,)` for environments on the host, `()` for one in JAX.
+    """
+    axes = (*rows, *action_axes(env))
+    if getattr(env, "action_bounds", None) is not None:
+        return draws.uniform(*env.action_bounds, axes).astype(np.float32)
+    preference = draws.random((*axes, env.num_actions))
+    if legal is not None:
+        preference = np.where(legal, preference, -1.0)
+    return preference.argmax(-1).astype(np.int32)
 
 
 def shared_of(env: Any) -> tuple[PyTree, ...]:

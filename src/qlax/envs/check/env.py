@@ -16,6 +16,7 @@ from qlax.envs.check.common import (
     Clock,
     Ends,
     Expect,
+    action_form,
     check_attributes,
     check_step,
     data,
@@ -23,6 +24,7 @@ from qlax.envs.check.common import (
     is_real,
     observation_advice,
     raised,
+    random_action,
     same,
     shared_of,
     team_of,
@@ -83,11 +85,11 @@ def _traced(env: Any) -> list[tuple[PyTree, Step]]:
         )
         expect(given == wanted, f"shared_at returns {given}, but shared is {wanted}; expected both to agree")
     state, first = run("reset(key)", env.reset, jax.random.key(0))
-    action = jax.ShapeDtypeStruct(team, jnp.int32)
+    action = jax.ShapeDtypeStruct(*action_form(env))
     given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # without weak types, as in `Vec`
     next_state, step = run("step(key, state, action)", env.step, jax.random.key(0), given, action, *shared)
     for what, result in (("reset", first), ("step", step)):
-        check_step(result, what, (), team, env.num_actions, expect)
+        check_step(result, what, (), env, expect)
         dtype = result.reward.dtype
         expect(is_real(dtype), f"reward of {what} is {dtype}; expected float32: .astype(jnp.float32)")
     expect(*same("state", state, next_state))
@@ -196,7 +198,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
     draws, key = np.random.default_rng(seed), jax.random.key(seed)
     resets = _compiled_twice(env.reset, key)
     begun = _SelfResets(lambda key: vector(resets[0](key)[0]), key)
-    steps = _compiled_twice(env.step, key, resets[0](key)[0], np.zeros(team, np.int32), *shared)
+    steps = _compiled_twice(env.step, key, resets[0](key)[0], random_action(env, None, draws), *shared)
     state: Any = None
     step: Any = None
     ends, clock, index, length = Ends(env, expect), Clock(), 0, 0
@@ -210,8 +212,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
             _check_numbers(step._replace(metrics={}), index, expect)
             begun.add(vector(state))
             clock.see(length, vector(step.obs), is_cut=False)
-        legal = np.ones((*team, env.num_actions), bool) if step.legal is None else np.asarray(step.legal)
-        action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
+        action = random_action(env, step.legal, draws)
         before = state
         state, step = run_twice("step", steps, key_step, state, action, *shared)
         index, length = index + 1, length + 1
@@ -265,7 +266,7 @@ def _weak_advice(env: Any, shapes: list[tuple[PyTree, Step]]) -> list[str]:
     """Return warnings about weak types, which make a loop that calls `step` compile twice."""
     (state, first), (next_state, step) = shapes
     if any(map(_is_weak, jax.tree.leaves(state))):
-        action = jax.ShapeDtypeStruct(team_of(env), jnp.int32)
+        action = jax.ShapeDtypeStruct(*action_form(env))
         key = jax.random.key(0)
         next_state, step = jax.eval_shape(lambda *a: env.step(*a), key, state, action, *shared_of(env))
     advice = []

@@ -15,6 +15,7 @@ from qlax.envs.check.common import (
     expecting,
     is_real,
     observation_advice,
+    random_action,
     raised,
     same,
     team_of,
@@ -54,13 +55,13 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends, Cloc
     check_attributes(env, ("reset", "step", "close"), ("num_actions", "num_envs"), "HostEnv", expect)
     for name in ("shared", "shared_at", "shared_after", "with_network", "evaluated"):
         expect(not hasattr(env, name), f"it has {name!r}, which only an environment in JAX may have; see qlax.HostEnv")
-    team, ends, clock = team_of(env), Ends(env, expect), Clock()
-    legal = np.ones((env.num_envs, *team, env.num_actions), bool)
+    ends, clock = Ends(env, expect), Clock()
+    legal = None
     first: Any = None
     accounts: Any = None
     for index in range(num_steps + 1):
         what = "step" if index else "reset"
-        action = np.where(legal, draws.random(legal.shape), -1.0).argmax(-1).astype(np.int32)
+        action = random_action(env, legal, draws, (env.num_envs,))
         try:
             step = env.step(action) if index else env.reset(seed)
         except HostError as error:  # its message names the environment
@@ -68,7 +69,7 @@ def _play_on_host(env: Any, num_steps: int, seed: int) -> tuple[Step, Ends, Cloc
         except Exception as error:
             raise UserError(f"environment {type(env).__name__}: {what} failed: {raised(error)}") from error
         _check_host_step(step, what, env, expect)
-        legal = legal if step.legal is None else step.legal
+        legal = step.legal
         first = step if first is None else first
         for part in ("obs", "legal", "metrics"):
             expect(*same(part, getattr(first, part), getattr(step, part)))
@@ -99,7 +100,7 @@ def _check_host_step(step: Any, what: str, env: Any, expect: Expect) -> None:
         expect(not odd, f"{field} of {what} holds {', '.join(odd[:3])}; expected NumPy arrays")
         kinds = [leaf.dtype for leaf in leaves if not (is_real(leaf.dtype) or leaf.dtype == np.bool_)]
         expect(not kinds, f"{field} of {what} holds {', '.join(map(str, kinds[:3]))}; expected numbers or bool")
-    check_step(step, what, (int(env.num_envs),), team_of(env), env.num_actions, expect)
+    check_step(step, what, (int(env.num_envs),), env, expect)
     for metric in ACCOUNTS:
         wanted = "expected an array, nan except where an episode ended"
         expect(metric in step.metrics, f"{what} has no metrics[{metric!r}]; {wanted}")

@@ -31,7 +31,7 @@ NEEDS_INTERNET = "MNISTBandit-bsuite"  # downloads its data when it is made
 
 
 class Gymnax:
-    """One Gymnax environment with discrete actions.
+    """One Gymnax environment.
 
     Args:
       env: Environment of gymnax.
@@ -42,7 +42,15 @@ class Gymnax:
         self._env, self._params = env, params
         self._categories = getattr(env.observation_space(params), "n", None)
         self._is_binary = any(".minatar." in base.__module__ for base in type(env).__mro__)  # 0 or 1, although float32
-        self.num_actions: int = env.num_actions
+        actions = env.action_space(params)
+        self._shape: tuple[int, ...] | None = None  # of continuous actions
+        if isinstance(actions, spaces.Discrete):
+            self.num_actions: int = env.num_actions
+        else:
+            self._shape = actions.shape
+            self.action_bounds = tuple(
+                np.full(actions.shape, end, np.float32).ravel() for end in (actions.low, actions.high)
+            )
         self.time_limit = int(params.max_steps_in_episode)
         drawn = DRAWN.get(type(env).__name__)
         if drawn is not None:
@@ -51,7 +59,7 @@ class Gymnax:
             names = drawn.action_names
             if names is drawing.MINATAR_ACTIONS:
                 names = tuple(names[action] for action in env.action_set)
-            if len(names) == self.num_actions:
+            if self._shape is None and len(names) == self.num_actions:
                 self.action_names = names
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
@@ -61,8 +69,10 @@ class Gymnax:
 
     def step(self, key: jax.Array, state: PyTree, action: jax.Array) -> tuple[PyTree, Step]:
         """See `qlax.Env`."""
+        action = action if self._shape is None else action.reshape(self._shape)
         obs, state, reward, terminated, _ = self._env.step_env(key, state, action, self._params)
         truncated = self._env.is_truncated(state, self._params)
+        reward = reward.reshape(())  # that of Pendulum has the shape of its action
         return state, Step(self._observation(obs), None, reward, terminated, truncated, {})
 
     def _observation(self, obs: jax.Array) -> jax.Array:
@@ -197,9 +207,8 @@ DRAWN = {  # by the name of Gymnax's class; other environments cannot be rendere
 
 
 def names() -> list[str]:
-    """Return the names of the environments with discrete actions that need no download."""
-    made = {name: gymnax.make(name) for name in gymnax.registered_envs if name != NEEDS_INTERNET}
-    return [name for name, (env, params) in made.items() if isinstance(env.action_space(params), spaces.Discrete)]
+    """Return the names of the environments that need no download."""
+    return [name for name in gymnax.registered_envs if name != NEEDS_INTERNET]
 
 
 def make(name: str, /, **options) -> Gymnax:
@@ -210,7 +219,7 @@ def make(name: str, /, **options) -> Gymnax:
       options: Fields of the environment's parameters, such as `max_steps_in_episode`, or arguments of its class.
 
     Raises:
-      UserError: The name or an option is unknown, the actions are continuous, or data cannot be downloaded.
+      UserError: The name or an option is unknown, or data cannot be downloaded.
     """
     check_name("gymnax", name, gymnax.registered_envs)
     try:
@@ -232,8 +241,4 @@ def make(name: str, /, **options) -> Gymnax:
     params = params.replace(
         **{option: like_default(getattr(params, option), option, value) for option, value in changed.items()}
     )
-    action_space = env.action_space(params)
-    if not isinstance(action_space, spaces.Discrete):
-        shape = action_space.shape
-        raise UserError(f"gymnax/{name} has a continuous action space of shape {shape}; PQN needs discrete actions")
     return Gymnax(env, params)

@@ -26,7 +26,7 @@ class Masks:
       observation_space: Observation space of one environment.
       action_space: Action space of one environment.
       num_envs: Number of environments, N.
-      num_actions: Number of (joint) actions, A.
+      num_actions: Number of (joint) actions, A; or, where an action has dimensions, that of the values of all, in turn.
 
     Attributes:
       space: Observation space of one environment, without the mask.
@@ -46,8 +46,9 @@ class Masks:
         self._is_given = False
         # Masks of several choices are also written one after the other, which may have the length of a joint mask.
         choices = _choices(action_space)
-        self._is_ambiguous = len(choices) > 1 and sum(choices) == num_actions
-        self._actions = f"each of its {num_actions} {'joint ' if choices else ''}actions of {action_space}"
+        is_joint = bool(choices) and math.prod(choices) == num_actions
+        self._is_ambiguous = is_joint and len(choices) > 1 and sum(choices) == num_actions
+        self._actions = f"each of its {num_actions} {'joint ' if is_joint else ''}actions of {action_space}"
         self._in_observation = isinstance(observation_space, spaces.Dict) and MASK in observation_space.spaces
         self.space = observation_space
         if self._in_observation:
@@ -93,7 +94,7 @@ class Masks:
         return legal | (is_end & ~legal.any(-1))[:, None]
 
     def _legal(self, obs: Any, info: dict[str, Any]) -> np.ndarray | None:
-        given = self._all[:, 0]
+        given = np.ones(len(self._all), bool)
         if self._in_observation:
             mask = obs[MASK]
         elif self._method is not None:

@@ -1,5 +1,6 @@
 """Environments with Gymnasium's interface and spaces as environments on the host."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,8 @@ from gymnasium import spaces
 from qlax.envs.episodes import Episodes
 from qlax.envs.suites.masks import Masks
 from qlax.errors import HostError, UserError
-from qlax.networks.spaces import Action, Space, observation
+from qlax.networks.spaces import Space, action, observation
 from qlax.types import PyTree, Step
-
-MAX_JOINT_ACTIONS = 256  # largest number of combinations of several simultaneous choices
 
 
 class SpacesEnv:
@@ -43,9 +42,18 @@ class SpacesEnv:
     ):
         self._env = env
         described_choice = described_action(env_id, action_space)
-        self._action = Action(described_choice)
-        self.num_actions = self._action.num_actions
-        self._masks = Masks(env_id, env, observation_space, action_space, num_envs, self.num_actions)
+        if isinstance(action_space, spaces.Box):
+            self.action_bounds = tuple(np.array(described_choice[end], np.float32) for end in ("low", "high"))
+            self._exists = np.ones(0, bool)
+            self._action: Any = functools.partial(_in_box, action_space)
+        else:
+            self._action = action(described_choice)
+            self.num_actions = self._action.num_actions
+            if self._action.dimensions is not None:
+                self.action_dimensions = self._action.dimensions
+            whole = np.ones((self._action.dimensions or 1, self.num_actions), bool)
+            self._exists = whole if self._action.exists is None else self._action.exists
+        self._masks = Masks(env_id, env, observation_space, action_space, num_envs, int(self._exists.sum()))
         described_shown = described(env_id, self._masks.space)
         self.described_spaces = {"observation": described_shown, "action": described_choice}
         self._convert = observation(described_shown, f"{env_id}: observation")
@@ -57,18 +65,27 @@ class SpacesEnv:
         """See `qlax.HostEnv`."""
         obs, info = self._env.reset(seed=seed)
         step = self._episodes.begin(self._converted(self._masks.shown(obs)))
-        return step._replace(legal=self._masks.first(obs, info))
+        return step._replace(legal=self._legal(self._masks.first(obs, info)))
 
     def step(self, action: np.ndarray) -> Step:
         """See `qlax.HostEnv`."""
         obs, reward, terminated, truncated, info = self._env.step(self._action(action))
         step = self._episodes.step(self._converted(self._masks.shown(obs)), reward, terminated, truncated)
         is_end = (terminated | truncated).astype(bool) if self._shows_ends else np.zeros(self.num_envs, bool)
-        return step._replace(legal=self._masks.following(obs, info, is_end))
+        return step._replace(legal=self._legal(self._masks.following(obs, info, is_end)))
 
     def close(self) -> None:
         """See `qlax.HostEnv`."""
         self._env.close()
+
+    def _legal(self, mask: np.ndarray | None) -> np.ndarray | None:
+        """Return the legal actions `[N, A]`, or `[N, D, A]`, for those of all values that exist, `[N, number]`."""
+        if mask is None and self._exists.all():
+            return None
+        legal = np.repeat(self._exists[None], self.num_envs, axis=0)
+        if mask is not None:
+            legal[legal] = mask.ravel()
+        return legal if hasattr(self, "action_dimensions") else legal[:, 0]
 
     def _converted(self, obs: Any) -> PyTree:
         try:
@@ -114,14 +131,20 @@ def described_action(env_id: str, space: spaces.Space) -> Space:
       space: Action space of one environment.
 
     Raises:
-      UserError: The actions are not discrete, or there are more than `MAX_JOINT_ACTIONS` joint actions.
+      UserError: The space is of another kind, is empty or has no bounds.
     """
-    is_discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-    if not is_discrete or 0 in (space.shape or ()):
-        raise UserError(f"{env_id} has actions of {space}; PQN needs discrete actions")
-    description = described(env_id, space)
-    num_actions = Action(description).num_actions
-    if space.shape and num_actions > MAX_JOINT_ACTIONS:
-        count = f"{env_id} has {num_actions:,} joint actions, of {space}"
-        raise UserError(f"{count}; expected at most {MAX_JOINT_ACTIONS}: add a wrapper that leaves fewer")
-    return description
+    kinds = spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box
+    if not isinstance(space, kinds) or 0 in (space.shape or ()):
+        raise UserError(f"{env_id} has actions of {space}; expected Discrete, MultiDiscrete, MultiBinary or Box")
+    if not isinstance(space, spaces.Box):
+        return described(env_id, space)
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(f"{env_id} has actions without finite bounds, {space}; add a wrapper that sets bounds")
+    bounds = {end: getattr(space, end).astype(np.float32).ravel().tolist() for end in ("low", "high")}
+    return described(env_id, space) | bounds
+
+
+def _in_box(space: spaces.Box, action: np.ndarray) -> np.ndarray:
+    """Return continuous actions `[N, D]` in the shape and dtype of their space."""
+    action = np.rint(action) if np.issubdtype(space.dtype, np.integer) else action
+    return action.reshape(len(action), *space.shape).astype(space.dtype)
