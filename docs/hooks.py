@@ -24,10 +24,10 @@ REFERENCE = {  # task of a user: public names for it
     "Make environments": ("make", "wrap", "check_env", "Env", "HostEnv", "Step", "Vec", "Episodes"),
     "Wrap environments": (
         *("Wrapper", "TimeLimit", "FrameStack", "OneHot", "Flatten", "LastAction", "LastReward"),
-        *("TransformReward", "ClipReward", "SymlogReward"),
+        *("TransformReward", "ClipReward", "SymlogReward", "Bins"),
     ),
     "Bring a network": ("Network", "QNetwork", "Head", "heads"),
-    "Change the algorithm, or write a loop": ("pqn", "q_lambda", "Mixing", "VDN", "INDEPENDENT"),
+    "Change the algorithm, or write a loop": ("pqn", "q_lambda", "Mixing", "VDN", "MEAN", "INDEPENDENT"),
     "Track runs": ("Tracker", "Tracked"),
     "Handle errors": ("UserError", "RunError", "HostError", "DivergedError", "Stopped"),
 }

@@ -108,7 +108,8 @@ def random_agent(network, obs, num_actions, seed=0, **info):
       info: Further entries of the agent's description.
     """
     network = {"encoder": "mlp", "hidden": [8], **network}
-    built, random = qnetwork.build(network, num_actions), np.random.default_rng(seed)
+    built = qnetwork.build(network, num_actions, info.get("action_dimensions"))
+    random = np.random.default_rng(seed)
     like = [jnp.zeros((1, 1, *shape), dtype) for dtype, shape in obs]
     first = jnp.ones((1, 1), bool)
     variables = jax.eval_shape(lambda: built.init(jax.random.key(0), built.initial_memory(1), like, first, False))

@@ -1,8 +1,8 @@
 """Heads: functions from the outputs of a network to Q-values, and to the cost of targets.
 
-Axes: M team members, or M D for actions of D dimensions; K A outputs for K outputs of an action and A actions, with all actions of an output side by side;
-E estimates of Q; G learners, each with a target of its own:
-those of `qlax.mixing` for every estimate.
+Axes: M team members, or M D for actions of D dimensions; K A outputs for K outputs of an action and A actions, with all
+actions of an output side by side; E estimates of Q; G learners, each with a target of its own: those of `qlax.mixing`
+for every estimate.
 """
 
 import functools

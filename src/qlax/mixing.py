@@ -69,8 +69,7 @@ VDN = Mixing(team_value, team_q)
 """Value decomposition: a team is worth the sum of its members' values (Sunehag et al., 2017, arXiv:1706.05296)."""
 
 MEAN = Mixing(mean_value, mean_q)
-"""The mean in place of the sum, so that each Q-value is of the size of a return, whatever the number of members or of an
-action's dimensions (DecQN: Seyde et al., 2023, arXiv:2210.12566)."""
+"""Mean in place of the sum, as in DecQN: a Q-value is as large as a return (Seyde et al., 2023, arXiv:2210.12566)."""
 
 INDEPENDENT = Mixing(member_value, member_q)
 """Independent learners: every member learns its own Q from the team's reward (Tan, 1993)."""

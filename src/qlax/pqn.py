@@ -4,7 +4,7 @@ One `update` acts for T steps in N environments (`rollout`), computes Q(lambda) 
 and fits Q to the targets with a few epochs of minibatch gradient descent (`learn`).
 
 Axes, always in this order: T steps, N environments, M team members (1 for a single agent), A actions; G learners, each
-with a target of its own: 1 for a team, M if its members learn by themselves. D dimensions of an action count as M D members.
+with a target of its own: 1 for a team, M if members learn by themselves. D dimensions of an action are like D members.
 The network is trained on segments of L consecutive steps: L = T if it has memory, else L = 1.
 
 Source: Gallici et al., "Simplifying deep temporal difference learning", 2024, arXiv:2407.04811.

@@ -49,7 +49,7 @@ class Env(Protocol):
     - `num_agents`: Size of the team, M.
     - `action_dimensions`: Number of dimensions of an action, D, each of which is one of A values; `step` then takes
       int32 `[D]` (`[M, D]` in a team), and `legal` is `[D, A]` (`[M, D, A]`).
-    - `action_bounds`: Lowest and highest action, float32 `[D]` of NumPy each, of an environment with continuous actions.
+    - `action_bounds`: Lowest and highest action, each float32 `[D]` of NumPy, in an environment of continuous actions.
       It has no `num_actions`, its `legal` is None, and its `step` takes float32 `[D]` (`[M, D]`). The setting `bins`
       divides each dimension into A values.
     - `time_limit`: Largest number of steps in an episode.

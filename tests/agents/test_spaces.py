@@ -16,7 +16,7 @@ import qlax
 from qlax.agents import export
 from qlax.envs.suites.spaces import described, described_action
 from qlax.errors import HostError
-from qlax.networks.spaces import Action, in_words, observation
+from qlax.networks.spaces import action, in_words, observation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (2, 5, 6)).astype(np.uint8)
 LAST = np.stack([IMAGE[0], IMAGE[1]], axis=-1)
@@ -65,7 +65,7 @@ def agent_of(space, converted, action_space=ACTIONS[0][0], numpy_only=True):
     arrays = list(converted.values()) if isinstance(converted, dict) else [converted]
     obs = [[str(array.dtype), list(array.shape)] for array in arrays]
     both = {"observation": described("test", space), "action": described_action("test", action_space)}
-    agent = random_agent({}, obs, Action(both["action"]).num_actions, spaces=json.loads(json.dumps(both)))
+    agent = random_agent({}, obs, action(both["action"]).num_actions, spaces=json.loads(json.dumps(both)))
     bare = {name: agent.info[name] for name in agent.info.keys() - {"spaces"}}
     return tuple(qlax.Agent(agent.variables, info, numpy_only) for info in (agent.info, bare))
 

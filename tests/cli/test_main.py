@@ -35,7 +35,7 @@ def in_an_empty_directory(monkeypatch, tmp_path):
         ("train cartpol", "did you mean 'cartpole'"),
         ("train gymnax/CartPole", "gymnax has no environment 'CartPole'; did you mean 'CartPole-v1'"),
         ("train gymnas/CartPole-v1", "unknown suite 'gymnas'; did you mean 'gymnax'"),
-        ("train gymnax/Pendulum-v1", "continuous action space"),
+        ("train gymnax/Pendulum-v1", "has continuous actions of 1 dimension; bins=3 divides"),
         ("train cartpole --lamm 0.5", "unknown flag '--lamm'; did you mean '--lam'"),
         ("train cartpole --gama 0.5", "unknown flag '--gama'; did you mean '--gamma'"),
         ("train cartpole extra", "unknown argument 'extra'"),

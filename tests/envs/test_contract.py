@@ -5,12 +5,12 @@ import tomllib
 from importlib.util import find_spec
 
 import jax
-import jax.numpy as jnp
 import pytest
 from pages import ROOT
 
 from qlax import envs
 from qlax.config import environments
+from qlax.envs.check.common import action_form
 from qlax.envs.check.env import check_contract, check_env
 from qlax.envs.vec import Vec
 from qlax.networks.qnetwork import default_encoder
@@ -56,7 +56,8 @@ def test_shapes_and_dtypes_are_those_of_the_contract_and_types_are_strong(env_id
     check_contract(env)
     vec = Vec(env, 2)
     state, step = jax.eval_shape(vec.reset, KEY)
-    action = jax.ShapeDtypeStruct((2, vec.num_agents), jnp.int32)
+    axes, dtype = action_form(env)
+    action = jax.ShapeDtypeStruct((2, *axes) if axes else (2, 1), dtype)
     after = jax.eval_shape(vec.step, KEY, state, action)
     assert _specified((state, step)) == _specified(after)
     default_encoder(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs))  # one takes it

@@ -24,10 +24,11 @@ FAST = {  # description of the network, arrays of the observation
         {"encoder": "product", "head": "hl_gauss", "head_transform": "symlog", "head_low": -3, "dueling": True},
         [GRID],
     ),
-    "ensemble-dueling": ({"head": "ensemble", "head_members": 3, "dueling": True}, [VECTOR]),
+    "ensemble-dueling-dimensions": ({"head": "ensemble", "head_members": 3, "dueling": True}, [VECTOR]),
 }
 SLOW = {
     "hl_gauss": ({"head": "hl_gauss", "head_bins": 7, "head_sigma": 0.4, "memory": "gru"}, [VECTOR]),
+    "hl_gauss-gru-dimensions": ({"head": "hl_gauss", "head_bins": 7, "memory": "gru"}, [VECTOR]),
     "gru": ({"memory": "gru", "dueling": True}, [VECTOR, FLAG]),
     "mingru": ({"memory": "mingru"}, [VECTOR]),
     "mlp": ({}, [VECTOR]),
@@ -41,7 +42,8 @@ A, ROWS, STEPS = 5, 50, 20  # 1,000 observations
 
 @pytest.fixture(params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def agent(request):
-    return random_agent(*(FAST | SLOW)[request.param], A)
+    dimensions = {"action_dimensions": 3} if "dimensions" in request.param else {}
+    return random_agent(*(FAST | SLOW)[request.param], A, **dimensions)
 
 
 def sequence(agent, rows=ROWS):
@@ -99,7 +101,7 @@ def test_what_the_networks_are_is_known_to_both():
         else:
             assert (parts[name] if name in parts else fields[name].default) == value
     rest = fields.keys() - plain_network.DEFAULTS.keys()
-    assert rest == {"num_actions", "hidden", "compute_dtype", "axis_name", "parent", "name"}
+    assert rest == {"num_actions", "dimensions", "hidden", "compute_dtype", "axis_name", "parent", "name"}
 
 
 def test_a_network_from_elsewhere_is_refused():

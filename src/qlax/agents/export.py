@@ -198,8 +198,8 @@ def _names(info: dict[str, Any]) -> list[str]:
 def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -> dict[str, Any]:
     """Return the description of an exported agent, for JSON.
 
-    If the agent keeps spaces of its environment, `conversion` says in words how its observations become the inputs, and which action
-    every entry of q is of.
+    If the agent keeps spaces of its environment, `conversion` says in words how its observations become the inputs, and
+    which action every entry of q is of.
 
     Args:
       agent: The agent.

@@ -230,8 +230,8 @@ class Config:
         None,
         whole(low=2),
         "environment",
-        "values of each dimension of a continuous action, from its lowest to its highest; more are finer, but slower to "
-        "learn",
+        "values into which each dimension of a continuous action is divided, its bounds included; more values are "
+        "finer, and take longer to learn",
     )
     reset_ratio: int | None = setting(
         None,

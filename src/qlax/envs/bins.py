@@ -10,7 +10,7 @@ from qlax.envs.check.common import dimensions_of, team_of
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import UserError
 from qlax.networks.spaces import Space
-from qlax.types import Env, HostEnv, PyTree, Step
+from qlax.types import Env, PyTree, Step
 
 HINT = "bins=3 divides each dimension into three values, as the command line does by --bins 3"
 
@@ -68,6 +68,8 @@ class Bins(_Binned):
 
 class _HostBins(_Binned):
     """Environments on the host whose continuous actions are discrete; see `Bins`."""
+
+    _env: Any
 
     def step(self, action: np.ndarray) -> Step:
         """See `qlax.HostEnv`."""

@@ -64,15 +64,19 @@ class Action(Protocol):
 
     Attributes:
       num_actions: Number of actions, A.
-      dimensions: Number of dimensions of an action, D, each of which is one of A values; None if a choice is one number.
-      exists: Bool `[D, A]`, True for the values that a dimension has; None if every dimension has all A.
       words: What the conversion does, for people.
     """
 
     num_actions: int
-    dimensions: int | None
-    exists: np.ndarray | None
     words: str
+
+    @property
+    def dimensions(self) -> int | None:
+        """Number of dimensions of an action, D, each of which is one of A values; None if a choice is one number."""
+
+    @property
+    def exists(self) -> np.ndarray | None:
+        """Bool `[D, A]`, True for the values that a dimension has; None if every dimension has all A."""
 
     def __call__(self, choice: np.ndarray, /) -> np.ndarray:
         """Return the actions in the dtype of the space; one choice is a scalar of NumPy, which can be a key of a dict.
@@ -144,9 +148,9 @@ class _Bins:
         self._low, high = (np.asarray(space[end], np.float32) for end in ("low", "high"))
         self.num_actions, self.dimensions = int(space["bins"]), len(high)
         self._width = (high - self._low) / np.float32(self.num_actions - 1)
-        values = f"low + i (high - low) / {self.num_actions - 1}"
+        ends = f"low {self._low.tolist()} and high {high.tolist()}"
         self.words = (
-            f"q[d, i] is of the value {values} of dimension d, for low {self._low.tolist()}, high {high.tolist()}"
+            f"q[d, i] is of the value low + i (high - low) / {self.num_actions - 1} of dimension d, with {ends}"
         )
 
     def __call__(self, choice: np.ndarray) -> np.ndarray:

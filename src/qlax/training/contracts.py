@@ -12,7 +12,7 @@ from qlax.pqn import Hyper
 from qlax.types import Network, PyTree, Step
 
 
-def check_network(name: str, network: Network, step: Step, num_actions: int, dimensions: int | None) -> None:
+def check_network(name: str, network: Network, step: Step, num_actions: int, dimensions: int | None = None) -> None:
     """Check the shapes and dtypes of what a network returns; nothing is compiled.
 
     Args:
@@ -23,8 +23,8 @@ def check_network(name: str, network: Network, step: Step, num_actions: int, dim
       dimensions: Number of dimensions of an action, D; None if an action is one number.
 
     Raises:
-      UserError: The network has no parameters, its Q-values are not float `[1, B, A]` (or `[1, B, D, A]`), or its memory is not `[B, ...]`
-        or changes its shapes or dtypes.
+      UserError: The network has no parameters, its Q-values are not float `[1, B, A]` (or `[1, B, D, A]`), or its
+        memory is not `[B, ...]` or changes its shapes or dtypes.
     """
     n, m = jax.tree.leaves(step.obs)[0].shape[:2]
     obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, n * m, *x.shape[2:]), x.dtype), step.obs)

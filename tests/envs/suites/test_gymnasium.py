@@ -19,7 +19,7 @@ from qlax.cli.main import main
 from qlax.envs.suites import spaces as ours
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
-from qlax.networks.spaces import Action, observation
+from qlax.networks.spaces import action, observation
 
 CARTPOLE = "gymnasium/CartPole-v1"
 FAST = {  # cartpole-fast's, but fewer steps
@@ -214,7 +214,7 @@ def test_pictures_are_there_if_asked_for():
     ("name", "options", "message"),
     [
         ("CartPol-v1", {}, "Did you mean: `CartPole`"),
-        ("Pendulum-v1", {}, "PQN needs discrete actions"),
+        ("Pendulum-v1", {"wrappers": ("test_gymnasium:Unbounded",)}, "has actions without finite bounds"),
         ("CartPole-v1", {"autoreset": "never"}, "expected next_step, same_step"),
         ("CartPole-v1", {"vectorization": "asinc"}, "did you mean 'async'"),
         ("CartPole-v1", {"length": 3}, "unexpected keyword argument 'length'"),
@@ -238,8 +238,8 @@ def test_what_is_refused_is_closed(monkeypatch):
     monkeypatch.setattr(
         gymnasium, "make_vec", lambda *args, **kwargs: made.append(make_vec(*args, **kwargs)) or made[0]
     )
-    with pytest.raises(UserError, match="PQN needs discrete actions"):
-        qlax.make("gymnasium/Pendulum-v1", num_envs=1)
+    with pytest.raises(UserError, match="has actions without finite bounds"):
+        qlax.make("gymnasium/Pendulum-v1", num_envs=1, wrappers=("test_gymnasium:Unbounded",))
     assert [env.closed for env in made] == [True]
 
 
@@ -254,6 +254,64 @@ def test_settings_for_other_environments_are_refused(settings, message, tmp_path
     with pytest.raises(UserError, match=message):
         qlax.train(CARTPOLE, out=tmp_path / "run", **SMALL | settings)
     assert not (tmp_path / "run").exists()
+
+
+class Unbounded(gymnasium.Wrapper):
+    """Environment whose actions have no bounds."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+class Several(gymnasium.Env):
+    """Environment of more choices than there are joint actions; the reward is the number of those that are right."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, is_masked=False, **_):
+        self.action_space = spaces.MultiDiscrete([9, 4, 16], start=[1, 0, 0])
+        self._is_masked = is_masked
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(2, np.float32), self._info()
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.ones(2, np.float32), float((action == [4, 3, 0]).sum()), True, False, self._info()
+
+    def _info(self):
+        return {"action_mask": np.repeat([0, 1, 1], [9, 4, 16]) | (np.arange(29) == 5)} if self._is_masked else {}
+
+
+gymnasium.register("Several-v0", "test_gymnasium:Several")
+
+
+def test_an_agent_answers_continuous_actions_in_their_space(tmp_path):
+    qlax.train("gymnasium/Pendulum-v1", out=tmp_path / "run", bins=3, **SMALL)
+    agent, env = qlax.load(tmp_path / "run"), gymnasium.make("Pendulum-v1")
+    action = agent.act(env.reset(seed=0)[0])
+    assert action.tolist() in ([-2.0], [0.0], [2.0])
+    assert env.action_space.contains(action)
+    assert len(qlax.evaluate(tmp_path / "run", episodes=2).returns[0]) == 2
+
+
+def test_many_choices_are_learned_each_by_itself_among_the_values_that_exist(tmp_path):
+    settings = SMALL | {"total_steps": 100 * 32, "num_epochs": 4, "learning_rate": 0.01, "epsilon_fraction": 0.5}
+    result = qlax.train("gymnasium/test_gymnasium:Several-v0", out=tmp_path / "run", **settings)
+    assert result.curves["eval_return"][-1] == pytest.approx(3.0)
+    agent = qlax.load(tmp_path / "run")
+    assert (agent.num_actions, agent.dimensions) == (16, 3)
+    assert agent.act(np.ones(2, np.float32)).tolist() == [4, 3, 0]
+
+
+def test_masks_of_many_choices_have_an_entry_for_each_value():
+    env = qlax.make("gymnasium/test_gymnasium:Several-v0", num_envs=2, is_masked=True)
+    legal = env.reset(0).legal
+    assert legal.shape == (2, 3, 16)
+    assert [np.flatnonzero(row).tolist() for row in legal[1]] == [[5], [0, 1, 2, 3], [*range(16)]]
+    env.close()
 
 
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
@@ -292,13 +350,22 @@ def test_observations_become_what_networks_take(space, dtype, shape):
 
 
 def test_several_choices_are_one_joint_action():
-    split = Action(ours.described_action("test", spaces.MultiDiscrete([2, 3], start=[0, 5])))
+    split = action(ours.described_action("test", spaces.MultiDiscrete([2, 3], start=[0, 5])))
     assert split.num_actions == 6
     np.testing.assert_array_equal(split(np.arange(6)), [[0, 5], [0, 6], [0, 7], [1, 5], [1, 6], [1, 7]])
-    split = Action(ours.described_action("test", spaces.Discrete(3, start=-1)))
+    split = action(ours.described_action("test", spaces.Discrete(3, start=-1)))
     np.testing.assert_array_equal(split(np.arange(3)), [-1, 0, 1])
-    with pytest.raises(UserError, match="65,536 joint actions"):
-        ours.described_action("test", spaces.MultiDiscrete([256, 256]))
+    with pytest.raises(UserError, match="without finite bounds"):
+        ours.described_action("test", spaces.Box(-np.inf, np.inf, (2,)))
+
+
+def test_more_choices_than_joint_actions_are_dimensions():
+    split = action(ours.described_action("test", spaces.MultiDiscrete([[200, 3], [2, 4]], start=[[1, 0], [0, 5]])))
+    assert (split.num_actions, split.dimensions) == (200, 4)
+    assert split.exists.sum(-1).tolist() == [200, 3, 2, 4]
+    np.testing.assert_array_equal(split(np.array([[7, 2, 1, 3]])), [[[8, 2], [1, 8]]])
+    split = action(ours.described_action("test", spaces.MultiBinary(20)))
+    assert (split.num_actions, split.dimensions, split.exists) == (2, 20, None)
 
 
 def test_a_space_without_meaning_is_refused():

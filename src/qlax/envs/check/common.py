@@ -356,7 +356,8 @@ def random_action(env: Any, legal: Any, draws: np.random.Generator, rows: tuple[
     """
     axes = (*rows, *action_axes(env))
     if getattr(env, "action_bounds", None) is not None:
-        return draws.uniform(*env.action_bounds, axes).astype(np.float32)
+        low, high = env.action_bounds
+        return (low + draws.random(axes, np.float32) * (high - low)).astype(np.float32)
     preference = draws.random((*axes, env.num_actions))
     if legal is not None:
         preference = np.where(legal, preference, -1.0)

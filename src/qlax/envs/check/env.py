@@ -65,7 +65,7 @@ def _traced(env: Any) -> list[tuple[PyTree, Step]]:
     """
     expect = expecting(env)
     check_attributes(env, ("reset", "step"), ("num_actions",), "Env", expect)
-    team, shared = team_of(env), shared_of(env)
+    shared = shared_of(env)
 
     def run(what: str, function: Any, *arguments: Any) -> Any:
         result = _shapes_of(what, function, arguments, env, expect)
