@@ -58,6 +58,11 @@ class Curve(NamedTuple):
     seconds: np.ndarray
     values: np.ndarray
 
+    def at(self, steps: np.ndarray) -> "Curve":
+        """Interpolate linearly between evaluations."""
+        values = [np.interp(steps, self.steps, each) for each in self.values.T]
+        return Curve(steps, np.interp(steps, self.steps, self.seconds), np.stack(values, axis=-1))
+
 
 def curve(row: Row, value: str = "eval_return") -> Curve | None:
     """Return the evaluations of a row; None if it has no record."""
@@ -76,13 +81,15 @@ def draw_readme(path: Path, folder: Path) -> None:
 def draw_minatar(path: Path, _: Path) -> None:
     """Draw the interquartile mean over games against steps and against minutes."""
     found = {name: curve(rows()[name]) for name in (*CEILINGS, "seaquest")}
-    curves = {name: each for name, each in found.items() if each is not None}
+    known = {name: each for name, each in found.items() if each is not None}
+    steps = min((each.steps for each in known.values()), key=len)  # older records have fewer evaluations
+    curves = {name: each.at(steps) for name, each in known.items()}
     samples = [each.values / CEILINGS.get(name, each.values[-1].max()) for name, each in curves.items()]
     mean, ends = interquartile_mean(samples), stratified_interval(interquartile_mean, samples, 2000)
     minutes = np.mean([each.seconds for each in curves.values()], axis=0) / 60
     with rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(5.5, 2.2), sharey=True, layout="constrained")
-        for axes, x in ((left, next(iter(curves.values())).steps), (right, minutes)):
+        for axes, x in ((left, steps), (right, minutes)):
             axes.plot(x, mean)
             axes.fill_between(x, *ends, alpha=0.2, linewidth=0)
             axes.set_ylim(0, 1)

@@ -1,5 +1,7 @@
 """Continuous actions in bins, and actions of several dimensions: what is learned, and what everything else does."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +76,7 @@ class HostTarget(HostWalk):
 
     action_bounds = (np.array([0, -2], np.float32), np.array([1, 2], np.float32))
     num_actions = None
-    seen: list[np.ndarray] = []
+    seen: ClassVar[list[np.ndarray]] = []
 
     def step(self, action):
         self.seen.append(action)
