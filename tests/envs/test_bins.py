@@ -12,6 +12,8 @@ from runs import SMALL
 
 import qlax
 from qlax import Step, UserError, pqn
+from qlax.agents import export
+from qlax.envs.bins import with_bins
 from qlax.envs.check.env import check_contract
 from qlax.envs.vec import Vec
 
@@ -195,7 +197,7 @@ def test_agents_answer_continuous_actions_and_are_evaluated_and_exported(run, tm
     np.testing.assert_allclose(plain.q_values(obs), q, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(plain.act(obs), action)
     assert qlax.evaluate(run, episodes=4).returns.min() == pytest.approx(1)
-    assert "low [-1.0, -1.0, -1.0]" in qlax.agents.export.to_stablehlo(agent)[1]["conversion"]["action"]
+    assert "low [-1.0, -1.0, -1.0]" in export.to_stablehlo(agent)[1]["conversion"]["action"]
 
 
 def test_mistakes_are_refused_in_one_line(tmp_path):
@@ -239,7 +241,7 @@ def test_every_learner_of_a_dimension_has_a_distribution_without_mixing():
 
 def test_environments_on_the_host_take_what_the_bins_stand_for():
     HostTarget.seen.clear()
-    env = qlax.envs.build.with_bins(HostTarget(num_envs=3), 3, "test_bins:HostTarget")
+    env = with_bins(HostTarget(num_envs=3), 3, "test_bins:HostTarget")
     env.reset(0)
     step = env.step(np.array([[0, 0], [1, 1], [2, 2]], np.int32))
     assert isinstance(step, Step)

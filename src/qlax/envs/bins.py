@@ -25,6 +25,9 @@ class _Binned(Wrapper):
         self.num_actions, self.action_dimensions = bins, dimensions_of(env)
         low, high = (np.asarray(bound, np.float32) for bound in env.action_bounds)
         self._low, self._width = low, (high - low) / np.float32(bins - 1)
+        values = low + np.arange(bins)[:, None] * self._width
+        if (values == values[:, :1]).all():  # else the same bin has another value in another dimension
+            self.action_names = tuple(f"{value:g}" for value in values[:, 0])
         continuous: Space = getattr(env, "described_spaces", {}).get("action") or {
             "type": "Box",
             "shape": [self.action_dimensions],

@@ -14,7 +14,7 @@ from PIL import Image
 from qlax.agents.zoo import home_of
 from qlax.errors import UserError, described
 from qlax.playing.evaluate import Stage, checked, prepared
-from qlax.playing.moments import action_names, player
+from qlax.playing.moments import action_names, deciders, player
 from qlax.playing.painter import Moment, Painter
 from qlax.switches import usual_switches
 from qlax.trackers.base import best_run
@@ -156,7 +156,7 @@ def filmed(
     """
     if episodes > MOST_EPISODES:
         raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
-    painter, last = Painter(values, action_names(stage)), None
+    painter, last = Painter(values, action_names(stage), deciders(stage)), None
 
     def images(moments: Iterator[Moment]) -> Iterator[Image.Image]:
         nonlocal last

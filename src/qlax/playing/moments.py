@@ -29,6 +29,13 @@ def action_names(stage: Stage) -> list[str]:
     return names
 
 
+def deciders(stage: Stage) -> list[str]:
+    """Return what chooses each number of an action: members of a team, dimensions of an action, or both."""
+    members = [f"member {index}" for index in range(getattr(stage.env, "num_agents", 0))]
+    dimensions = [f"dimension {index}" for index in range(getattr(stage.env, "action_dimensions", 0))]
+    return [", ".join(each) for each in itertools.product(*filter(None, (members, dimensions)))]
+
+
 def player(stage: Stage, episodes: int, epsilon: float, to_draw: bool) -> "PlayerInJax | PlayerOnHost":
     """Make the environments in which an agent plays episodes side by side.
 

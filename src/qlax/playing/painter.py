@@ -34,10 +34,11 @@ class Painter:
     Args:
       values: If True, draw Q-values, the chosen action and the return so far beside each picture.
       names: Names of the actions.
+      deciders: What chooses each number of an action, see `qlax.playing.moments.deciders`.
     """
 
-    def __init__(self, values: bool, names: Sequence[str]):
-        self._values = values
+    def __init__(self, values: bool, names: Sequence[str], deciders: Sequence[str]):
+        self._values, self._deciders = values, deciders
         self._names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}." for name in names]
         self._font: Any = ImageFont.load_default(TEXT_SIZE)
         self._name_width = 18 + math.ceil(max(map(self._font.getlength, self._names)))
@@ -84,7 +85,7 @@ class Painter:
             left, top = MARGIN + member * (width + 2 * MARGIN), MARGIN + 3 * LINE + LINE // 2
             if members > 1:
                 more = f" (of {members})" if member + 1 == columns < members else ""
-                draw.text((left, top), f"member {member}{more}", INK, self._font)
+                draw.text((left, top), f"{self._deciders[member]}{more}", INK, self._font)
                 top += LINE
             action = int(moment.action[number, member]) if moment.playing[number] else None
             self._draw_bars(draw, left, top, moment.q[number, member], action)

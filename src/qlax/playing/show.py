@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from qlax.agents.zoo import named
 from qlax.playing import film
 from qlax.playing.evaluate import checked, prepared
-from qlax.playing.moments import action_names, player
+from qlax.playing.moments import action_names, deciders, player
 from qlax.switches import usual_switches
 
 
@@ -109,7 +109,7 @@ def play(
             if is_inline:
                 _show_inline(path.read_bytes())
         return Played(done.returns, done.lengths, done.cut, None if is_inline else done)
-    screen = terminal.Screen(action_names(stage), 1 / rate) if is_drawn else None
+    screen = terminal.Screen(action_names(stage), deciders(stage), 1 / rate) if is_drawn else None
     found = Played([], [], [], None)
     with (
         stage.contract(),

@@ -39,10 +39,12 @@ class Screen:
 
     Args:
       names: Names of the actions.
+      deciders: What chooses each number of an action, see `qlax.playing.moments.deciders`.
       seconds: Time of one step.
     """
 
-    def __init__(self, names: Sequence[str], seconds: float):
+    def __init__(self, names: Sequence[str], deciders: Sequence[str], seconds: float):
+        self._deciders = deciders
         self._names, self._seconds = [name[:LONGEST_NAME] for name in names], seconds
         self._console = Console()
         self._low, self._high = math.inf, -math.inf  # range of the Q-values so far, so that bars have one scale
@@ -78,7 +80,7 @@ class Screen:
         self._low, self._high = min([self._low, *finite]), max([self._high, *finite])
         members = moment.q.shape[1]
         for member in range(min(members, MOST_MEMBERS)):
-            yield Text(f"\nQ of member {member}" if members > 1 else "\nQ of each action")
+            yield Text(f"\nQ of {self._deciders[member]}" if members > 1 else "\nQ of each action")
             q, action = moment.q[0, member], int(moment.action[0, member])
             listed = np.arange(len(q)) if len(q) <= MOST_BARS else np.argsort(-q, kind="stable")[: MOST_BARS // 2]
             width = max(len(self._names[each]) for each in listed)

@@ -132,6 +132,14 @@ def _mountain_car(env: Any, params: Any, state: Any) -> np.ndarray:
     return canvas.picture()
 
 
+def _pendulum(env: Any, params: Any, state: Any) -> np.ndarray:
+    tip = np.array([-np.sin(state.theta), np.cos(state.theta)])  # upright at 0
+    canvas = drawing.Canvas((300, 300), (-1.3, -1.3), 300 / 2.6)
+    canvas.line([(0, 0), tip], drawing.ORANGE, 0.18)
+    canvas.circle((0, 0), 0.06, drawing.INK)
+    return canvas.picture()
+
+
 def _minatar(game: str) -> Callable[[Any, Any, Any], np.ndarray]:
     return lambda env, params, state: drawing.minatar(game, _observed(env, params, state))
 
@@ -193,6 +201,8 @@ DRAWN = {  # by the name of Gymnax's class; other environments cannot be rendere
     "CartPole": Drawn(_cart_pole, 50, ("left", "right")),
     "Acrobot": Drawn(_acrobot, 15, ("torque -1", "torque 0", "torque 1")),
     "MountainCar": Drawn(_mountain_car, 30, ("left", "none", "right")),
+    "ContinuousMountainCar": Drawn(_mountain_car, 30),
+    "Pendulum": Drawn(_pendulum, 20),
     **{
         f"Min{game.title().replace('_', '')}": Drawn(_minatar(game), 15, drawing.MINATAR_ACTIONS)
         for game in drawing.MINATAR
