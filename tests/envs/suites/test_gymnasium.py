@@ -381,9 +381,9 @@ def test_the_two_cartpoles_are_one():
     state, step = vec.reset(jax.random.key(0))
     env.reset(0)
     env._env.envs[0].unwrapped.state = np.asarray(step.obs[0, 0], np.float64)
-    for action in [1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]:
-        state, expected = vec.step(jax.random.key(1), state, np.full((1, 1), action, np.int32))
-        found = env.step(np.array([action], np.int32))
+    for number in [1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]:
+        state, expected = vec.step(jax.random.key(1), state, np.full((1, 1), number, np.int32))
+        found = env.step(np.array([number], np.int32))
         assert found.terminated == expected.terminated
         assert found.reward == expected.reward
         if found.terminated:
