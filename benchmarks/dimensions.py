@@ -29,9 +29,11 @@ class Still:
             self.action_dimensions = dimensions
 
     def reset(self, key):
+        """See `qlax.Env`."""
         return jnp.int32(0), self._shown()
 
     def step(self, key, state, action):
+        """See `qlax.Env`."""
         return state, self._shown()
 
     def _shown(self):
@@ -49,8 +51,8 @@ def main() -> None:
     (RESULTS / "dimensions.json").write_text(json.dumps(record, indent=2) + "\n")
     print("| memory | D | forward pass, FLOP | update, MFLOP | rollout, KB |\n| --- | ---: | ---: | ---: | ---: |")
     for row in rows:
-        update, rollout = row["update_flops"] / 1e6, row["rollout_bytes"] / 1e3
-        print(f"| {row['memory']} | {row['dimensions']} | {row['forward_flops']:,.0f} | {update:,.0f} | {rollout:,.0f} |")
+        numbers = row["forward_flops"], row["update_flops"] / 1e6, row["rollout_bytes"] / 1e3
+        print(f"| {row['memory']} | {row['dimensions']} | {' | '.join(f'{number:,.0f}' for number in numbers)} |")
 
 
 def counts(memory: str, dimensions: int | None) -> dict[str, float]:
