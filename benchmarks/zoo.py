@@ -5,7 +5,8 @@ return (of an even number, the lower of the two in the middle). A row with other
 count, except for fewer steps, which the agent's note then says. `--out` receives all agents with their model cards and
 the index: it is the folder that QLAX_ZOO may name, as it is or uploaded. The index, the cards and the smallest agents
 go to `src/qlax/agents/pretrained/` too, which the wheel includes. An agent that is there with the same weights is not
-evaluated again.
+evaluated again. An agent of an earlier index whose row has no state any more stays, if `--out` or the package has its
+weights.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     index = {name: built(source, options.out, options.package) for name, source in sources(options.state).items()}
     if not index:
         parser.error(f"no finished row of a preset in {', '.join(map(str, options.state))}")
+    index = kept(options.package, options.out, index) | index
     text = json.dumps(dict(sorted(index.items())), indent=1) + "\n"
     (options.out / INDEX).write_text(text, encoding="utf-8")
     shutil.rmtree(options.package, ignore_errors=True)
@@ -72,6 +74,25 @@ def main(arguments: list[str] | None = None) -> int:
     (options.package / INDEX).write_text(text, encoding="utf-8")
     print(f"{len(index)} agents are in {options.out}; {IN_WHEEL - room:,} bytes of them in {options.package}")
     return 0
+
+
+def kept(package: Path, out: Path, index: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of an earlier index whose agents are not made anew, and copy these agents to `out`."""
+    known = json.loads((package / INDEX).read_text(encoding="utf-8")) if (package / INDEX).exists() else {}
+    entries = {}
+    for name, entry in known.items():
+        file = next((each for folder in (out, package) if (each := folder / f"{name}{SUFFIX}").exists()), None)
+        if name in index:
+            continue
+        if file is None or hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+            print(f"{name}: left out, as neither a state folder nor {out} nor {package} has its weights")
+            continue
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        for source in {file, package / f"{name}{CARD}"}:
+            if source.parent != (out / name).parent:
+                shutil.copy(source, out / f"{name}{source.suffix}")
+        entries[name] = entry
+    return entries
 
 
 def sources(states: list[Path]) -> dict[str, Source]:

@@ -72,6 +72,25 @@ def test_what_is_built_is_a_place_for_the_others_and_what_the_wheel_has(state, t
     assert played.overall.mean == pytest.approx(entry["episode_return"])
 
 
+def test_agents_of_rows_without_a_state_stay_while_their_weights_are_there(state, tmp_path, capsys):
+    place, package = tmp_path / "place", tmp_path / "package"
+    build = ["--state", str(state), "--out", str(place), "--package", str(package)]
+    (package / "folder").mkdir(parents=True)
+    data = b"weights"
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for name in ("folder/kept", "gone"):
+        (package / f"{name}.md").write_text("card")
+    (package / "folder" / "kept.safetensors").write_bytes(data)
+    (package / "index.json").write_text(json.dumps({"folder/kept": entry, "gone": entry}))
+    assert zoo.main(build) == 0
+    assert "gone: left out" in capsys.readouterr().out
+    for folder in (place, package):
+        assert json.loads((folder / "index.json").read_text()).keys() == {"folder/kept", "cartpole-fast"}
+        assert (folder / "folder" / "kept.safetensors").read_bytes() == data
+        assert (folder / "folder" / "kept.md").read_text() == "card"
+    assert not list(tmp_path.rglob("gone.*"))
+
+
 def test_a_folder_without_finished_rows_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         zoo.main(["--state", str(tmp_path), "--out", str(tmp_path / "out"), "--package", str(tmp_path / "package")])
