@@ -30,6 +30,7 @@ SUITES = {
     "xminigrid": Suite("xminigrid", extra="xminigrid"),
     "craftax": Suite("craftax", extra="craftax"),
     "jaxmarl": Suite("jaxmarl", extra="jaxmarl"),
+    "octax": Suite("octax", extra="octax"),
     "ale": Suite("ale-py", extra="atari", on_host=True),
     "envpool": Suite("envpool", extra="envpool", on_host=True),
     "gymnasium": Suite("gymnasium", extra="gymnasium", on_host=True),

@@ -202,6 +202,18 @@ def test_wrappers_are_put_around_each(tmp_path):
     assert result.agents[0].act(np.zeros(5, np.float32)).shape == ()
 
 
+@pytest.mark.slow
+def test_minigrid_runs_with_a_wrapper_that_leaves_its_mission_out():
+    pytest.importorskip("minigrid", reason="MiniGrid is not an extra")
+    name = "gymnasium/minigrid:MiniGrid-Empty-5x5-v0"
+    with pytest.raises(UserError, match="MissionSpace"):
+        qlax.make(name, num_envs=2)
+    env = qlax.make(name, num_envs=2, wrappers=("minigrid.wrappers:ImgObsWrapper",))
+    qlax.check_env(env, 50)
+    assert env.reset(0).obs.shape == (2, 7, 7, 3)
+    env.close()
+
+
 def test_pictures_are_there_if_asked_for():
     env = qlax.make("gymnasium/FrozenLake-v1", num_envs=2, render_mode="rgb_array")
     env.reset(0)
