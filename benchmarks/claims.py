@@ -12,6 +12,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import rc_context
+from records import RESULTS
 from rows import Row, rows
 
 import qlax
@@ -76,6 +77,27 @@ def draw_readme(path: Path, folder: Path) -> None:
     """Draw three games of MinAtar with `qlax plot`'s own figure, for the README."""
     path.unlink(missing_ok=True)  # no command overwrites a file
     qlax.plot([_as_run(rows()[name], folder) for name in ("breakout", "asterix", "space-invaders")], path)
+
+
+def draw_speed(path: Path, _: Path) -> None:
+    """Draw the steps per second of qlax and of rejax's PQN, from the record of peers.py."""
+    repeats = json.loads((RESULTS / "peers.json").read_text())["rejax"]["repeats"]
+    names = {"cartpole --seeds 1": "CartPole", "cartpole --seeds 4": "CartPole,\n4 seeds"}
+    names["minatar/breakout --total-steps 200000 --seeds 1"] = "MinAtar\nBreakout"
+    with rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(2.8, 2), layout="constrained")
+        for offset, library in ((-0.2, "qlax"), (0.2, "rejax")):
+            speeds = [
+                np.mean([each[library]["steps_per_second"] for each in repeats[f"qlax train {command}"]])
+                for command in names
+            ]
+            bars = axes.bar(np.arange(len(names)) + offset, speeds, 0.38, label=library)
+            axes.bar_label(bars, [f"{speed / 1000:.0f}k" for speed in speeds], fontsize=6)
+        axes.set_xticks(np.arange(len(names)), [*names.values()])
+        axes.set_ylabel("steps/s, two CPU cores")
+        axes.legend()
+        save(figure, path)
+        plt.close(figure)
 
 
 def draw_minatar(path: Path, _: Path) -> None:
@@ -159,6 +181,7 @@ def _as_run(row: Row, folder: Path) -> Path:
 
 FIGURES: dict[str, Callable[[Path, Path], None]] = {  # name of the file: function of the path and an empty folder
     "minatar": draw_readme,
+    "speed": draw_speed,
     "claims-minatar": draw_minatar,
     "claims-lambda": draw_lambda,
     "claims-teams": draw_teams,
