@@ -31,7 +31,7 @@ def in_an_empty_directory(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train", "name what to train"),
+        ("train", "expected one of: a preset"),
         ("train cartpol", "did you mean 'cartpole'"),
         ("train gymnax/CartPole", "gymnax has no environment 'CartPole'; did you mean 'CartPole-v1'"),
         ("train gymnas/CartPole-v1", "unknown suite 'gymnas'; did you mean 'gymnax'"),

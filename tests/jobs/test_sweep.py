@@ -179,7 +179,7 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("sweep", "name what to train"),
+        ("sweep", "expected one of: a preset"),
         ("sweep cartpol --num-envs 16 32", "did you mean 'cartpole'"),
         (
             "sweep cartpole",

@@ -9,6 +9,36 @@ from qlax.config.command_line import flag, parse
 from qlax.config.kinds import Sweep
 from qlax.config.settings import FIELDS, fields_where
 from qlax.errors import UserError
+from qlax.util.text import setting_in_words
+
+VALUES = {  # what the help calls the value of a setting, unless it is the last word of the setting's name
+    "env_options": "NAME=VALUE",
+    "seeds": "NUMBER",
+    "draws": "NUMBER",
+    "until": "RETURN",
+    "learning_rate_end": "FRACTION",
+    "lam": "LAMBDA",
+    "lam_end": "LAMBDA",
+    "epsilon_start": "EPSILON",
+    "epsilon_end": "EPSILON",
+    "epsilon_spread": "FACTOR",
+    "reward_scale": "FACTOR",
+    "network": "MODULE:NAME",
+    "hidden": "WIDTHS",
+    "head_low": "Q",
+    "head_high": "Q",
+    "head_sigma": "BINS",
+    "wrappers": "NAMES",
+    "reset_ratio": "ENVS",
+    "host_timeout": "SECONDS",
+    "log_interval": "UPDATES",
+    "eval_interval": "UPDATES",
+    "checkpoint_interval": "UPDATES",
+    "keep": "NUMBER",
+    "trackers": "NAMES",
+    "init": "PATH",
+    "devices": "NUMBER",
+}
 
 
 class Argument(NamedTuple):
@@ -17,7 +47,7 @@ class Argument(NamedTuple):
     Attributes:
       names: Forms of the flag, or the name of the positional argument.
       options: Keyword arguments of `argparse.ArgumentParser.add_argument`.
-      group: Heading in the help; None: argparse's own.
+      group: Heading in the help; None for argparse's own heading.
     """
 
     names: tuple[str, ...]
@@ -26,7 +56,7 @@ class Argument(NamedTuple):
 
     @property
     def flags(self) -> list[str]:
-        """All forms of the flag; empty for a positional argument."""
+        """All forms of the flag, such as `--video` and `--no-video`; empty for a positional argument."""
         flags = [name for name in self.names if name.startswith("-")]
         is_switch = self.options.get("action") is argparse.BooleanOptionalAction
         return flags + [name.replace("--", "--no-", 1) for name in flags if is_switch]
@@ -43,12 +73,12 @@ class Command(NamedTuple):
 
     Attributes:
       name: Name that a user types.
-      run: Function that is called with the parsed options. It returns the commands that are most useful after it, two
-        at most, see `command`; None for none.
+      run: Function that is called with the parsed options. It returns up to two commands that a user may want next,
+        see `command`; None if there are none.
       help: Summary in one line.
       arguments: Arguments in the order of the help.
-      description: Longer summary; None: the same as `help`.
-      epilog: Text below the help; None for none.
+      description: Longer summary; None if `help` is enough.
+      epilog: Text below the help; None if there is none.
     """
 
     name: str
@@ -60,7 +90,7 @@ class Command(NamedTuple):
 
     @property
     def has_settings(self) -> bool:
-        """Whether the command has a flag for every setting, and not only for a few."""
+        """True if the command has a flag for every setting, and not only for a few."""
         return sum(argument.setting is not None for argument in self.arguments) > len(FIELDS) / 2
 
 
@@ -91,7 +121,7 @@ def target(help: str, nargs: str) -> list[Argument]:
     config = argument(
         "--config",
         metavar="FILE",
-        help="settings to begin with: config.json of a run, or your own preset, .toml; other flags replace them",
+        help="settings to start from: config.json of a run, or your own preset (.toml); other flags override them",
     )
     return [argument("target", nargs=nargs, metavar="TARGET", help=help), config]
 
@@ -100,7 +130,7 @@ CACHE = argument(
     "--compilation-cache",
     action=argparse.BooleanOptionalAction,
     default=True,
-    help="keep compiled programs in the user's cache directory, so that later runs start faster",
+    help="keep compiled programs in the user's cache directory, so that later runs start faster (default: on)",
 )
 LIVE = argument("--live", action="store_true", help="draw the learning curves on the terminal, above the progress bar")
 PROCESSES = [
@@ -108,42 +138,46 @@ PROCESSES = [
         "--coordinator",
         group="several processes",
         metavar="HOST:PORT",
-        help="address at which the first process listens; Slurm, Open MPI and Kubernetes set all three flags",
+        help="address on which the first process listens; not needed under Slurm, Open MPI or Kubernetes",
     ),
     argument(
         "--num-processes",
         group="several processes",
         metavar="PROCESSES",
         type=int,
-        help=("number of processes that train together; 1 trains alone even under a launcher"),
+        help="number of processes that train together; 1 trains alone, even under a launcher such as Slurm",
     ),
     argument(
-        "--process-id", group="several processes", metavar="ID", type=int, help="index of this process, counted from 0"
+        "--process-id",
+        group="several processes",
+        metavar="INDEX",
+        type=int,
+        help="index of this process, counted from 0",
     ),
 ]
 PLACE = [
     argument(
         "--jobs",
-        metavar="JOBS",
+        metavar="NUMBER",
         type=int,
-        help=("number of jobs to run at a time (default 1; on Ray as many as resources allow)"),
+        help="number of jobs to run at a time (default: 1; on Ray, as many as its resources allow)",
     ),
     argument(
         "--on",
         choices=("ray",),
-        help="ray: run the jobs on a Ray cluster, the one in use or a new one on this machine",
+        help="run the jobs on a Ray cluster: one that is running, or else a new one on this machine",
     ),
     argument(
         "--cpus-per-job",
         metavar="CPUS",
         type=float,
-        help="number of CPUs per job on Ray (default 1 for jobs with a GPU, otherwise all CPUs divided by JOBS)",
+        help="number of CPUs per job on Ray (default: 1 for a job with a GPU, otherwise an equal share of all CPUs)",
     ),
     argument(
         "--gpus-per-job",
         metavar="GPUS",
         type=float,
-        help=("number of GPUs per job on Ray, also a fraction such as 0.5 (default 1 if there is one)"),
+        help="number of GPUs per job on Ray, possibly a fraction such as 0.5 (default: 1 if the cluster has GPUs)",
     ),
 ]
 
@@ -152,7 +186,7 @@ def settings(several: bool = False) -> list[Argument]:
     """Describe a flag for every setting.
 
     Args:
-      several: Whether every flag takes several values, and not only those of settings that one program can sweep.
+      several: If True, every flag takes several values; else only flags of settings that may differ within one run.
     """
     return [each for name in fields_where(flag=True) for each in setting(name, several)]
 
@@ -162,11 +196,13 @@ def setting(name: str, several: bool = False) -> list[Argument]:
     field = FIELDS[name]
     kind, group = field.metadata["kind"], f"{field.metadata['group']} settings"
     default = f"{field.default:,}" if type(field.default) in (int, float) else field.default
-    default = {True: "on", False: "off"}.get(field.default, default) if isinstance(field.default, bool) else default
-    help = field.metadata["help"] + (f" (default {default})" if isinstance(default, str) else "")
+    if isinstance(field.default, bool):
+        default = str(field.default).lower() if several else setting_in_words(field.default)
+    is_shown = isinstance(default, str) and default != "default"
+    help = field.metadata["help"] + (f" (default: {default})" if is_shown else "")
     if not isinstance(field.default, bool):
         nargs = "+" if several or field.type == Sweep or name == "env_options" else None
-        metavar = "|".join(kind.choices) if kind.choices else name.split("_")[-1].upper()
+        metavar = "|".join(kind.choices) if kind.choices else VALUES.get(name, name.split("_")[-1].upper())
         return [argument(flag(name), group=group, nargs=nargs, metavar=metavar, help=help)]
     if not several:
         return [argument(flag(name), group=group, action=argparse.BooleanOptionalAction, help=help)]
@@ -179,7 +215,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings among the options, by name: one value each, or a list if the flag takes several.
 
     Raises:
-      UserError: A word is not a value of its field.
+      UserError: A word is not a valid value of its setting.
     """
     return {name: _value(name, words) for name, words in vars(options).items() if name in FIELDS and words is not None}
 

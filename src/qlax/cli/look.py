@@ -41,7 +41,7 @@ def _render(options: argparse.Namespace) -> list[str]:
 
 def video_in_words(film: "qlax.Film") -> str:
     """Return a line about a video that was written."""
-    return f"{film.path}: {film.frames:,} pictures of {film.width} x {film.height}, {film.fps:g} a second"
+    return f"{film.path}: {film.frames:,} frames of {film.width} x {film.height}, {film.fps:g} per second"
 
 
 def playing(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,19 +83,24 @@ def _export(options: argparse.Namespace) -> list[str]:
 
 
 RUNS = argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
-AGENTS = argument("run", metavar="RUN", help="run directory, a file of its agents/ or best/, or zoo:NAME")
-INDEX = argument("--index", metavar="INDEX", default="0", help="index of the agent in the run (default 0)")
+AGENTS = argument("run", metavar="RUN", help="run directory, a file in its agents/ or best/, or zoo:NAME")
+INDEX = argument("--index", metavar="INDEX", default="0", help="index of the agent in the run (default: 0)")
 BEST = argument("--best", action="store_true", help="use the weights of the best evaluation instead of the last ones")
 PLAY = [
-    argument("--epsilon", metavar="EPSILON", default="0", help="probability of a random action (default 0, greedy)"),
-    argument("--seed", metavar="SEED", default="0", help="random seed of the episodes (default 0)"),
+    argument("--epsilon", metavar="EPSILON", default="0", help="probability of a random action (default: 0, greedy)"),
+    argument("--seed", metavar="SEED", default="0", help="random seed of the episodes (default: 0)"),
     argument("--env", metavar="ENV", help="play in another environment with the same observations and actions"),
     argument(
-        "--env-options", nargs="+", metavar="NAME=VALUE", help="options of the environment, added to those of the run"
+        "--env-options",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="options of the environment, which add to those of the run or replace them",
     ),
-    argument("--wrappers", metavar="NAMES", help="wrappers around the environment, in place of those of the run"),
+    argument("--wrappers", metavar="NAMES", help="wrappers around the environment, instead of those of the run"),
     argument(
-        "--max-steps", metavar="STEPS", help="steps after which an episode is cut (default as in the run's evaluations)"
+        "--max-steps",
+        metavar="STEPS",
+        help="number of steps after which an episode is cut (default: as in the run's evaluations)",
     ),
 ]
 COMMANDS = (
@@ -105,10 +110,10 @@ COMMANDS = (
         "play whole episodes with trained agents and report their returns",
         [
             AGENTS,
-            argument("--index", metavar="INDEX", nargs="+", help="indices of agents in the run (default all)"),
+            argument("--index", metavar="INDEX", nargs="+", help="indices of agents in the run (default: all)"),
             BEST,
             *PLAY,
-            argument("--episodes", metavar="EPISODES", default="64", help="number of episodes per agent (default 64)"),
+            argument("--episodes", metavar="NUMBER", default="64", help="number of episodes per agent (default: 64)"),
             argument("--json", metavar="FILE", help="also write the return and length of every episode to this file"),
         ],
     ),
@@ -122,19 +127,19 @@ COMMANDS = (
             BEST,
             *PLAY,
             argument(
-                "--out", metavar="FILE", help="video to write, .mp4 or .gif (default video.mp4 in the run directory)"
+                "--out", metavar="FILE", help="video to write, .mp4 or .gif (default: video.mp4 in the run directory)"
             ),
             argument(
                 "--episodes",
-                metavar="EPISODES",
+                metavar="NUMBER",
                 default="1",
-                help="number of episodes to show side by side (default 1)",
+                help="number of episodes to show side by side (default: 1)",
             ),
             argument("--values", action="store_true", help="show Q-values and the return beside the picture"),
             argument(
                 "--fps",
                 metavar="FRAMES",
-                help="frames per second, one for each step (default the environment's own rate)",
+                help="frames per second, with one frame for each step (default: the environment's own rate)",
             ),
         ],
     ),
@@ -144,31 +149,31 @@ COMMANDS = (
         "draw figures of runs for a paper",
         [
             RUNS,
-            argument("--out", metavar="FILE", help="figure to write, .png, .svg or .pdf (default figure.png)"),
+            argument("--out", metavar="FILE", help="figure to write, .png, .svg or .pdf (default: figure.png)"),
             argument(
                 "--kind",
                 choices=("curve", "profile", "improvement"),
                 default="curve",
                 help="learning curves, performance profiles (share of runs above each score), or probabilities that "
-                "one setting is better than another (default curve)",
+                "one setting is better than another (default: curve)",
             ),
             argument(
                 "--x",
                 choices=("steps", "seconds"),
                 default="steps",
-                help="horizontal axis of learning curves (default steps)",
+                help="horizontal axis of learning curves (default: steps)",
             ),
             argument(
                 "--y",
                 metavar="METRIC",
                 default="eval_return",
-                help="metric to draw, a name in metrics.jsonl; learning curves take several, as in "
-                "eval_return,episode_return (default eval_return)",
+                help="metric to draw, a key of metrics.jsonl; learning curves show up to four, as in "
+                "eval_return,episode_return (default: eval_return)",
             ),
             argument(
                 "--by",
                 metavar="FIELDS",
-                help="settings that form groups, as in lam,norm, or directory (default the settings that differ)",
+                help="settings that form groups, as in lam,norm, or directory (default: the settings that differ)",
             ),
             argument("--title", metavar="TITLE", help="title above the figure"),
         ],
@@ -179,9 +184,12 @@ COMMANDS = (
         "write a page of HTML about runs",
         [
             RUNS,
-            argument("--out", metavar="FILE", help="page to write, .html (default report.html)"),
+            argument("--out", metavar="FILE", help="page to write, .html (default: report.html)"),
             argument(
-                "--video", action=argparse.BooleanOptionalAction, default=True, help="include a video of the best agent"
+                "--video",
+                action=argparse.BooleanOptionalAction,
+                default=True,
+                help="include a video of the best agent (default: on)",
             ),
         ],
     ),
@@ -195,11 +203,11 @@ COMMANDS = (
                 "--format",
                 choices=("stablehlo", "onnx"),
                 default="stablehlo",
-                help="StableHLO, which JAX loads, or ONNX (default stablehlo)",
+                help="StableHLO, which JAX loads, or ONNX (default: stablehlo)",
             ),
             INDEX,
             BEST,
-            argument("--out", metavar="FILE", help="file to write (default agent.FORMAT in the run directory)"),
+            argument("--out", metavar="FILE", help="file to write (default: agent.FORMAT in the run directory)"),
         ],
     ),
 )

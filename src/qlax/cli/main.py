@@ -71,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
         own.set_defaults(command=command)
         groups: dict[str | None, Any] = {None: own}
         own.add_argument(
-            "--traceback", action="store_true", help="print the whole traceback of an error; also QLAX_TRACEBACK=1"
+            "--traceback",
+            action="store_true",
+            help="print the full traceback of an error, as the environment variable QLAX_TRACEBACK=1 does",
         )
         for names, options, group in command.arguments:
             if group not in groups:

@@ -60,7 +60,7 @@ def checked(name: str) -> str:
         raise UserError(f"{what}: {words[0]} is a word of Python itself")
     here = str(Path.cwd())
     if name in sys.stdlib_module_names or importlib.util.find_spec(name) or PathFinder.find_spec(name, [here]):
-        raise UserError(f"{what}: there is a module {name}, and an import could find either of them")
+        raise UserError(f"{what}: there is already a module {name}, and an import could find either of them")
     return class_name
 
 
@@ -70,8 +70,10 @@ COMMANDS = (
         _new,
         "write a project: an environment of your own, its tests, a preset and a README",
         [
-            argument("name", metavar="NAME", help="name of the project and of its module, as my_task"),
-            argument("--gymnasium", action="store_true", help="write it with Gymnasium's interface, instead of in JAX"),
+            argument("name", metavar="NAME", help="name of the project and of its module, such as my_task"),
+            argument(
+                "--gymnasium", action="store_true", help="write an environment with Gymnasium's interface, not in JAX"
+            ),
             argument("--team", action="store_true", help="write an environment for a team of agents, in JAX"),
         ],
         description="Write a folder NAME with an environment of your own, its tests, a preset and a README. The "

@@ -161,12 +161,12 @@ COMMANDS = (
             argument(
                 "--sizes",
                 action="store_true",
-                help="also make each environment: show its actions, agents, time limit and observations",
+                help="also make each environment and show its actions, agents, time limit and observations",
             ),
             argument(
                 "--check",
                 action="store_true",
-                help="also play in each environment: check its contract and measure its speed",
+                help="also play in each environment, to check its contract and measure its speed",
             ),
         ],
     ),

@@ -62,7 +62,7 @@ def configured(options: argparse.Namespace) -> Callable[..., Config]:
     """
     if (not options.target) == (options.config is None):
         raise UserError(
-            "name what to train: a preset (see 'qlax presets'), an environment (see 'qlax envs'), or --config FILE"
+            "expected one of: a preset (see 'qlax presets'), an environment (see 'qlax envs'), or --config FILE"
         )
     return partial(config_of_file, options.config) if options.config else partial(configure, options.target)
 
@@ -193,7 +193,7 @@ COMMANDS = (
         "train agents",
         [
             *flags.target("a preset, or an environment as suite/name or module:Name", nargs="?"),
-            argument("--out", metavar="DIR", help="run directory, new or empty (default a new one under runs/)"),
+            argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one under runs/)"),
             flags.LIVE,
             flags.CACHE,
             *flags.PROCESSES,
@@ -209,7 +209,7 @@ COMMANDS = (
         "train every combination of targets and settings, each in a job of its own",
         [
             *flags.target("presets or environments; atari57 and minatar stand for all their games", nargs="*"),
-            argument("--out", metavar="DIR", help="directory of the sweep (default a new one under runs/)"),
+            argument("--out", metavar="DIR", help="directory of the sweep (default: a new one under runs/)"),
             *flags.PLACE,
             flags.CACHE,
             *flags.settings(several=True),
@@ -235,7 +235,7 @@ COMMANDS = (
                 "--total-steps",
                 metavar="STEPS",
                 required=True,
-                help="environment steps per agent, those already done included",
+                help="environment steps per agent, including those already done",
             ),
             *LIMITS,
             flags.LIVE,

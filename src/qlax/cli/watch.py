@@ -67,7 +67,7 @@ def _runs(options: argparse.Namespace) -> list[str]:
 
 
 def ago(seconds: float) -> str:
-    """Format the time since something happened in its largest unit."""
+    """Format the time since something happened in its largest unit, as in "3 h"."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
@@ -81,30 +81,33 @@ COMMANDS = (
         "show a trained agent at play",
         [
             argument(
-                "agent", metavar="AGENT", help="an agent of the zoo, a run directory, or a file of its agents/ or best/"
+                "agent", metavar="AGENT", help="an agent of the zoo, a run directory, or a file in its agents/ or best/"
             ),
             look.INDEX,
             look.BEST,
             *look.PLAY,
-            argument("--video", metavar="FILE", help="write a video instead, .mp4 or .gif, which must not exist"),
-            argument("--episodes", metavar="EPISODES", default="1", help="number of episodes (default 1)"),
+            argument("--video", metavar="FILE", help="write a video to this new file instead, .mp4 or .gif"),
+            argument("--episodes", metavar="NUMBER", default="1", help="number of episodes (default: 1)"),
             argument(
-                "--speed", metavar="FACTOR", default="1", help="factor of the environment's own speed (default 1)"
+                "--speed",
+                metavar="FACTOR",
+                default="1",
+                help="speed as a multiple of the environment's own (default: 1)",
             ),
         ],
-        description="Show a trained agent at play, on a terminal in colours; in a pipe, print the returns.",
+        description="Show a trained agent at play on a terminal with colours. Elsewhere, as in a pipe, print returns.",
     ),
     Command(
         "zoo",
         _zoo,
         "list the trained agents that come with qlax, or describe one",
         [argument("agent", nargs="?", metavar="AGENT", help="print the model card of this agent")],
-        epilog="QLAX_ZOO names the folder or URL of the agents that are not installed.",
+        epilog="The environment variable QLAX_ZOO names the folder or URL of the agents that are not installed.",
     ),
     Command(
         "runs",
         _runs,
         "list the runs below a folder, those that changed last first",
-        [argument("folder", nargs="?", metavar="FOLDER", default="runs", help="folder to look in (default runs)")],
+        [argument("folder", nargs="?", metavar="FOLDER", default="runs", help="folder to look in (default: runs)")],
     ),
 )

@@ -43,7 +43,7 @@ class Recorded(NamedTuple):
     Attributes:
       version: The version.
       names: Names of the environments to train in, as `names()` of the suite's adapter returns them.
-      others: Names of other environments, by the reason why they are not among `names`.
+      others: Names of environments that are not in `names`, by the reason.
     """
 
     version: str | None
@@ -52,7 +52,7 @@ class Recorded(NamedTuple):
 
 
 def suite_called(name: str) -> str:
-    """Return the name of a suite, which may be given in another case.
+    """Return the name of a suite in its own spelling, whatever case it is given in.
 
     Raises:
       UserError: There is no such suite.
@@ -65,7 +65,7 @@ def suite_called(name: str) -> str:
 
 @functools.cache
 def recorded(suite: str) -> Recorded:
-    """Return the names of a suite's environments in the version that they were recorded of; none if there is none."""
+    """Return the recorded names of a suite's environments, with the suite's version; no names if none were recorded."""
     return Recorded(
         **{"version": None, "names": [], "others": {}, **json.loads(FILE.read_text("utf-8")).get(suite, {})}
     )

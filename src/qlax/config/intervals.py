@@ -10,7 +10,7 @@ SHARE = 0.1  # of a run's work that its evaluations may take
 
 
 def evaluation_steps(config: Config, on_host: bool) -> float:
-    """Return how many steps of an evaluation, in all its episodes side by side, take as much as one update.
+    """Return how many steps of an evaluation, in all its episodes side by side, take as long as one update.
 
     The smaller of two numbers holds: that of arithmetic, in which a backward pass counts as two forward passes; and
     that of operations one after the other, since small batches take as long as large ones. On the host only the steps

@@ -25,7 +25,7 @@ DISTRIBUTIONS = ("uniform", "log-uniform")
 
 @dataclass(frozen=True)
 class Kind:
-    """The values that a setting may hold."""
+    """Kind of a setting: the values that it may hold, and how they are read."""
 
     expected: str  # for error messages
     convert: Callable[[Any], Any]  # to the type of the setting; raises ValueError for other values
@@ -60,7 +60,7 @@ def setting(
       flag: Whether the command line has a flag for the setting.
       origin: Whether the setting only records where the others came from.
       changeable: Whether the setting may be changed in the `config.json` of a run that was begun.
-      compared: Whether figures tell runs apart by the setting; None: unless it is about output or the machine.
+      compared: Whether figures tell runs apart by the setting; None for True, unless it is about output or the machine.
       varies: Whether the setting may differ between the jobs of a sweep.
       tracked: Whether trackers show the setting beside every agent.
       remedy: Rank among the settings to reduce when memory is short, from 1, the cheapest first; 0: not among them.
@@ -133,7 +133,7 @@ def distribution(word: str) -> Distribution:
     """Read `uniform:LOW:HIGH` or `log-uniform:LOW:HIGH`.
 
     Raises:
-      ValueError: The word is neither of them.
+      ValueError: The word has neither form.
     """
     if not _is_short(word):
         raise ValueError
@@ -159,8 +159,8 @@ def sweep(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
             raise ValueError
         return values if len(values) > 1 else values[0]
 
-    expected = _range("a number", low, high) + ", or uniform:LOW:HIGH or log-uniform:LOW:HIGH of two such, LOW < HIGH"
-    expected += ", 0 < LOW if log" if low <= 0 else ""
+    expected = _range("a number", low, high) + ", or uniform:LOW:HIGH or log-uniform:LOW:HIGH with two such numbers"
+    expected += ", LOW < HIGH" + (", and 0 < LOW for log-uniform" if low <= 0 else "")
     return Kind(expected, convert, lambda text: convert(text if ":" in text else float(text)), low=low, high=high)
 
 
@@ -196,7 +196,7 @@ def env_name() -> Kind:
 
 
 def words() -> Kind:
-    """Return the kind of several names in one word, as in a,b; commas within brackets or quotes belong to a name."""
+    """Return the kind of lists of names, written as in a,b; commas within brackets or quotes belong to a name."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, list | tuple) or len(x) > MOST_NAMES or not all(map(_is_short, x)):
@@ -220,7 +220,7 @@ def words() -> Kind:
 
 
 def truth() -> Kind:
-    """Return the kind of true or false."""
+    """Return the kind of settings that are true or false."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, bool):
@@ -239,7 +239,7 @@ def json_or_text(text: str) -> Any:
 
 
 def table() -> Kind:
-    """Return the kind of names with values, which are those of JSON."""
+    """Return the kind of settings that map names to JSON values."""
 
     def convert(x: Any) -> Any:
         if not isinstance(x, dict) or len(x) > MOST_NAMES or not all(map(_is_short, x)):

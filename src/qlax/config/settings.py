@@ -45,9 +45,7 @@ class Config:
     """
 
     env: str = setting("", env_name(), "environment", "suite/name, or your own module:Name", flag=False, compared=False)
-    env_options: dict[str, Any] = setting(
-        {}, table(), "environment", "arguments of the environment, as NAME=VALUE", varies=False
-    )
+    env_options: dict[str, Any] = setting({}, table(), "environment", "arguments of the environment", varies=False)
     preset: str | None = setting(
         None, text(), "run", "preset that the settings came from", flag=False, origin=True, compared=False
     )
@@ -69,7 +67,7 @@ class Config:
         None,
         whole(),
         "run",
-        "combinations of settings to draw from the given distributions; each is trained with every seed",
+        "number of combinations of settings to draw from the given distributions; each is trained with every seed",
         compared=False,
         varies=False,
         tracked=False,
@@ -93,7 +91,7 @@ class Config:
         None,
         number(low=1e-3, high=1e9),
         "run",
-        "end training after this many minutes of training; those before an interruption count, compilation does not",
+        "end training after this many minutes of training, before interruptions too; compilation does not count",
         changeable=True,
         compared=False,
     )
@@ -102,21 +100,21 @@ class Config:
         128,
         whole(),
         "learning",
-        "number of parallel environments per agent; more are faster per step, but leave fewer updates",
+        "number of parallel environments per agent; more environments are faster per step, but mean fewer updates",
         remedy=3,
     )
     num_steps: int = setting(
         32,
         whole(),
         "learning",
-        "steps of a rollout in each environment; with more, lambda looks further ahead, but fewer updates are left",
+        "steps per rollout in each environment; longer rollouts bootstrap later, but mean fewer updates",
         remedy=4,
     )
     num_minibatches: int = setting(
         32,
         whole(),
         "learning",
-        "number of minibatches per epoch, one gradient step each; the more there are, the smaller and noisier",
+        "number of minibatches per epoch, with one gradient step each; more minibatches are smaller and noisier",
     )
     num_epochs: int = setting(
         2, whole(), "learning", "number of passes over each rollout; more passes learn faster, but may overfit to it"
@@ -126,24 +124,30 @@ class Config:
         "radam",
         text(OPTIMIZERS),
         "learning",
-        "optimiser, which sees clipped gradients: radam as in the paper, or another",
+        "optimiser of the network, applied to clipped gradients; radam is the choice of the PQN paper",
     )
     learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of the optimiser")
     learning_rate_end: Sweep = setting(
-        0.0, sweep(low=0, high=1), "learning", "final learning rate as a fraction of the initial one; 1 is constant"
+        0.0,
+        sweep(low=0, high=1),
+        "learning",
+        "final learning rate as a fraction of the initial one; 1 keeps it constant",
     )
     gamma: Sweep = setting(
-        0.99, sweep(low=0, high=1), "learning", "discount factor; values closer to 1 weigh later rewards more"
+        0.99, sweep(low=0, high=1), "learning", "discount factor; values closer to 1 give later rewards more weight"
     )
     lam: Sweep = setting(
         0.65,
         sweep(low=0, high=1),
         "learning",
-        "lambda of Q(lambda): 0 is one-step Q-learning, 1 full returns; larger values have less bias, more variance",
+        "lambda of Q(lambda): 0 is one-step Q-learning, 1 full returns; larger values mean less bias, more variance",
     )
-    lam_end: Sweep = setting(0.65, sweep(low=0, high=1), "learning", "final lambda, if lam_fraction is not 0")
+    lam_end: Sweep = setting(0.65, sweep(low=0, high=1), "learning", "final lambda; only used if lam_fraction is not 0")
     lam_fraction: Sweep = setting(
-        0.0, sweep(low=0, high=1), "learning", "fraction of training over which lam moves to lam_end; 0 keeps lam"
+        0.0,
+        sweep(low=0, high=1),
+        "learning",
+        "fraction of training over which lam moves to lam_end; 0 keeps lam constant",
     )
     epsilon_start: Sweep = setting(
         1.0, sweep(low=0, high=1), "exploration", "initial probability of a random action while training"
@@ -158,59 +162,66 @@ class Config:
         1.0,
         sweep(low=1, high=1e6),
         "exploration",
-        "factor by which epsilon is larger in the most random environment, and smaller in the least; 1: all the same",
+        "factor that spreads epsilon over the environments, from epsilon / FACTOR to epsilon * FACTOR; 1 for no spread",
     )
     max_grad_norm: Sweep = setting(
-        10.0, sweep(low=1e-9), "learning", "largest global norm of a gradient; larger gradients are scaled down to it"
+        10.0, sweep(low=1e-9), "learning", "maximum global norm of a gradient; larger gradients are scaled down to it"
     )
     reward_scale: Sweep = setting(
-        1.0, sweep(), "learning", "factor of the rewards that are learned from; returns are reported without it"
+        1.0, sweep(), "learning", "factor by which rewards are multiplied for learning; reported returns are not scaled"
     )
 
     population: str = setting(
         "none",
         text(("none", "pbt")),
         "run",
-        "pbt, population-based training: after evaluations the worst agents become changed copies of the best",
+        "pbt is population-based training: after each evaluation, the worst agents become changed copies of the best",
         varies=False,
         world="in JAX",
     )
 
     network: str | None = setting(
-        None, text(), "network", "your own network as module:Name, made with the number of actions; see qlax.Network"
+        None,
+        text(),
+        "network",
+        "import path of your own network, which is called with the number of actions; see qlax.Network",
     )
     encoder: str | None = setting(
-        None, text((*ENCODERS,)), "network", "encoder of the observation (default one that fits the observation)"
+        None,
+        text((*ENCODERS,)),
+        "network",
+        "encoder of the observation: mlp for vectors, cnn or product for small grids, the others for Atari's screens "
+        "(default: chosen by the observation)",
     )
     hidden: tuple[int, ...] | None = setting(
-        None, widths(), "network", "widths of the dense layers, as in 256,256 (default the encoder's own)", remedy=5
+        None, widths(), "network", "widths of the dense layers, as in 256,256 (default: the encoder's own)", remedy=5
     )
     norm: str = setting("layer", text(NORMS), "network", "normalisation before every activation function")
     input_norm: str = setting("none", text(NORMS), "network", "normalisation of the observation")
-    memory: str = setting(
-        "none", text((*MEMORIES,)), "network", "recurrent memory, for tasks in which one observation does not suffice"
-    )
+    memory: str = setting("none", text((*MEMORIES,)), "network", "recurrent memory, for partially observed tasks")
     head: str = setting(
         "scalar",
         text((*HEADS,)),
         "network",
         "what the network predicts: Q itself, a histogram of it (hl_gauss), or several estimates (ensemble)",
     )
-    head_low: float = setting(-10.0, number(), "network", "smallest Q-value of hl_gauss; targets below count as it")
-    head_high: float = setting(10.0, number(), "network", "largest Q-value of hl_gauss; targets above count as it")
-    head_bins: int = setting(51, whole(high=10_000), "network", "bins of hl_gauss; more are finer, and cost more")
+    head_low: float = setting(-10.0, number(), "network", "smallest Q-value of hl_gauss; lower targets are clipped")
+    head_high: float = setting(10.0, number(), "network", "largest Q-value of hl_gauss; higher targets are clipped")
+    head_bins: int = setting(
+        51, whole(high=10_000), "network", "number of bins of hl_gauss; more bins are more precise, but slower"
+    )
     head_sigma: float = setting(
-        0.75, number(low=1e-3, high=100), "network", "width of the Gaussian of hl_gauss, in bins; more is smoother"
+        0.75, number(low=1e-3, high=100), "network", "standard deviation of hl_gauss, in bins; larger is smoother"
     )
     head_transform: str = setting(
-        "none", text(TRANSFORMS), "network", "transform of Q-values within which the bins of hl_gauss have equal width"
+        "none", text(TRANSFORMS), "network", "transform of Q-values, after which the bins of hl_gauss have equal width"
     )
     head_members: int = setting(
-        10, whole(high=1000), "network", "estimates of an ensemble, each learned from targets of its own"
+        10, whole(high=1000), "network", "number of estimates of an ensemble, each with its own targets"
     )
     dueling: bool = setting(False, truth(), "network", "compute Q from a state value and advantages (dueling network)")
     compute_dtype: str = setting(
-        "float32", text(DTYPES), "network", "dtype of matrix products; bfloat16 is less precise, and faster on a GPU"
+        "float32", text(DTYPES), "network", "dtype of matrix products; bfloat16 is less precise, but faster on a GPU"
     )
 
     wrappers: tuple[str, ...] = setting(
@@ -237,18 +248,18 @@ class Config:
         None,
         whole(),
         "environment",
-        "environments that share one new episode per step, where resets are expensive (default the environment's)",
+        "number of environments that share a new episode, where resets are expensive (default: the environment's own)",
         world="in JAX",
     )
     time_limit_is_terminal: bool = setting(
-        False, truth(), "environment", "treat the end at a time limit as terminal, instead of bootstrapping from it"
+        False, truth(), "environment", "treat reaching the time limit as terminal, instead of bootstrapping there"
     )
 
     overlap: bool = setting(
         False,
         truth(),
         "environment",
-        "collect a rollout on the host while learning from the one before; its actions are those of one update ago",
+        "collect a rollout on the host while learning from the one before, so that its policy is one update old",
         world="on the host",
     )
     host_timeout: float = setting(
@@ -271,28 +282,29 @@ class Config:
         None,
         whole(),
         "evaluation",
-        "steps after which evaluation cuts off an episode (default its time limit; 10,000 if none)",
+        "number of steps after which evaluation cuts off an episode (default: its time limit, or 10,000 without one)",
     )
     log_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "output",
-        "updates between lines of metrics.jsonl (default chosen for a line every few seconds on a laptop)",
+        "number of updates between lines of metrics.jsonl (default: a line every few seconds on a laptop)",
     )
     eval_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "evaluation",
-        "updates between evaluations, a multiple of log_interval (default 20 or more, fewer if these are slow)",
+        "number of updates between evaluations, a multiple of log_interval (default: 20 or more evaluations, fewer if "
+        "they are slow)",
         compared=False,
     )
     checkpoint_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "output",
-        "updates between checkpoints, a multiple of log_interval (default at most a minute of work on a laptop)",
+        "number of updates between checkpoints, a multiple of log_interval (default: at most a minute on a laptop)",
     )
-    keep: int = setting(2, whole(), "output", "number of checkpoints to keep, the newest ones", changeable=True)
+    keep: int = setting(2, whole(), "output", "number of newest checkpoints to keep", changeable=True)
     trackers: tuple[str, ...] = setting(
         (),
         words(),
@@ -305,25 +317,25 @@ class Config:
         None,
         text(longest=LONGEST_PATH),
         "run",
-        "run directory, or file of its agents/ or best/, whose weights to start from",
+        "run directory, or file in its agents/ or best/, with the weights to start from",
     )
     devices: int | None = setting(
         None,
         whole(),
         "machine",
-        "maximum number of devices per process; on a CPU, one agent may then be split over that many cores",
+        "maximum number of devices per process; on a CPU, it lets several cores share the environments of one agent",
     )
     deterministic: bool = setting(
-        False, truth(), "machine", "use only operations that give the same bits every time; slower, and for GPUs only"
+        False, truth(), "machine", "use only GPU operations that give the same bits every time, which are slower"
     )
     cuda_graph: bool = setting(
-        False, truth(), "machine", "let a GPU launch many updates as one graph; not tried on a GPU yet", changeable=True
+        False, truth(), "machine", "launch many updates on a GPU as one CUDA graph; experimental", changeable=True
     )
     matmul_precision: str = setting(
         "default",
         text(("default", "tensorfloat32", "float32")),
         "machine",
-        "precision of float32 matrix products on GPUs; the default is tensorfloat32 since Ampere, float32 is slower",
+        "precision of float32 matrix products on GPUs; default is tensorfloat32 on Ampere and later; float32 is slower",
         compared=True,
     )
 
@@ -421,5 +433,5 @@ def unfitting(field: dataclasses.Field[Any], value: Any, written: str) -> UserEr
         name = value.partition(":")[0]
         hint = "" if name in DISTRIBUTIONS else nearest(name[:LONGEST_NAME], DISTRIBUTIONS)
     if isinstance(value, list | tuple) and "tuple" not in str(field.type):
-        hint = f"; several values are for {', '.join(SWEEPABLE)}; of others for qlax sweep"
+        hint = f"; only {', '.join(SWEEPABLE)} take several values; vary others with qlax sweep"
     return UserError(f"{field.name}={written}: expected {kind.expected}{hint}")
