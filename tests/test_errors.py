@@ -208,7 +208,7 @@ def test_a_python_callback_that_fails_is_named_with_its_place(capsys):
     assert main(["train", "mine:InCallback", "--out", "run", *flags(SMALL)]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        said == f"qlax: a Python callback of mine:InCallback failed: {PLACE}; once fixed, go on with: qlax resume run"
+        said == f"qlax: a Python callback of mine:InCallback failed: {PLACE}; fix it, then go on with: qlax resume run"
     )
 
 
@@ -228,7 +228,7 @@ def test_playing_names_the_place(monkeypatch):
     with pytest.raises(qlax.UserError, match=rf"mine:Shown cannot be rendered: {place}"):
         qlax.render("run", "b.gif", max_steps=2)
     monkeypatch.setattr(mine.Armed, "armed", "score")
-    with pytest.raises(qlax.UserError, match=rf"score of mine:Shown failed: {place}"):
+    with pytest.raises(qlax.UserError, match=rf"the method score of mine:Shown failed: {place}"):
         qlax.evaluate("run", episodes=2)
 
 

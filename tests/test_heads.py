@@ -161,11 +161,11 @@ def test_heads_with_actions_masks_and_teams(name):
 
 
 def test_hl_gauss_refuses_the_sum_of_a_team_and_another_loss_but_not_independent_members():
-    with pytest.raises(UserError, match=r"a sum of members has none; expected mixing=none or head=scalar"):
+    with pytest.raises(UserError, match=r"their sum or mean has none; expected mixing=none or head=scalar"):
         trained(Team(ActionReward(), 2), HEADS["hl_gauss"])
     vec = Vec(ActionReward(), SHAPE.num_envs)
     algorithm = pqn.make(vec, QNetwork(2, head=HEADS["hl_gauss"]), SHAPE, loss=jnp.abs)
-    with pytest.raises(UserError, match="loss and head=hl_gauss exclude each other"):
+    with pytest.raises(UserError, match="loss and head=hl_gauss cannot be combined"):
         jax.eval_shape(lambda key: algorithm.update(algorithm.init(key, pqn.Hyper(), *vec.reset(key)[::-1])), KEY)
     _, _, metrics = trained(Team(ActionReward(), 2), HEADS["hl_gauss"], mixing=INDEPENDENT)
     assert np.isfinite(metrics["loss"].total).all()

@@ -171,7 +171,7 @@ def test_a_loop_of_the_users_own_is_refused_where_jax_checks_for_nan():
         jax.jit(vec.reset)(jax.random.key(0))
     message = str(refused.value)
     assert message.startswith("JAX_DEBUG_NANS is on")
-    assert message.endswith("call it within jax.debug_nans(False)")
+    assert message.endswith("call them within jax.debug_nans(False)")
 
 
 class HostWalkInJax(HostWalk):

@@ -21,15 +21,15 @@ class RunError(RuntimeError):
 
 
 class HostError(RunError):
-    """Environments on the host crashed or did not answer in time; the message says which and why."""
+    """An environment on the host crashed or did not answer in time; the message says which and why."""
 
 
 class DivergedError(RunError):
-    """A reward, value, loss, gradient or parameter of every agent was not finite; the message says which and when."""
+    """Every agent diverged: one of its numbers, such as the loss, was not finite. The message says which, and when."""
 
 
 class LostError(RunError):
-    """Another process of the same run has ended; the message of this process's end says how to continue."""
+    """Another process of the same run has ended; this process then ends with a message that says how to continue."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,7 +51,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 def place_in_words(error: BaseException) -> str:
-    """Return the place of an exception in the user's code, as " (corridor.py:31, in step)"; empty without one."""
+    """Return where in the user's code an exception was raised, as " (corridor.py:31, in step)"; empty if nowhere."""
     frame = place_of(error)
     return "" if frame is None else _place_in_words(frame.filename, frame.lineno, frame.name)
 
@@ -100,7 +100,7 @@ def naming(what: str) -> Iterator[None]:
     Use it where code of qlax and of the user run together.
 
     Args:
-      what: Begin of the message, such as "network 'mine:Net' breaks its contract".
+      what: Beginning of the message, such as "network 'mine:Net' breaks its contract".
 
     Raises:
       UserError: The user's code raised an exception, which is the cause.

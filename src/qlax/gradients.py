@@ -43,14 +43,14 @@ def clip_by_norm(maximum: float | jax.Array) -> optax.GradientTransformation:
 
 
 def _clipped(make: Callable[..., optax.GradientTransformation], hyper: Any, num_gradient_steps: int) -> Any:
-    """Make an optimiser of Optax that sees clipped gradients; its rate is linear over `num_gradient_steps`."""
+    """Make an Optax optimiser with clipped gradients, and a learning rate that is linear over `num_gradient_steps`."""
     end = hyper.learning_rate * hyper.learning_rate_end
     schedule = optax.linear_schedule(hyper.learning_rate, end, num_gradient_steps)
     return optax.chain(clip_by_norm(hyper.max_grad_norm), make(schedule))
 
 
 def radam(hyper: Any, num_gradient_steps: int) -> Any:
-    """Make the paper's optimiser: RAdam, clipped gradients, rate linear over `num_gradient_steps`.
+    """Make the paper's optimiser: RAdam with clipped gradients, and a learning rate linear over `num_gradient_steps`.
 
     Args:
       hyper: `qlax.pqn.Hyper`, whose values may be traced.
@@ -60,19 +60,19 @@ def radam(hyper: Any, num_gradient_steps: int) -> Any:
 
 
 def adam(hyper: Any, num_gradient_steps: int) -> Any:
-    """Make Adam in place of RAdam (Kingma and Ba, 2015, arXiv:1412.6980); see `radam`."""
+    """Make Adam (Kingma and Ba, 2015, arXiv:1412.6980); see `radam` for the arguments."""
     return _clipped(optax.adam, hyper, num_gradient_steps)
 
 
 def adamw(hyper: Any, num_gradient_steps: int) -> Any:
-    """Make AdamW, with a weight decay of 1e-4 (Loshchilov and Hutter, 2019, arXiv:1711.05101); see `radam`."""
+    """Make AdamW with a weight decay of 1e-4 (Loshchilov and Hutter, 2019, arXiv:1711.05101); see `radam`."""
     return _clipped(optax.adamw, hyper, num_gradient_steps)
 
 
 def muon(hyper: Any, num_gradient_steps: int) -> Any:
     """Make Muon for matrices and Adam for all other arrays (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
 
-    Steps of Muon have the length of the rate, whatever the gradients; see `radam` for the arguments.
+    The length of a step is the learning rate, whatever the gradients; see `radam` for the arguments.
     """
     return _clipped(optax_muon, hyper, num_gradient_steps)
 

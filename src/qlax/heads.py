@@ -1,8 +1,8 @@
 """Heads: functions from the outputs of a network to Q-values, and to the cost of targets.
 
-Axes: M team members, or M D for actions of D dimensions; K A outputs for K outputs of an action and A actions, with all
-actions of an output side by side; E estimates of Q; G learners, each with a target of its own: those of `qlax.mixing`
-for every estimate.
+Axes: M team members, or M * D for actions of D dimensions; K outputs of each of A actions, in one axis of size K * A
+with all actions of an output side by side; E estimates of Q; G learners, each with a target of its own: those of
+`qlax.mixing` for every estimate.
 """
 
 import functools
@@ -22,14 +22,14 @@ REACH = 4.0  # standard deviations of a histogram beyond the ends of its support
 
 
 class Head(NamedTuple):
-    """Functions of the outputs of a network, of which an attribute `head` has this type.
+    """Functions of the outputs of a network; a network's attribute `head` has this type.
 
     Attributes:
       outputs: Number of outputs of an action, K.
-      estimates: Function from outputs `[..., K A]` to a tuple of E estimates of the Q-values, `[..., A]` each. Every
-        estimate is learned from targets of its own; the mean of all acts.
+      estimates: Function from outputs `[..., K * A]` to a tuple of E estimates of the Q-values, `[..., A]` each. Every
+        estimate is learned from targets of its own; agents act by the mean of all.
       cost: Function `(loss, error, target, outputs, action)` from the loss of `qlax.pqn.make`, the errors `target - q`
-        and the targets, both `[..., G]`, the outputs `[..., M, K A]` and the actions `[..., M]` to costs `[..., G]`.
+        and the targets, both `[..., G]`, the outputs `[..., M, K * A]` and the actions `[..., M]` to costs `[..., G]`.
       measures: Function from targets `[..., G]` and their weights `[..., 1]` to measurements, each a weighted sum and
         the sum of the weights.
     """
@@ -40,12 +40,12 @@ class Head(NamedTuple):
     measures: Callable[[jax.Array, jax.Array], dict[str, tuple[jax.Array, jax.Array]]] = lambda target, weight: {}
 
     def q(self, outputs: jax.Array) -> jax.Array:
-        """Return the Q-values `[..., A]` that act, for outputs `[..., K A]`."""
+        """Return the Q-values `[..., A]` by which agents act, for outputs `[..., K * A]`."""
         estimates = self.estimates(outputs)
         return functools.reduce(jnp.add, estimates) / len(estimates)
 
     def mixed(self, mixing: Mixing) -> Mixing:
-        """Return the same mixing, with outputs `[..., M, K A]` in place of Q-values and G x E learners."""
+        """Return the same mixing, with outputs `[..., M, K * A]` in place of Q-values, and G * E learners."""
 
         def value(outputs: jax.Array, legal: jax.Array | None) -> jax.Array:
             return jnp.concatenate([mixing.value(q, legal) for q in self.estimates(outputs)], -1)
@@ -75,7 +75,7 @@ def scalar() -> Head:
 
 
 def ensemble(members: int = 10) -> Head:
-    """Make a head of several estimates of Q, each learned from targets of its own; their mean acts.
+    """Make a head of several estimates of Q, each learned from targets of its own; agents act by their mean.
 
     The estimates share all layers but the last and learn from the same steps; they differ by their initial weights.
 
@@ -109,11 +109,11 @@ class Histogram(NamedTuple):
         return ((self.edges[:-1] + self.edges[1:]) / 2).astype(np.float32)
 
     def transformed(self, x: jax.Array) -> jax.Array:
-        """Transform values."""
+        """Return `symlog(x)` if `is_log`, else `x`."""
         return jnp.sign(x) * jnp.log1p(jnp.abs(x)) if self.is_log else x
 
     def restored(self, x: jax.Array) -> jax.Array:
-        """Return the values of transformed ones."""
+        """Undo `transformed`."""
         return jnp.sign(x) * jnp.expm1(jnp.abs(x)) if self.is_log else x
 
     def weights(self, x: jax.Array) -> jax.Array:
@@ -139,7 +139,7 @@ def hl_gauss(
     """Make a head whose outputs are the logits of a histogram, learned by cross-entropy (HL-Gauss).
 
     The target is the histogram of a Gaussian around the return G of `qlax.q_lambda`; the Q-value is the mean of the
-    histogram, `h^-1(sum_k p_k h_k)` for a transform h. Returns outside of the support count as its end.
+    histogram, `h^-1(sum_k p_k h_k)` for a transform h. Returns outside of the support are clipped to it.
 
     With a transform, the mean of random returns is that of the transformed ones: for symlog it is below the mean of
     returns of one sign by about `Var(G) / (2 (1 + |G|))`.
@@ -168,9 +168,7 @@ def hl_gauss(
 
     def cost(loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array) -> jax.Array:
         if loss is not half_squared:
-            raise UserError(
-                "loss and head=hl_gauss exclude each other, as the head has a loss of its own: leave one out"
-            )
+            raise UserError("loss and head=hl_gauss cannot be combined, as this head has its own loss; leave one out")
         logits = member_q(by_output(outputs), action[..., None])  # [..., M, K]
         if logits.shape[:-1] != error.shape:
             raise UserError(
@@ -193,5 +191,5 @@ def head_of(network: Any) -> Head:
 
 
 def q_values(network: Any, outputs: jax.Array) -> jax.Array:
-    """Return the Q-values `[..., A]` that act, for all outputs `[..., K A]` that a network returns."""
+    """Return the Q-values `[..., A]` by which agents act, for all outputs `[..., K * A]` of a network."""
     return head_of(network).q(outputs)

@@ -86,7 +86,7 @@ class Decision(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """Metric as a sum with its weight: add both over time and devices, then divide, as a mean of means is wrong."""
+    """Metric as a sum with its weight: add both over time and devices, then divide; a mean of means would be wrong."""
 
     total: jax.Array  # weighted sum
     weight: jax.Array  # sum of the weights
@@ -179,7 +179,7 @@ def make(
         return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params: PyTree, stats: PyTree, memory: PyTree, obs: PyTree, first: jax.Array, train: bool = False) -> Any:
-        """Apply the network, to which members are rows: `obs [L, B, M, ...]` -> `[L, B, M D, K A]`, memory, stats."""
+        """Apply the network; members are rows: `obs [L, B, M, ...]` -> `[L, B, M * D, K * A]`, memory, stats."""
         l, b, m = jax.tree.leaves(obs)[0].shape[:3]
         obs, first = jax.tree.map(lambda x: x.reshape(l, b * m, *x.shape[3:]), obs), jnp.repeat(first, m, 1)
         memory = jax.tree.map(lambda x: x.reshape(b * m, *x.shape[2:]), memory)
@@ -189,7 +189,7 @@ def make(
         return outputs.reshape(l, b, -1, outputs.shape[-1]), memory, stats
 
     def look(state: TrainState) -> tuple[jax.Array, PyTree, jax.Array]:
-        """Return outputs of the latest observation `[N, M, K A]`, the memory after it, and where an episode begins."""
+        """Return outputs of the latest observation, `[N, M, K * A]`, the memory after it, and where episodes begin."""
         first = state.step.terminated | state.step.truncated
         obs = jax.tree.map(lambda x: x[None], state.step.obs)
         outputs, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])

@@ -1,4 +1,4 @@
-"""JAX's global switches, which change dtypes, random numbers or what counts as an error: qlax sets them itself."""
+"""JAX's global configuration options that change dtypes, random numbers or what counts as an error; qlax sets them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,23 +23,23 @@ USUAL: dict[str, Any] = {  # JAX's own defaults, by the names of its context man
 
 @contextmanager
 def usual_switches(*, returns_nan: bool = False) -> Iterator[None]:
-    """Set JAX's switches to their defaults, within the context and for this thread only.
+    """Set JAX's global options in `USUAL` to their defaults, within the context and for this thread only.
 
-    Every public function that computes in JAX is decorated with it, and so is every thread of qlax. Switches that have
-    their defaults are not touched, as JAX would compile again.
+    Every public function that computes in JAX runs within this context, and so does every thread of qlax. Options that
+    already have their defaults are not set, because JAX would then compile again.
 
     Args:
-      returns_nan: The results may hold nan, and a user may call the function within a compiled one. JAX would check the
-        results of that one, for which the user's switches hold.
+      returns_nan: True if the results may hold nan, and a user may call the function within a compiled function of
+        their own. JAX would check the results of the user's function, to which the user's options apply.
 
     Raises:
-      UserError: `returns_nan`, and JAX checks results for nan.
+      UserError: `returns_nan` is True, and the user's options make JAX check results for nan.
     """
     import jax  # here, as agents that act in NumPy do without JAX
 
     if returns_nan and jax.config.values["jax_debug_nans"]:
-        where = "call it within jax.debug_nans(False)"
-        raise UserError(f"JAX_DEBUG_NANS is on, but in qlax.Vec and qlax.pqn nan is a metric not known yet; {where}")
+        where = "call them within jax.debug_nans(False)"
+        raise UserError(f"JAX_DEBUG_NANS is on, but qlax.Vec and qlax.pqn use nan for missing metrics; {where}")
     with ExitStack() as stack:
         for name, value in USUAL.items():
             if getattr(jax.config, f"jax_{name}") != value:

@@ -85,7 +85,7 @@ class Env(Protocol):
           state: State that `reset` or the last step returned.
           action: int32 `[M]`; a scalar for a single agent. `action_dimensions` and `action_bounds` change it.
           *shared: Value of the attribute `shared`; nothing if the environment has no such attribute.
-          **options: Never given. Because of it, type checkers accept a `step` with or without a parameter for `shared`.
+          **options: qlax passes none; for type checkers, which so accept a `step` with or without `shared`.
         """
 
 
@@ -143,8 +143,8 @@ class Network(Protocol):
     episode begins and the memory has to be reset before the step; and `train`, bool, True while learning. `q` is
     `[L, B, A]`. Collections of variables other than `params` are kept as the network's statistics. A network whose
     outputs are not Q-values has an attribute `head`, a `qlax.Head` with K outputs of an action, and returns
-    `[L, B, K A]`, with all actions of an output side by side. If the environment's actions have D dimensions, the
-    network is made by `Name(num_actions, dimensions)`, and returns `[L, B, D, K A]`.
+    `[L, B, K * A]`, with all actions of an output side by side. If the environment's actions have D dimensions, the
+    network is made by `Name(num_actions, dimensions)`, and returns `[L, B, D, K * A]`.
 
     Example:
       ```python
@@ -175,15 +175,15 @@ class Network(Protocol):
         """Return new variables: a dict of collections, one of which is `"params"`.
 
         Args:
-          *arguments: `key, memory, obs, first, train`.
-          **options: Not given by qlax.
+          *arguments: `key, memory, obs, first, train`, in this order.
+          **options: qlax passes none.
         """
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
         """Return `(q, memory), collections`, where the latter are the changed collections named in `mutable`.
 
         Args:
-          *arguments: `variables, memory, obs, first, train`.
+          *arguments: `variables, memory, obs, first, train`, in this order.
           **options: `train`, unless it is given above; and `mutable`, names of collections that may change. Without
             `mutable`, only `(q, memory)` is returned.
         """

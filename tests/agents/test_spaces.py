@@ -224,13 +224,13 @@ def test_the_card_of_an_exported_agent_says_how_to_convert():
     assert card["spaces"] == agent.info["spaces"]
     assert card["conversion"] == {
         "observation": "(0: one-hot, bool [3], of x - -1; 1: one-hot, bool [4], of x - [0, 5] for each of the 2 "
-        "values, one after the other), each flattened, as float32, and concatenated in this order",
-        "action": "entry i of q is of the action numpy.unravel_index(i, (2, 3)) + [0, 5]",
+        "values, concatenated), each flattened, as float32, and concatenated in this order",
+        "action": "entry i of q belongs to the action numpy.unravel_index(i, (2, 3)) + [0, 5]",
     }
     agent, _ = agent_of(TURNED, LAST)
     assert export.to_stablehlo(agent)[1]["conversion"] == {
         "observation": "uint8, with the first axis moved to the end",
-        "action": "entry i of q is of the action i + 1",
+        "action": "entry i of q belongs to the action i + 1",
     }
 
 

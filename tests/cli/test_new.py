@@ -63,10 +63,10 @@ def test_the_readme_has_the_corridor_that_is_written():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("numpy", "there is a module numpy"),
-        ("json", "there is a module json"),
-        ("beside", "there is a module beside"),
-        ("qlax", "there is a module qlax"),
+        ("numpy", "there is already a module numpy"),
+        ("json", "there is already a module json"),
+        ("beside", "there is already a module beside"),
+        ("qlax", "there is already a module qlax"),
         ("class", "class is a word of Python itself"),
         ("none", "None is a word of Python itself"),
         ("3d", "expected a letter"),

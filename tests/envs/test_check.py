@@ -382,7 +382,7 @@ BREAKS_WHILE_RUNNING = {
     "resets itself": (
         {"env": Restarting(lengths=(9, 17))},
         "where an episode ended, step begins a new one; expected the final state and observation of the one that "
-        "ended: never reset in step, qlax does it",
+        "ended: never reset in step, as qlax does it",
     ),
     "resets itself after a cut": ({"env": Restarting(time_limit=6, random_starts=False)}, "step begins a new one"),
     "nothing legal after a cut": (
@@ -538,7 +538,7 @@ ADVICE = {
     ),
     "may reset itself": (
         {"env": Home()},
-        "the state at the end of an episode equals an initial state: never reset in step, qlax does it",
+        "the state at the end of an episode equals an initial state: never reset in step, as qlax does it",
     ),
 }
 

@@ -76,9 +76,9 @@ def test_jobs_are_placed_where_there_is_room(machines, place, occupied, at_once,
 
 def test_what_has_no_room_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", Cluster({"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}))
-    with pytest.raises(UserError, match="gpus_per_job=2: no machine of the cluster has more than 1"):
+    with pytest.raises(UserError, match="gpus_per_job=2: no machine of the cluster has more GPUs than 1"):
         Place(on="ray", gpus=2).runner(1)
-    with pytest.raises(UserError, match="cpus_per_job=9: no machine of the cluster has more than 8"):
+    with pytest.raises(UserError, match="cpus_per_job=9: no machine of the cluster has more CPUs than 8"):
         Place(on="ray", cpus=9).runner(1)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
         monkeypatch.setenv("RAY_ADDRESS", address)

@@ -214,7 +214,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
         (["RUN", "--max-steps", "many"], "max_steps=many: expected a whole number from 1"),
         (
             ["RUN", "--env", "hosts:Walk"],
-            "float32[5] and 2 actions; expected those of test_evaluate:Pays, where the agents trained",
+            "float32[5] and 2 actions; expected what the agents trained with in test_evaluate:Pays",
         ),
         (["RUN", "--env", "hosts:HostWalk"], "hosts:HostWalk has observations float32[5] and 2"),
         (["RUN", "--env", "gymnax/CartPole-v2"], "did you mean 'CartPole-v1'?"),

@@ -174,7 +174,7 @@ def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
     assert main(["render", str(run), "--out", str(tmp_path / "a.gif"), "--max-steps", "3"]) == 0
     said = capsys.readouterr().out
     assert "episode 0: return -0.3, 3 steps (cut; see --max-steps)" in said
-    assert "10 a second" in said  # what the environment asks for
+    assert "10 per second" in said  # what the environment asks for
     assert main(["render", str(run), "--out", str(tmp_path / "b.gif"), "--index", "1"]) == 0
     assert "episode 0: return 1.7, 4 steps\n" in capsys.readouterr().out
     assert cells(pictures(tmp_path / "b.gif"))[:5] == [0, 1, 2, 3, 4]

@@ -252,7 +252,7 @@ def test_a_tracker_that_hangs_is_named_once_and_holds_nothing_up(where, tmp_path
     begun = time.monotonic()
     said = told(tmp_path, {"hanging": type("Hanging", (Remembering,), {where: hang}), "own": Remembering})
     assert time.monotonic() - begun < 30  # not the minute that it hangs
-    assert said == ["qlax: the tracker hanging did not finish within 0 seconds; gave it up"]
+    assert said == ["qlax: the tracker hanging did not finish within 0 seconds; no longer waiting"]
     let_go.set()
     for thread in threading.enumerate():
         if thread.name == "tracker hanging":
@@ -349,7 +349,7 @@ def test_what_cannot_be_tracked_is_refused_before_anything_is_written(names, mes
         ({"trackers": ["nowhere:Tracker"]}, "cannot import 'nowhere' for 'nowhere:Tracker'"),
         (
             {"trackers": ["wandb"], "seeds": 300},
-            "each agent has its own curves, and there are 300 agents; expected at most 256",
+            "draws curves for every agent, and the run has 300; expected at most 256 agents",
         ),
     ],
 )

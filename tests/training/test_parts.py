@@ -65,11 +65,11 @@ def test_environments_on_the_host_have_the_same_ladder(tmp_path):
 
 
 def test_what_does_not_fit_hl_gauss_is_refused_in_one_line_and_nothing_is_written():
-    with pytest.raises(qlax.UserError, match=r"a sum of members has none; expected mixing=none or head=scalar"):
+    with pytest.raises(qlax.UserError, match=r"their sum or mean has none; expected mixing=none or head=scalar"):
         qlax.train("test_parts:Pair", out="run", **HL_GAUSS, **SMALL)
-    with pytest.raises(qlax.UserError, match=r"loss and head=hl_gauss exclude each other"):
+    with pytest.raises(qlax.UserError, match=r"loss and head=hl_gauss cannot be combined"):
         qlax.train(CARTPOLE, out="run", loss=jnp.abs, **HL_GAUSS, **SMALL)
-    with pytest.raises(qlax.UserError, match=r"optimizer=adam and an optimiser of your own exclude each other"):
+    with pytest.raises(qlax.UserError, match=r"optimizer=adam and an optimiser of your own cannot be combined"):
         qlax.train(qlax.Config(env=CARTPOLE, **SMALL, optimizer="adam"), out="run", optimizer=qlax.pqn.radam)
     with pytest.raises(qlax.UserError, match=r"head is for qlax's own network; it has no effect on 'test_parts:Pair'"):
         qlax.train(CARTPOLE, out="run", network="test_parts:Pair", **HL_GAUSS)

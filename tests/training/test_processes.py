@@ -124,7 +124,7 @@ def test_processes_started_with_different_settings_refuse(tmp_path, cache):
         first, second = ended(each, timeout=60)
     assert (first[0], second[0]) == (2, 2)
     assert "process 1 cannot continue; see its message" in first[2]
-    assert "this process was started with other settings than the first: lam=0.6, not 0.5" in second[2]
+    assert "the settings of this process differ from the first process's: lam=0.6, not 0.5" in second[2]
     assert not (tmp_path / "run").exists()
 
 

@@ -381,7 +381,7 @@ def load(run: Path | str, index: int = 0, *, best: bool = False, numpy_only: boo
         found = sorted(file.stem for file in path.parent.glob(f"*{checkpoint.SUFFIX}"))
         if not found and folder.is_dir():
             raise UserError(
-                f"{run} holds no such agents: a run writes best/ from its first evaluation on, and agents/ at its end"
+                f"{run} has no {path.parent.name}/: a run writes best/ at its first evaluation, and agents/ at its end"
             )
         raise UserError(f"there is no agent {path}; agents there: {', '.join(found) or 'none'}")
     info, arrays = checkpoint.read(path)

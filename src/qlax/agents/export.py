@@ -11,7 +11,7 @@ episode begins, which resets the memory of the row. `memory` is a tuple of array
 every array is an input or an output of its own.
 
 Where an agent keeps the spaces of its environment, `obs` is converted already. The description says how to convert, and
-which action every entry of `q` is of: `spaces` for programs, `conversion` in words.
+to which action every entry of `q` belongs: `spaces` for programs, `conversion` in words.
 """
 
 import json
@@ -114,7 +114,7 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     info, names = agent.info, _names(agent.info)
     network = qnetwork.build(info["network"], info["num_actions"], info.get("action_dimensions"))
     if "network" in info["network"] and names != ["obs"]:
-        raise UserError("a network of your own can only be exported if the observation is one array; this is a tree")
+        raise UserError("a network of your own can only be exported if its observation is one array, not a tree")
     leaves, memory_tree = jax.tree.flatten(jax.eval_shape(lambda: network.initial_memory(1)))
     (batch,) = jax.export.symbolic_shape("batch")
 
@@ -199,7 +199,7 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
     """Return the description of an exported agent, for JSON.
 
     If the agent keeps spaces of its environment, `conversion` says in words how its observations become the inputs, and
-    which action every entry of q is of.
+    to which action every entry of q belongs.
 
     Args:
       agent: The agent.

@@ -1,4 +1,4 @@
-"""Zoo of trained agents, each called by the preset that trained it.
+"""Zoo of trained agents, each named after the preset that trained it.
 
 `pretrained/index.json` lists all of them, with their results and checksums. The smallest are files beside it; the
 setting QLAX_ZOO names where the others are: a folder, or the URL of one. `benchmarks/zoo.py` writes all of it.
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     """Agent of the zoo.
 
     Attributes:
-      name: Its name, that of the preset.
+      name: Name of the agent, which is that of its preset.
       env: Environment it was trained in.
       episode_return: Mean undiscounted greedy return.
       interval: 95 % confidence interval of the return over the episodes; None if they are all the same episode.
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
       steps: Environment steps of its training.
       command: Command that trains all seeds.
       date: Day of the training.
-      note: What else a user has to know; empty for nothing.
+      note: Anything else that a user has to know; else empty.
       bytes: Size of the file.
       sha256: Checksum of the file, in hexadecimal digits.
     """
@@ -104,7 +104,7 @@ def located(run: Path | str) -> Path:
     """Return the path that a user gave, or the file of the agent if it is "zoo:" and a name.
 
     Raises:
-      UserError: There is no such agent, or its file cannot be had.
+      UserError: There is no such agent, or its file cannot be obtained.
     """
     return fetched(run.removeprefix(MARK)) if isinstance(run, str) and run.startswith(MARK) else given_path(run)
 
@@ -120,13 +120,13 @@ def named(word: Path | str) -> Path | str:
     if matching(word, entries()) is None:
         hint = nearest(word, entries())
         raise UserError(
-            f"there is no run or file {shown(word)}, nor such an agent in the zoo{hint}; 'qlax zoo' lists all"
+            f"there is no run or file {shown(word)}, and the zoo has no agent of this name{hint}; 'qlax zoo' lists all"
         )
     return MARK + word
 
 
 def home_of(run: Path | str) -> Path:
-    """Return the folder for files about a run, an agent's file or an agent of the zoo: that of the run or of the file.
+    """Return the folder for new files about a run or agent: the run's, the file's, or the working one for the zoo.
 
     Raises:
       UserError: As for `located`.
@@ -141,7 +141,7 @@ def fetched(name: str) -> Path:
     """Return the file of an agent; a file that is downloaded stays in the user's cache directory.
 
     Raises:
-      UserError: There is no such agent, QLAX_ZOO names no place that has it, or the file is not the one of the index.
+      UserError: There is no such agent, QLAX_ZOO names no place that has it, or the file has another checksum.
     """
     entry = _known(name)
     if (path := _installed(entry.name)).exists():
@@ -153,8 +153,8 @@ def fetched(name: str) -> Path:
     if not place:
         here = ", ".join(each for each in entries() if _installed(each).exists())
         raise UserError(
-            f"{entry.name} is not among the agents that are installed ({here}): "
-            f"set {PLACE} to the folder or URL of the others"
+            f"the agent {entry.name} is not installed with qlax, as {here} are: "
+            f"set {PLACE} to the folder or URL of the other agents"
         )
     if _is_url(place):
         return _downloaded(place, entry)
@@ -215,7 +215,7 @@ def _check(source: Path | str, data: bytes, entry: Entry) -> None:
     """Check that the content of a file has the checksum of the index.
 
     Raises:
-      UserError: It has another one.
+      UserError: The checksum differs.
     """
     if (found := _digest(data)) != entry.sha256:
         raise UserError(

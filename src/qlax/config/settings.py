@@ -241,8 +241,8 @@ class Config:
         None,
         whole(low=2),
         "environment",
-        "values into which each dimension of a continuous action is divided, its bounds included; more values are "
-        "finer, and take longer to learn",
+        "number of values of each dimension of a continuous action, its bounds included; with more values, actions are "
+        "finer, but learning takes longer",
     )
     reset_ratio: int | None = setting(
         None,

@@ -47,7 +47,7 @@ def reported(what: str) -> Iterator[None]:
     also by exceptions that are no `Exception`.
 
     Args:
-      what: Begin of the message, such as "envpool/Pong-v5 cannot be made".
+      what: Beginning of the message, such as "envpool/Pong-v5 cannot be made".
 
     Raises:
       UserError: The package raised an exception, which is the cause.
@@ -144,7 +144,7 @@ def make(env_id: str, /, **options: Any) -> Any:
 
 
 def _keep_usual_switches(env: Any) -> None:
-    """Let a user call an environment of a suite under any of JAX's switches, also within a compiled function."""
+    """Let a user call an environment of a suite under any global options of JAX, also within a compiled function."""
     reset, step, (_, dtype) = env.reset, env.step, action_form(env)
     # Python's numbers in a state would become arrays under the user's switches, and an argmax may have 64 bits.
     env.reset = usual_switches()(lambda *arguments: strong(reset(*arguments)))

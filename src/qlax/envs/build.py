@@ -105,7 +105,7 @@ def _build_in_jax(config: Config, env: Any) -> Built:
 def _build_on_host(config: Config, make: Callable[..., HostEnv]) -> Built:
     for name in ("num_envs", "wrappers"):
         if name in config.env_options:
-            raise UserError(f"{name} is a setting, not an option of the environment: --{name.replace('_', '-')}")
+            raise UserError(f"{name} is a setting, not an option of the environment; use --{name.replace('_', '-')}")
     options = dict(config.env_options)
     for name in config.wrappers:
         if is_named(name) or not config.env.startswith("gymnasium/"):

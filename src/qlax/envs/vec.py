@@ -29,7 +29,7 @@ class VecState(NamedTuple):
 
 
 class Vec:
-    """N copies of an `Env`, stepped together, with the axes N and M that `Step` promises.
+    """N copies of an `Env`, stepped together, with the axes N and M that `Step` documents.
 
     A copy that terminates is reset in the same step. A copy that reaches its time limit shows its final observation,
     and is reset in the next step, which ignores its action and sets `truncated`. So the last transition of a
@@ -102,7 +102,7 @@ class Vec:
         Args:
           key: Random key.
           state: State that `reset` or the last step returned.
-          action: int32 `[N, M]`, or `[N, M D]` if an action has D dimensions; float32 `[N, M, D]` if actions are
+          action: int32 `[N, M]`, or `[N, M * D]` if an action has D dimensions; float32 `[N, M, D]` if actions are
             continuous. It is ignored for a copy that is reset after its time limit.
         """
         copies, shared = state
@@ -166,7 +166,7 @@ class Vec:
         return jax.lax.while_loop(lambda carry: carry[1], deal, (strong(shown), renew.any()))[0]
 
     def _with_axes(self, step: Step) -> tuple[Step, jax.Array]:
-        """Return the step with the axes and dtypes that `Step` promises, and the raw rewards."""
+        """Return the step with the axes and dtypes that `Step` documents, and the raw rewards."""
         obs, legal = step.obs, step.legal
         if not self.is_team:
             obs = jax.tree.map(lambda x: x[:, None], obs)

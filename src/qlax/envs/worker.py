@@ -135,7 +135,7 @@ class Worker:
         getattr(env, "kill", lambda: None)()
 
     def _on_device(self, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
-        """Copy a step to the device, and return it with its metrics on the host; see `result`."""
+        """Copy a step to the device, and return the copy; also return the metrics, which stay on the host."""
         step, metrics = _with_axes(self.env, step)
         if self._time_limit_is_terminal:
             step = step._replace(terminated=step.terminated | ~np.isnan(metrics["episode_return"]))
@@ -151,7 +151,7 @@ class Worker:
 
 
 def _with_axes(env: HostEnv, step: Step) -> tuple[Step, dict[str, np.ndarray]]:
-    """Return a step with the axes and dtypes that `Step` promises, and all its metrics, `raw_reward` included."""
+    """Return a step with the axes and dtypes that `Step` documents, and its metrics, with `raw_reward` among them."""
     obs, legal = jax.tree.map(np.asarray, (step.obs, step.legal))
     if not hasattr(env, "num_agents"):
         obs = jax.tree.map(lambda x: x[:, None], obs)

@@ -24,10 +24,10 @@ from qlax.util.imports import import_object
 
 
 class Wrapper:
-    """Environment around another one, from which it takes every attribute that the wrapper does not define.
+    """Wrapper around an environment; attributes that the wrapper does not define are those of the environment.
 
     Args:
-      env: The environment inside.
+      env: The wrapped environment.
     """
 
     def __init__(self, env: Env):
@@ -67,7 +67,7 @@ class _WithState(Wrapper):
 
 
 class Limited(NamedTuple):
-    """State of `TimeLimit`."""
+    """State of `TimeLimit`: that of the environment, and a step counter."""
 
     env: PyTree
     steps: jax.Array  # int32, number of steps taken in this episode
@@ -106,7 +106,7 @@ class TimeLimit(_WithState):
 
 
 class Stacked(NamedTuple):
-    """State of `FrameStack`."""
+    """State of `FrameStack`: that of the environment, and the last observations."""
 
     env: PyTree
     obs: PyTree  # the stacked observation shown last
@@ -415,7 +415,7 @@ def _usage(name: str) -> str:
 
 
 def _whole(wrapper: str, name: str, value: Any) -> int:
-    """Return a value that is a positive whole number.
+    """Check that a value is a positive whole number, and return it as an int.
 
     Raises:
       UserError: The value is not a positive whole number that fits in int32.

@@ -83,7 +83,7 @@ def on_ray(num_jobs: int, *, at_once: int | None, cpus: float | None, gpus: floa
     for kind, asked in occupied.items():
         if asked > largest[kind]:
             name = f"{kind.lower()}s_per_job={asked:g}"
-            raise UserError(f"{name}: no machine of the cluster has more than {largest[kind]:g}")
+            raise UserError(f"{name}: no machine of the cluster has more {kind}s than {largest[kind]:g}; ask for fewer")
     rooms = (min(machine.get(kind, 0) / asked for kind, asked in occupied.items() if asked) for machine in machines)
     room = sum(int(jobs + 1e-6) for jobs in rooms)  # 1e-6: ten jobs of 0.1 GPUs must fit despite rounding
     found = f"machines {len(machines)}, CPUs {totals['CPU']:g}, GPUs {totals['GPU']:g}"

@@ -230,9 +230,10 @@ class Process:
 
 
 def _set_up_signals() -> None:
-    """Unblock all signals in a new process, and on Linux send it SIGTERM when its parent ends, so that it saves.
+    """Unblock all signals in a new process; on Linux, make the kernel send it SIGTERM when its parent ends.
 
-    Linux takes the thread that started a process for the parent, so this thread must live as long as its jobs.
+    SIGTERM makes a job save a checkpoint and end. To the kernel, the parent is the thread that started the process, so
+    that thread must live as long as its jobs.
     """
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's workers block Ctrl-C

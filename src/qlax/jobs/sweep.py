@@ -1,4 +1,4 @@
-"""Sweeps: one job for every combination of targets and compiled-in settings."""
+"""Sweeps: one job for every combination of targets and of settings that are fixed when a program is compiled."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ class _Planned(NamedTuple):
     """Job, and the values in which it differs from the other jobs of its sweep."""
 
     target: str
-    combination: dict[str, Any]  # value of every compiled-in setting that is compared
+    combination: dict[str, Any]  # value of every setting in which jobs may differ
     job: Job
 
 
@@ -49,15 +49,15 @@ def run(
 ) -> Path:
     """Train every combination of targets and settings in a job of its own, or resume these jobs; report the results.
 
-    The directory gets a run directory and a log per job, and `sweep.json`, by which the sweep is recognised when it is
-    resumed. If settings are compared, it also gets `sweep.csv` and figures; for several targets `table.md` and
-    `results.json`.
+    The directory of the sweep gets a run directory and a log for each job, and `sweep.json`, by which a resumed sweep
+    is recognised. If settings are compared, `sweep.csv` and figures are added; if there are several targets, `table.md`
+    and `results.json`.
 
     Args:
       title: Title of the table, and name of a new directory.
-      targets: For every target, a function that makes a job's configuration from the fields in which jobs differ.
-      several: Values of every compiled-in setting that is compared, by the setting's name.
-      place: Place where the jobs run.
+      targets: For every target, a preset or environment, a function from fields that differ between jobs to a `Config`.
+      several: Names of the settings that differ between jobs, with the values of each.
+      place: Where the jobs run: on this machine or on a Ray cluster.
       out: Directory of the sweep; None for a new one under `runs/`.
       compilation_cache: Keep compiled programs in the user's cache directory for later runs.
 
@@ -110,7 +110,7 @@ def run(
 
 
 def _combinations(several: Mapping[str, Sequence[Any]], num_targets: int) -> list[dict[str, Any]]:
-    """Return all combinations of the compiled-in settings' values.
+    """Return all combinations of the values of settings that differ between jobs.
 
     Raises:
       UserError: A setting cannot vary, a value is given twice, or there are too many combinations.

@@ -9,7 +9,7 @@ to slow code, and transposes the gradient of a kernel again for each of its uses
 - larger images keep their layout, as their slices would not fit in the caches, and the gradients of their
   convolutions are written in a form for which XLA has fast code.
 
-On other devices the plain layers are fast, but for small images: where several agents are mapped over, XLA makes one
+On other devices the plain layers are fast, except for small images: where several agents are mapped over, XLA makes one
 convolution in groups of theirs, and a CUDA graph ends at each. Products have neither disadvantage. There are no
 forward-mode derivatives.
 

@@ -82,9 +82,9 @@ def stepped(
 
     Args:
       cell: Function of the memory, x and the products of one step that returns the next memory, row by row.
-      kernel: Recurrent kernels of all gates side by side, `[H, G H]`.
-      bias: Biases of all gates, `[G H]`.
-      x: Products with the input, `[L, B, G H]`.
+      kernel: Recurrent kernels of all gates side by side, `[H, G * H]`.
+      bias: Biases of all gates, `[G * H]`.
+      x: Products with the input, `[L, B, G * H]`.
       first: Bool `[L, B]`, True where an episode begins.
       memory: Memory before the first step, a tuple of arrays `[B, H]` whose last one is h.
 
@@ -275,13 +275,13 @@ class _Gate(nn.Module):
 
 
 def _side_by_side(gates: list[_Gate], inputs: int) -> tuple[jax.Array, jax.Array]:
-    """Return the kernels `[I, G H]` and the biases `[G H]` of G gates."""
+    """Return the kernels `[I, G * H]` and the biases `[G * H]` of G gates."""
     kernels, biases = zip(*(gate(inputs) for gate in gates), strict=True)
     return jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases)
 
 
 def _of_input(gates: list[_Gate], x: jax.Array) -> jax.Array:
-    """Apply G gates to all steps of the input at once: `x [L, B, I]` to `[L, B, G H]`."""
+    """Apply G gates to all steps of the input at once: `x [L, B, I]` to `[L, B, G * H]`."""
     kernel, bias = _side_by_side(gates, x.shape[-1])
     return dense(x.reshape(-1, x.shape[-1]), kernel, bias).reshape(*x.shape[:2], -1)
 

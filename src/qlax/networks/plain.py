@@ -39,7 +39,7 @@ class Operations(Protocol):
         """Flatten an image `[B, H, W, C]` to `[B, F]`, one plane after the other."""
 
     def joined(self, parts: list[Array]) -> Array:
-        """Concatenate arrays `[B, I]` along the last axis."""
+        """Concatenate arrays `[B, I]`, each with an I of its own, along the last axis."""
 
     def parted(self, x: Array, *sizes: int) -> Array:
         """Divide an array into parts of these sizes, `[-1, *sizes]`."""

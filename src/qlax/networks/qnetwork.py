@@ -52,7 +52,7 @@ class QNetwork(nn.Module):
       dueling: If True, add a value and advantages to each of the K outputs (Wang et al., 2016, arXiv:1511.06581).
       compute_dtype: Dtype of the products in dense and convolutional layers, "float32" or "bfloat16"; parameters,
         norms, memory and outputs are always float32.
-      axis_name: Name of the mapped axis of devices over which batch statistics are averaged; None for none.
+      axis_name: Name of the mapped axis of devices over which batch statistics are averaged; None if there is none.
     """
 
     num_actions: int
@@ -89,8 +89,8 @@ class QNetwork(nn.Module):
           train: True in training, where batch statistics are computed and updated.
 
         Returns:
-          Outputs, float32 `[L, B, K A]`, or `[L, B, D, K A]` for actions of D dimensions, with all actions of an output
-          side by side; and the memory after the last step.
+          Outputs, float32 `[L, B, K * A]`, or `[L, B, D, K * A]` for actions of D dimensions, with all actions of an
+          output side by side; and the memory after the last step.
         """
         length, batch = first.shape
         dtype = jnp.dtype(self.compute_dtype)
@@ -240,7 +240,7 @@ def checked_encoder(encoder: Any, obs: PyTree) -> Encoder:
     if side is not None and not any(is_convolved(encoder, shape) for shape in shapes):
         raise UserError(
             f"encoder={encoder}: expected an observation with three axes, at least {side} x {side}; "
-            f"this one has shape {', '.join(map(str, shapes))}"
+            f"found {', '.join(map(str, shapes))}"
         )
     return encoder
 

@@ -30,7 +30,7 @@ class Observation(Protocol):
     """Conversion of a space's observations to the arrays given to networks.
 
     Attributes:
-      words: What the conversion does, for people.
+      words: Human-readable description of the conversion.
       axes: Number of axes of the array that it returns, besides leading ones; 0 if it returns a dict of arrays.
       holds_image: True if the observation is an image or has one among its parts.
     """
@@ -40,10 +40,10 @@ class Observation(Protocol):
     holds_image: bool
 
     def __call__(self, x: Any, /) -> PyTree:
-        """Return the arrays, with the leading axes of `x`, such as environments; the others are those of the space.
+        """Return the converted arrays; leading axes of `x`, such as that of the environments, are kept.
 
         Raises:
-          UserError: The observation is not one of the space.
+          UserError: The observation does not belong to the space.
         """
 
 
@@ -64,7 +64,7 @@ class Action(Protocol):
 
     Attributes:
       num_actions: Number of actions, A.
-      words: What the conversion does, for people.
+      words: Human-readable description of the conversion.
     """
 
     num_actions: int
@@ -113,7 +113,7 @@ class _Joint:
         self.num_actions = math.prod(self._sizes)
         joint = f"numpy.unravel_index(i, {self._sizes})" if sizes.shape else "i"
         shape = f", of shape {sizes.shape}" if len(sizes.shape) > 1 else ""
-        self.words = f"entry i of q is of the action {joint}{_offset('+', self._start)}{shape}"
+        self.words = f"entry i of q belongs to the action {joint}{_offset('+', self._start)}{shape}"
 
     def __call__(self, number: np.ndarray) -> np.ndarray:
         choices = np.stack(np.unravel_index(number, self._sizes), axis=-1)
@@ -131,7 +131,7 @@ class _Each:
         exists = np.arange(self.num_actions) < sizes.reshape(-1, 1)
         self.exists = None if exists.all() else exists
         shape = f", of shape {sizes.shape}" if len(sizes.shape) > 1 else ""
-        self.words = f"q[d, i] is of the value i{_offset('+', self._start)} of choice d{shape}"
+        self.words = f"q[d, i] belongs to the value i{_offset('+', self._start)} of choice d{shape}"
 
     def __call__(self, choice: np.ndarray) -> np.ndarray:
         each = np.reshape(choice, (*np.shape(choice)[:-1], *self._start.shape)) + self._start
@@ -150,7 +150,7 @@ class _Bins:
         self._width = (high - self._low) / np.float32(self.num_actions - 1)
         ends = f"low {self._low.tolist()} and high {high.tolist()}"
         self.words = (
-            f"q[d, i] is of the value low + i (high - low) / {self.num_actions - 1} of dimension d, with {ends}"
+            f"q[d, i] belongs to the value low + i (high - low) / {self.num_actions - 1} of dimension d, with {ends}"
         )
 
     def __call__(self, choice: np.ndarray) -> np.ndarray:
@@ -196,7 +196,7 @@ def cast(x: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
 
 
 class _Box:
-    """Numbers: bytes that are no image become fractions, and the channels of an image its last axis."""
+    """Conversion of numbers: bytes are divided by 255, except images, whose channels become the last axis."""
 
     def __init__(self, space: Space, what: str):
         self._shape, self._dtype, self._what = tuple(space["shape"]), np.dtype(space["dtype"]), what
@@ -219,7 +219,7 @@ class _Box:
 
 
 class _Bits:
-    """Choices between 0 and 1, which become bool."""
+    """Conversion of choices between 0 and 1 to bool."""
 
     words, holds_image = "bool", False
 
@@ -235,7 +235,7 @@ class _Bits:
 
 
 class _OneHot:
-    """Categories, which become one-hot vectors, one after the other."""
+    """Conversion of categories to one-hot vectors, which are concatenated."""
 
     axes, holds_image = 1, False
 
@@ -246,7 +246,7 @@ class _OneHot:
         self._places = np.concatenate([np.arange(size) for size in self._sizes])
         one_hot = f"one-hot, bool [{len(self._places)}]"
         if self._shape:
-            each = f"for each of the {self._start.size} values, one after the other"
+            each = f"for each of the {self._start.size} values, concatenated"
             self.words = f"{one_hot}, of x{_offset('-', self._start)} {each}"
         else:
             self.words = f"{one_hot}, of x{_offset('-', start)}"
@@ -262,7 +262,7 @@ class _OneHot:
 
 
 class _Parts:
-    """Parts of a dict or tuple, joined to one float32 vector; or a dict of them if there is an image among them."""
+    """Conversion of a dict or tuple to one float32 vector; or to a dict of its parts, if one of them is an image."""
 
     def __init__(self, space: Space, what: str):
         parts = space["spaces"] if space["type"] == "Dict" else dict(enumerate(space["spaces"]))
@@ -316,11 +316,11 @@ def _checked(x: Any, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.n
 
 
 def _refuse(values: np.ndarray, odd: np.ndarray, what: str, space: str) -> None:
-    """Refuse the first odd value."""
+    """Raise an error about the first of the values that are `odd`, if there is one."""
     if odd.any():
         raise UserError(f"{what} holds {values[odd][0]}; expected values of {shown(space)}")
 
 
 def _offset(sign: str, start: np.ndarray) -> str:
-    """Return the end of a sum or difference, for people; empty if nothing is added."""
+    """Return text such as " + 3", to follow "x" in a description; empty if `start` is zero."""
     return f" {sign} {start.tolist()}" if start.any() else ""

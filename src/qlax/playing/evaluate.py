@@ -217,7 +217,7 @@ def evaluate(
         try:
             scores = [_scored(estimate, score) for estimate in each], _scored(overall, score)
         except Exception as error:
-            raise UserError(f"score of {stage.config.env} failed: {described(error)}") from error
+            raise UserError(f"the method score of {stage.config.env} failed: {described(error)}") from error
     settings = {
         "run": str(run),
         "env": stage.config.env,
@@ -260,7 +260,7 @@ def prepared(
     """Load agents of a run and make the environment in which they play.
 
     Args:
-      run: See `evaluate`, as for the other arguments.
+      run: See `evaluate`.
       index: See `evaluate`.
       best: See `evaluate`.
       env: See `evaluate`.
@@ -343,7 +343,7 @@ def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree
     if (found, paths, actions) == (info["obs"], wanted_paths, wanted):
         return
     here, there = _interface(paths, found, *actions), _interface(wanted_paths, info["obs"], *wanted)
-    raise UserError(f"{config.env} has {here}; expected those of {info['env']}, where the agents trained: {there}")
+    raise UserError(f"{config.env} has {here}; expected what the agents trained with in {info['env']}: {there}")
 
 
 def _interface(paths: list[str], obs: list[list[Any]], num_actions: int, dimensions: int | None) -> str:

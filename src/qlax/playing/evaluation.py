@@ -43,7 +43,7 @@ def fingerprints(before: Array, action: Array, reward: Array) -> Array:
 
 
 def _mixed(x: Array) -> Array:
-    """Spread the bits of numbers uint32, one to one: the finaliser of MurmurHash3 (Appleby, 2011)."""
+    """Mix the bits of uint32 numbers, one to one, by the finaliser of MurmurHash3 (Appleby, 2011)."""
     for shift, factor in ((16, 2246822507), (13, 3266489909)):
         x = (x ^ (x >> shift)) * np.uint32(factor)
     return x ^ (x >> 16)

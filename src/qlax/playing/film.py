@@ -202,8 +202,7 @@ def checked_file(run: Path | str, out: Path | str | None) -> Path:
     folder = home.parent if home.name in ("agents", "best") else home
     path = new_file(out, folder / ("video.mp4" if _can_write_mp4() else "video.gif"), FORMATS)
     if path.suffix == ".mp4" and not _can_write_mp4():
-        found = f"{path}: writing .mp4 needs PyAV, which is not installed"
-        raise UserError(f"{found}: pip install 'qlax[video]', or write a .gif")
+        raise UserError(f"{path} needs PyAV, which is not installed: pip install 'qlax[video]', or write a .gif")
     return path
 
 

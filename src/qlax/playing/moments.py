@@ -76,10 +76,10 @@ class _Policy:
 
 
 class PlayerInJax:
-    """Plays in JAX without `Vec`, which would replace a final state by the first one of the next episode.
+    """Player for environments in JAX, without `Vec`, which would replace a final state by the next episode's first.
 
     Args:
-      stage: See `player`, as for the other arguments.
+      stage: See `player`.
       episodes: See `player`.
       epsilon: See `player`.
       to_draw: See `player`.
@@ -135,10 +135,10 @@ class PlayerInJax:
 
 
 class PlayerOnHost:
-    """Plays on the host; if a back end resets in the step of an episode's end, the last picture shows the next one.
+    """Player for environments on the host; if the step that ends an episode resets, its picture shows the next episode.
 
     Args:
-      stage: See `player`, as for the other arguments.
+      stage: See `player`.
       episodes: See `player`.
       epsilon: See `player`.
       to_draw: See `player`.

@@ -134,7 +134,7 @@ class Painter:
 
 
 def _grid(tiles: list[Image.Image]) -> Image.Image:
-    """Arrange tiles in a grid about as wide as high, with even numbers of pixels, which H.264 requires."""
+    """Arrange tiles in a roughly square grid, padded to an even width and height, which H.264 requires."""
     width, height = (max(sizes) for sizes in zip(*(tile.size for tile in tiles), strict=True))
     columns = min(range(1, len(tiles) + 1), key=lambda n: (max(n * width, -(-len(tiles) // n) * height * 1.6), n))
     gap = 4 if len(tiles) > 1 else 0

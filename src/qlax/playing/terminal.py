@@ -121,14 +121,15 @@ class Blocks:
 
 @functools.lru_cache(maxsize=4096)
 def _style(colors: tuple[int, ...]) -> Style:
-    """Return the style of a half block: red, green and blue of its upper and of its lower half."""
+    """Return the style of a half block, given red, green and blue of its upper half and then of its lower half."""
     return Style(color=Color.from_rgb(*colors[:3]), bgcolor=Color.from_rgb(*colors[3:]))
 
 
 def fitted(picture: np.ndarray, columns: int, rows: int) -> np.ndarray:
-    """Scale a picture to a number of characters, each one pixel wide and two high.
+    """Scale a picture to fit into rows and columns of characters that show two pixels each, one above the other.
 
-    A picture of equal square cells keeps them equal; any other is reduced by averaging.
+    A picture that fits is enlarged by a whole factor, so that equal square cells, as of a grid world, stay equal. Any
+    other picture is reduced by averaging.
 
     Args:
       picture: uint8 `[H, W, 3]`.

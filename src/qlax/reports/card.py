@@ -23,7 +23,7 @@ def card(name: str, run: Path, agent: int, file: Path, played: EvaluationResult,
       agent: Index of the agent in the run.
       file: File of the agent.
       played: Evaluation of this agent alone.
-      note: What else a user has to know; empty for nothing.
+      note: Anything else that a user has to know; else empty.
 
     Raises:
       UserError: The directory holds no run, or a damaged one.

@@ -116,7 +116,7 @@ def _films(runs: Sequence[Run]) -> dict[int, dict[str, str]]:
 
 
 def _film(run: Run) -> dict[str, str]:
-    """Render an episode of the run's best agent; return the video as `source`, or the reason for none as `missing`."""
+    """Render an episode of the run's best agent; return the video as `source`, or why there is none as `missing`."""
     from qlax.playing.film import render  # imports JAX, which takes long
 
     assert run.best is not None
@@ -151,7 +151,7 @@ def _link(path: Path, folder: Path) -> str:
 
 
 def status(run: Run) -> dict[str, Any]:
-    """Gather the progress of the run, the agents that diverged, and the most important numbers."""
+    """Gather how far the run is or how it ended, which agents diverged, and on which machine it trained."""
     config, summary = run.config, run.summary
     done = int(run.history.curves["steps"][-1]) if "steps" in run.history.curves else 0
     diverged = [
@@ -204,7 +204,7 @@ def best_agent(run: Run) -> dict[str, Any] | None:
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Gather the command that reproduces the run, and all settings beside those of the preset, or the defaults."""
+    """Gather the command that reproduces the run, and all settings next to those of the preset, or the defaults."""
     config = run.config
     try:
         usual = configure(config.preset or config.env)
@@ -301,7 +301,7 @@ def comparison(config: Config, rows: Sequence[Row], fields: Sequence[str]) -> di
 
 
 def _lineage(history: History) -> dict[str, Any] | None:
-    """Draw the lineage of a population's members; return None for a run without one."""
+    """Draw the lineage of a population's members; return None if there is no population."""
     config, parent = history.config, history.curves.get("parent")
     if parent is None or not np.isfinite(parent).all(axis=1).any():
         return None

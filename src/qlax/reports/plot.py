@@ -317,7 +317,7 @@ def _legend_height(selection: Selection, width: float) -> float:
 
 
 def _legend(figure: Figure, selection: Selection) -> None:
-    """Put a legend of line styles and colours below the figure, if there are several."""
+    """Put a legend below the figure if it has several line styles or colours."""
     handles = []
     if len(selection.metrics) > 1:
         lines = zip(selection.metrics, LINES, strict=False)

@@ -123,7 +123,7 @@ def compared_fields(configs: Sequence[Config]) -> list[str]:
 
 
 class Best(NamedTuple):
-    """The best evaluation of all agents of a run."""
+    """Best evaluation of all agents of a run."""
 
     agent: int  # index of the agent
     setting: dict[str, Any]  # the agent's seed and compared settings
@@ -136,7 +136,7 @@ class Run(NamedTuple):
 
     Attributes:
       history: Content of the run's directory.
-      summary: Content of `summary.json`; of a run in progress the part that is known so far.
+      summary: Content of `summary.json`; for a run in progress, the part that is known so far.
       best: Best evaluation; None if no agent has been evaluated yet.
     """
 
@@ -171,19 +171,19 @@ class Run(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Results of one setting's agents in one environment.
+    """A setting, with the results of its agents in one environment.
 
     Attributes:
       env: Name of the environment.
       values: Values of the compared fields.
-      places: Indices of the runs that have agents of this setting.
+      places: Indices, in the list of runs, of the runs that have agents of this setting.
       agents: Number of agents.
       diverged: Number of agents that diverged.
       mean: Mean greedy return; None if an agent diverged or was not evaluated yet.
-      iqm: Interquartile mean of the greedy return; None like `mean`.
-      interval: 95 % interval of the IQM; None like `mean`, and for a single agent.
+      iqm: Interquartile mean of the greedy return; None if `mean` is None.
+      interval: 95 % interval of the IQM; None if `mean` is None, or if there is only one agent.
       score: Mean of the environment's scores; None if the environment has no score.
-      command: Command that trains the setting again; only of the best of several settings of an environment.
+      command: Command that trains the setting again; None unless it is the best of several in this environment.
     """
 
     env: str
@@ -226,7 +226,7 @@ def _summary(history: History) -> dict[str, Any]:
 
 
 def last(values: np.ndarray) -> np.ndarray:
-    """Return the last finite value of every agent in curves `[lines, R]`; nan for an agent without one."""
+    """Return the last finite value of every agent in curves `[lines, R]`; nan for an agent that has none."""
     found = np.full(values.shape[1], math.nan)
     for row in values:
         found = np.where(np.isfinite(row), row, found)

@@ -81,7 +81,7 @@ class Selection(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """First metric, which gives the final values and the ranking of groups."""
+        """First of the metrics; its final values are the ones that are shown and that rank the groups."""
         return self.metrics[0]
 
 

@@ -88,16 +88,16 @@ def about(path: Path) -> dict[str, Any]:
 
 
 def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple[dict[str, Any], PyTree]:
-    """Read the description and the tree of a file.
+    """Read the description and the tree that `save` wrote to a file.
 
     Args:
-      path: File that `save` wrote.
-      like: Tree of the expected arrays, or of their shapes and dtypes; compared before arrays are read.
-      absent: Names of leaves that the file may lack, with the number that fills them.
+      path: The file.
+      like: Tree of the expected arrays, or of their shapes and dtypes, which are checked before arrays are read.
+      absent: Leaves that the file may lack: for the name of each, the number with which it is filled.
 
     Raises:
       UserError: The file is missing.
-      OtherLeavesError: Its leaves are not the expected ones.
+      OtherLeavesError: The leaves of the file are not the expected ones.
       DamagedError: The file is damaged or was not written by qlax.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
@@ -116,7 +116,7 @@ def restore(path: Path, like: PyTree, absent: Mapping[str, float] = {}) -> tuple
 
 
 def _odd_leaf(file: Any, wanted: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the name of the first leaf of an open file that is not as expected, and what differs; None without one."""
+    """Return the first leaf of an open file that is not as expected, and what differs; None if all are as expected."""
     for odd in sorted(set(file.keys()) ^ wanted.keys()):
         return odd, f"it {'lacks' if odd in wanted else 'has the unexpected entry'} {odd}"
     for name, leaf in wanted.items():

@@ -55,7 +55,7 @@ class RunDirectory:
       damage: Messages about files that were damaged and moved aside, one line each.
 
     Raises:
-      UserError: Another process has locked the directory, or it has a link, or a folder instead of a file.
+      UserError: Another process has locked the directory, or it contains a link, or a folder instead of a file.
     """
 
     def __init__(self, path: Path):
@@ -66,7 +66,7 @@ class RunDirectory:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise UserError(f"{path} is in use: another process trains in it; wait for it, or stop it") from None
+            raise UserError(f"{path} is in use: another process is training in it; wait for it, or stop it") from None
         except OSError as error:
             raise UserError(f"{error.filename or path} cannot be written: {error.strerror or error}") from error
         self._writer = ThreadPoolExecutor(1)
@@ -151,10 +151,10 @@ class RunDirectory:
                 made_with = checkpoint.about(path).get("made_with", {})
                 versions = (f"{name} {version}" for name, version in made_with.items() if "device" not in name)
                 raise UserError(
-                    f"{self.path} cannot be resumed: its environments' state has another form now, {error.difference}, "
-                    "as the run was begun with another version of it, or its config.json was changed since; "
-                    f"resume it as it was begun, with {', '.join(versions)}, or begin a new run with its weights: "
-                    "--init and a file of its agents/ or best/"
+                    f"{self.path} cannot be resumed: the state of its environments has another form now "
+                    f"({error.difference}), because the run was begun with another version of the environment, or its "
+                    f"config.json was changed since; resume it as it was begun, with {', '.join(versions)}, or begin a "
+                    "new run with its weights: --init and a file in its agents/ or best/"
                 ) from error
             settings = upgraded(info["config"] | {ENTRY: info.get(ENTRY, 0)}, str(path))
             return info | {"config": dataclasses.asdict(from_dict(settings, str(path)))}, tree

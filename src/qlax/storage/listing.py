@@ -28,7 +28,7 @@ class Listed(NamedTuple):
       total: Planned environment steps of each agent; None if it is not known.
       score: Mean over the agents of the latest greedy return; None before the first evaluation.
       changed: When it last changed, in seconds since 1970.
-      damage: What is damaged, in one line; empty for nothing.
+      damage: What is damaged, in one line; empty if nothing is.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def runs_below(folder: Path | str) -> list[Listed]:
 
 
 def _directories(folder: Path) -> Iterator[Path]:
-    """Yield the run directories; what is in them is not looked through."""
+    """Yield the run directories, without looking for others inside them."""
     for place, folders, files in os.walk(folder):
         if "config.json" in files:
             folders.clear()
@@ -94,12 +94,12 @@ def _listed(path: Path) -> Listed:
 
 
 class _Lines:
-    """What the last lines of a `metrics.jsonl` say; the last one may be half written.
+    """Content of the last lines of a `metrics.jsonl`, of which the last one may be half written.
 
     Attributes:
-      steps: Environment steps of each agent; 0 without a line.
-      score: Mean over the agents of the latest greedy return; None without one.
-      damage: What is damaged, in one line; empty for nothing.
+      steps: Environment steps of each agent; 0 if there is no line.
+      score: Mean over the agents of the latest greedy return; None if there is none.
+      damage: What is damaged, in one line; empty if nothing is.
     """
 
     def __init__(self, file: Path):

@@ -14,7 +14,7 @@ FINISH_SECONDS = 30.0  # longest time that training waits for trackers at its en
 
 
 class Tracked(NamedTuple):
-    """Tracked run, in which R agents train side by side."""
+    """Description of a run for its trackers; R agents train in the run side by side."""
 
     directory: Path  # run directory
     config: Config  # all settings of the run

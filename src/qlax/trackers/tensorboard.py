@@ -70,7 +70,7 @@ class TensorBoard:
 
 
 def _word(value: Any) -> Any:
-    """Convert the value of a setting to a type that TensorBoard accepts."""
+    """Convert the value of a setting to a bool, a number or text, which TensorBoard accepts."""
     if isinstance(value, dict):
         return json.dumps(value)
     return value if isinstance(value, bool | int | float) else written(value)

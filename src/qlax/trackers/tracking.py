@@ -36,8 +36,8 @@ def makers(config: Config) -> dict[str, MakeTracker]:
       UserError: A tracker cannot be imported, or the run has too many agents.
     """
     if config.trackers and config.num_members > MOST_RUNS:
-        what = f"trackers={','.join(config.trackers)}: each agent has its own curves"
-        raise UserError(f"{what}, and there are {config.num_members:,} agents; expected at most {MOST_RUNS}")
+        what = f"trackers={','.join(config.trackers)} draws curves for every agent"
+        raise UserError(f"{what}, and the run has {config.num_members:,}; expected at most {MOST_RUNS} agents")
     return {name: _maker(name) for name in config.trackers}
 
 
@@ -142,7 +142,8 @@ class _TrackerThread:
             self._thread.join(seconds)
         if self._thread.is_alive():
             self.listens = False
-            self._tracked.say(f"the tracker {self.name} did not finish within {FINISH_SECONDS:.0f} seconds; gave it up")
+            late = f"did not finish within {FINISH_SECONDS:.0f} seconds; no longer waiting"
+            self._tracked.say(f"the tracker {self.name} {late}")
 
     def _put(self, method: str, *arguments: Any) -> bool:
         try:

@@ -64,11 +64,11 @@ def train(
       explore: Function of `(key, q, legal, epsilon)` that returns actions, see `qlax.pqn.make`.
       loss: Function of the error `target - q`, see `qlax.pqn.make`.
       returns: Targets in place of `qlax.q_lambda`, see `qlax.pqn.make`.
-      progress: Whether to show progress on the terminal; None: only if there is one. "live" draws the learning curves
-        there too, as a notebook does in any case.
+      progress: Whether to show progress; None to show it only on a terminal. "live" also draws the learning curves
+        there, as a notebook always does.
       compilation_cache: Whether to keep compiled programs in the user's cache directory for the next time.
-      settings: Fields of `qlax.Config` that replace those of the target. Several values of a field that can be swept
-        train as many settings side by side. `mixing` may also be a `qlax.Mixing`, and `optimizer` a function of
+      settings: Fields of `qlax.Config` that replace those of the target. If fields that can be swept have several
+        values, all combinations train side by side. `mixing` may also be a `qlax.Mixing`, and `optimizer` a function of
         `(hyper, num_gradient_steps)` that returns an Optax transformation, see `qlax.pqn.make`.
 
     Returns:
@@ -77,8 +77,8 @@ def train(
     Raises:
       UserError: A setting is invalid, or the run does not fit into memory; nothing was written.
       Stopped: Ctrl-C or SIGTERM interrupted training, after a checkpoint or before anything was written.
-      DivergedError: In every agent a number was not finite. As long as others are left, an agent that diverges is
-        frozen with its last finite weights, and named in the summary.
+      DivergedError: Every agent diverged, as one of its numbers was not finite. As long as other agents are left, an
+        agent that diverges is frozen with its last finite weights, and named in the summary.
       HostError: Environments on the host crashed or hang; if training had begun, a checkpoint was saved.
       RunError: The disk is full, or memory ran out; what was saved before is still there.
 
@@ -134,14 +134,14 @@ def resume(
 
     Args:
       path: Directory of the run.
-      until: As in `train`; None: as the run has it, unless that is what ended it.
-      minutes: As in `train`; None: as the run has it, unless that is what ended it.
+      until: As in `train`; None for the setting of the run, unless it ended the run.
+      minutes: As in `train`; None for the setting of the run, unless it ended the run.
       callback: As in `train`.
-      optimizer: The same as the run was begun with; as are `explore`, `loss`, `returns` and `mixing`.
-      explore: See `optimizer`.
-      loss: See `optimizer`.
-      returns: See `optimizer`.
-      mixing: See `optimizer`; None where the run has none of the user's own.
+      optimizer: As in `train`, and the same as when the run was begun.
+      explore: As in `train`, and the same as when the run was begun.
+      loss: As in `train`, and the same as when the run was begun.
+      returns: As in `train`, and the same as when the run was begun.
+      mixing: The `qlax.Mixing` with which the run was begun; None if it was begun without one.
       progress: As in `train`.
       compilation_cache: As in `train`.
 
@@ -197,11 +197,11 @@ def extend(
       until: As in `resume`.
       minutes: As in `resume`.
       callback: As in `train`.
-      optimizer: The same as the run was begun with; as are `explore`, `loss`, `returns` and `mixing`.
-      explore: See `optimizer`.
-      loss: See `optimizer`.
-      returns: See `optimizer`.
-      mixing: See `optimizer`; None where the run has none of the user's own.
+      optimizer: As in `train`, and the same as when the run was begun.
+      explore: As in `train`, and the same as when the run was begun.
+      loss: As in `train`, and the same as when the run was begun.
+      returns: As in `train`, and the same as when the run was begun.
+      mixing: The `qlax.Mixing` with which the run was begun; None if it was begun without one.
       progress: As in `train`.
       compilation_cache: As in `train`.
 
@@ -288,11 +288,11 @@ def _launch(
       begun: The same directory if it holds a run to continue; None for a new run.
 
     Raises:
-      UserError: As in `qlax.train`, like the others.
-      Stopped: See above.
-      DivergedError: See above.
-      HostError: See above.
-      RunError: See above.
+      UserError: As in `qlax.train`.
+      Stopped: As in `qlax.train`.
+      DivergedError: As in `qlax.train`.
+      HostError: As in `qlax.train`.
+      RunError: As in `qlax.train`.
     """
     config, is_first = plan.config, processes.is_first()
     info, saved = (begun and _newest(begun, plan)) or ({}, None)
@@ -388,7 +388,7 @@ def _launch(
 
 
 def _newest(run: directory.RunDirectory, plan: Plan) -> tuple[dict[str, Any], Saved] | None:
-    """Return description and contents of the newest checkpoint that the first process finds; None without one."""
+    """Return description and contents of the newest checkpoint that the first process finds; None if there is none."""
     like = Saved(plan.shapes, plan.new_record())
 
     def found() -> tuple[dict[str, Any], list[np.ndarray]] | None:
@@ -413,7 +413,7 @@ def _plan(config: Config, plugins: dict[str, Any] | None) -> Plan:
     def check() -> None:
         differing = [f"{name}={value!r}, not {there[name]!r}" for name, value in here.items() if value != there[name]]
         if differing:
-            raise UserError(f"this process was started with other settings than the first: {', '.join(differing)}")
+            raise UserError(f"the settings of this process differ from the first process's: {', '.join(differing)}")
 
     processes.in_all(check)
     return plan

@@ -14,10 +14,10 @@ LONGEST = 5  # longest of 64 episodes over the mean, if lengths are distributed 
 class Budget:
     """Decides which evaluations are played, from numbers of steps alone, so that equal runs decide alike.
 
-    At each of them, those before and this one together may take a tenth of the work that training has done until then,
-    or of the first tenth of the run's work if that is more. This one is expected to take as many steps as the last; the
-    first as many as training's episodes suggest. The last evaluation of a run is always played, and so are all where a
-    user chose the interval, or agents are exchanged after evaluations.
+    An evaluation is played if it and all earlier ones together take at most a tenth of the work that training has done
+    until then, or of the first tenth of the run's work if that is more. Each is expected to take as many steps as the
+    one before, and the first as many as training's episodes suggest. The last evaluation of a run is always played. So
+    are all evaluations if the user chose their interval, or if agents are exchanged after them.
 
     Args:
       config: Settings of the run.
@@ -26,8 +26,8 @@ class Budget:
       lines: Lines of metrics that were written before.
 
     Attributes:
-      steps: Number of steps of each evaluation so far, by the number of updates before it; without a limit, of the
-        newest alone.
+      steps: Number of steps of each evaluation so far, by the number of updates before it; only of the newest one if
+        all evaluations are played.
     """
 
     def __init__(self, config: Config, on_host: bool, info: dict[str, Any], lines: list[dict[str, Any]]):
@@ -41,16 +41,16 @@ class Budget:
             self.see(np.array(line.get("episode_length", []), float))
 
     def see(self, episode_length: np.ndarray) -> None:
-        """Remember the mean lengths `[R]` of training's episodes of a line; nan for an agent that ended none."""
+        """Record the mean lengths `[R]` of training episodes, from a line of metrics; nan for an agent without any."""
         if np.isfinite(episode_length).any():
             self._length = float(np.nanmax(episode_length))
 
     def add(self, updates: int, episode_length: np.ndarray) -> None:
-        """Count an evaluation.
+        """Record the number of steps that an evaluation took.
 
         Args:
-          updates: Number of updates before it.
-          episode_length: Lengths of its episodes, `[R, E]`; it takes as long as the longest.
+          updates: Number of updates before the evaluation.
+          episode_length: Lengths of its episodes, `[R, E]`, which were played side by side until the longest ended.
         """
         self.steps = (self.steps if self._is_limited else {}) | {updates: int(episode_length.max())}
 

@@ -39,7 +39,7 @@ def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], 
         if saved[name] != value and not FIELDS[name].metadata["changeable"]:
             raise UserError(
                 f"{path} was begun with {name}={saved[name]}, but its config.json says {value}; "
-                "restore the old value, or begin a new run with: qlax train --config"
+                f"restore the old value, or begin a new run: qlax train --config {path / 'config.json'}"
             )
     steps = info["updates"] * config.steps_per_update
     if info["updates"] > config.num_updates:

@@ -44,7 +44,7 @@ def check_network(name: str, network: Network, step: Step, num_actions: int, dim
     expect(isinstance(result, tuple) and len(result) == 2, f"returns {_kind(result)}; expected (q, memory)")
     q, after = result
     head = head_of(network)
-    of_each, last = [] if dimensions is None else [dimensions], "A" if head.outputs == 1 else "K A"
+    of_each, last = [] if dimensions is None else [dimensions], "A" if head.outputs == 1 else "K * A"
     shape = (1, n * m, *of_each, head.outputs * num_actions)
     wanted = f"expected float of shape {shape}, that is [L, B, {'D, ' if of_each else ''}{last}]"
     is_array = hasattr(q, "dtype")

@@ -182,7 +182,7 @@ class DeviceRuns:
         )
 
     def _lowered(self) -> Iterator[tuple[str, Any]]:
-        """Trace all programs, and yield them by name; those that take longest to compile come first."""
+        """Lower all programs; yield each with its name, those that take longest to compile first."""
         plan, placement = self._plan, self._placement
         where, runs, lower = plan.where, placement.runs, placement.lower
         yield "chunk", self.lowered_chunk()
@@ -200,8 +200,8 @@ def compile_together(lowered: Iterator[tuple[str, Any]], compile: Callable[[Any]
     """Compile programs in parallel while further ones are traced, because XLA mostly uses a single core.
 
     Args:
-      lowered: Traced programs with their names.
-      compile: Function that compiles a traced program.
+      lowered: Names and lowered programs.
+      compile: Function that compiles a lowered program.
 
     Returns:
       Compiled programs by name.

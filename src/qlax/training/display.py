@@ -43,7 +43,7 @@ class ProgressDisplay(Progress):
     Args:
       total_steps: Environment steps of all agents together.
       done: Environment steps of all agents before the run was resumed.
-      visible: Show the display; None for showing it only if standard error is a terminal.
+      visible: Whether to show the display; None to show it only if standard error is a terminal.
       quiet: Show and print nothing, because another process does.
       live: Show the learning curves above the bar.
     """
@@ -150,7 +150,7 @@ def display_of(progress: Progressing, total_steps: int, done: int, quiet: bool) 
 
     Args:
       progress: See `qlax.train`.
-      total_steps: See `ProgressDisplay`, as for the other arguments.
+      total_steps: See `ProgressDisplay`.
       done: See `ProgressDisplay`.
       quiet: See `ProgressDisplay`.
 

@@ -171,7 +171,7 @@ class HostRuns:
             self._evaluator.close()
 
     def _lowered(self) -> Iterator[tuple[str, Any]]:
-        """Trace all programs, and yield them by name; those that take longest to compile come first."""
+        """Lower all programs; yield each with its name, those that take longest to compile first."""
         plan, config = self._plan, self._plan.config
         state, record = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (plan.shapes, plan.new_record())

@@ -180,7 +180,7 @@ class Loop:
             if not (failure := callback_in_words(error)):
                 raise
             self.directory.wait()
-            raise RunError(f"a Python callback of {config.env} failed: {failure}; once fixed, {resume}") from error
+            raise RunError(f"a Python callback of {config.env} failed: {failure}; fix it, then {resume}") from error
         self._save(self.done, gathered(state), gathered(record))
         self.directory.wait()
         if self.callbacks.failure is not None:
@@ -195,7 +195,7 @@ class Loop:
 
     @property
     def _is_over(self) -> bool:
-        """Whether training has to end now, before its planned length."""
+        """True if training has to end now, before its planned length."""
         return bool(self.stop.asked) or self.divergence.of_all or self.callbacks.asks_to_end
 
     def _evaluate_end(self, state: TrainState, record: Record) -> None:

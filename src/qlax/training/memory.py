@@ -242,7 +242,7 @@ def nbytes(tree: PyTree) -> int:
 
 
 def available() -> int | None:
-    """Return the free memory of a device in bytes, or of the whole machine for a CPU; None if it is unknown."""
+    """Return the free bytes of this process's first device, or of the machine if that is a CPU; None if unknown."""
     if device().platform == "cpu":
         return machine_memory()
     stats = device().memory_stats() or {}
@@ -280,7 +280,7 @@ def _described(needs: Needs) -> str:
 
 
 def _remedy(config: Config, needs: Needs, available: int) -> str:
-    """Return advice which setting to reduce: the one that needs the fewest halvings to fit into `available` bytes."""
+    """Advise which setting to reduce: the one that needs the fewest halvings to fit into `available` bytes."""
     for times in range(1, MOST_HALVINGS):
         for setting in REMEDIES:
             if needs.halved(setting, times) <= available and (value := _halved(config, setting, times)):
@@ -305,7 +305,7 @@ def _halved(config: Config, setting: str, times: int) -> str | None:
 
 
 def _written(number: int) -> str:
-    """Format a number of bytes with a unit from KiB to TiB."""
+    """Format a number of bytes in KiB, MiB, GiB or TiB."""
     power = next((power for power in (4, 3, 2) if number >= 1024**power), 1)
     count, unit = number / 1024**power, ("KiB", "MiB", "GiB", "TiB")[power - 1]
     return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"

@@ -197,7 +197,7 @@ def _sources(config: Config, plugins: dict[str, Any]) -> dict[str, str]:
             )
     for name, own in (("mixing", "a qlax.Mixing"), ("optimizer", "an optimiser of your own")):
         if name in plugins and getattr(config, name) != FIELDS[name].default:
-            raise UserError(f"{name}={getattr(config, name)} and {own} exclude each other; leave one out")
+            raise UserError(f"{name}={getattr(config, name)} and {own} cannot be combined; leave one out")
     return {name: _source(plugin) for name, plugin in plugins.items()}
 
 

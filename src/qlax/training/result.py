@@ -1,4 +1,4 @@
-"""The end of a training: weights, figures and, last of all, the summary."""
+"""End of a training run: weights, figures and, last of all, the summary."""
 
 import math
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Result:
 
 
 def finish(loop: Loop, variables: PyTree) -> Result:
-    """Write weights, figures and the summary of a training.
+    """Write weights, figures and the summary of a training run.
 
     Args:
       loop: Training loop that has ended.
@@ -81,7 +81,7 @@ def _summarise(loop: Loop, curves: dict[str, np.ndarray], last: dict[str, np.nda
     """Return what `summary.json` holds.
 
     Args:
-      loop: The training, which has ended.
+      loop: Training loop that has ended.
       curves: The lines of the metrics as arrays, `[lines]` or `[lines, R]`.
       last: Values of the last line `[R]`, or newer ones.
     """
@@ -102,7 +102,8 @@ def _summarise(loop: Loop, curves: dict[str, np.ndarray], last: dict[str, np.nda
             returns["eval_score"] = np.array([float(score(x)) for x in returns["eval_return"]])
         except Exception as error:
             fix = f"fix it, then: qlax resume {loop.directory.path}"
-            raise RunError(f"score of {config.env} failed: {described(error)}; a checkpoint is saved; {fix}") from error
+            failed = f"the method score of {config.env} failed: {described(error)}"
+            raise RunError(f"{failed}; a checkpoint is saved; {fix}") from error
     own = [name for name in curves if name.startswith("eval_") and measurements.is_own(name)]
     returns |= {name: last[name] for name in own}
     returns["best_eval_return"] = np.fmax.reduce(curves["eval_return"], axis=0)

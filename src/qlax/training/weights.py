@@ -102,13 +102,13 @@ def initial(plan: Plan) -> PyTree:
     if path.is_dir():
         files = sorted((path / "agents").glob(f"*{checkpoint.SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
         if not files:
-            raise UserError(f"init={path} has no agents/, which a run writes at its end; name a file of its best/")
+            raise UserError(f"init={path} has no agents/, which a run writes at its end; name a file in its best/")
         if (path / "config.json").exists() and len(files) != (made := config_of_file(path / "config.json").num_members):
             raise UserError(f"init={path} has only {len(files)} of its {made} agents; name one of their files")
     if len(files) not in (1, num_members):
         raise UserError(
-            f"init={path} has {len(files)} agents, but the new run has {num_members}; name one file of its agents/, "
-            "from which all of them start"
+            f"init={path} has {len(files)} agents, but the new run has {num_members}; name one file in its agents/, "
+            "from which all agents start"
         )
     single = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables_of(plan.shapes))
     trees = [checkpoint.restore(file, single)[1] for file in files]

@@ -1,4 +1,4 @@
-"""Formatting for people: values in messages, numbers and tables."""
+"""Human-readable text: values in messages, numbers and tables."""
 
 from collections.abc import Iterable
 from typing import Any

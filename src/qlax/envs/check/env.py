@@ -285,15 +285,15 @@ def _is_weak(x: Any) -> bool:
 
 
 class _SelfResets:
-    """Check that `step` does not reset the environment at the end of an episode.
+    """Search for signs that `step` resets the environment at the end of an episode, which it must not do.
 
-    States are compared as vectors. A final state that equals an initial one gives only a warning, as it may do so by
-    chance. It is an error if the state has a step counter, a number that changes by the same amount at every step, and
-    the counter is back at its initial value.
+    States are compared as vectors. A final state that equals an initial state is only a warning, because the two may be
+    equal by chance. It is an error if the state has a step counter, a number that changes by the same amount at every
+    step, and a final state has the counter's initial value.
 
     Args:
       reset: Function from a key to the state after a reset, as a vector.
-      key: Key of the first initial states to compare with.
+      key: Random key of a few initial states, with which final states are compared.
     """
 
     def __init__(self, reset: Callable[[jax.Array], np.ndarray], key: jax.Array):
@@ -337,11 +337,11 @@ class _SelfResets:
         """Refuse an environment that resets itself; call this once all steps are recorded."""
         resets_itself = self._counted_anew and self._counts.any() and self._longest >= 3
         wanted = "expected the final state and observation of the one that ended"
-        fix = "never reset in step, qlax does it"
+        fix = "never reset in step, as qlax does it"
         expect(not resets_itself, f"where an episode ended, step begins a new one; {wanted}: {fix}")
 
     def advice(self) -> list[str]:
         """Return a warning if the environment may reset itself."""
         if self._ends < 2 or self._ends_in_new < self._ends:
             return []
-        return ["the state at the end of an episode equals an initial state: never reset in step, qlax does it"]
+        return ["the state at the end of an episode equals an initial state: never reset in step, as qlax does it"]

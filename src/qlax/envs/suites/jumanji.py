@@ -189,7 +189,7 @@ def _cvrp(env: Any, obs: Any) -> PyTree:
 
 
 def _flat_pack(env: Any, obs: Any) -> PyTree:
-    """Return the covered cells, and the shapes of the blocks that are left."""
+    """Return the covered cells, and the shapes of the blocks that are not yet placed."""
     del env  # in a block, each cell holds the block's number
     numbers = obs.blocks.max((1, 2))
     is_placed = (obs.grid == numbers[:, None, None]).any((1, 2))

@@ -91,7 +91,7 @@ class MinSeaquest(seaquest.MinSeaquest):
     def step_env(
         self, key: jax.Array, state: EnvState, action: jax.Array, params: seaquest.EnvParams
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[Any, Any]]:
-        """Compute one step; the random numbers are those of Gymnax."""
+        """Compute one step, with the same random numbers as Gymnax."""
         key_enemy, key_diver = jax.random.split(key)
         state = self._spawn_enemy(key_enemy, state, params)
         state = self._spawn_diver(key_diver, state, params)
@@ -249,7 +249,7 @@ def _same_cell(some: Objects, others: Objects) -> jax.Array:
 
 
 def _taken(divers: Objects, state: EnvState, on_board: jax.Array) -> tuple[Objects, jax.Array]:
-    """Remove the divers that the submarine takes on board, the oldest first if there is not room for all."""
+    """Pick up divers at the submarine, the oldest first, until six are on board; return the others, and that number."""
     is_here = divers.alive & (divers.x == state.sub_x) & (divers.y == state.sub_y)
     older = (is_here & (divers.born < divers.born[:, None])).sum(1)
     taken = is_here & (older < jnp.maximum(6 - on_board, 0))
@@ -265,7 +265,7 @@ def _occupied(objects: Objects, x: jax.Array | None = None) -> jax.Array:
 
     Args:
       objects: The objects.
-      x: Other columns in place of theirs, `[slots]`.
+      x: Columns to use in place of `objects.x`, `[slots]`.
     """
     x = objects.x if x is None else x
     bits = jnp.where(objects.alive & (x >= 0) & (x < SIZE), 1 << jnp.clip(x, 0, SIZE - 1), 0)

@@ -14,7 +14,7 @@ from qlax.types import PyTree, Step
 
 
 class SpacesEnv:
-    """Vector environment with Gymnasium's interface as a `qlax.HostEnv`.
+    """Adapter that makes a vector environment with Gymnasium's interface a `qlax.HostEnv`.
 
     Args:
       env_id: Name of the environment, for messages.
@@ -22,10 +22,10 @@ class SpacesEnv:
       observation_space: Observation space of one environment.
       action_space: Action space of one environment.
       num_envs: Number of environments, N.
-      reset_takes_a_step: See `Episodes`.
+      reset_takes_a_step: True if the step after the end of an episode resets, see `Episodes`.
 
     Attributes:
-      described_spaces: Descriptions of both spaces, `observation` and `action`, for `qlax.networks.spaces`.
+      described_spaces: The spaces `observation` and `action` as JSON, in the form of `qlax.networks.spaces`.
 
     Raises:
       UserError: PQN cannot use the spaces.
