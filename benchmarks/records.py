@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGES = (
     *("qlax", "jax", "flax", "optax", "gymnax", "pgx", "jumanji", "navix", "xminigrid", "craftax", "jaxmarl"),
-    *("gymnasium", "ale_py", "envpool", "onnx", "onnxruntime"),
+    *("gymnasium", "ale_py", "envpool", "brax", "mujoco", "onnx", "onnxruntime"),
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -29,7 +29,8 @@ ONLY_IN = {  # third-party package: the modules that may import it
     **{name: {f"envs.suites.{name}"} for name in ("craftax", "envpool", "jaxmarl", "jumanji", "navix")},
     "gymnax": {"envs.suites.gymnax", "envs.suites.seaquest"},
     **{name: {f"envs.suites.{name}"} for name in ("pgx", "xminigrid")},
-    "brax": set(),
+    "brax": {"envs.suites.brax"},
+    "mujoco_playground": {"envs.suites.playground"},
     "ale_py": {"envs.suites.ale"},
     "gymnasium": {
         *("envs.suites.gymnasium", "envs.suites.masks", "envs.suites.spaces"),

@@ -31,6 +31,8 @@ SUITES = {
     "craftax": Suite("craftax", extra="craftax"),
     "jaxmarl": Suite("jaxmarl", extra="jaxmarl"),
     "octax": Suite("octax", extra="octax"),
+    "brax": Suite("brax", extra="brax"),
+    "playground": Suite("playground", extra="playground"),
     "ale": Suite("ale-py", extra="atari", on_host=True),
     "envpool": Suite("envpool", extra="envpool", on_host=True),
     "gymnasium": Suite("gymnasium", extra="gymnasium", on_host=True),

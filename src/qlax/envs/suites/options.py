@@ -8,7 +8,7 @@ import numpy as np
 
 from qlax.errors import UserError, nearest
 
-STEP_LIMITS = ("max_steps", "max_steps_in_episode", "max_timesteps", "time_limit")
+STEP_LIMITS = ("max_steps", "max_steps_in_episode", "max_timesteps", "time_limit", "episode_length", "action_repeat")
 
 
 def check_name(suite: str, name: str, known: Iterable[str]) -> None:
