@@ -18,17 +18,19 @@ class Masked(gymnasium.Env):
       form: Where the mask is: "info", "method" or "observation"; "late" for an `info` that has none after a reset.
       mess: Whether `info` also has what cannot be stacked.
       mask: The mask to show instead of the right one.
-      action_space: Actions other than `Discrete(3)`; its masks are joint.
+      parts: Numbers of options of several choices, whose masks are joint; None for `Discrete(3)`.
+      others: Names of further entries of observations that are a dict.
     """
 
-    def __init__(self, form="info", mess=False, mask=None, parts=None, **_):
+    def __init__(self, form="info", mess=False, mask=None, parts=None, others=(), **_):
         self.action_space = spaces.Discrete(ACTIONS) if parts is None else spaces.MultiDiscrete(parts)
         self.size = ACTIONS if parts is None else int(np.prod(parts))
-        self.parts, self.form, self.mess, self.wrong = parts, form, mess, mask
+        self.parts, self.form, self.mess, self.wrong, self.others = parts, form, mess, mask, others
         self.observation_space = spaces.Box(0, 1, (self.size + 1,), np.float32)
         if form == "observation":
             one = spaces.Box(0, 1, (self.size if mask is None else len(mask),), np.int8)
-            self.observation_space = spaces.Dict({"observation": self.observation_space, "action_mask": one})
+            more = dict.fromkeys(self.others, spaces.Discrete(2))
+            self.observation_space = spaces.Dict({"observation": self.observation_space, "action_mask": one, **more})
         if form == "method":
             self.action_masks = self._masks_if_in_play
 
@@ -70,7 +72,8 @@ class Masked(gymnasium.Env):
             draw = self.np_random.integers
             odd = [np.zeros(draw(4)), "text", 1, {"a": draw(9)}, [1, "b"], np.zeros((2, 2)), None, lambda: 0, 2.5]
             info |= {name: odd[draw(len(odd))] for name in ("a", "b", "_c", "final_info", "episode")}
-        return ({"observation": obs, "action_mask": mask} if self.form == "observation" else obs), info
+        in_parts = {"observation": obs, "action_mask": mask, **dict.fromkeys(self.others, 1)}
+        return (in_parts if self.form == "observation" else obs), info
 
 
 class MaskedVector(gymnasium.vector.VectorEnv):

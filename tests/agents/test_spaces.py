@@ -218,6 +218,63 @@ def test_an_agent_of_gymnasium_does_not_need_gymnasium(tmp_path):
     assert int(said) == agent.act((1, [1, 6]))
 
 
+@pytest.mark.parametrize(("parts", "others"), [(None, ()), ([2, 3], ("extra",))])
+def test_an_agent_takes_the_mask_in_an_observation(parts, others, monkeypatch):
+    monkeypatch.syspath_prepend(TESTS)
+    env = gymnasium.make("masked:Masked-v0", form="observation", parts=parts, others=others)
+    vec = qlax.make("gymnasium/masked:Masked-v0", num_envs=2, form="observation", parts=parts, others=others)
+    vec.close()
+    shown = [["float32", list(vec.reset(0).obs.shape[1:])]]
+    in_jax = random_agent({}, shown, vec.num_actions, spaces=json.loads(json.dumps(vec.described_spaces)))
+    agent = qlax.Agent(in_jax.variables, in_jax.info, numpy_only=True)
+    assert agent.info["spaces"]["mask"] == "action_mask"
+    masked = 0
+    for seed in range(20):
+        obs, _ = env.reset(seed=seed)
+        rest = {name: part for name, part in obs.items() if name != "action_mask"}
+        rest = rest if others else rest["observation"]
+        q, mask = agent.q_values(obs), obs["action_mask"]
+        np.testing.assert_array_equal(q, agent.q_values(rest))
+        best = np.where(mask, q, -np.inf).argmax()
+        masked += best != q.argmax()
+        expected = best if parts is None else np.unravel_index(best, parts)
+        np.testing.assert_array_equal(agent.act(obs), expected)
+        both = {name: np.stack([part, part]) for name, part in obs.items()}
+        both["action_mask"][1] = 0  # as after the end of an episode
+        np.testing.assert_array_equal(agent.act(both), [expected, agent.act(rest)])
+        every = np.ones(len(mask), bool)
+        np.testing.assert_array_equal(agent.act(obs, every), agent.act(rest))
+        env.step(agent.act(obs))  # an action that is not legal raises
+    assert masked
+    with pytest.raises(qlax.UserError, match=r"legal is bool\[2\]; expected bool"):
+        agent.act(obs | {"action_mask": np.ones(2)})
+    assert export.to_stablehlo(agent)[1]["conversion"]["observation"].startswith(
+        "without the entry action_mask, which says which entries of q belong to legal actions: "
+    )
+
+
+def test_the_mask_in_an_observation_has_the_values_of_each_dimension():
+    choices = spaces.MultiDiscrete([20, 15])
+    both = {"observation": described("test", BYTES), "action": described_action("test", choices), "mask": "action_mask"}
+    info = {"spaces": both, "action_dimensions": 2}
+    in_jax = random_agent({}, [["float32", [4]]], 20, **info)
+    agent = qlax.Agent(in_jax.variables, in_jax.info, numpy_only=True)
+    random = np.random.default_rng(0)
+    raw, mask = random.integers(256, size=(9, 4)).astype(np.uint8), random.random((9, 35)) < 0.3
+    mask[:, [0, 20]], mask[8] = True, False
+    q = agent.q_values({"obs": raw, "action_mask": mask})
+    found = agent.act({"obs": raw, "action_mask": mask.astype(np.int8)})
+    for row in range(8):
+        best = [
+            np.where(legal, q[row, dimension, : legal.size], -np.inf).argmax()
+            for dimension, legal in enumerate(np.split(mask[row], [20]))
+        ]
+        np.testing.assert_array_equal(found[row], best)
+    np.testing.assert_array_equal(found[8], agent.act(raw[8]))  # as after the end of an episode
+    with pytest.raises(qlax.UserError, match=r"legal is bool\[9, 34\]"):
+        agent.act({"obs": raw, "action_mask": mask[:, 1:]})
+
+
 def test_the_card_of_an_exported_agent_says_how_to_convert():
     agent, _ = agent_of(PARTS["kind"], np.zeros(7, np.float32), ACTIONS[2][0])
     _, card = export.to_stablehlo(agent)

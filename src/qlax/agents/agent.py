@@ -11,7 +11,7 @@ import numpy as np
 from qlax.agents.zoo import located
 from qlax.errors import UserError, described
 from qlax.networks.plain import NumPy, PlainNetwork, specs
-from qlax.networks.spaces import action, cast, in_words, observation
+from qlax.networks.spaces import action, cast, in_words, observation, without
 from qlax.storage import checkpoint
 from qlax.switches import usual_switches
 from qlax.types import PyTree
@@ -39,9 +39,9 @@ class Agent:
       info: Description of the agent: `network` (see `qlax.networks.qnetwork.build`), `num_actions`, `obs` (dtype and
         shape of every array of one member's observation), `obs_paths` (path of each array in the observation's tree;
         missing in older agents), `action_dimensions` (missing if an action is one number), `spaces` (descriptions of
-        the environment's spaces, `observation` and `action`, see `qlax.networks.spaces`; only those that the
-        environment has, and missing in older agents), `env`, `env_options`, and the agent's own settings, such as
-        `seed`.
+        the environment's spaces, `observation` and `action`, see `qlax.networks.spaces`, and `mask`, the entry of
+        observations that holds the legal actions; only those that the environment has, and missing in older agents),
+        `env`, `env_options`, and the agent's own settings, such as `seed`.
       numpy_only: If True, act without JAX; see `load`.
     """
 
@@ -50,6 +50,7 @@ class Agent:
         self.variables = variables
         self._obs = specs(info)
         spaces = info.get("spaces", {})
+        self._mask: str | None = spaces.get("mask")
         self._convert = observation(spaces["observation"], "observation") if "observation" in spaces else None
         self._action = action(spaces["action"]) if "action" in spaces else None
         self._policy: _InJax | _InNumPy = (_InNumPy if numpy_only else _InJax)(info)
@@ -111,6 +112,8 @@ class Agent:
         Raises:
           UserError: `obs` is empty or does not fit the agent, or its leading axes changed while the agent has a memory.
         """
+        if self._mask is not None and isinstance(obs, dict):
+            obs = without(self._mask, obs)
         return self._q_values(obs if self._convert is None else self._convert(obs), first)
 
     def _q_values(self, obs: PyTree, first: Any) -> np.ndarray:
@@ -155,8 +158,8 @@ class Agent:
 
         Args:
           obs: See `q_values`.
-          legal: Legal actions, bool in the shape and order of the Q-values, with at least one True in every row; None
-            if all actions are legal.
+          legal: Legal actions, bool in the shape and order of the Q-values, with at least one True in every row. If
+            None, all actions are legal, unless observations of the environment hold a mask, which then counts.
           first: See `q_values`.
 
         Returns:
@@ -168,6 +171,8 @@ class Agent:
         """
         before = self._memory, self._leading
         q = self.q_values(obs, first)
+        if legal is None and isinstance(obs, dict) and self._mask in obs:
+            legal = self._in_shape(obs[self._mask], q.shape)
         if legal is not None:
             try:
                 q = np.where(_mask(legal, q.shape), q, -np.inf)
@@ -178,6 +183,20 @@ class Agent:
             q = np.where(self._action.exists, q, -np.inf)
         number = np.asarray(q.argmax(-1), np.int32)
         return number if self._action is None else self._action(number)
+
+    def _in_shape(self, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the mask of an observation, of all values that exist in turn, in the shape of the Q-values.
+
+        No action has to be legal where an episode ended. A mask that does not fit is returned as it is.
+        """
+        exists = None if self._action is None else self._action.exists
+        every = np.array(np.broadcast_to(True if exists is None else exists, shape))
+        is_legal = np.asarray(mask).astype(bool)
+        if is_legal.size != every.sum():
+            return is_legal
+        legal = every.copy()
+        legal[every] = is_legal.ravel()
+        return legal | (every & ~legal.any(-1 if self.dimensions is None else (-2, -1), keepdims=True))
 
     def save(self, path: Path | str) -> None:
         """Write the weights and the description to a file.

@@ -219,6 +219,9 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
     spaces, conversion = agent.info.get("spaces", {}), {}
     if "observation" in spaces:
         conversion["observation"] = observation(spaces["observation"], "observation").words
+    if "mask" in spaces:
+        left_out = f"without the entry {spaces['mask']}, which says which entries of q belong to legal actions"
+        conversion["observation"] = f"{left_out}: {conversion['observation']}"
     if "action" in spaces:
         conversion["action"] = action(spaces["action"]).words
     in_words = {"conversion": conversion} if conversion else {}

@@ -159,6 +159,12 @@ class _Bins:
         return values.astype(self._dtype).reshape(*values.shape[:-1], *self._shape)
 
 
+def without(name: str, parts: dict[str, Any]) -> Any:
+    """Return the other entries of a dict; if there is only one, its value."""
+    rest = {other: part for other, part in parts.items() if other != name}
+    return next(iter(rest.values())) if len(rest) == 1 else rest
+
+
 def in_words(space: Space) -> str:
     """Return a space in one line, much as Gymnasium writes it."""
     kind = space["type"]

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from qlax.errors import HostError
+from qlax.networks.spaces import without
 from qlax.util.text import shown
 
 MASK = "action_mask"  # in `info`, as Taxi has it, or in observations, as PettingZoo has it
@@ -30,6 +31,7 @@ class Masks:
 
     Attributes:
       space: Observation space of one environment, without the mask.
+      in_observation: True if observations hold the mask.
     """
 
     def __init__(
@@ -49,15 +51,15 @@ class Masks:
         is_joint = bool(choices) and math.prod(choices) == num_actions
         self._is_ambiguous = is_joint and len(choices) > 1 and sum(choices) == num_actions
         self._actions = f"each of its {num_actions} {'joint ' if is_joint else ''}actions of {action_space}"
-        self._in_observation = isinstance(observation_space, spaces.Dict) and MASK in observation_space.spaces
+        self.in_observation = isinstance(observation_space, spaces.Dict) and MASK in observation_space.spaces
         self.space = observation_space
-        if self._in_observation:
-            rest = _without_mask(observation_space.spaces)  # type: ignore[attr-defined]
+        if self.in_observation:
+            rest = without(MASK, observation_space.spaces)  # type: ignore[attr-defined]
             self.space = spaces.Dict(rest) if isinstance(rest, dict) else rest
 
     def shown(self, obs: Any) -> Any:
         """Return observations without the mask."""
-        return _without_mask(obs) if self._in_observation else obs
+        return without(MASK, obs) if self.in_observation else obs
 
     def first(self, obs: Any, info: dict[str, Any]) -> np.ndarray | None:
         """Return the legal actions after a reset, bool `[N, A]`; None if there are no masks.
@@ -95,7 +97,7 @@ class Masks:
 
     def _legal(self, obs: Any, info: dict[str, Any]) -> np.ndarray | None:
         given = np.ones(len(self._all), bool)
-        if self._in_observation:
+        if self.in_observation:
             mask = obs[MASK]
         elif self._method is not None:
             mask = self._method()
@@ -151,9 +153,3 @@ def _choices(space: spaces.Space) -> list[int]:
     if isinstance(space, spaces.MultiBinary):
         return [2] * math.prod(space.shape)
     return space.nvec.ravel().tolist() if isinstance(space, spaces.MultiDiscrete) else []
-
-
-def _without_mask(parts: Any) -> Any:
-    """Return the other entries of a dict; if there is only one, its value."""
-    rest = {name: part for name, part in parts.items() if name != MASK}
-    return next(iter(rest.values())) if len(rest) == 1 else rest

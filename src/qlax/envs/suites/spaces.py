@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from qlax.envs.episodes import Episodes
-from qlax.envs.suites.masks import Masks
+from qlax.envs.suites.masks import MASK, Masks
 from qlax.errors import HostError, UserError
 from qlax.networks.spaces import Space, action, observation
 from qlax.types import PyTree, Step
@@ -25,7 +25,8 @@ class SpacesEnv:
       reset_takes_a_step: True if the step after the end of an episode resets, see `Episodes`.
 
     Attributes:
-      described_spaces: The spaces `observation` and `action` as JSON, in the form of `qlax.networks.spaces`.
+      described_spaces: The spaces `observation` and `action` as JSON, in the form of `qlax.networks.spaces`; and as
+        `mask` the entry of observations that holds the legal actions, which `observation` leaves out.
 
     Raises:
       UserError: PQN cannot use the spaces.
@@ -55,7 +56,9 @@ class SpacesEnv:
             self._exists = whole if self._action.exists is None else self._action.exists
         self._masks = Masks(env_id, env, observation_space, action_space, num_envs, int(self._exists.sum()))
         described_shown = described(env_id, self._masks.space)
-        self.described_spaces = {"observation": described_shown, "action": described_choice}
+        self.described_spaces: dict[str, Any] = {"observation": described_shown, "action": described_choice}
+        if self._masks.in_observation:
+            self.described_spaces["mask"] = MASK
         self._convert = observation(described_shown, f"{env_id}: observation")
         self._episodes = Episodes(num_envs, reset_takes_a_step=reset_takes_a_step)
         self._shows_ends = reset_takes_a_step
