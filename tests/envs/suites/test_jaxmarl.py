@@ -93,8 +93,7 @@ def test_transitions_are_those_of_the_suites_own_baselines(name):
         if done:  # theirs shows the next episode already
             num_ends += 1
             (state, shown), their_state, obs, legal = reset(key)
-        alive = np.asarray(obs).reshape(len(obs), -1).any(-1)  # theirs blanks the dead, index and all
-        np.testing.assert_allclose(shown.obs[alive], obs[alive], rtol=1e-6)
+        np.testing.assert_allclose(shown.obs, obs, rtol=1e-6)
     assert num_ends
 
 
@@ -129,6 +128,17 @@ def test_smax_tells_victory_defeat_and_time_apart():
     assert ends(45, 0) == (True, False, 1, True)
     assert ends(0, 45) == (True, False, 0, True)
     assert ends(45, 45, steps=4) == (False, True, 0, True)  # max_steps=3 is compared before it is counted
+
+
+def test_a_dead_unit_of_smax_sees_only_zeros_as_in_the_suites_own_baselines():
+    _, reset, step = beside_theirs("smax/3m")
+    (state, _), *_ = reset(KEYS[0])
+    health = state.state.unit_health.at[1].set(0)
+    state = state.replace(state=state.state.replace(unit_health=health, unit_alive=health > 0))
+    (_, shown), _, obs, *_ = step(KEYS[0], state, jax.tree.map(lambda x: x[None], state), jnp.full(3, 4))
+    np.testing.assert_allclose(shown.obs, obs, rtol=1e-6)
+    np.testing.assert_array_equal(shown.obs[:, -3:], np.diag([1, 0, 1]))
+    np.testing.assert_array_equal(np.any(shown.obs, axis=-1), [True, False, True])
 
 
 def test_overcooked_rewards_what_helps_at_first_and_reports_deliveries():
