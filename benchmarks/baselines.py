@@ -37,10 +37,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from peers import environment, measure, train
 from records import RESULTS, circumstances
 
-from qlax.util import statistics
-
 PAGE = Path(__file__).parent.parent / "docs" / "baselines.md"
 FIGURES = PAGE.parent / "figures"
+MOST_SEEDS = 6  # listed one by one; of more seeds, the tables show only the worst and the best
 
 
 class Algorithm(NamedTuple):
@@ -405,7 +404,7 @@ def one(task: Task, algorithm: Algorithm, seed: int, total_steps: int, python: P
 
 
 def draw(name: str, record: dict, path: Path) -> None:
-    """Draw the return against steps and against seconds of training: the mean over seeds and a 95 % band."""
+    """Draw the return against steps and against seconds of training: the mean and the range over seeds."""
     task = TASKS[name]
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True, layout="constrained")
     for key, algorithm in task.algorithms.items():
@@ -413,11 +412,10 @@ def draw(name: str, record: dict, path: Path) -> None:
         if not runs:
             continue
         steps, seconds, returns = (np.array([run[x] for run in runs]) for x in ("steps", "seconds", "eval_returns"))
-        interval = statistics.stratified_interval(lambda samples: samples[0].mean(axis=-1), [returns.T])
+        ends = returns.min(axis=0), returns.max(axis=0)
         for axis, x in zip(axes, (steps[0], np.median(seconds, axis=0)), strict=True):
             axis.plot(x, returns.mean(axis=0), color=algorithm.color, label=algorithm.label, linewidth=1.6)
-            if interval:
-                axis.fill_between(x, *interval, color=algorithm.color, alpha=0.18, linewidth=0)
+            axis.fill_between(x, *ends, color=algorithm.color, alpha=0.12, linewidth=0)
     axes[0].set(xlabel="steps", ylabel="greedy return", xlim=(0, None))
     axes[0].xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: f"{x / 1e6:g} M" if x >= 1e6 else f"{x / 1e3:g} k" if x else "0")
@@ -443,7 +441,7 @@ def table(name: str, record: dict) -> str:
     task = TASKS[name]
     score = f"a mean of {task.score:g}"
     rows = [
-        f"| {task.title} | seeds | steps | greedy return (95 % interval) | steps/s | seconds to compile "
+        f"| {task.title} | seeds | steps | greedy return, and of each seed | steps/s | seconds to compile "
         f"| seconds of training until {score} | with compilation | processor seconds | load |",
         "| --- " * 10 + "|",
     ]
@@ -485,9 +483,11 @@ def table(name: str, record: dict) -> str:
 
 
 def written(returns: np.ndarray) -> str:
-    """Return the mean over seeds and its interval, as text."""
-    interval = statistics.stratified_interval(lambda samples: samples[0].mean(axis=-1), [returns])
-    return f"{returns.mean():.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
+    """Return the mean over seeds, and the return of each seed or the worst and best of many, as text."""
+    each = f"{returns.min():.4g} to {returns.max():.4g}"
+    if len(returns) <= MOST_SEEDS:
+        each = ", ".join(f"{x:.4g}" for x in returns)
+    return f"{returns.mean():.4g}" + (f" ({each})" if len(returns) > 1 else "")
 
 
 def sources() -> str:

@@ -127,10 +127,17 @@ def with_table(text: str, sheet: Iterable[Row]) -> str:
             mean = f"{statistics.fmean(found):.4g} ({min(found):.4g} to {max(found):.4g})"
             if (score := record.get("eval_score", {}).get("mean")) is not None:
                 mean += f", {score:.3g} % of the maximum"
-            published = [f"{_there(x)} {TITLES[x.kind]} after {x.steps:,} steps: {x.what}" for x in row.published[:1]]
+            published = [_published(record, x) for x in row.published[:1]]
             lines.append([f"`{row.command}`", f"{record['total_steps']:,}", mean, *(published or ["none found"])])
     table = _table(["command", "steps per seed", "greedy return", "published, of the same task"], lines)
     return text[: text.index(begin) + len(begin)] + table + text[text.index(end) :]
+
+
+def _published(record: dict, other: Published) -> str:
+    """Return a published return in words, beside ours of the same kind unless that is in the table already."""
+    differs = f", {other.differs}" if other.differs else ""
+    here = "" if other.kind == "greedy" else f"; {_mean(returns(record, other.kind))} {TITLES[other.kind]} here"
+    return f"{_there(other)} {TITLES[other.kind]} after {other.steps:,} steps: {other.what}{differs}{here}"
 
 
 def preset_file(preset: str) -> Path:

@@ -131,6 +131,16 @@ def rows(found, caption):
 
 
 @pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    ("epsilon", "said"), [(0.0, "64 episodes at the end of training."), (0.05, "in 5 % of the steps.")]
+)
+def test_the_page_says_whether_evaluations_took_random_actions(epsilon, said, tmp_path):
+    found = page(tmp_path, written(tmp_path / "run", eval_epsilon=epsilon))
+    assert said in found.text
+    assert ("random actions in" in found.text) == (epsilon > 0)
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_the_numbers_are_those_of_the_summary(tmp_path):
     found = page(tmp_path, written(tmp_path / "run"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

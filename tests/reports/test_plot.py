@@ -105,13 +105,23 @@ def test_metrics_share_a_figure_in_line_styles_of_their_own(tmp_path):
     assert lines == [("C0", "-", 5), ("C0", ":", 10), ("C1", "-", 5), ("C1", ":", 10)]
     assert len(figure.axes[0].collections) == 2  # shades, of greedy returns alone
     _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg", y=both)
-    assert said.splitlines()[-1].startswith("Greedy return, exploring return, mean of 2 agents each")
+    caption = said.splitlines()[-1]
+    assert caption.startswith("Greedy return, exploring return, mean of 2 agents each")
+    assert "narrow: those over five cover the true value in 85 to 89 % of cases" in caption
     (tmp_path / "run" / "metrics.jsonl").unlink()
     line = {"updates": 1, "steps": 100, "seconds": 1.0, "loss": np.ones(4), "episode_return": np.full(4, math.nan)}
     MetricsFile(tmp_path / "run" / "metrics.jsonl").append(line | {"eval_return": np.array([1.0, math.nan, 3.0, 3.0])})
     figure = plot.curve_figure(read_all([tmp_path / "run"]), y=both)  # no episode has ended yet, and there is a point
     assert legend(figure) == ["lam 0", "lam 0.5"]
     assert [line.get_color() for line in figure.axes[0].get_lines() if line.get_marker() == "o"] == ["C0", "C1"]
+
+
+def test_evaluations_with_random_actions_are_not_called_greedy(tmp_path):
+    run(tmp_path / "run", ramps(10.0, 12.0), seeds=2, eval_epsilon=0.05)
+    drawn = plot.plot(tmp_path / "run", tmp_path / "figure.svg")
+    assert "greedy" not in drawn.text.lower()
+    assert "final evaluated return" in drawn.text
+    assert "Evaluations took random actions, with a probability (epsilon) of 0.05." in drawn.text
 
 
 def test_a_run_that_was_trained_twice_is_counted_and_told(tmp_path):

@@ -62,3 +62,11 @@ def test_a_curve_is_resampled_by_runs():
     low, high = stratified_interval(interquartile_mean, [curve], 500)
     assert (low[1] - low[0], high[1] - high[0]) == (100, 100)
     assert low[0] < interquartile_mean([curve])[0] < high[0]
+
+
+def test_an_interval_over_five_runs_covers_less_than_it_should():
+    """The pages and captions say so."""
+    normal = np.random.default_rng(0).normal(size=(4_000, 5))
+    for statistic, covered in ((lambda samples: samples[0].mean(axis=-1), 0.85), (interquartile_mean, 0.89)):
+        low, high = stratified_interval(statistic, [normal], 500)
+        assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(covered, abs=0.015)

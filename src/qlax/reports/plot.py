@@ -19,7 +19,7 @@ from qlax.errors import UserError, nearest
 from qlax.reports.selection import AgentCurves, Group, Selection, checked_metrics, is_measured, select
 from qlax.reports.style import MOST_LABELS, STYLE, as_file, few_ticks, in_steps, legend_below, ncols, short
 from qlax.storage.history import History, Paths, derive, read_all
-from qlax.storage.measurements import MEASUREMENTS, shown
+from qlax.storage.measurements import MEASUREMENTS
 from qlax.util.files import given_path, new_file, write_result
 from qlax.util.statistics import (
     interquartile_mean,
@@ -36,6 +36,8 @@ ONE_COLUMN, TWO_COLUMNS = 3.4, 6.8  # widths in inches on the page of a paper
 LINES = ("-", ":", "--", "-.")  # line styles, one per metric
 MOST_POINTS = 200  # points of a curve
 MOST_PAIRS = 15  # pairs of groups in a figure
+ENOUGH = 10  # agents over which a bootstrap covers about as much as it should
+COVERED = "those over five cover the true value in 85 to 89 % of cases"
 RESAMPLES = 2_000  # gives the ends of 95 % intervals a standard error of 0.3 percentage points
 
 
@@ -164,7 +166,7 @@ def _curves(selection: Selection, title: str | None) -> Figure:
     for axes in panels[len(envs) :]:
         axes.remove()
     summary = _summary(_most(groups))
-    names = [shown(metric) for metric in selection.metrics]
+    names = [selection.name_of(metric) for metric in selection.metrics]
     last = {name.rpartition(" ")[2] for name in names}  # last words: "return" of "greedy return, exploring return"
     what = ", ".join(names) if len(last) > 1 or len(names) == 1 else last.pop()
     units = {MEASUREMENTS[metric].unit if metric in MEASUREMENTS else "" for metric in selection.metrics}
@@ -219,7 +221,7 @@ def _profile(selection: Selection, title: str | None) -> Figure:
     """Draw the share of agents above each final score."""
     envs, groups = _in_common(selection)
     if len(envs) == 1:
-        label = f"final {shown(selection.metric)}"
+        label = f"final {selection.name_of(selection.metric)}"
         final = [[np.array([agent.final for agent in group.tasks[envs[0]]])] for group in groups]
     else:
         ends = "" if selection.has_scores else "\n(0: lowest agent of the environment, 1: highest)"
@@ -280,7 +282,7 @@ def _improvement(selection: Selection, title: str | None) -> Figure:
     axes.axvline(0.5, color="0.4", lw=0.8, ls=":")
     axes.set_yticks(range(len(pairs)), [short(first.label, 0.3 * width) for first, _ in pairs], parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
-    axes.set_xlabel(f"probability that an agent of X has a higher\n{shown(selection.metric)} than one of Y")
+    axes.set_xlabel(f"probability that an agent of X has a higher\n{selection.name_of(selection.metric)} than one of Y")
     axes.set_ylabel("X", rotation=0, ha="right", va="center")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -311,7 +313,7 @@ def _in_common(selection: Selection) -> tuple[list[str], list[Group]]:
 
 
 def _legend_height(selection: Selection, width: float) -> float:
-    labels = [*map(shown, selection.metrics), *(group.label for group in selection.shown), "others"]
+    labels = [*map(selection.name_of, selection.metrics), *(group.label for group in selection.shown), "others"]
     is_needed = max(len(selection.groups), len(selection.metrics)) > 1
     return 0.16 * math.ceil(len(labels) / ncols(labels, width)) if is_needed else 0.0
 
@@ -321,7 +323,7 @@ def _legend(figure: Figure, selection: Selection) -> None:
     handles = []
     if len(selection.metrics) > 1:
         lines = zip(selection.metrics, LINES, strict=False)
-        handles += [Line2D([], [], color="0.4", ls=line, label=shown(metric)) for metric, line in lines]
+        handles += [Line2D([], [], color="0.4", ls=line, label=selection.name_of(metric)) for metric, line in lines]
     if len(selection.groups) > 1:
         groups = enumerate(selection.shown)
         handles += [Line2D([], [], color=f"C{index}", label=group.label) for index, group in groups]
@@ -362,7 +364,7 @@ def _table(selection: Selection, kind: str) -> str:
                 which = [_name_of(of[0], envs)] if len(envs) > over else []
                 ends = [_least_to_most([getattr(agent, axis) for agent in agents]) for axis in AXES]
                 rows.append([*which, group.label or "all", *_estimate([group.tasks[env] for env in of]), *ends])
-    what = f"final {shown(selection.metric)}" if over == 1 else _score(selection)
+    what = f"final {selection.name_of(selection.metric)}" if over == 1 else _score(selection)
     summary = _summary(_most(selection.groups) * over)
     header = ["group", "agents", what + (f", {summary}" if summary else ""), "95 % interval", "steps", "seconds"]
     return markdown([*(["environment"] if len(envs) > over else []), *header], rows)
@@ -377,7 +379,7 @@ def _estimate(tasks: Sequence[Sequence[AgentCurves]]) -> list[str]:
 
 def _score(selection: Selection) -> str:
     """Name the score in which final values of several environments are compared."""
-    return "final score" if selection.has_scores else f"final {shown(selection.metric)} from 0 to 1"
+    return "final score" if selection.has_scores else f"final {selection.name_of(selection.metric)} from 0 to 1"
 
 
 def _least_to_most(values: Sequence[float]) -> str:
@@ -391,7 +393,7 @@ def _caption(selection: Selection, kind: str) -> str:
     counts = [len(agents) for group in groups for agents in group.tasks.values()]
     agents = f"{_least_to_most(counts)} agent{'s' if max(counts) > 1 else ''} each"
     intervals = "95 % percentile intervals of a stratified bootstrap over the agents"
-    name = ", ".join(map(shown, selection.metrics))
+    name = ", ".join(map(selection.name_of, selection.metrics))
     parts = {
         "curve": [f"{name[0].upper()}{name[1:]}" + (f", {what} of {agents}; shaded: {intervals}" if what else "")],
         "profile": [f"Share of agents with a higher final value, {agents}; shaded: {intervals}"],
@@ -400,8 +402,13 @@ def _caption(selection: Selection, kind: str) -> str:
             f"{agents}; bars: {intervals}"
         ],
     }[kind]
+    if (kind != "curve" or what) and min(counts) < ENOUGH:
+        parts.append(f"Over so few agents these intervals are narrow: {COVERED}")
     if kind != "curve" and len(selection.envs) > 1 and not selection.has_scores:
         parts.append("Values are rescaled from 0 (lowest agent of an environment) to 1 (highest)")
+    if any(selection.epsilons):
+        epsilons = ", ".join(f"{epsilon:g}" for epsilon in selection.epsilons)
+        parts.append(f"Evaluations took random actions, with a probability (epsilon) of {epsilons}")
     if selection.others:
         parts.append(f"In colour, and in the table, the best {MOST_LABELS} of {len(groups):,} groups by final value")
     if kind != "curve" and (lacking := [env for env in selection.envs if env not in _in_common(selection)[0]]):

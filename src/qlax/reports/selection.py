@@ -12,6 +12,7 @@ from qlax.config.settings import FIELDS, fields_where
 from qlax.errors import UserError, nearest
 from qlax.reports.results import compared_fields
 from qlax.reports.style import MOST_LABELS
+from qlax.storage import measurements
 from qlax.storage.history import History, derive
 from qlax.util.statistics import interquartile_mean
 from qlax.util.text import setting_in_words
@@ -83,6 +84,17 @@ class Selection(NamedTuple):
     def metric(self) -> str:
         """First of the metrics; its final values are the ones that are shown and that rank the groups."""
         return self.metrics[0]
+
+    @property
+    def epsilons(self) -> list[float]:
+        """Values of `eval_epsilon`, with which the agents were evaluated."""
+        agents = (agent for group in self.groups for of_env in group.tasks.values() for agent in of_env)
+        return sorted({agent.settings["eval_epsilon"] for agent in agents})
+
+    def name_of(self, metric: str) -> str:
+        """Return a metric's name for people; evaluations with random actions are not called greedy."""
+        name = measurements.shown(metric)
+        return name.replace("greedy", "evaluated") if any(self.epsilons) else name
 
 
 def checked_metrics(histories: Sequence[History], y: str | Sequence[str]) -> list[str]:
