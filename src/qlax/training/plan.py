@@ -99,11 +99,14 @@ class Plan:
     def advice(self) -> list[str]:
         """Lines about settings that may give wrong values, to print when training begins."""
         limit = getattr(self.env, "time_limit", None)
-        if limit is None or self.config.time_limit_is_terminal or not self.network.recurrent:
+        shows_time = any("TimeAwareObservation" in name for name in self.config.wrappers)  # Gymnasium's
+        if limit is None or self.config.time_limit_is_terminal or not (self.network.recurrent or shows_time):
             return []
+        knows = "the network has a memory" if self.network.recurrent else "observations show the time"
+        seen = "histories" if self.network.recurrent else "observations"
         return [
-            f"the network has a memory, and episodes are cut after {limit:,} steps: values at the limit come from "
-            "histories that are never trained, and may grow too large; --time-limit-is-terminal avoids this"
+            f"{knows}, and episodes are cut after {limit:,} steps: values at the limit come from {seen} that are never "
+            "trained, and may grow too large; --time-limit-is-terminal avoids this"
         ]
 
     def precision(self) -> AbstractContextManager[None]:

@@ -96,6 +96,16 @@ def test_a_time_limit_is_no_end(autoreset, shown):
     assert steps[4].metrics["episode_length"] == 5
 
 
+@pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+def test_the_time_limit_is_that_of_the_outermost_wrapper(vectorization):
+    env = qlax.make(
+        CARTPOLE, num_envs=2, vectorization=vectorization, wrappers=("gymnasium.wrappers:TimeLimit=5", "failing:Dying")
+    )
+    steps = steps_of(env, 0, 5)
+    assert env.time_limit == 5
+    assert steps[4].metrics["episode_length"].tolist() == [5, 5]
+
+
 def test_processes_and_turns_show_the_same():
     make = lambda how: steps_of(qlax.make(CARTPOLE, num_envs=2, vectorization=how), 1, 20)  # noqa: E731
     for one, other in zip(make("sync"), make("async"), strict=True):

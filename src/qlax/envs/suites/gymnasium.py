@@ -110,10 +110,18 @@ def make(
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return env
 
+    limits: list[int | None] = []
+
+    def noting(env):
+        """Note the time limit of an environment made in this process, which a wrapper may have shortened."""
+        if os.getpid() == maker:
+            limits.append(getattr(getattr(env, "spec", None), "max_episode_steps", None))
+        return env
+
     own = [naming(word) for word in wrappers]
     vector_kwargs: dict[str, Any] = {}
     if vectorization != "vector_entry_point":
-        own.append(masks.alone())
+        own += [noting, masks.alone()]
         vector_kwargs["autoreset_mode"] = AUTORESETS[autoreset or "next_step"]
     elif autoreset is not None:
         raise UserError(f"{env_id}: autoreset cannot be chosen with vectorization=vector_entry_point; leave it out")
@@ -137,7 +145,8 @@ def make(
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"{env_id}: {error}; 'qlax envs gymnasium' lists what is registered") from error
     try:
-        return Gymnasium(env_id, env, options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
+        limits.append(options.get("max_episode_steps", getattr(env.spec, "max_episode_steps", None)))
+        return Gymnasium(env_id, env, limits[0])  # the last one for vector entry points
     except BaseException:
         env.close()  # the environment may have started processes
         raise
