@@ -1,6 +1,7 @@
 """Heads against slow histograms, finite differences, closed forms and environments with known Q."""
 
 import math
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -193,3 +194,15 @@ def test_a_network_with_another_attribute_of_that_name_is_scalar():
 
     assert heads.head_of(Own()) == heads.scalar()
     assert heads.head_of(QNetwork(2)) == heads.scalar()
+
+
+@pytest.mark.parametrize("head", [heads.scalar(), *HEADS.values()])
+def test_a_network_can_be_sent_to_another_process(head):
+    network = QNetwork(2, hidden=(4,), head=head)
+    variables = network.init(KEY, (), jnp.ones((1, 1, 3)), jnp.ones((1, 1), bool), False)
+    sent = pickle.loads(pickle.dumps(network))
+    q, same = (
+        heads.q_values(each, each.apply(variables, (), jnp.ones((1, 1, 3)), jnp.ones((1, 1), bool), False)[0])
+        for each in (network, sent)
+    )
+    np.testing.assert_array_equal(q, same)

@@ -18,7 +18,13 @@ from qlax.errors import UserError
 from qlax.mixing import Mixing, member_q
 
 Loss = Callable[[jax.Array], jax.Array]
+Measures = dict[str, tuple[jax.Array, jax.Array]]  # weighted sums of measurements, and the sums of the weights
 REACH = 4.0  # standard deviations of a histogram beyond the ends of its support; 0.003 % of a Gaussian lies outside
+
+
+def _nothing(target: jax.Array, weight: jax.Array) -> Measures:
+    del target, weight
+    return {}
 
 
 class Head(NamedTuple):
@@ -37,7 +43,7 @@ class Head(NamedTuple):
     outputs: int
     estimates: Callable[[jax.Array], tuple[jax.Array, ...]]
     cost: Callable[..., jax.Array]
-    measures: Callable[[jax.Array, jax.Array], dict[str, tuple[jax.Array, jax.Array]]] = lambda target, weight: {}
+    measures: Callable[[jax.Array, jax.Array], Measures] = _nothing
 
     def q(self, outputs: jax.Array) -> jax.Array:
         """Return the Q-values `[..., A]` by which agents act, for outputs `[..., K * A]`."""
@@ -65,6 +71,10 @@ def _alone(outputs: jax.Array) -> tuple[jax.Array]:
     return (outputs,)
 
 
+def _apart(members: int, outputs: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(jnp.split(outputs, members, axis=-1))
+
+
 def _cost_of_error(loss: Loss, error: jax.Array, *_: Any) -> jax.Array:
     return loss(error)
 
@@ -85,7 +95,7 @@ def ensemble(members: int = 10) -> Head:
     Source: Osband et al., "Deep exploration via bootstrapped DQN", 2016, arXiv:1602.04621, with all steps for every
     estimate (p = 1 in appendix B).
     """
-    return Head(members, lambda outputs: tuple(jnp.split(outputs, members, axis=-1)), _cost_of_error)
+    return Head(members, functools.partial(_apart, members), _cost_of_error)
 
 
 class Histogram(NamedTuple):
@@ -156,32 +166,37 @@ def hl_gauss(
     2024, arXiv:2403.03950, section 3.1.
     """
     bars = histogram(low, high, bins, sigma, transform)
-    number = len(bars.edges) - 1
+    functions = (functools.partial(function, bars) for function in (_expected, _cross_entropy))
+    return Head(len(bars.centers), *functions, functools.partial(_outside, low, high))
 
-    def by_output(outputs: jax.Array) -> jax.Array:
-        return outputs.reshape(*outputs.shape[:-1], number, -1)  # [..., K, A]
 
-    def estimates(outputs: jax.Array) -> tuple[jax.Array]:
-        logits = by_output(outputs)
-        centers = jnp.asarray(bars.centers).reshape(*(1,) * (logits.ndim - 2), -1, 1)
-        return (bars.restored((jax.nn.softmax(logits, -2) * centers).sum(-2)),)
+def _expected(bars: Histogram, outputs: jax.Array) -> tuple[jax.Array]:
+    logits = _by_output(bars, outputs)
+    centers = jnp.asarray(bars.centers).reshape(*(1,) * (logits.ndim - 2), -1, 1)
+    return (bars.restored((jax.nn.softmax(logits, -2) * centers).sum(-2)),)
 
-    def cost(loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array) -> jax.Array:
-        if loss is not half_squared:
-            raise UserError("loss and head=hl_gauss cannot be combined, as this head has its own loss; leave one out")
-        logits = member_q(by_output(outputs), action[..., None])  # [..., M, K]
-        if logits.shape[:-1] != error.shape:
-            raise UserError(
-                "head=hl_gauss learns a distribution for every member of a team, or dimension of an action, and their "
-                "sum or mean has none; expected mixing=none or head=scalar"
-            )
-        return -(bars.weights(target) * jax.nn.log_softmax(logits)).sum(-1)
 
-    def measures(target: jax.Array, weight: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        outside = (target < low) | (target > high)
-        return {"target_outside": ((weight * outside).mean(-1).sum(), weight.sum())}
+def _cross_entropy(
+    bars: Histogram, loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array
+) -> jax.Array:
+    if loss is not half_squared:
+        raise UserError("loss and head=hl_gauss cannot be combined, as this head has its own loss; leave one out")
+    logits = member_q(_by_output(bars, outputs), action[..., None])  # [..., M, K]
+    if logits.shape[:-1] != error.shape:
+        raise UserError(
+            "head=hl_gauss learns a distribution for every member of a team, or dimension of an action, and their "
+            "sum or mean has none; expected mixing=none or head=scalar"
+        )
+    return -(bars.weights(target) * jax.nn.log_softmax(logits)).sum(-1)
 
-    return Head(number, estimates, cost, measures)
+
+def _by_output(bars: Histogram, outputs: jax.Array) -> jax.Array:
+    return outputs.reshape(*outputs.shape[:-1], len(bars.centers), -1)  # [..., K, A]
+
+
+def _outside(low: float, high: float, target: jax.Array, weight: jax.Array) -> Measures:
+    outside = (target < low) | (target > high)
+    return {"target_outside": ((weight * outside).mean(-1).sum(), weight.sum())}
 
 
 def head_of(network: Any) -> Head:

@@ -93,6 +93,11 @@ def test_agents_play_in_another_environment_that_looks_the_same(trained_in, othe
         assert played.settings["max_steps"] == LIMIT
 
 
+def test_the_same_environment_in_another_case_keeps_its_options(tmp_path):
+    run = saved(tmp_path / "run", "gymnax/CartPole-v1", [["float32", [4]]], max_steps_in_episode=3)
+    assert qlax.evaluate(run, episodes=2, env="Gymnax/cartpole-V1").lengths.tolist() == [[3, 3]]
+
+
 def test_on_the_host_random_actions_are_drawn_by_the_seed(tmp_path):
     run = saved(tmp_path / "run", "hosts:HostWalk", WALK)
     one, same, other = (qlax.evaluate(run, episodes=16, epsilon=0.5, seed=seed).returns for seed in (0, 0, 1))

@@ -276,8 +276,8 @@ def prepared(
     path = located(run)
     indices, agents = _loaded(path, index, best)
     info = agents[0].info
-    is_another = env not in (None, info["env"])
-    env_id = info["env"] if env is None else env
+    env_id = info["env"] if env is None else envs.spelled(env)
+    is_another = env_id != info["env"]
     trained = _config_of(path, info["env"])
     drawing = envs.options_to_draw(env_id) if to_draw else {}
     config = Config(
