@@ -129,7 +129,7 @@ def with_table(text: str, sheet: Iterable[Row]) -> str:
                 mean += f", {score:.3g} % of the maximum"
             published = [_published(record, x) for x in row.published[:1]]
             lines.append([f"`{row.command}`", f"{record['total_steps']:,}", mean, *(published or ["none found"])])
-    table = _table(["command", "steps per seed", "greedy return", "published, of the same task"], lines)
+    table = _table(["command", "steps per seed", "greedy return", "published, and what differs"], lines)
     return text[: text.index(begin) + len(begin)] + table + text[text.index(end) :]
 
 

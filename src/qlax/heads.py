@@ -166,8 +166,8 @@ def hl_gauss(
     2024, arXiv:2403.03950, section 3.1.
     """
     bars = histogram(low, high, bins, sigma, transform)
-    functions = (functools.partial(function, bars) for function in (_expected, _cross_entropy))
-    return Head(len(bars.centers), *functions, functools.partial(_outside, low, high))
+    estimates, cost = functools.partial(_expected, bars), functools.partial(_cross_entropy, bars)
+    return Head(len(bars.centers), estimates, cost, functools.partial(_outside, low, high))
 
 
 def _expected(bars: Histogram, outputs: jax.Array) -> tuple[jax.Array]:
