@@ -59,12 +59,10 @@ def commands() -> str:
     ]
     for command in main.COMMANDS:
         own = [each for each in command.arguments if not (command.has_settings and each.setting)]
-        words = [f"{_word(each)}{'...' * (each.options.get('nargs') in ('+', '*'))}" for each in own if not each.flags]
-        more = ["[SETTINGS]"] * command.has_settings + ["[FLAGS]"] * (len(own) > len(words))
         said = [command.description or command.help, *filter(None, [command.epilog])]
         parts += [
             f"## qlax {command.name}",
-            f"`{' '.join(['qlax', command.name, *words, *more])}`",
+            f"`{command.usage}`",
             *(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in said),
             _table(own),
         ]
@@ -83,14 +81,9 @@ def _table(arguments: list[flags.Argument]) -> str:
     rows = ["| argument | description |", "| --- | --- |"]
     for each in arguments:
         values = "|".join(each.options.get("choices", ())) or each.options.get("metavar", "")
-        written = ", ".join(f"{name} {values}".rstrip() for name in each.flags) or _word(each)
+        written = ", ".join(f"{name} {values}".rstrip() for name in each.flags) or each.word
         rows.append(f"| `{written.replace('|', ' or ')}` | {each.options['help']} |")
     return "\n".join(rows)
-
-
-def _word(argument: flags.Argument) -> str:
-    """Return the name of a positional argument, as the usage shows it."""
-    return str(argument.options.get("metavar", argument.names[0]))
 
 
 def all_presets() -> str:

@@ -280,7 +280,7 @@ def test_a_tracker_that_fails_is_named_with_its_place(capsys):
 def test_parts_of_the_algorithm_are_named():
     import mine
 
-    with pytest.raises(qlax.UserError, match=r"plugin loss breaks its contract: IndexError.*mine\.py"):
+    with pytest.raises(qlax.UserError, match=r"argument loss breaks its contract: IndexError.*mine\.py"):
         qlax.train(CARTPOLE, out="run", loss=lambda error: mine.stumble(), **SMALL)
     with pytest.raises(qlax.UserError, match=r"loss returns float32\[\]; expected float32\[4,1,2\]"):
         qlax.train(CARTPOLE, out="run", loss=lambda error: (error**2).mean(), **SMALL)

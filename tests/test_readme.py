@@ -42,7 +42,8 @@ import jax
 import qlax
 from cooperative_environment import Team
 from lighthouse import Lighthouse
-from README_page import Corridor
+from jax_task import MyTask
+from team_task import MyTask as MyTeam
 
 class Shared:
     num_actions = 2
@@ -64,15 +65,20 @@ class Printer:
     def finish(self, summary: dict[str, object] | None, video: bytes | None) -> None:
         print(summary)
 
-envs: list[qlax.Env] = [Shared(), Corridor(), Lighthouse()]
+envs: list[qlax.Env] = [Shared(), MyTask(), MyTeam(), Lighthouse()]
 on_host: qlax.HostEnv = Team(2)
 tracker: Callable[[qlax.Tracked], qlax.Tracker] = Printer
 network: qlax.Network = qlax.QNetwork(num_actions=2)
 qlax.train("cartpole", lam=[0.0, 0.5], hidden=64, mixing=qlax.VDN, until=475, callback=lambda line: line["steps"] > 9)
 """
-# An environment may inherit from one whose step takes no `shared`. As an option of the command, this would make mypy
-# check all packages again.
-INHERITING = "# mypy: disable-error-code=override"
+# What `mypy --strict` adds, except that users need not annotate code of their own. Options of the command would make
+# mypy check all packages again. An environment may inherit from one whose step takes no `shared`.
+STRICT = """# mypy: disable-error-code=override
+# mypy: disallow-subclassing-any, disallow-untyped-decorators, extra-checks, no-implicit-reexport, strict-equality
+# mypy: warn-return-any, warn-unused-ignores
+"""
+STRICTEST = f"{STRICT}# mypy: disallow-any-generics, disallow-incomplete-defs, disallow-untyped-defs\n"
+TEMPLATES = ROOT / "src" / "qlax" / "cli" / "templates"
 WRONG = """
 import qlax
 
@@ -89,11 +95,14 @@ def test_what_stands_there_in_python_has_the_right_types(tmp_path):
         folder = tmp_path / Path(page).stem.replace("-", "_")
         folder.mkdir()
         code = [block.text for block in blocks(page) if block.language == "python" and not block.file]
-        (folder / f"{folder.name}_page.py").write_text("\n".join([INHERITING, *code]))
+        (folder / f"{folder.name}_page.py").write_text("\n".join([STRICT, *code]))
         for block in blocks(page):
             if block.file and block.language == "python":
-                (folder / block.file).write_text(f"{INHERITING}\n{block.text}")
-    (tmp_path / "right.py").write_text(f"{INHERITING}\n{RIGHT}")
+                (folder / block.file).write_text(f"{STRICT}\n{block.text}")
+    for kind in ("jax", "team", "gymnasium"):
+        text = (TEMPLATES / kind / "__init__.py").read_text()
+        (tmp_path / f"{kind}_task.py").write_text(f"{STRICT}\n{text}")
+    (tmp_path / "right.py").write_text(f"{STRICTEST}\n{RIGHT}")
     (tmp_path / "wrong.py").write_text(WRONG)
     command = [sys.executable, "-m", "mypy", *map(str, tmp_path.rglob("*.py"))]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout

@@ -66,7 +66,7 @@ def in_an_empty_directory(monkeypatch, tmp_path):
         ("resume nowhere", "nowhere holds no run"),
         ("presets cartpol", "did you mean 'cartpole'"),
         ("envs gymnas", "did you mean 'gymnax'"),
-        ("trane", "invalid choice: 'trane'"),
+        ("trane", "unknown command 'trane'; did you mean 'train'?"),
         *(
             (f"sweep minatar {old} 4", f"there is no flag {old} any more; {said}")
             if old.startswith("--")

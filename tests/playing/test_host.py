@@ -260,8 +260,8 @@ def test_mistakes_are_told_before_anything_is_written(env, settings, error, mess
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plugin_is_tried_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match=r"plugin loss breaks its contract"):
+def test_a_part_of_the_algorithm_is_tried_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"argument loss breaks its contract"):
         qlax.train(WALK, out=tmp_path / "run", loss=lambda error: error[0, 0, 0, 0, 0], **TINY)
     assert not (tmp_path / "run").exists()
 

@@ -309,18 +309,18 @@ def test_what_cannot_be_resumed(whole, tmp_path):
         qlax.resume(tmp_path)
 
 
-def test_plugins_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_path):
+def test_own_parts_of_the_algorithm_are_used_and_have_to_be_the_same_on_resuming(monkeypatch, tmp_path):
     def never_explore(key, q, legal, epsilon):
         return epsilon_greedy(key, q, legal, 0 * epsilon)
 
-    plugins = {"explore": never_explore, "mixing": VDN}
+    parts = {"explore": never_explore, "mixing": VDN}
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4, signal.SIGTERM)
         with pytest.raises(Stopped):
-            qlax.train(CARTPOLE, out=tmp_path / "run", **plugins, **SMALL)
+            qlax.train(CARTPOLE, out=tmp_path / "run", **parts, **SMALL)
     with pytest.raises(qlax.UserError, match="never_explore"):
         qlax.resume(tmp_path / "run")
-    assert qlax.resume(tmp_path / "run", **plugins).summary["updates"] == 12
+    assert qlax.resume(tmp_path / "run", **parts).summary["updates"] == 12
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("default", {"DEFAULT"}), ("float32", {"HIGHEST"})])
@@ -340,7 +340,7 @@ def scaled(error, factor):
     return factor * error**2
 
 
-def test_an_unknown_plugin_is_named_and_partial_ones_are_known_by_their_arguments():
+def test_an_unknown_part_of_the_algorithm_is_named_and_partial_ones_are_known_by_their_arguments():
     config = qlax.Config(env=CARTPOLE, **SMALL)
     with pytest.raises(qlax.UserError, match=r"unknown part of the algorithm 'explor'; did you mean 'explore'"):
         make(config, {"explor": epsilon_greedy})

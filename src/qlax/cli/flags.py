@@ -62,6 +62,11 @@ class Argument(NamedTuple):
         return flags + [name.replace("--", "--no-", 1) for name in flags if is_switch]
 
     @property
+    def word(self) -> str:
+        """The positional argument as the usage shows it."""
+        return str(self.options.get("metavar", self.names[0]))
+
+    @property
     def setting(self) -> str | None:
         """Field of `Config` that the argument sets; None if it sets none."""
         name = self.options.get("dest") or self.names[0].removeprefix("--").replace("-", "_")
@@ -92,6 +97,15 @@ class Command(NamedTuple):
     def has_settings(self) -> bool:
         """True if the command has a flag for every setting, and not only for a few."""
         return sum(argument.setting is not None for argument in self.arguments) > len(FIELDS) / 2
+
+    @property
+    def usage(self) -> str:
+        """The command with its positional arguments, and with words that stand for all settings and other flags."""
+        own = [each for each in self.arguments if not (self.has_settings and each.setting)]
+        places = [each for each in own if not each.flags]
+        words = [f"{each.word}{'...' * (each.options.get('nargs') in ('+', '*'))}" for each in places]
+        more = ["[SETTINGS]"] * self.has_settings + ["[FLAGS]"] * (len(own) > len(places))
+        return " ".join(["qlax", self.name, *words, *more])
 
 
 def argument(*names: str, group: str | None = None, **options: Any) -> Argument:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -55,8 +56,12 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args([protected(word) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
-        for command in (name for name in SUCCESSORS if f"invalid choice: {name!r}" in message):
-            message = f"there is no command {command!r} any more; {SUCCESSORS[command]}"
+        if found := re.search("argument command: invalid choice: '([^']*)'", message):
+            name, known = found[1], [command.name for command in COMMANDS]
+            hint = nearest(name[:LONGEST_NAME], known) or f"; commands: {', '.join(known)}"
+            message = f"unknown command {name!r}{hint}"
+            if name in SUCCESSORS:
+                message = f"there is no command {name!r} any more; {SUCCESSORS[name]}"
         _fail(shown(" ".join(message.split()), LONGEST_ERROR))
 
 
@@ -67,7 +72,10 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(required=True, metavar="command", parser_class=_Parser)
     for command in COMMANDS:
         said = command.description or command.help
-        own = subparsers.add_parser(command.name, help=command.help, description=said, epilog=command.epilog)
+        usage = command.usage if command.has_settings else None  # argparse would list a hundred flags
+        own = subparsers.add_parser(
+            command.name, usage=usage, help=command.help, description=said, epilog=command.epilog
+        )
         own.set_defaults(command=command)
         groups: dict[str | None, Any] = {None: own}
         own.add_argument(

@@ -343,7 +343,7 @@ def contract(config: Config, sources: Iterable[str]) -> AbstractContextManager[N
       sources: Names of the parts of the algorithm that are the user's own.
     """
     names = [f"network {config.network!r}"] if config.network is not None else []
-    names += [f"plugin {name}" for name in sources]
+    names += [f"argument {name}" for name in sources]
     return naming(f"{' or '.join(names) or f'environment {config.env!r}'} breaks its contract")
 
 
