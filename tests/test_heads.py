@@ -50,7 +50,7 @@ def cost_of(head, logits, target):
 
 @pytest.mark.parametrize(("low", "high", "bins", "sigma"), [(-10, 10, 51, 0.75), (0, 1, 7, 0.3), (-3, 2, 20, 2.0)])
 def test_the_histogram_and_its_cost_are_those_of_a_slow_one(low, high, bins, sigma):
-    bars, head = heads.histogram(low, high, bins, sigma, "none"), heads.hl_gauss(low, high, bins, sigma)
+    bars, head = heads._histogram(low, high, bins, sigma, "none"), heads.hl_gauss(low, high, bins, sigma)
     assert head.outputs == bins + 2 * math.ceil(4 * sigma)
     logits = jax.random.normal(jax.random.key(0), (head.outputs,))
     log_share = np.float64(logits) - np.log(np.exp(np.float64(logits)).sum())
@@ -73,7 +73,7 @@ def test_the_gradient_of_the_cost_is_that_of_finite_differences():
 
 
 def test_a_narrow_gaussian_is_the_one_hot_of_its_bin():
-    bars = heads.histogram(-2, 3, 10, 1e-3, "none")
+    bars = heads._histogram(-2, 3, 10, 1e-3, "none")
     for x in (-1.9, -0.26, 0.1, 2.8):
         bin_of = math.floor((x + 2) / 0.5) + 1  # one bin lies below the support
         np.testing.assert_allclose(bars.weights(jnp.float32(x)), np.eye(12)[bin_of], atol=1e-6)
@@ -81,7 +81,7 @@ def test_a_narrow_gaussian_is_the_one_hot_of_its_bin():
 
 @pytest.mark.parametrize("transform", ["none", "symlog"])
 def test_the_mean_of_a_target_is_the_scalar_to_1_percent_of_a_bin(transform):
-    bars = heads.histogram(-10, 10, 51, 0.75, transform)
+    bars = heads._histogram(-10, 10, 51, 0.75, transform)
     x = jnp.linspace(-10, 10, 301)
     mean = (bars.weights(x) * bars.centers[None]).sum(-1)
     width = bars.edges[1] - bars.edges[0]

@@ -27,15 +27,20 @@ PACKAGE = griffe.load(
     extensions=griffe.load_extensions(str(ROOT / "docs" / "griffe_comments.py")),
 )
 NAMES = hooks.public_names()
-PQN = {
-    f"pqn.{name}": f"qlax.pqn.{name}"
-    for name, each in vars(qlax.pqn).items()
-    if getattr(each, "__module__", "") == "qlax.pqn"
+MEMBERS = {  # of public modules
+    f"{module.__name__.removeprefix('qlax.')}.{name}": f"{module.__name__}.{name}"
+    for module in (qlax.pqn, qlax.heads)
+    for name, each in vars(module).items()
+    if getattr(each, "__module__", "") == module.__name__ and not name.startswith("_")
 }
-EXAMPLES = (
-    *("train", "resume", "read", "plot", "load", "evaluate", "render", "export", "make", "wrap", "check_env"),
-    *("q_lambda", "Vec", "Episodes", "FrameStack", "pqn.make", "Tracker", "Network"),
-)
+
+
+def documented(path):
+    return PACKAGE[path.removeprefix("qlax.")]
+
+
+PATHS = {**NAMES, **MEMBERS}
+EXAMPLES = [name for name, path in PATHS.items() if "```python" in documented(path).docstring.value]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +50,6 @@ def run(tmp_path_factory):
     qlax.train(CARTPOLE, out=folder / "runs" / "a", **SMALL)
     qlax.train(CARTPOLE, out=folder / "runs" / "b", callback=lambda line: True, **SMALL)
     return folder
-
-
-def documented(path):
-    return PACKAGE[path.removeprefix("qlax.")]
 
 
 def sections(each):
@@ -69,14 +70,14 @@ def test_every_public_name_is_on_the_page_once():
     assert sorted(name for names in hooks.REFERENCE.values() for name in names) == sorted(NAMES)
 
 
-@pytest.mark.parametrize(("name", "path"), {**NAMES, **PQN}.items())
+@pytest.mark.parametrize(("name", "path"), PATHS.items())
 def test_a_public_name_is_documented(name, path):
     each = documented(path)
     assert each.docstring, "no docstring"
     assert re.match(r"[A-Z].*[.:]$", each.docstring.value.splitlines()[0])
     found = sections(each)
     if each.is_function:
-        check_function(each, is_short=name in PQN and name != "pqn.make")
+        check_function(each, is_short=name in MEMBERS and name != "pqn.make")
     if not each.is_class:
         return
     members = [member for member in each.members.values() if not member.name.startswith("_")]
@@ -104,7 +105,7 @@ def check_function(function, is_short):
 def test_an_example_runs(name, run, monkeypatch):
     monkeypatch.chdir(run)
     monkeypatch.syspath_prepend(run)
-    (code,) = re.findall(r"```python\n(.*?)```", documented({**NAMES, **PQN}[name]).docstring.value, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", documented(PATHS[name]).docstring.value, re.DOTALL)
     code = textwrap.dedent(code)
     if name == "Tracker":
         (run / "printer.py").write_text(code.partition("\n\n\n")[0])

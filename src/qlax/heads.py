@@ -98,7 +98,7 @@ def ensemble(members: int = 10) -> Head:
     return Head(members, functools.partial(_apart, members), _cost_of_error)
 
 
-class Histogram(NamedTuple):
+class _Histogram(NamedTuple):
     """Bins of equal width of transformed values, between two ends and as far beyond as a Gaussian needs.
 
     Attributes:
@@ -134,13 +134,13 @@ class Histogram(NamedTuple):
         return jnp.diff(below, axis=-1) / (below[..., -1:] - below[..., :1])
 
 
-def histogram(low: float, high: float, bins: int, sigma: float, transform: str) -> Histogram:
+def _histogram(low: float, high: float, bins: int, sigma: float, transform: str) -> _Histogram:
     """Make the bins of `hl_gauss`, for the same arguments."""
     is_log = transform == "symlog"
     begin, end = (math.copysign(math.log1p(abs(x)), x) if is_log else float(x) for x in (low, high))
     width, beyond = (end - begin) / bins, math.ceil(REACH * sigma)
     edges = begin + width * np.arange(-beyond, bins + beyond + 1)
-    return Histogram(edges, (begin, end), sigma * width, is_log)
+    return _Histogram(edges, (begin, end), sigma * width, is_log)
 
 
 def hl_gauss(
@@ -162,22 +162,25 @@ def hl_gauss(
       sigma: Standard deviation of the Gaussian, in bins.
       transform: "symlog" for bins of equal width in `h(x) = sign(x) log(1 + |x|)`, or "none".
 
+    Raises:
+      UserError: In training, there is also a `loss` of the user's own, or a team learns by the sum or mean of Q-values.
+
     Source: Farebrother et al., "Stop regressing: training value functions via classification for scalable deep RL",
     2024, arXiv:2403.03950, section 3.1.
     """
-    bars = histogram(low, high, bins, sigma, transform)
+    bars = _histogram(low, high, bins, sigma, transform)
     estimates, cost = functools.partial(_expected, bars), functools.partial(_cross_entropy, bars)
     return Head(len(bars.centers), estimates, cost, functools.partial(_outside, low, high))
 
 
-def _expected(bars: Histogram, outputs: jax.Array) -> tuple[jax.Array]:
+def _expected(bars: _Histogram, outputs: jax.Array) -> tuple[jax.Array]:
     logits = _by_output(bars, outputs)
     centers = jnp.asarray(bars.centers).reshape(*(1,) * (logits.ndim - 2), -1, 1)
     return (bars.restored((jax.nn.softmax(logits, -2) * centers).sum(-2)),)
 
 
 def _cross_entropy(
-    bars: Histogram, loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array
+    bars: _Histogram, loss: Loss, error: jax.Array, target: jax.Array, outputs: jax.Array, action: jax.Array
 ) -> jax.Array:
     if loss is not half_squared:
         raise UserError("loss and head=hl_gauss cannot be combined, as this head has its own loss; leave one out")
@@ -190,7 +193,7 @@ def _cross_entropy(
     return -(bars.weights(target) * jax.nn.log_softmax(logits)).sum(-1)
 
 
-def _by_output(bars: Histogram, outputs: jax.Array) -> jax.Array:
+def _by_output(bars: _Histogram, outputs: jax.Array) -> jax.Array:
     return outputs.reshape(*outputs.shape[:-1], len(bars.centers), -1)  # [..., K, A]
 
 

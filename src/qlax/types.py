@@ -64,6 +64,27 @@ class Env(Protocol):
     - `with_network(network)`: Environment that uses the learner's network, as for self-play. It may have
       `shared_after(shared, progress, variables)` in place of `shared_at`, with the variables of that network, and
       `evaluated`, the environment in which agents are evaluated.
+
+    Example:
+      ```python
+      class Corridor:  # walk right to the end of ten cells within 100 steps
+          num_actions = 2
+          time_limit = 100
+
+          def reset(self, key):
+              state = jnp.int32(0), jnp.int32(0)  # position, time
+              return state, self.show(*state)
+
+          def step(self, key, state, action):
+              state = jnp.maximum(state[0] + 2 * action - 1, 0), state[1] + 1
+              return state, self.show(*state)
+
+          def show(self, position, time):
+              end, late = position == 9, time >= self.time_limit
+              return qlax.Step(jax.nn.one_hot(position, 10), None, jnp.float32(end), end, late, {})
+
+      qlax.check_env(Corridor())
+      ```
     """
 
     num_actions: int  # number of actions, A
@@ -105,7 +126,7 @@ class HostEnv(Protocol):
     - `num_agents`, `action_dimensions`, `action_bounds`, `time_limit`, `score(return)`, `fps` and `action_names`: See
       `Env`; actions have the axis N first.
     - `render()`: Picture of every environment, uint8 `[N, height, width, 3]`. Some suites need an option for it when
-      the environment is made, see `qlax.envs.options_to_draw`.
+      the environment is made, such as `render_mode` of Gymnasium.
     - `kill()`: End the environment's processes at once, if it hangs or crashed.
     """
 

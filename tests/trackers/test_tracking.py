@@ -114,6 +114,8 @@ def gone_on(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProgressDisplay, "say", lambda display, text, always=False: said.append(text))
         patch.setattr(video, "render", lambda run, out, **how: shutil.copy(film, out))
+        for module in ("tracking", "wandb"):  # on a busy machine W&B may take more than half a minute
+            patch.setattr(f"qlax.trackers.{module}.FINISH_SECONDS", 300.0)
         with pytest.MonkeyPatch.context() as until_then:
             interrupt_at(until_then, len(NAMES) * 6, signal.SIGTERM)
             with pytest.raises(Stopped):

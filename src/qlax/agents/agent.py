@@ -36,12 +36,12 @@ class Agent:
     Args:
       variables: Variables of the network: parameters and statistics of its normalisation. The attribute of this name
         holds them on JAX's device once the agent has acted.
-      info: Description of the agent: `network` (see `qlax.networks.qnetwork.build`), `num_actions`, `obs` (dtype and
+      info: Description of the agent: `network` (name and arguments of the network), `num_actions`, `obs` (dtype and
         shape of every array of one member's observation), `obs_paths` (path of each array in the observation's tree;
         missing in older agents), `action_dimensions` (missing if an action is one number), `spaces` (descriptions of
-        the environment's spaces, `observation` and `action`, see `qlax.networks.spaces`, and `mask`, the entry of
-        observations that holds the legal actions; only those that the environment has, and missing in older agents),
-        `env`, `env_options`, and the agent's own settings, such as `seed`.
+        the environment's spaces, `observation` and `action`, and `mask`, the entry of observations that holds the legal
+        actions; only those that the environment has, and missing in older agents), `env`, `env_options`, and the
+        agent's own settings, such as `seed`.
       numpy_only: If True, act without JAX; see `load`.
     """
 

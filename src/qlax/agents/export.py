@@ -1,18 +1,4 @@
-"""Export of a trained agent to one file for other programs: StableHLO, which JAX and XLA read, or ONNX.
-
-Both formats hold the same function, with its weights, for any number of rows B:
-
-- without memory, `obs -> q`;
-- with memory, `memory, obs, first -> q, memory`.
-
-`obs` is one array `[B, ...]`; or, if the environment returns several arrays, a dict with names such as `obs/position`.
-`q` is float32 `[B, A]`; the greedy action is the legal one with the largest value. `first` is bool `[B]`, True where an
-episode begins, which resets the memory of the row. `memory` is a tuple of arrays, zeros before the first step. In ONNX,
-every array is an input or an output of its own.
-
-Where an agent keeps the spaces of its environment, `obs` is converted already. The description says how to convert, and
-to which action every entry of `q` belongs: `spaces` for programs, `conversion` in words.
-"""
+"""Export of a trained agent to one file for other programs: StableHLO, which JAX and XLA read, or ONNX."""
 
 import json
 import re
@@ -40,9 +26,21 @@ def export(
 ) -> Path:
     """Export a trained agent to a file that other programs can load without qlax.
 
-    The module `qlax.agents.export` describes the function in the file. A description of the agent, with the names,
-    dtypes and shapes of all inputs and outputs, is written as JSON: for StableHLO to a second file, whose name has
-    `.json` appended; for ONNX to the metadata, under the key `qlax`.
+    The file holds one function, with the agent's weights, for any number of rows B:
+
+    - without memory, `obs -> q`;
+    - with memory, `memory, obs, first -> q, memory`.
+
+    `obs` is one array `[B, ...]`; or, if the environment returns several arrays, a dict with names such as
+    `obs/position`. `q` is float32 `[B, A]`; the greedy action is the legal one with the largest value. `first` is bool
+    `[B]`, True where an episode begins, which resets the memory of the row. `memory` is a tuple of arrays, zeros before
+    the first step. In ONNX, every array is an input or an output of its own.
+
+    A description of the agent, with the names, dtypes and shapes of all inputs and outputs, is written as JSON: for
+    StableHLO to a second file, whose name has `.json` appended; for ONNX to the metadata, under the key `qlax`. If the
+    agent keeps the spaces of its environment, the function takes observations that are converted already, and the
+    description says how to convert, and to which action every entry of `q` belongs: `spaces` for programs, `conversion` in
+    words.
 
     Args:
       run: Directory of a run, one file of its `agents/` or `best/`, or "zoo:" and the name of a trained agent.

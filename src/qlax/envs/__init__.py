@@ -166,9 +166,10 @@ def wrap(env: Env, wrappers: Iterable[str]) -> Env:
 
     Args:
       env: The environment.
-      wrappers: Names of wrappers in `qlax.envs.wrappers`, with their number if they take one, such as "flatten" or
-        "frame_stack=4"; or import paths `module:Name` of your own wrappers, which are called with the environment.
-        `module:Name=4` calls one with a second argument, and `module:Name={"size": 4}` with arguments by name.
+      wrappers: Names of wrappers: "time_limit=500", "frame_stack=4", "clip_reward=1", "symlog_reward",
+        "one_hot=16", "flatten", "last_action" and "last_reward", with your own numbers; or import paths `module:Name`
+        of your own wrappers, which are called with the environment. `module:Name=4` calls one with a second argument,
+        and `module:Name={"size": 4}` with arguments by name.
 
     Returns:
       The wrapped environment.

@@ -34,25 +34,35 @@ from qlax.util.imports import import_object
 
 
 class QNetwork(nn.Module):
-    """Encoder, optional memory, and a linear layer of outputs; satisfies `qlax.types.Network`.
+    """Encoder, optional memory, and a linear layer of outputs; satisfies `qlax.Network`.
 
     Attributes:
       num_actions: Number of actions, A; of each dimension if an action has several.
       dimensions: Number of dimensions of an action, D, with outputs of their own; None if an action is one number.
-      encoder: Name of an encoder in `qlax.networks.names`. "mlp" flattens the observation; "cnn" begins with a 3 x 3
-        convolution of 16 features, for MinAtar, and "product" with the product of two such; "nature", "impala" and
-        "hadamax" are for the screens of Atari. In a tree of arrays, each array that is large enough has convolutions of
-        its own, and the others are flattened.
+      encoder: Name of an encoder. "mlp" flattens the observation; "cnn" begins with a 3 x 3 convolution of 16
+        features, for MinAtar, and "product" with the product of two such; "nature", "impala" and "hadamax" are for the
+        screens of Atari. In a tree of arrays, each array that is large enough has convolutions of its own, and the
+        others are flattened.
       hidden: Widths of the dense layers; the last one is also the width of the memory.
       norm: Norm before every activation. "none" is for ablations, as nothing else stabilises learning.
       input_norm: Norm of the observation, applied to each of its arrays separately. "layer" does not change an array
         that is a single number beside other arrays.
-      memory: Name of a memory in `qlax.networks.names`, or "none".
+      memory: Name of a memory: "lstm", "gru", "mingru" or "lru"; or "none".
       head: Meaning of the outputs, see `qlax.heads`.
       dueling: If True, add a value and advantages to each of the K outputs (Wang et al., 2016, arXiv:1511.06581).
       compute_dtype: Dtype of the products in dense and convolutional layers, "float32" or "bfloat16"; parameters,
         norms, memory and outputs are always float32.
       axis_name: Name of the mapped axis of devices over which batch statistics are averaged; None if there is none.
+
+    Example:
+      ```python
+      network = qlax.QNetwork(num_actions=4, hidden=(64,), memory="gru", head=qlax.heads.hl_gauss(low=-1, high=1))
+      obs, first = jnp.zeros((5, 2, 3)), jnp.zeros((5, 2), bool)  # 5 steps of 2 rows
+      memory = network.initial_memory(2)
+      variables = network.init(jax.random.key(0), memory, obs, first, False)
+      outputs, memory = network.apply(variables, memory, obs, first, False)
+      q = network.head.q(outputs)  # [5, 2, 4]
+      ```
     """
 
     num_actions: int
