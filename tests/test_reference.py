@@ -7,9 +7,10 @@ import textwrap
 import griffe
 import jax
 import jax.numpy as jnp
+import nbformat
 import numpy as np
 import pytest
-from pages import ROOT, shortened
+from pages import ROOT, blocks, shortened
 from runs import CARTPOLE, SMALL
 
 import qlax
@@ -89,6 +90,22 @@ def test_a_public_name_is_documented(name, path):
     for member in members:
         if member.is_function and not member.docstring.value.startswith("See "):
             check_function(member, is_short=True)
+
+
+def test_pages_examples_and_templates_use_public_names_only():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = [
+        block.text for page in pages for block in blocks(page.relative_to(ROOT)) if block.language.startswith("py")
+    ]
+    texts += [
+        path.read_text() for folder in ("examples", "src/qlax/cli/templates") for path in ROOT.glob(f"{folder}/**/*.py")
+    ]
+    notebook = nbformat.read(ROOT / "examples" / "pqn_minatar.ipynb", as_version=4)
+    texts += [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    used = {name for text in texts for name in re.findall(r"\bqlax\.(\w+)", text)}
+    assert len(used) > 12
+    assert used <= NAMES.keys()
+    assert not [text for text in texts if re.search(r"from qlax[. ]|import qlax\.", text)]
 
 
 def check_function(function, is_short):

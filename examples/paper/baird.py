@@ -29,10 +29,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import qlax
-from qlax.reports.style import STYLE
-from qlax.util.files import check_is_new
 
 GAMMA, LEARNING_RATE = 0.99, 0.01
+STYLE = {  # of the figure
+    **{"font.size": 8, "axes.grid": True, "grid.color": "0.92", "savefig.dpi": 200},
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+}
 L2 = (0.0, 0.01, 0.1, 1.0)
 DIVERGED = 1e6  # error from which learning never recovers
 ROW = np.eye(7, 8)
@@ -97,7 +99,8 @@ def main(words=None):
     parser.add_argument("--updates", type=int, default=20_000, help="number of updates (default 20000)")
     parser.add_argument("--seeds", type=int, default=10, help="number of initial weights (default 10)")
     options = parser.parse_args(words)
-    path = check_is_new(options.out)
+    if options.out.exists():
+        parser.error(f"{options.out} exists already; name a new file with --out")
     keys = jax.random.split(jax.random.key(0), options.seeds)
     measured = []
     with rc_context(STYLE):
@@ -119,8 +122,8 @@ def main(words=None):
         figure.axes[0].set_ylabel("error of the values")
         lines = [Line2D([], [], color=f"C{index}", label=f"{l2:g}") for index, l2 in enumerate(L2)]
         figure.legend(handles=lines, title="l2", loc="outside right center")
-        figure.savefig(path)
-    print(f"figure: {path}")
+        figure.savefig(options.out)
+    print(f"figure: {options.out}")
     return {"updates": options.updates, "seeds": options.seeds, "results": measured}
 
 

@@ -32,10 +32,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import qlax
-from qlax.reports.style import STYLE
-from qlax.util.files import check_is_new
 
 BONUS = 1.0
+STYLE = {  # of the figure
+    **{"font.size": 8, "axes.grid": True, "grid.color": "0.92", "savefig.dpi": 200},
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+}
 
 
 class Counting(nn.Module):
@@ -74,7 +76,8 @@ def main(words=None):
     parser.add_argument("--total-steps", type=int, default=200_000, help="steps per seed (default 200000)")
     parser.add_argument("--seeds", type=int, default=8, help="number of seeds (default 8)")
     options = parser.parse_args(words)
-    path = check_is_new(options.out)
+    if options.out.exists():
+        parser.error(f"{options.out} exists already; name a new file with --out")
     measured = []
     for depth in options.depths:
         for method, network in METHODS.items():
@@ -104,8 +107,8 @@ def main(words=None):
         axes.plot(options.depths, chance, color="0.5", ls=":", label="random play, at least once")
         axes.set(xlabel="depth", ylabel="share of seeds", ylim=(-0.03, 1.03), xticks=options.depths)
         figure.legend(loc="outside lower center", ncols=2)
-        figure.savefig(path)
-    print(f"figure: {path}")
+        figure.savefig(options.out)
+    print(f"figure: {options.out}")
     return {"total_steps": options.total_steps, "seeds": options.seeds, "bonus": BONUS, "results": measured}
 
 

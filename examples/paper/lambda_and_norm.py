@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 import qlax
-from qlax.util.files import check_is_new
 
 LAMBDAS = (0.0, 0.35, 0.65, 0.95)
 NORMS = ("layer", "batch", "none")
@@ -36,7 +35,10 @@ def main(words=None):
         "--eval-interval", type=int, help="updates between points of a curve (default: as in the preset)"
     )
     options = parser.parse_args(words)
-    paths = {field: check_is_new(options.out.with_stem(f"{options.out.stem}-{field}")) for field in ("lam", "norm")}
+    paths = {field: options.out.with_stem(f"{options.out.stem}-{field}") for field in ("lam", "norm")}
+    for path in paths.values():
+        if path.exists():
+            parser.error(f"{path} exists already; name new files with --out")
     asked = {name: getattr(options, name) for name in ("seeds", "total_steps", "eval_interval")}
     sizes = {name: value for name, value in asked.items() if value is not None}
     measured = {}

@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 import qlax
-from qlax.util.files import check_is_new
 
 STEPS_AN_UPDATE = 1024
 
@@ -30,7 +29,10 @@ def main(words=None):
     parser.add_argument("--total-steps", type=int, default=200_000, help="steps per seed (default 200000)")
     parser.add_argument("--seeds", type=int, default=8, help="number of seeds (default 8)")
     options = parser.parse_args(words)
-    paths = {x: check_is_new(options.out.with_stem(f"{options.out.stem}-{x}")) for x in ("steps", "seconds")}
+    paths = {x: options.out.with_stem(f"{options.out.stem}-{x}") for x in ("steps", "seconds")}
+    for path in paths.values():
+        if path.exists():
+            parser.error(f"{path} exists already; name new files with --out")
     measured, directories = [], []
     for num_envs in options.num_envs:
         result = qlax.train(

@@ -83,7 +83,7 @@ def make(name: str, /, **options: Any) -> XMiniGrid:
         meant for tasks that are added to it.
     """
     if name in xminigrid.registered_environments() and name.startswith(WITHOUT_GOAL):
-        remedy = "give it a ruleset, and wrap it in qlax.envs.suites.xminigrid.XMiniGrid"
+        remedy = "an environment of your own can add one, see docs/environments.md"
         raise UserError(f"xminigrid/{name} has no goal and no reward, as it comes without a ruleset; {remedy}")
     check_name("xminigrid", name, names())
     env, params = xminigrid.make(name)
