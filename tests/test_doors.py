@@ -7,6 +7,7 @@ import pytest
 import versions
 import yaml
 from pages import ROOT
+from test_imports import ORDER
 
 WORKFLOWS = (".github/workflows/ci.yml", ".github/workflows/release.yml")
 YAML = (".pre-commit-config.yaml", *WORKFLOWS, ".github/ISSUE_TEMPLATE/bug.yml", "CITATION.cff")
@@ -51,3 +52,16 @@ def test_files_that_contributing_names_are_there():
     named = re.findall(r"`((?:src|docs|benchmarks)/[\w/.]*|pyproject\.toml)`|\]\(([\w/.]+)\)", page)
     assert len(named) > 8
     assert not [path for pair in named for path in pair if path and not (ROOT / path).exists()]
+
+
+def test_decisions_are_one_paragraph_each_and_in_the_order_of_the_packages():
+    page = (ROOT / "docs/decisions.md").read_text()
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    packages = [name for heading in headings for name in re.findall(r"`(\w+)`", heading)]
+    assert len(packages) > 10
+    assert packages == sorted(packages, key=ORDER.index)
+    decisions = page.strip().split("\n\n")[2:]
+    assert len(decisions) > 100
+    for each in decisions:
+        assert re.match(r"#+ .+$|\*\*[^*\n]+\*\*( \(`\w+\.py`\)\.)?\n(?!\*\*)", each), each
+        assert each.count("\n**") == 0

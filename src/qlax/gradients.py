@@ -16,7 +16,10 @@ def sum_of_rows(x: jax.Array) -> jax.Array:
 
     On a CPU, XLA sums all numbers of an array one at a time. Therefore the sum is a product there.
     """
-    return jax.lax.platform_dependent(x, cpu=lambda x: jnp.ones(len(x), x.dtype) @ x, default=lambda x: x.sum(0))
+    total: jax.Array = jax.lax.platform_dependent(
+        x, cpu=lambda x: jnp.ones(len(x), x.dtype) @ x, default=lambda x: x.sum(0)
+    )
+    return total
 
 
 def norm(tree: PyTree) -> jax.Array:
@@ -28,7 +31,8 @@ def norm(tree: PyTree) -> jax.Array:
     def by_rows(tree: PyTree) -> jax.Array:
         return jnp.sqrt(sum((squared(x) for x in jax.tree.leaves(tree) if x.size), jnp.float32(0)))
 
-    return jax.lax.platform_dependent(tree, cpu=by_rows, default=optax.tree.norm)
+    found: jax.Array = jax.lax.platform_dependent(tree, cpu=by_rows, default=optax.tree.norm)
+    return found
 
 
 def clip_by_norm(maximum: float | jax.Array) -> optax.GradientTransformation:

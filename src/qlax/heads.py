@@ -116,7 +116,7 @@ class _Histogram(NamedTuple):
     @property
     def centers(self) -> np.ndarray:
         """Centres of the bins, float32 `[K]`."""
-        return ((self.edges[:-1] + self.edges[1:]) / 2).astype(np.float32)
+        return np.asarray((self.edges[:-1] + self.edges[1:]) / 2, np.float32)
 
     def transformed(self, x: jax.Array) -> jax.Array:
         """Return `symlog(x)` if `is_log`, else `x`."""

@@ -33,8 +33,8 @@ def on_resume(path: Path, plan: Plan, info: dict[str, Any]) -> tuple[list[str], 
     config, saved = plan.config, info["config"]
     if info["plugins"] != plan.plugins:
         parts = [", ".join(f"{name}={part}" for name, part in each.items()) for each in (info["plugins"], plan.plugins)]
-        before, now = (each or "qlax's own algorithm" for each in parts)
-        raise UserError(f"{path} was begun with {before}, not with {now}; resume it with the same arguments")
+        begun, given = (each or "qlax's own algorithm" for each in parts)
+        raise UserError(f"{path} was begun with {begun}, not with {given}; resume it with the same arguments")
     for name, value in dataclasses.asdict(config).items():
         if saved[name] != value and not FIELDS[name].metadata["changeable"]:
             raise UserError(
