@@ -1,4 +1,4 @@
-"""Set-up of all tests: their programs run only for a moment, so each is compiled once, and without optimisations."""
+"""Set-up of all tests: programs run only for a moment, so they are cached and compiled without optimisations."""
 
 import gc
 import os
@@ -22,10 +22,10 @@ def pytest_configure(config):
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for processes that tests start
-    # Slow tests hold presets to the scores that users get, so they compile as users do.
+    # Slow tests check the scores of presets, so they compile with the optimisations that users have.
     if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
         _compile_quickly()
-    # Tracing makes many objects that stay: looking for garbage among them took a tenth of the time.
+    # Tracing makes many long-lived objects; the garbage collector spent a tenth of the time on searching them.
     gc.set_threshold(100_000, 20, 50)
 
 

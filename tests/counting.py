@@ -1,4 +1,4 @@
-"""Environment simple enough to predict, for the tests of the contract and of `Vec`."""
+"""Environment whose steps are easy to predict, for the tests of the contract and of `Vec`."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Wrappers of Gymnasium's environments that fail; without JAX, which every process of an environment would import."""
+"""Wrappers of Gymnasium's environments that fail, in a module without JAX, as their processes import it."""
 
 import os
 import time
@@ -31,7 +31,7 @@ class Sleeping(Dying):
 
 
 class Slow(Dying):
-    """The same, but each step takes a while."""
+    """Wrapper of Gymnasium's environments whose steps take a tenth of a second."""
 
     def __new__(cls, env):
         class Wrapper(gymnasium.Wrapper):

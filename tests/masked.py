@@ -1,6 +1,6 @@
-"""Environments of Gymnasium with action masks; without JAX, which every process of an environment would import.
+"""Environments of Gymnasium with action masks, in a module without JAX, as their processes import it.
 
-The first numbers of an observation are the mask, with which tests compare the legal actions.
+An observation begins with the mask, so that tests can compare it with the legal actions.
 """
 
 import gymnasium
@@ -12,14 +12,14 @@ ACTIONS, TIME_LIMIT = 3, 6
 
 
 class Masked(gymnasium.Env):
-    """Some of the actions are legal, others raise. One of four steps terminates, where no action is legal.
+    """Environment whose illegal actions raise an error. One of four steps terminates, where no action is legal.
 
     Args:
       form: Where the mask is: "info", "method" or "observation"; "late" for an `info` that has none after a reset.
-      mess: Whether `info` also has what cannot be stacked.
+      mess: Whether `info` also has values that cannot be stacked to arrays.
       mask: The mask to show instead of the right one.
-      parts: Numbers of options of several choices, whose masks are joint; None for `Discrete(3)`.
       others: Names of further entries of observations that are a dict.
+      parts: Numbers of a `MultiDiscrete` action space in place of `Discrete(3)`; masks are of joint actions.
     """
 
     def __init__(self, form="info", mess=False, mask=None, parts=None, others=(), **_):
@@ -77,7 +77,7 @@ class Masked(gymnasium.Env):
 
 
 class MaskedVector(gymnasium.vector.VectorEnv):
-    """The same in one piece; `info` has an array of N masks, or of masks and None if `sparse`."""
+    """Vector environment of N `Masked`; `info` has an array of N masks, with None in place of some if `sparse`."""
 
     def __init__(self, num_envs, form="info", sparse=False, **_):
         self.envs = [Masked(form) for _ in range(num_envs)]

@@ -1,4 +1,4 @@
-"""Environments of Gymnasium that show random samples of their spaces, and take only actions of theirs."""
+"""Environments of Gymnasium that return random observations of their spaces, and check every action."""
 
 import gymnasium
 import numpy as np
@@ -6,7 +6,7 @@ from gymnasium import spaces
 
 
 class Shown(gymnasium.Env):
-    """It shows whatever is in its space, or `odd` after some steps, and ends after ten."""
+    """Environment of ten steps with random observations of its space; after `after` steps it returns `odd` instead."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # as in Gymnasium
 

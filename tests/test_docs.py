@@ -1,4 +1,4 @@
-"""docs/own-environment.md: what stands on it runs, in its order; and its files are the examples."""
+"""docs/own-environment.md: its code and commands run in the order of the page, and its files are the examples."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ LEARNED = {"lighthouse.py": 14.5, "gymnasium_environment.py": 90, "cooperative_e
 
 @pytest.fixture(autouse=True)
 def _beside_the_files(monkeypatch, tmp_path):
-    """An empty directory but for the files of the page, which can be imported until the test is over."""
+    """Work in a directory with the files of the page, which can be imported until the test ends."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name, text in FILES.items():
@@ -36,7 +36,7 @@ def _beside_the_files(monkeypatch, tmp_path):
 
 
 def planned(target, **overrides):
-    """All that comes before compiling, in place of a training."""
+    """Stand-in for `qlax.train` that makes the plan of a run and compiles nothing."""
     make(configure(target, **overrides), {})
     return SimpleNamespace(summary=defaultdict(lambda: "to be seen"))
 
@@ -54,13 +54,13 @@ def test_the_page_runs_in_its_order(literally, capsys):
         if block.language == "python" and not block.file:
             exec(compile(block.text, PAGE, "exec"), names)
         for _, *words in block.commands:
-            if literally or "--out" in words:  # its agent is what comes next
+            if literally or "--out" in words:  # later blocks use this run
                 assert main.main(words if literally else shortened(" ".join(words)).split()) == 0
             elif words[0] == "train":
                 planned(**settings(words))
             else:
                 main.parser().parse_args(words)
-    assert re.search(r"^\d+\.0$", capsys.readouterr().out, re.MULTILINE)  # ships that the loaded agent saved
+    assert re.search(r"^\d+\.0$", capsys.readouterr().out, re.MULTILINE)  # saved ships
 
 
 def test_the_files_are_the_examples():
@@ -90,14 +90,14 @@ def test_mistakes_are_named_as_the_page_has_them():
     section = (ROOT / PAGE).read_text().partition("## The usual mistakes")[2].partition("\n## ")[0]
     quoted = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
     assert len(quoted) > 25
-    for quote in quoted:  # a whole message, or its beginning
+    for quote in quoted:  # a quote is a whole message or its beginning
         pattern = re.escape(quote).replace(r"\.\.\.", ".+") + r"(?![\w ])"
         assert any(re.match(pattern, message) for message in said), quote
 
 
 def messages(tree):
-    """Every text of a module, with "..." for what is put into it, unless that is a text of the module itself."""
-    texts = {}  # of a name, the latest assigned
+    """Yield every string of a module; "..." stands for inserted values, unless these are strings of the module too."""
+    texts = {}  # latest string assigned to each name
 
     def text(node):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -254,7 +254,7 @@ def test_the_whole_traceback_is_shown_if_asked_for(how, capsys, monkeypatch):
     assert re.search(rf'File ".*mine.py", line {LINE}, in stumble\n +return \[\]\[3\]', said)
     assert said.strip().splitlines()[-1].startswith("qlax: ")
     assert "--traceback" not in said
-    assert os.environ["QLAX_TRACEBACK"] == "1"  # which jobs of a sweep inherit
+    assert os.environ["QLAX_TRACEBACK"] == "1"  # so that the jobs of a sweep inherit it
 
 
 def test_a_score_that_fails_at_the_end_loses_nothing():

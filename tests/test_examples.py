@@ -1,4 +1,4 @@
-"""The scripts of examples/paper/ and the notebook, at the smallest sizes that have everything."""
+"""The scripts of examples/paper/ and the notebook, at the smallest sizes that still run all of their code."""
 
 import json
 import os
@@ -26,12 +26,12 @@ train = qlax.train
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(PAPER), *sys.path])  # as if a script were started itself
+    monkeypatch.setattr(sys, "path", [str(PAPER), *sys.path])  # as when Python starts a script
     monkeypatch.setattr(qlax, "train", lambda target, **settings: train(target, **settings | TINY))
 
 
 def measured(script, *words, **constants):
-    """What a script gives, with other constants."""
+    """Run a script with other constants, and return its measurements."""
     main = runpy.run_path(str(PAPER / script))["main"]
     assert constants.keys() <= main.__globals__.keys()
     main.__globals__.update(constants)
@@ -88,7 +88,7 @@ def is_drawn(path):
 
 
 def small_notebook():
-    """The notebook with the smallest sizes; both of its trainings are the same program."""
+    """Return the notebook with the smallest sizes, for which both trainings share one compiled program."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     sizes = {
@@ -111,7 +111,7 @@ def execute(notebook, tmp_path, **options):
     assert kinds.count("image/gif") == 1
 
 
-@pytest.mark.slow  # the README's blocks do the same, and run in CI
+@pytest.mark.slow  # blocks of the README run similar code in CI
 def test_the_notebook_runs(monkeypatch, tmp_path, pytestconfig):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -1,4 +1,4 @@
-"""A process that is killed and goes on leaves what an undisturbed one leaves; `faults.py` does it many times over."""
+"""A process that is killed and resumed leaves the files of an undisturbed one; `faults.py` tests this many times."""
 
 import random
 import subprocess
@@ -21,7 +21,7 @@ def smaller():
         yield
 
 
-@pytest.mark.slow  # crashes are simulated in the tests of training, and unfinished writes in those of files
+@pytest.mark.slow  # tests of training simulate crashes, and tests of files unfinished writes
 def test_killed_at_some_moment_and_within_a_write(reference, tmp_path):
     run, chance = tmp_path / "run", random.Random(0)
     kill = faults.killed_in_a_write(run, chance)
@@ -31,7 +31,7 @@ def test_killed_at_some_moment_and_within_a_write(reference, tmp_path):
     assert faults.finished(run, reference) == {"same_weights": True, "same_lines": True}
 
 
-@pytest.mark.slow  # a write that fails for lack of space is also among the tests of training
+@pytest.mark.slow  # the tests of training also have a write that fails for lack of space
 def test_a_disk_that_is_full(reference, tmp_path):
     disk = faults.full_disk(tmp_path, reference)
     if "skipped" in disk:

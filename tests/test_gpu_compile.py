@@ -1,4 +1,4 @@
-"""What a GPU would be told to do, counted by compiling for one that is only described: `pytest -m gpu_compile`.
+"""Operations for a GPU, counted by compiling for a described GPU without having one: `pytest -m gpu_compile`.
 
 It needs 1.4 GB of packages, which `benchmarks/gpu_compile.py` names. The counts are those of one version of XLA.
 """
@@ -27,7 +27,7 @@ MOST = {  # operations per step, minibatch and update, and launches by the host 
 def is_there(package):
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 

@@ -16,7 +16,7 @@ TREE = {
 
 @pytest.fixture(params=["cpu", "default"], autouse=True)
 def branch(request, monkeypatch):
-    """The branch that is run, whatever the machine."""
+    """Run one branch, whatever the device is."""
     choose = lambda *arguments, **branches: branches[request.param](*arguments)  # noqa: E731
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
 

@@ -1,4 +1,4 @@
-"""Heads against slow histograms, finite differences, closed forms and environments with known Q."""
+"""Heads against slow histograms, finite differences, closed forms and environments with known Q-values."""
 
 import math
 import pickle
@@ -32,7 +32,7 @@ def strict():
 
 
 def slow_histogram(x, low, high, bins, sigma):
-    """Shares of bins of a Gaussian around a clipped x, bin by bin."""
+    """Return the share of every bin in a Gaussian around the clipped x, computed bin by bin."""
     width, beyond = (high - low) / bins, math.ceil(4 * sigma)
     x = min(max(x, low), high)
     below = [
@@ -43,7 +43,7 @@ def slow_histogram(x, low, high, bins, sigma):
 
 
 def cost_of(head, logits, target):
-    """Cost of one member's logits `[K]`."""
+    """Return the cost of the logits `[K]` of one member."""
     outputs, error = logits[None, None], jnp.zeros((1, 1))
     return head.cost(LOSS, error, jnp.full((1, 1), target), outputs, jnp.zeros((1, 1), jnp.int32))[0, 0]
 
@@ -87,7 +87,7 @@ def test_the_mean_of_a_target_is_the_scalar_to_1_percent_of_a_bin(transform):
     width = bars.edges[1] - bars.edges[0]
     np.testing.assert_allclose(mean, bars.transformed(x), atol=0.01 * width)
     np.testing.assert_allclose(bars.restored(bars.transformed(x)), x, rtol=1e-5, atol=1e-6)
-    # Targets outside count as the end.
+    # Targets outside of the support count as its nearest end.
     for far, end in ((1e6, 10), (-1e6, -10)):
         np.testing.assert_array_equal(bars.weights(jnp.float32(far)), bars.weights(jnp.float32(end)))
 
@@ -99,7 +99,7 @@ def test_the_share_of_targets_outside_is_measured_with_their_weights():
 
 
 def test_symlog_averages_transformed_returns():
-    """The best histogram for returns 0 and 8 has the mean of their logarithms, log(9) / 2: the value is 2, not 4."""
+    """With symlog, the best value for the returns 0 and 8 is exp(log(9) / 2) - 1 = 2, and not their mean 4."""
     head = heads.hl_gauss(-10, 10, 51, transform="symlog")
 
     def cost(logits):

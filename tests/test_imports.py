@@ -1,4 +1,4 @@
-"""Who may import whom: packages stand in one order, and a module imports its own package and those above it."""
+"""Imports: packages stand in one order, and a module imports its own package and those above it."""
 
 import ast
 import os
@@ -24,7 +24,7 @@ ORDER = [
     *("util", "networks", "config", "storage", "trackers", "agents", "envs", "playing", "reports", "training", "jobs"),
     *("__init__", "cli", "__main__"),
 ]
-MOST_ENTRIES = 24  # of src/qlax: a helper belongs into a package
+MOST_ENTRIES = 24  # entries of src/qlax; helpers belong into a package
 ONLY_IN = {  # third-party package: the modules that may import it
     **{name: {f"envs.suites.{name}"} for name in ("craftax", "envpool", "jaxmarl", "jumanji", "navix")},
     "gymnax": {"envs.suites.gymnax", "envs.suites.seaquest"},
@@ -50,7 +50,7 @@ ONLY_IN = {  # third-party package: the modules that may import it
 
 
 def imported(path):
-    """Dotted names of everything a file imports, those within functions included: `a.b` for `from a import b`."""
+    """Yield the dotted names of all imports of a file, also within functions: `a.b` for `from a import b`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,13 +60,13 @@ def imported(path):
 
 
 def home_of(name):
-    """The entry of `ORDER` that an imported name `qlax`, `qlax.part...` or `qlax.PublicName` belongs to."""
+    """Return the entry of `ORDER` to which an imported name `qlax`, `qlax.part...` or `qlax.PublicName` belongs."""
     part = name.removeprefix("qlax").strip(".").partition(".")[0]
     return part if part in ORDER else "__init__"
 
 
 def own_imports(module):
-    """The modules of qlax that a module imports: `a.b` of `from qlax.a import b` if that is a module, else `a`."""
+    """Yield the modules of qlax that a module imports: `a.b` of `from qlax.a import b` if it is a module, else `a`."""
     for name in imported(MODULES[module]):
         parts = name.split(".")
         if parts[0] == "qlax":

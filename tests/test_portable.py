@@ -1,4 +1,4 @@
-"""Windows and macOS, as far as Linux can tell: qlax runs without what they lack, and its paths may be any."""
+"""Windows and macOS, imitated on Linux: qlax runs without the functions that they lack, and with any paths."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def weights(run):
 
 
 def test_the_pretence_hides_what_windows_lacks():
-    """Without this, the tests below could pass on anything."""
+    """If nothing were hidden, the tests below would prove nothing."""
     tried = """
 for hidden in ("import fcntl", "import os; os.fork", "import signal; signal.SIGUSR1", "import signal; signal.SIGKILL"):
     for module, error in (("qlax.some", (ImportError, AttributeError)), ("other", ())):
@@ -162,7 +162,7 @@ def test_a_path_may_have_spaces_and_any_letters_and_the_terminal_may_know_none_o
 
 @pytest.mark.slow
 def test_a_home_that_cannot_be_written_does_no_harm(tmp_path):
-    """As root, a test cannot take its own rights away: a file where the folders should be has the same effect."""
+    """A file in place of the home directory stands for missing rights, which root always has."""
     (tmp_path / "home").write_text("")
     nowhere = str(tmp_path / "home")
     variables = dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), nowhere)
@@ -173,6 +173,6 @@ def test_a_home_that_cannot_be_written_does_no_harm(tmp_path):
     words = ["train", "cartpole", "--total-steps", "2048", *TINY, "--out", "run"]
     said = python(code + COMMAND, tmp_path, *words, **variables)
     assert "greedy return" in said
-    assert "UserWarning" not in said  # JAX has one for every program that it cannot keep
+    assert "UserWarning" not in said  # JAX warns for every program that it cannot cache
     assert "Traceback" not in said
     assert (tmp_path / "run" / "curve.png").exists()

@@ -1,4 +1,4 @@
-"""The page: what one update computes, held against plain NumPy and against itself by other ways."""
+"""`pqn.py`: an update against plain NumPy, and against the same update computed in other ways."""
 
 import functools
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ def strict_and_quick():
 
 
 class Leaky(nn.Module):
-    """The network of `reference.leaky`."""
+    """Flax version of the network `reference.leaky`."""
 
     num_actions: int
     recurrent = True
@@ -66,7 +66,7 @@ def mlp(**options):
 
 
 class Case(NamedTuple):
-    """An algorithm in its environments, compiled part by part; `traces` counts how often `update` was."""
+    """Algorithm with its environments, compiled part by part; `traces` has an entry for every tracing of `update`."""
 
     worlds: Vec
     algorithm: pqn.PQN
@@ -98,13 +98,13 @@ WORLDS = {"single": RandomWorld(), "team": RandomWorld(num_agents=2, masked=True
 
 @functools.cache
 def single():
-    """One agent in the environments of `Vec`."""
+    """Build the algorithm for a single agent in `Vec`."""
     return build(Vec(WORLDS["single"], SHAPE.num_envs), mlp())
 
 
 @functools.cache
 def team():
-    """A team with masks and memory, in a back end that loses observations."""
+    """Build the algorithm for a team with action masks and memory, in environments that lose observations."""
     return build(LossyVec(WORLDS["team"], SHAPE.num_envs), Leaky(RandomWorld.num_actions))
 
 
@@ -115,7 +115,7 @@ def case(request):
 
 @pytest.fixture
 def in_order(monkeypatch):
-    """Minibatches in the order in which the data lie, in what is compiled within the test."""
+    """Make minibatches without shuffling, in programs that are compiled within the test."""
     monkeypatch.setattr(jax.random, "permutation", lambda key, number: jnp.arange(number))
 
 
@@ -124,12 +124,12 @@ def ended(steps):
 
 
 def ignored(steps):
-    """Where nothing is to be learned: the weight is 0."""
+    """Return where steps have weight 0, because nothing can be learned from them."""
     return steps.truncated & ~steps.terminated
 
 
 def assert_close(actual, expected, tolerance):
-    """Trees of arrays, random keys included, are equal up to `tolerance`."""
+    """Check that trees of arrays, which may hold random keys, are equal up to `tolerance`."""
 
     def check(a, b):
         if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
@@ -178,7 +178,7 @@ def test_update_maps_the_state_to_its_own_types(kind, options):
 
 
 def five_updates(update, state):
-    """Parameters after each of the first five updates."""
+    """Return the parameters after each of five updates."""
     params = []
     for _ in range(5):
         state, _ = update(state)
@@ -211,8 +211,8 @@ def test_traced_hyper_parameters_equal_constants():
 
 
 def test_python_loop_equals_update(case):
-    """What `host.py` does: act, step the environments, observe; then learn from what was seen."""
-    state, _ = case.update(case.start(KEY))  # in the midst of episodes
+    """The loop of `host.py` (act, step, observe, then learn) gives the same as `update`."""
+    state, _ = case.update(case.start(KEY))  # begin in the middle of episodes
     expected, expected_metrics = case.update(state)
     memory, seen = state.memory, []
     step_worlds = jax.jit(case.worlds.step)
@@ -227,11 +227,11 @@ def test_python_loop_equals_update(case):
     assert_close(metrics, expected_metrics, 1e-5)
 
 
-# --- the same by plain NumPy
+# --- the same in plain NumPy
 
 
 def reference_params(network, params):
-    """Flax's parameters as `reference` wants them."""
+    """Convert Flax's parameters to the form of `reference`."""
     if network == "leaky":
         return params["Dense_0"]
     hidden = [
@@ -242,7 +242,7 @@ def reference_params(network, params):
 
 
 def reference_rollout(before, after, rollout):
-    """A rollout and the states around it as `reference` wants them; as little as can be is from the rollout itself."""
+    """Convert the steps of a rollout's environments to the form of `reference`, without its values and targets."""
     steps = rollout.transitions
 
     def followed(seen, last):
@@ -267,7 +267,7 @@ def reference_rollout(before, after, rollout):
 )
 @pytest.mark.usefixtures("in_order")
 def test_updates_equal_plain_numpy(name, kind, num_minibatches):
-    """Up to rounding, which in float32 takes a part in a thousand of RAdam's first rectified steps."""
+    """The tolerance is the rounding of float32, which is a thousandth of RAdam's first rectified steps."""
     shape, hyper = SHAPE._replace(num_minibatches=num_minibatches), HYPER._replace(learning_rate=0.03)
     world = WORLDS[kind]
     network = QNetwork(world.num_actions, hidden=(8, 8)) if name == "mlp" else Leaky(world.num_actions)
@@ -287,7 +287,7 @@ def test_updates_equal_plain_numpy(name, kind, num_minibatches):
         assert_close(reference_params(name, state.params), params, tolerance)
         found = means(metrics)
         assert found["td_error"] == pytest.approx(expected["td_error"], rel=1e-3)
-        if num_minibatches == 1:  # else minibatches differ in weight, and the reference counts them alike
+        if num_minibatches == 1:  # several minibatches differ in weight, which the reference ignores
             assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     changes = reference.tree_map(lambda a, b: np.abs(a - b).max(), params, first)
     assert min(jax.tree.leaves(changes)) > 20 * tolerance
@@ -328,7 +328,7 @@ def test_members_that_learn_apart_are_as_many_single_agents_with_the_reward_of_t
 
 
 def targets_of_one_update(case, network):
-    """What `returns` gave in one update: for the whole rollout, then for every minibatch; and the rollout."""
+    """Return the targets of one update: of the whole rollout and of every minibatch; and the rollout's steps."""
     seen = []
 
     def recorded(*arguments):
@@ -347,7 +347,7 @@ def test_first_targets_of_a_recurrent_network_are_those_of_the_rollout():
     whole, *minibatches, _ = targets_of_one_update(team(), Leaky(RandomWorld.num_actions))
     half = SHAPE.num_envs // 2
     np.testing.assert_allclose(minibatches[0][:-1], whole[:-1, :half], atol=1e-5)
-    # After a gradient step they follow the newest Q.
+    # After a gradient step, targets follow the newest Q-values.
     assert np.abs(minibatches[1][:-1] - whole[:-1, half:]).max() > 1e-3
 
 
@@ -431,11 +431,11 @@ def test_every_environment_has_its_epsilon_however_they_are_split(spread):
     # Six values at the middles of six equal parts of the logarithms from 0.1 / spread to 0.1 spread.
     np.testing.assert_allclose(found, 0.1 * spread ** (np.array([-5, -3, -1, 1, 3, 5]) / 6), rtol=1e-4)
     assert means(single().update(state)[1])["epsilon"] == pytest.approx(found.mean(), rel=1e-5)
-    # On the host, halves take turns.
+    # On the host, halves of the environments take turns.
     _, parts = host.begin(state)
     halves = [of_every_environment(host.act(case.algorithm, state, part)) for part in parts]
     np.testing.assert_array_equal(np.concatenate(halves), found)
-    # On two devices.
+    # The same on two devices.
     on_each = pqn.make(None, mlp(), SHAPE._replace(num_envs=3), explore=millionths, axis_name="devices")
     both = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), state.step)
     act = jax.vmap(lambda step: on_each.act(state._replace(step=step)), axis_name="devices")
@@ -451,7 +451,7 @@ def test_no_epsilon_is_larger_than_1():
 
 @pytest.mark.parametrize(("update", "lam"), [(0, 0.9), (1, 0.7), (4, 0.1), (7, 0.1)])
 def test_lambda_moves_linearly_over_a_fraction_of_the_run(case, update, lam):
-    """In the targets and, where the network has a memory, in what lies beyond a segment."""
+    """The targets use the moved lambda, and so do, for networks with memory, the returns that follow a segment."""
     state, rollout = case.rollout(case.start(KEY))
     state = state._replace(updates=jnp.int32(update))
 
@@ -464,7 +464,7 @@ def test_lambda_moves_linearly_over_a_fraction_of_the_run(case, update, lam):
     if update:
         apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), moved, learned(lam=0.9))
         assert max(jax.tree.leaves(apart)) > 1e-4
-    # With a fraction of 0, lambda stays, whatever its end is: bit for bit.
+    # With a fraction of 0, lambda is constant, whatever its end is, and the bits are the same.
     assert_close(learned(lam=lam), learned(lam=lam, lam_end=0.2), 0)
 
 
@@ -486,7 +486,7 @@ def test_optimisers_by_name_make_their_first_step():
             expected = -rate * (np.sign(weights[key]) + decay * np.array(weights[key]))
             np.testing.assert_allclose(change, expected, rtol=1e-4)
     changes = step(OPTIMIZERS["muon"])
-    assert (np.abs(np.linalg.svd(changes["matrix"])[1] / rate - 1) < 0.35).all()  # Newton-Schulz is not exact
+    assert (np.abs(np.linalg.svd(changes["matrix"])[1] / rate - 1) < 0.35).all()  # Newton-Schulz is inexact
     np.testing.assert_allclose(changes["bias"], changes["bias"][0] * np.sign(weights["bias"]), rtol=1e-4)
     assert -1.5 * rate < changes["bias"][0] < -rate  # Adam with Nesterov's momentum
 
@@ -505,7 +505,7 @@ def test_learning_rate_falls_linearly(end):
     constant = changes(HYPER._replace(learning_rate_end=1.0))
     expected = [1 + min(step / 10, 1) * (end - 1) for step in range(13)]
     np.testing.assert_allclose(changes(HYPER._replace(learning_rate_end=end)) / constant, expected, atol=1e-5)
-    assert constant[0] == pytest.approx(-HYPER.learning_rate * 0.1)  # before the rectification: as by gradient descent
+    assert constant[0] == pytest.approx(-HYPER.learning_rate * 0.1)  # first step: plain gradient descent
 
 
 # --- steps of weight 0
@@ -540,7 +540,7 @@ def test_empty_masks_make_nothing_nan():
         reward=jnp.where(where, jnp.inf, steps.reward),
     )
     nothing = jnp.zeros_like(state.step.legal)
-    state = state._replace(step=state.step._replace(legal=nothing))  # also where the next rollout begins
+    state = state._replace(step=state.step._replace(legal=nothing))  # and in the first step of the next rollout
     learned, metrics = case.learn(state, pqn.Rollout(memory, steps))
     assert_all_finite((learned.params, learned.opt_state, metrics))
     _, (_, steps) = case.rollout(learned)
@@ -552,12 +552,12 @@ def test_empty_masks_make_nothing_nan():
 
 
 def twice(tree):
-    """The same on two devices."""
+    """Stack a tree twice, as for two devices."""
     return stacked([tree, tree])
 
 
 def in_halves(tree, axis):
-    """`[.., N, ..]` -> `[2, .., N / 2, ..]`."""
+    """Split the environments between two devices: `[.., N, ..]` to `[2, .., N / 2, ..]`."""
     return jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis)), tree)
 
 
@@ -567,10 +567,10 @@ def test_run_split_over_devices_equals_the_whole(norm):
     half = shape._replace(num_envs=shape.num_envs // 2)
     whole = build(single().worlds, mlp(norm=norm), shape)
     part = pqn.make(None, mlp(norm=norm, axis_name="devices"), half, axis_name="devices")
-    # With which network the experience was made does not matter here.
+    # The network that made the experience does not matter here.
     after, (_, transitions) = single().rollout(single().start(jax.random.key(1)))
     weight = (~ignored(transitions)).sum(0)
-    assert weight[: half.num_envs].sum() != weight[half.num_envs :].sum()  # else a mean of means would do
+    assert weight[: half.num_envs].sum() != weight[half.num_envs :].sum()  # or a mean of means would do
 
     state = whole.start(KEY)._replace(env=(), step=after.step)
     expected, expected_metrics = whole.learn(state, pqn.Rollout((), transitions))
@@ -587,7 +587,7 @@ def test_devices_act_with_keys_of_their_own():
     after, decision = jax.jit(jax.vmap(algorithm.act, axis_name="devices"))(twice(state))
     assert decision.key[0] != decision.key[1]
     assert (decision.action[0] != decision.action[1]).any()
-    assert after.key[0] == after.key[1]  # what is learned must stay the same on all
+    assert after.key[0] == after.key[1]  # keys for learning are equal on all devices
 
 
 # --- metrics
@@ -609,7 +609,7 @@ def test_metrics_are_sums_with_their_weights(case):
 
 
 def test_episode_returns_are_those_of_the_transitions():
-    """Followed through three rollouts: raw rewards, also of episodes that one rollout began and another ended."""
+    """Episodes are followed over three rollouts, because one may begin in one rollout and end in another."""
     case = single()
     state, ended, total, count = case.start(KEY), [], 0.0, 0.0
     running = np.zeros(SHAPE.num_envs)
@@ -617,7 +617,7 @@ def test_episode_returns_are_those_of_the_transitions():
         state, rollout = case.rollout(state)
         steps = rollout.transitions
         for reward, terminated, truncated in zip(steps.reward, steps.terminated, steps.truncated, strict=True):
-            ended += [*running[truncated]]  # shown one step late: the reset after a time limit
+            ended += [*running[truncated]]  # a time limit is seen one step later, at the reset
             running = np.where(truncated, 0, running + reward)
             ended += [*running[terminated]]
             running = np.where(terminated, 0, running)

@@ -27,7 +27,7 @@ from qlax.networks.qnetwork import QNetwork
 
 GAMMA = 0.8
 EXACT = 0.01
-LAGGING = 0.05  # batch norm acts with running statistics, which are late: its values are less exact
+LAGGING = 0.05  # acting with running statistics is less exact
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,7 +42,7 @@ class Trained(NamedTuple):
     metrics: dict[str, pqn.Mean]  # [updates]
 
     def q(self, obs):
-        """Q `[L, B, A]` of B episodes from their beginning, `obs [L, B, F]`."""
+        """Return the Q-values `[L, B, A]` of B episodes from their first steps on, with observations `[L, B, F]`."""
         obs = jnp.asarray(obs, jnp.float32)
         length, batch = obs.shape[:2]
         first = jnp.zeros((length, batch), bool).at[0].set(True)
@@ -51,13 +51,13 @@ class Trained(NamedTuple):
         return np.asarray(q)
 
     def phase_q(self):
-        """Q `[F, A]` of every one-hot observation."""
+        """Return the Q-values `[F, A]` of all one-hot observations."""
         features = self.state.step.obs.shape[-1]
         return self.q(np.eye(features)[None])[0]
 
 
 def train(env, *, num_updates=150, num_steps=8, num_minibatches=2, time_limit_is_terminal=False, network=None, **hyper):
-    """`network` are options of the network, `hyper` fields of `Hyper`."""
+    """Train an agent; `network` has arguments of `QNetwork`, and `hyper` fields of `Hyper`."""
     shape = pqn.Shape(16, num_steps, num_minibatches, num_epochs=2, num_updates=num_updates)
     worlds = Vec(env, shape.num_envs, time_limit_is_terminal=time_limit_is_terminal)
     network = QNetwork(env.num_actions, hidden=(32,), **(network or {}))
@@ -112,8 +112,8 @@ def test_reward_that_depends_on_the_action():
 
 @pytest.mark.parametrize("norm", ["layer", "batch", "batch_renorm"])
 def test_delayed_reward(norm):
-    # Two whole episodes a rollout, or every batch has statistics of its own.
-    # The running statistics of batch renormalisation are a thousand gradient steps late.
+    # A rollout has two whole episodes, so that all batches have the same statistics.
+    # The running statistics of batch renormalisation lag by a thousand gradient steps.
     num_updates = 1500 if norm == "batch_renorm" else 300
     q = train(DelayedReward(length=5), num_steps=10, num_updates=num_updates, network={"norm": norm}).phase_q()
     assert_q(q, GAMMA ** np.array([[4], [3], [2], [1], [0]]), LAGGING if norm.startswith("batch") else EXACT)
@@ -136,7 +136,7 @@ def test_illegal_action_is_never_taken_and_not_in_the_target():
 
 
 def train_recall(env, memory):
-    """Q of the first and the last step, where action 0 and where action 1 is wanted: [2, B, A]."""
+    """Train in `Recall`; return Q `[2, B, A]` of the first and last step of episodes whose right action is 0 and 1."""
     trained = train(env, num_updates=400, epsilon_end=0.3, lam=0.0, network={"memory": memory})
     obs = np.zeros((Recall.length, 2, 2))
     obs[0] = np.eye(2)
@@ -160,11 +160,11 @@ def test_memory_recalls_over_blank_steps(env, memory):
 
 def test_no_recall_without_memory():
     _, last = train_recall(Recall(), "none")
-    np.testing.assert_array_equal(last[0], last[1])  # what is not shown cannot be told apart
-    assert np.abs(last).max() < 0.3  # right half the time: close to 0
+    np.testing.assert_array_equal(last[0], last[1])  # without memory, both episodes look the same
+    assert np.abs(last).max() < 0.3  # either action is right in half of the cases, so Q is close to 0
 
 
-# Where a time limit is an end, one step in five is the last: v = 1 + gamma 4/5 v for lambda = 0.
+# If the time limit is terminal, one step in five is the last: v = 1 + gamma 4/5 v for lambda = 0.
 @pytest.mark.parametrize(
     ("time_limit_is_terminal", "lam", "value"), [(False, 0.65, 10), (True, 0.0, 1 / (1 - 0.9 * 4 / 5))]
 )
@@ -181,7 +181,7 @@ def test_reward_on_the_last_step_before_a_time_limit():
 
 
 def test_clock_with_a_time_limit_that_is_terminal():
-    # Nothing follows the limit: an agent that knows the time can learn the value of what remains.
+    # Nothing follows a terminal limit, so an agent that observes the time can learn the exact values.
     q = train(EndlessReward(period=5, time_limit=5, shows_time=True), time_limit_is_terminal=True).phase_q()
     assert_q(q[:5], GAMMA ** np.array([[4], [3], [2], [1], [0]]))
 

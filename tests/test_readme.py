@@ -1,4 +1,4 @@
-"""README and the pages beside it: their Python runs, in its order, and their commands are understood."""
+"""README and pages of the documentation: Python blocks run in their order, and commands are valid."""
 
 import re
 import subprocess
@@ -120,6 +120,6 @@ def test_commands_are_understood(words):
 
 
 def settings(words):
-    """The configuration that a command asks for."""
+    """Return the configuration of a command."""
     options = main.parser().parse_args(words[1:])
     return configure(options.target, **flags.given(options))

@@ -22,7 +22,7 @@ def q_lambda(request):
 
 
 def experience(seed, shape=(T, N), ends=0.3):
-    """Random reward, terminated, truncated `[T, ...]` (both at once too) and value `[T + 1, ...]`."""
+    """Return random reward, terminated, truncated `[T, ...]`, sometimes both at once, and value `[T + 1, ...]`."""
     random = np.random.default_rng(seed)
     reward, value = random.normal(size=shape), random.normal(size=(shape[0] + 1, *shape[1:]))
     terminated, truncated = random.random((2, *shape)) < ends

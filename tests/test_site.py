@@ -1,4 +1,4 @@
-"""The site builds without a warning, and has what it promises."""
+"""The site builds without a warning, and has all commands, flags and presets."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from qlax.config import presets
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Built as `make site` does: a warning is an error."""
+    """Build the site as `make site` does, where a warning is an error."""
     folder = tmp_path_factory.mktemp("site")
     counter = _Counter(logging.WARNING)
     logging.getLogger("mkdocs").addHandler(counter)

@@ -36,7 +36,7 @@ TINY = SMALL | {"total_steps": 4 * 32, "eval_interval": 2, "checkpoint_interval"
 
 @contextlib.contextmanager
 def switched(*names):
-    """The user has set these switches for the whole process."""
+    """Set these switches of JAX for the whole process, as a user may do."""
     before = {name: jax.config.values[f"jax_{name}"] for name in names}
     try:
         for name in names:
@@ -49,7 +49,7 @@ def switched(*names):
 
 
 class Careless:
-    """Every switch changes or breaks it: as suites do, it leaves dtypes to JAX and combines them, ranks and keys."""
+    """Environment that depends on every switch: it leaves dtypes to JAX, and mixes dtypes, ranks and kinds of keys."""
 
     num_actions = 2
     time_limit = 6
@@ -75,7 +75,7 @@ class Careless:
 
 
 def everything(out):
-    """What a user does with a run from beginning to end, as numbers."""
+    """Train, load, evaluate, render and export a run, and return all numbers."""
     result = qlax.train("test_switches:Careless", out=out, **TINY)
     agent, obs = qlax.load(out), np.linspace(-1, 1, 18, dtype=np.float32).reshape(2, 9)
     found = qlax.evaluate(out, episodes=2)
@@ -92,7 +92,7 @@ def usual(tmp_path_factory):
 
 
 def checks_for_nan():
-    """Whether JAX checks a compiled function each time, not only at its first call."""
+    """Return whether JAX checks a compiled function for nan at every call, not only at the first one."""
     divided = jax.jit(lambda x: 2 * x / x)
     divided(jnp.ones(3)), divided(jnp.ones(3))
     with contextlib.suppress(FloatingPointError):
@@ -124,7 +124,7 @@ def test_every_switch_is_tested():
 
 
 def test_jax_still_checks_for_nan_afterwards():
-    def in_a_new_thread():  # in which no code of JAX has ended the checks
+    def in_a_new_thread():  # a new thread, in which JAX has not switched the checks off yet
         assert checks_for_nan()
         qlax.wrap(Careless(), ["flatten"])
         assert checks_for_nan()
@@ -134,7 +134,7 @@ def test_jax_still_checks_for_nan_afterwards():
 
 
 def played(reset, step, *action):
-    """Observations and rewards of an environment."""
+    """Return the observations and the reward of a reset and a step."""
     state, first = reset(jax.random.key(0, impl="threefry2x32"))
     _, after = step(jax.random.key(1, impl="threefry2x32"), state, jnp.zeros((*action, 2)).argmax(-1))
     return jax.tree.map(np.asarray, (first.obs, after.obs, after.reward))

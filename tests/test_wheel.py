@@ -1,4 +1,4 @@
-"""The wheel is all that one needs: it is built, checked and installed, and trains without this checkout."""
+"""The wheel is built, checked and installed in an empty environment, and trains without this checkout."""
 
 import subprocess
 import sys

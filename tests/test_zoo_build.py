@@ -33,7 +33,7 @@ def test_an_agent_that_diverged_is_the_lowest():
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):
-    """A state folder of the score sheet with the row cartpole-fast, a shorter one, and one with other settings."""
+    """Make a state folder of the score sheet: the row cartpole-fast, a shorter row, and one with other settings."""
     folder = tmp_path_factory.mktemp("state")
     summary = qlax.train("cartpole-fast", out=folder / "cartpole-fast", **TINY).summary
     for name in ("cartpole-fast", "cartpole-50k", "cartpole-fast-bfloat16"):
@@ -67,7 +67,7 @@ def test_what_is_built_is_a_place_for_the_others_and_what_the_wheel_has(state, t
     assert "learning_rate" in card
     monkeypatch.setattr(installed, "FOLDER", package)
     monkeypatch.setattr(installed, "entries", installed.entries.__wrapped__)
-    played = qlax.evaluate("zoo:cartpole-fast", episodes=2)  # of at most 50 steps, as in the run
+    played = qlax.evaluate("zoo:cartpole-fast", episodes=2)  # episodes are cut after 50 steps, as in the run
     assert played.settings["max_steps"] == 50
     assert played.overall.mean == pytest.approx(entry["episode_return"])
 

@@ -21,7 +21,7 @@ from qlax.storage import checkpoint
 
 @pytest.fixture(scope="module", params=["batch_renorm", "gru"])
 def run(request, tmp_path_factory):
-    """A directory with two agents in it."""
+    """Make a run directory with two agents."""
     batch_renorm = {"norm": "batch_renorm", "input_norm": "batch_renorm"}
     network = {"memory": "gru"} if request.param == "gru" else batch_renorm
     directory = tmp_path_factory.mktemp("run")
@@ -230,7 +230,7 @@ def test_a_team_plays_in_a_new_process_as_it_was_evaluated(tmp_path):
     loaded, (trained,) = qlax.load(result.directory), result.agents
     for step in observations(3, 2):
         np.testing.assert_array_equal(loaded.q_values(step), trained.q_values(step))
-    # Without its memory, or without what its norms have seen, it plays otherwise.
+    # Without its memory, or without the statistics of its norms, the agent acts differently.
     assert play(qlax.load(result.directory), forget=True) != pytest.approx(evaluated, rel=1e-2)
     agent = qlax.load(result.directory)
     agent.variables["batch_stats"] = jax.tree.map(lambda x: 0 * x + 0.1, agent.variables["batch_stats"])
@@ -243,7 +243,7 @@ class Sight(NamedTuple):
 
 
 class Either:
-    """One step: the action is right that says whether grid and vector differ, each one of two; Q is 1 or -1."""
+    """One-step task with Q-values 1 and -1: the right action says if grid and vector, of two values each, differ."""
 
     num_actions = 2
 

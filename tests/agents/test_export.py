@@ -40,14 +40,14 @@ print(*sys.modules)
 
 
 def read_without(packages, code, folder):
-    """What this code prints where these packages cannot be imported."""
+    """Return what code prints in a process that cannot import these packages."""
     command = [sys.executable, "-c", WITHOUT + code, str(folder), *packages]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A directory with an agent in it, and observations for it."""
+    """Make a folder with an agent and a file of observations for it."""
     (tmp_path / "agents").mkdir()
     random_agent({}, [["float32", [4]]], 3, seed=7).save(tmp_path / "agents" / "0.safetensors")
     np.save(tmp_path / "obs.npy", np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Agents of environments with spaces take what the environment shows, and answer with its actions."""
+"""Agents of environments with spaces take the environment's own observations, and return its own actions."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ from qlax.networks.spaces import action, in_words, observation
 IMAGE = np.random.default_rng(0).integers(0, 256, (2, 5, 6)).astype(np.uint8)
 LAST = np.stack([IMAGE[0], IMAGE[1]], axis=-1)
 TURNED = spaces.Box(0, 255, (2, 5, 6), np.uint8)
-CASES = [  # a space, something in it, and what networks are given of it
+CASES = [  # a space, an element of it, and the converted element that networks receive
     (BYTES, np.array([0, 51, 255, 102], np.uint8), np.array([0, 0.2, 1, 0.4], np.float32)),
     (spaces.Box(0, 9, (2, 2), np.int64), np.array([[1, 2], [3, 9]]), np.array([[1, 2], [3, 9]], np.float32)),
     (spaces.Box(-1, 1, (), np.float64), np.array(0.5), np.array(0.5, np.float32)),
@@ -51,7 +51,7 @@ CASES = [  # a space, something in it, and what networks are given of it
         {"a": LAST, "b": np.array([0, 1, 1, 0, 0], np.float32)},
     ),
 ]
-ACTIONS = [  # a space, and its actions in their order
+ACTIONS = [  # a space, and its actions in the order of the Q-values
     (spaces.Discrete(2, start=1), [1, 2]),
     (spaces.Discrete(3, start=-1, dtype=np.int32), [-1, 0, 1]),
     (spaces.MultiDiscrete([2, 3], start=[0, 5]), [[0, 5], [0, 6], [0, 7], [1, 5], [1, 6], [1, 7]]),
@@ -61,7 +61,7 @@ ACTIONS = [  # a space, and its actions in their order
 
 
 def agent_of(space, converted, action_space=ACTIONS[0][0], numpy_only=True):
-    """An agent of the space, and one with the same network and no spaces."""
+    """Return an agent that keeps the space, and one with the same network but without spaces."""
     arrays = list(converted.values()) if isinstance(converted, dict) else [converted]
     obs = [[str(array.dtype), list(array.shape)] for array in arrays]
     both = {"observation": described("test", space), "action": described_action("test", action_space)}
@@ -71,7 +71,7 @@ def agent_of(space, converted, action_space=ACTIONS[0][0], numpy_only=True):
 
 
 def batch(space, samples):
-    """Samples as Gymnasium's vector environments show them."""
+    """Batch samples as Gymnasium's vector environments do."""
     empty = gymnasium.vector.utils.create_empty_array(space, len(samples))
     return gymnasium.vector.utils.concatenate(space, samples, empty)
 
@@ -145,7 +145,7 @@ def test_what_is_not_in_the_space_is_refused(space, raw, message):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of two updates in an environment that shows all kinds of spaces."""
+    """Train for two updates in an environment whose observation has all kinds of spaces."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(TESTS)
         out = tmp_path_factory.mktemp("spaces") / "run"
@@ -154,7 +154,7 @@ def run(tmp_path_factory):
 
 
 def by_hand(obs):
-    """What networks are given of an observation of that run."""
+    """Convert an observation of that run for the network, without the code under test."""
     kind, (one, other) = obs["kind"]
     return {
         "bits": obs["bits"] == 1,
@@ -174,7 +174,7 @@ def test_a_trained_agent_plays_in_a_loop_of_gymnasium(run):
             np.testing.assert_allclose(agent.q_values(obs), expected, rtol=1e-4, atol=1e-5)
             action = agent.act(obs)
             np.testing.assert_array_equal(action, [expected.argmax() // 3, 5 + expected.argmax() % 3])
-            obs, _, terminated, _, _ = env.step(action)  # which refuses what is not in its space
+            obs, _, terminated, _, _ = env.step(action)  # the environment refuses actions that are not in its space
         assert terminated
 
 
@@ -185,7 +185,7 @@ def test_videos_and_evaluations_show_agents_what_is_converted_already(run, tmp_p
 
 
 def test_an_agent_of_categories_plays_frozen_lake():
-    env = gymnasium.make("FrozenLake-v1")  # its actions are keys of a dict
+    env = gymnasium.make("FrozenLake-v1")  # the actions of FrozenLake are keys of a dict
     agent, bare = agent_of(env.observation_space, np.zeros(16, bool), env.action_space)
     obs, _ = env.reset(seed=0)
     for _ in range(3):
@@ -193,19 +193,19 @@ def test_an_agent_of_categories_plays_frozen_lake():
         obs, *_ = env.step(agent.act(obs))
 
 
-@pytest.mark.filterwarnings("ignore:.*not within the observation space")  # Gymnasium only warns
+@pytest.mark.filterwarnings("ignore:.*not within the observation space")  # Gymnasium itself only warns
 def test_a_value_that_is_not_in_the_space_ends_training(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(TESTS)
     env_id, message = (
         "gymnasium/shown:Category-v0",
         r"^gymnasium/shown:Category-v0: observation holds 7; expected .*3\)$",
     )
-    with pytest.raises(qlax.UserError, match=message):  # before anything is written
+    with pytest.raises(qlax.UserError, match=message):  # refused before anything is written
         qlax.train(env_id, out=tmp_path / "run", env_options={"odd": 7}, **SMALL)
     assert not (tmp_path / "run").exists()
     env = qlax.make(env_id, num_envs=2, odd=7, after=1)
     env.reset(0)
-    with pytest.raises(HostError, match=message):  # after a checkpoint
+    with pytest.raises(HostError, match=message):  # training ends after a checkpoint
         env.step(np.zeros(2, np.int32))
     env.close()
 

@@ -1,4 +1,4 @@
-"""The zoo: what its index says is true, and what cannot be had is refused in one line."""
+"""The zoo: its index is right about every agent, and an agent that is not available is refused in one line."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ OBS = [["float32", [4]]]
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A zoo with the agents a/near, which is installed, and a/far, which is in the folder `place`."""
+    """Make a zoo with the agent a/near, which is installed, and a/far, which is in the folder `place`."""
     package, place = tmp_path / "package", tmp_path / "place"
     index = {}
     for seed, (name, folder) in enumerate({"a/near": package, "a/far": place}.items()):
@@ -44,7 +44,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def url(own):
-    """The address of a server of the folder `place`."""
+    """Serve the folder `place`, and return its URL."""
     kind = functools.partial(http.server.SimpleHTTPRequestHandler, directory=own)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -73,7 +73,7 @@ def test_every_agent_has_a_card_with_its_command(name, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"# {name}\n")
     words = sorted(zoo.entries()[name].command.split())
-    assert words in [sorted(line.split()) for line in said.splitlines()]  # the card has them in another order
+    assert words in [sorted(line.split()) for line in said.splitlines()]  # the card has another order
 
 
 def test_weights_are_few():
@@ -86,7 +86,7 @@ def test_agents_reach_the_stated_return_with_other_seeds(name, monkeypatch):
     entry = zoo.entries()[name]
     try:
         played = qlax.evaluate(f"zoo:{name}", episodes=entry.episodes, seed=1)
-    except qlax.UserError as error:  # not installed, nor in the place that QLAX_ZOO names; or the suite is not
+    except qlax.UserError as error:  # the agent or its suite is missing here
         pytest.skip(str(error))
     widths = [high - low for low, high in (entry.interval or (0, 0), played.overall.interval or (0, 0))]
     assert abs(played.overall.mean - entry.episode_return) <= sum(widths) + 0.02 * abs(entry.episode_return)
@@ -117,7 +117,7 @@ def test_a_downloaded_agent_stays_in_the_cache(own, url, monkeypatch, tmp_path):
     assert acts_as("a/far", 1)
     (cached,) = (tmp_path / "cache").rglob("*.safetensors")
     cached.write_bytes(cached.read_bytes()[:-1])
-    with pytest.raises(qlax.UserError, match="set QLAX_ZOO"):  # damaged: as if it were not there
+    with pytest.raises(qlax.UserError, match="set QLAX_ZOO"):  # a damaged file counts as missing
         qlax.load("zoo:a/far")
     monkeypatch.setenv("QLAX_ZOO", url)
     assert acts_as("a/far", 1)
@@ -158,7 +158,7 @@ def test_the_list_names_presets_without_an_agent(own, monkeypatch, capsys):
 
 
 def test_training_begins_with_weights_of_the_zoo(own, tmp_path, monkeypatch):
-    """With a learning rate of almost zero the weights stay what they were."""
+    """A learning rate of almost zero leaves the initial weights unchanged, so they can be compared."""
     random_agent({}, OBS, 2, 0, env="gymnax/CartPole-v1").save(own.parent / "package" / "a" / "near.safetensors")
     data = (own.parent / "package" / "a" / "near.safetensors").read_bytes()
     entry = zoo.entries()["a/near"]._replace(sha256=hashlib.sha256(data).hexdigest())

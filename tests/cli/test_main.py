@@ -118,7 +118,7 @@ def test_the_package_is_the_command(tmp_path):
 
 
 def test_what_multiprocessing_holds_is_freed(tmp_path, monkeypatch):
-    """As where Ctrl-C interrupts the closing of environments: a process goes on, and semaphores are in use."""
+    """A process still runs and semaphores are still in use, as when Ctrl-C interrupts the closing of environments."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     code = """
 import multiprocessing, sys, time

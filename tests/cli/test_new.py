@@ -48,7 +48,7 @@ def test_a_new_project_passes_its_tests_and_trains(kind, tmp_path, capsys):
 
 def test_the_readme_has_the_corridor_that_is_written():
     def code(text):
-        """The class without its docstrings and comments, and by whatever name."""
+        """Return the code of the class without its name, docstrings and comments."""
         (found,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
         for node in ast.walk(found):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:

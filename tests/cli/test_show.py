@@ -11,7 +11,7 @@ LIBRARY = "libQt5Core.so.5: cannot open shared object file: No such file or dire
 
 
 class PanicError(BaseException):
-    """Exception that is no `Exception`, as those of packages written in Rust."""
+    """Exception that does not inherit from `Exception`, as some packages written in Rust raise."""
 
 
 def test_lists_of_environments_and_presets(capsys):
@@ -99,7 +99,7 @@ def test_a_suite_that_is_not_installed_is_one_line_at_the_end(monkeypatch, capsy
 
 
 def test_what_cannot_be_made_is_grouped_after_the_table(monkeypatch, capsys, recwarn):
-    """One line for each reason, of whatever exception, without the warnings and prints of other packages."""
+    """There is one line for each reason, whatever the exception, and other packages print nothing in between."""
     errors = {
         "Qt": ImportError(LIBRARY),
         "Qt2": ImportError(LIBRARY),

@@ -25,7 +25,7 @@ def test_train_then_repeat_by_its_configuration(capsys, tmp_path):
 
 
 def test_every_kind_of_flag_reaches_the_configuration(monkeypatch):
-    """What is trained is what `config.json` holds, as another test shows."""
+    """Only the settings are checked here; another test shows that `config.json` holds what is trained."""
     told = []
     monkeypatch.setattr("qlax.train", lambda config, **options: told.append(config), raising=False)
     monkeypatch.setattr("qlax.cli.train.report", lambda result: None)

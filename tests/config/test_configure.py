@@ -1,4 +1,4 @@
-"""From presets, environments and other settings to settings."""
+"""How presets, environments and overrides become the settings of a run."""
 
 from collections.abc import Sequence
 from typing import get_type_hints
@@ -46,7 +46,7 @@ def test_one_file_of_a_folder_is_the_preset_of_each_of_its_environments():
     assert presets.made_for("jaxmarl/smax/2s3z") == ["smax-fast/2s3z", "smax/2s3z"]
     assert presets.made_for("jaxmarl/mpe/simple_spread") == ["mpe/spread"]
     assert presets.made_for("jaxmarl/mpe/simple_reference") == []
-    assert configure("craftax/Craftax-Pixels-v1").preset is None  # though there is a preset called craftax
+    assert configure("craftax/Craftax-Pixels-v1").preset is None  # although there is a preset called craftax
     for name in ("smax", "smax/", "smax/each"):
         with pytest.raises(UserError, match="unknown preset"):
             configure(name)
@@ -82,7 +82,7 @@ def test_options_are_added_to_those_of_the_preset():
 
 
 def test_with_another_environment_the_preset_is_forgotten(tmp_path):
-    """It would name the run's directory, its figures and its summary."""
+    """Otherwise the wrong preset would name the run directory, and appear in figures and in the summary."""
     acrobot = "gymnax/Acrobot-v1"
     config = configure("cartpole", env=acrobot)
     assert (config.env, config.preset) == (acrobot, None)
@@ -96,7 +96,7 @@ def test_with_another_environment_the_preset_is_forgotten(tmp_path):
 def test_type_checkers_know_every_setting_with_the_type_of_its_field():
     hints = get_type_hints(Overrides, None, {"Mixing": Mixing})
     assert hints.keys() == {name for name, field in FIELDS.items() if not field.metadata["origin"]}
-    for name in hints.keys() - {"hidden", "init", "mixing", "optimizer"}:  # these also take an int, a path or an object
+    for name in hints.keys() - {"hidden", "init", "mixing", "optimizer"}:  # these take further types in Python
         field = FIELDS[name].type
         assert hints[name] == {tuple[str, ...]: Sequence[str], Sweep: Sweepable}.get(field, field), name
 

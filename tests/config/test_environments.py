@@ -22,7 +22,7 @@ from qlax.training import plan
         ("PGX/Go_9x9", "pgx/go_9x9"),
         ("JaxMARL/SMAX/3M", "jaxmarl/smax/3m"),
         ("gymnasium/PHYS2D/cartpole-v1", "gymnasium/phys2d/CartPole-v1"),
-        ("gymnax/pendulum-v1", "gymnax/Pendulum-v1"),  # which is refused under its name
+        ("gymnax/pendulum-v1", "gymnax/Pendulum-v1"),  # refused later, under its proper name
         ("Gymnasium/my_package:MyEnv-v0", "gymnasium/my_package:MyEnv-v0"),
         ("gymnax/Unheard-of", "gymnax/Unheard-of"),
         ("My_Module:gymnax", "My_Module:gymnax"),
@@ -71,7 +71,7 @@ def test_the_environment_of_a_preset_may_be_given_again_in_another_case():
 
 
 def test_names_that_were_not_recorded_are_asked_of_the_suite(monkeypatch):
-    """The plan's settings are those that all files of a run hold."""
+    """The plan has the right spelling, and all files of a run take their settings from it."""
     stand_in_suite(monkeypatch, ["Pong"])
     config = configure("FLAKY/pong", **SMALL)
     assert config.env == "flaky/pong"

@@ -1,4 +1,4 @@
-"""Presets reach the scores that issue and README promise; all but the quickest are slow."""
+"""Presets reach their promised scores; all tests but the quickest are slow."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ QUICK_SPREAD = {
         pytest.param("memory-chain", 4, {"seed": 4}, 0.45, 1, id="memory", marks=pytest.mark.slow),
         pytest.param("memory-chain", 2, {"memory": "none"}, -0.5, 0.5, id="no memory", marks=pytest.mark.slow),
         pytest.param("minatar/breakout", 2, {"total_steps": 1e6}, 10, 100, id="breakout", marks=pytest.mark.slow),
-        # random: -85; standing still: -74
+        # random actions return -85, and standing still -74
         pytest.param("mpe/spread", 1, QUICK_SPREAD, -66, 0, id="spread", marks=pytest.mark.slow),
         pytest.param("smax-fast/3m", 1, {"total_steps": 2e6}, 1.6, 2, id="smax", marks=pytest.mark.slow),
         pytest.param("hanabi-fast", 1, {"total_steps": 2e6}, 5, 25, id="hanabi", marks=pytest.mark.slow),
@@ -45,7 +45,10 @@ def test_a_preset_reaches_its_score(preset, seeds, settings, least, most, tmp_pa
 
 @pytest.mark.slow
 def test_two_cooks_deliver_soup(tmp_path):
-    """While exploring, as a greedy team that learned for seconds may block itself. Random ones get 2 an episode."""
+    """Exploring episodes are counted, because two greedy cooks may block each other after seconds of training.
+
+    Random actions return 2 per episode.
+    """
     settings = {"total_steps": 300_000, "hidden": (64, 64), "learning_rate": 1e-3, "eval_episodes": 8}
     result = qlax.train("overcooked-fast/cramped_room", out=tmp_path / "run", **settings)
     assert np.nanmax(result.curves["episode_return"]) > 60

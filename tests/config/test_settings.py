@@ -35,7 +35,7 @@ def test_draws_are_joint_and_crossed_with_lists_and_trained_with_every_seed():
     drawn = [(setting["learning_rate"], setting["gamma"]) for setting in settings[::2]]
     assert len({rate for rate, _ in drawn}) == len({gamma for _, gamma in drawn}) == 8
     assert all(type(value) is float for setting in settings for value in setting.values())
-    # More draws begin with those of fewer, whatever else is asked for; another seed gives others.
+    # More draws begin with the same settings as fewer draws, whatever the other settings; another seed gives others.
     assert Config(**asked, seeds=3, draws=16).settings()[:16] == settings
     alone = Config(env=ENV, learning_rate=asked["learning_rate"], draws=8, num_envs=64)
     assert [setting["learning_rate"] for setting in alone.settings()] == [rate for rate, _ in drawn]
@@ -51,7 +51,7 @@ def test_distributions_are_spread_as_they_say():
         assert min(rates if low < 0.1 else gammas) >= low
     assert max(rates) <= 0.1
     assert max(gammas) <= 1
-    assert all(float(f"{value:g}") == value for value in rates + gammas)  # what is shown of it is all of it
+    assert all(float(f"{value:g}") == value for value in rates + gammas)  # the shown digits are all digits of the value
     narrow = Config(env=ENV, gamma="uniform:0.9999999:0.99999995", draws=9).settings()
     assert all(0.9999999 <= setting["gamma"] <= 0.99999995 for setting in narrow)
 

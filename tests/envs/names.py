@@ -14,7 +14,7 @@ from qlax.errors import UserError
 
 def main() -> None:
     content = json.loads(environments.FILE.read_text())
-    for suite in sorted(environments.SUITES, key=lambda suite: suite != "gymnasium"):  # before ale-py registers there
+    for suite in sorted(environments.SUITES, key=lambda suite: suite != "gymnasium"):  # before ale-py adds its games
         entry = content.setdefault(suite, {})
         try:
             version, names = environments.installed_version(suite), envs.suite(suite).names()
@@ -23,7 +23,7 @@ def main() -> None:
             continue
         entry |= {"version": version, "names": names, "others": entry.get("others", {})}
     suites = [f'"{suite}": {json.dumps(content[suite])}' for suite in environments.SUITES]
-    # Lines end at commas: other spaces are in the reasons.
+    # Lines are broken at commas only, because the reasons contain spaces.
     whole = [re.sub(r"(?<!,) ", "\0", suite) for suite in suites]
     lines = [textwrap.fill(suite, 120, break_long_words=False, break_on_hyphens=False) for suite in whole]
     environments.FILE.write_text("{\n" + ",\n".join(lines).replace("\0", " ") + "\n}\n")

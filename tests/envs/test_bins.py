@@ -1,4 +1,4 @@
-"""Continuous actions in bins, and actions of several dimensions: what is learned, and what everything else does."""
+"""Continuous actions in bins, and actions of several dimensions: learning, evaluation, agents and exports."""
 
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 
 
 class Target:
-    """One step; the reward is 1 minus the squared distance of the action from a point in [-1, 1]^D."""
+    """One-step task whose reward is 1 minus the squared distance of the action from a point in [-1, 1]^D."""
 
     def __init__(self, *point, limit=None):
         self.point = jnp.asarray(point, jnp.float32)
@@ -39,14 +39,14 @@ class Target:
 
 
 class Corner(Target):
-    """A task of the user's own, as `module:Name`."""
+    """Task that tests name as `module:Name`, as users name theirs."""
 
     def __init__(self):
         super().__init__(1.0, -1.0, 1.0)
 
 
 class Swarm:
-    """Team of two members of two dimensions each, in which every number has its own best value."""
+    """Team of two members with two dimensions each, every one of which has its own best value."""
 
     num_agents = 2
     action_bounds = (np.array([-1, 0], np.float32), np.array([1, 4], np.float32))
@@ -62,7 +62,7 @@ class Swarm:
 
 
 class OneDimension(qlax.Wrapper):
-    """Environment whose actions have an axis of one dimension."""
+    """Environment whose actions are arrays `[1]` instead of single numbers."""
 
     action_dimensions = 1
 
@@ -74,7 +74,7 @@ class OneDimension(qlax.Wrapper):
 
 
 class HostTarget(HostWalk):
-    """Environments on the host with continuous actions, which are written down."""
+    """Environments on the host with continuous actions, which are recorded in `seen`."""
 
     action_bounds = (np.array([0, -2], np.float32), np.array([1, 2], np.float32))
     num_actions = None
@@ -108,14 +108,14 @@ def test_the_best_corner_is_found_with_two_bins_and_the_best_inner_point_with_el
         corner = greedy(qlax.Bins(Target(1.0, -1.0), 2), mixing)
         inner = greedy(qlax.Bins(Target(0.4, -0.6), 11), mixing, num_updates=300)
     assert corner.action.tolist() == [1, 0]
-    assert inner.action.tolist() == [7, 2]  # -1 + 0.2 i
+    assert inner.action.tolist() == [7, 2]  # bin i is the value -1 + 0.2 i
     np.testing.assert_allclose([*corner.value, *inner.value], 1, atol=0.05)
 
 
 def test_members_of_a_team_each_choose_in_every_dimension():
     with strict_and_quick():
         found = greedy(qlax.Bins(Swarm(), 3), qlax.VDN)
-    assert found.action.tolist() == [2, 0, 0, 2]  # member by member
+    assert found.action.tolist() == [2, 0, 0, 2]  # the two dimensions of the first member, then those of the second
     np.testing.assert_allclose(found.value, 0, atol=0.1)
 
 
@@ -169,7 +169,7 @@ def test_cost_grows_by_the_outputs_only():
     for memory in ("none", "gru"):
         alone = flops(None, memory)
         for dimensions in (1, 6, 17):
-            blocks = 2 * 4 * 8 * 64 * 3 * (dimensions - 1)  # a product and a sum for each of the weights that are added
+            blocks = 2 * 4 * 8 * 64 * 3 * (dimensions - 1)  # a product and a sum for each further weight
             assert flops(dimensions, memory) - alone <= 1.1 * blocks + 4 * 8 * 3 * dimensions
 
 
@@ -185,7 +185,7 @@ def run(tmp_path_factory):
 def test_agents_answer_continuous_actions_and_are_evaluated_and_exported(run, tmp_path):
     agent = qlax.load(run)
     assert (agent.num_actions, agent.dimensions) == (2, 3)
-    obs = np.zeros((2, 8), np.float32)  # two numbers, and the last action of three dimensions of two values
+    obs = np.zeros((2, 8), np.float32)  # two numbers, and the one-hot last action: 3 x 2
     obs[:, :2] = 1
     q = agent.q_values(obs)
     assert q.shape == (2, 3, 2)

@@ -1,4 +1,4 @@
-"""From an environment's name to what is trained and played in."""
+"""From an environment's name to the environments of training and evaluation."""
 
 import jax
 import pytest
@@ -14,7 +14,7 @@ SIZES = {"num_envs": 4, "num_steps": 8, "num_minibatches": 2}
 
 @pytest.fixture
 def imports(monkeypatch):
-    """The import paths that were imported, in order."""
+    """Record the import paths that are imported, in order."""
     found = []
     original = envs.import_object
     monkeypatch.syspath_prepend(TESTS)

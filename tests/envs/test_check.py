@@ -23,7 +23,7 @@ def unchanged(state, step):
 
 
 def world(reset=unchanged, step=unchanged, env=None, **attributes):
-    """A counting environment (or `env`), what it returns from reset and step changed, with further attributes."""
+    """Return a counting environment, or `env`, with changed results of reset and step, and with further attributes."""
     env = env or Counting(lengths=(3, 5), time_limit=4)
     env.reset, env.step = reset and then(env.reset, reset), step and then(env.step, step)
     for name, value in attributes.items():
@@ -36,7 +36,7 @@ def then(function, change):
 
 
 def both(**fields):
-    """The same change of a `Step` in reset and step: `field=function`."""
+    """Return the arguments of `world` that change fields of `Step` in reset and step alike: `field=function`."""
 
     def change(state, step):
         return state, step._replace(**{name: function(getattr(step, name)) for name, function in fields.items()})
@@ -73,7 +73,7 @@ def int_of_a_tracer(state, step):
 
 
 class HoldsState(Counting):
-    """Keeps the state on itself, and gives back a part of it."""
+    """Mistake: keeps its state as an attribute, and returns only a part of it."""
 
     def reset(self, key):
         self.inner, step = super().reset(key)
@@ -133,7 +133,7 @@ class LeavesBehind(Counting):
 
 
 class Cached(Counting):
-    """No mistake: the first to need it makes a table."""
+    """No mistake: computes a table when it is first needed, and keeps it."""
 
     table = None
 
@@ -338,7 +338,7 @@ def nan_raw_reward_at_count_2(state, step):
 
 
 class Restarting(Counting):
-    """Resets itself where an episode ends."""
+    """Mistake: resets itself where an episode ends."""
 
     def step(self, key, state, action):
         state, step = super().step(key, state, action)
@@ -349,7 +349,7 @@ class Restarting(Counting):
 
 
 def cut_is_over(state, step):
-    """As many write it: whatever ends an episode is a termination."""
+    """Mistake of many environments: report the time limit as a termination."""
     return state, step._replace(terminated=step.terminated | step.truncated, truncated=jnp.bool_(False))
 
 
@@ -433,7 +433,7 @@ def test_check_env_says_what_is_wrong_and_what_was_expected(changes, message):
 
 
 class Walk:
-    """Walk from where the other's state tells it: what is no mistake though it may look like one."""
+    """Walk whose subclasses look like a mistake and are none; `move` defines their steps."""
 
     num_actions = 2
 
@@ -451,14 +451,14 @@ class Walk:
 
 
 class Leaving(Walk):
-    """The second action ends the episode, and leaves everything as it is: even the state after a reset."""
+    """Walk in which action 1 ends the episode and leaves the state unchanged, even that after a reset."""
 
     def move(self, state, action):
         return state + 1 - action, self.show(state + 1 - action, action == 1)
 
 
 class Home(Walk):
-    """A walk to and fro that is over at home, where it began: for all that can be seen, this may be a reset."""
+    """Walk that ends where it began, so that its last state cannot be told from a reset."""
 
     def move(self, state, action):
         state = state + 2 * action - 1
@@ -466,7 +466,7 @@ class Home(Walk):
 
 
 class Bandit(Walk):
-    """Every episode is one step."""
+    """Walk whose episodes last one step."""
 
     def move(self, state, action):
         return state + 1, self.show(state + 1, jnp.bool_(True))
@@ -494,7 +494,7 @@ def test_good_environments_pass_without_a_word(env):
 
 @contextmanager
 def no_warning_but_of_clocks():
-    """Allow the one warning that `Counting` and `Host` deserve, as they show how many steps they have taken."""
+    """Turn warnings into errors, except for the one about observed time, which is right for `Counting` and `Host`."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*: obs tells the time")
@@ -591,9 +591,10 @@ def test_check_env_handles_random_keys_in_the_state():
 
 
 class Host:
-    """N that count up to an end: the action 1 from three on, or the time limit; each step pays 1, or what it counted.
+    """Three counters on the host, which end by action 1 once they have reached 3, or by the time limit.
 
-    As most back ends do, it takes a step to reset. `Episodes` keeps its accounts, unless it is to show its own, `raw`.
+    Each step pays 1, or `pay(count)`. As in most back ends, a reset takes a step. `qlax.Episodes` makes the steps, or
+    with `raw` the class itself.
     """
 
     num_actions = 2
@@ -601,7 +602,7 @@ class Host:
     def __init__(self, *, time_limit=6, reset_takes_a_step=True, random_starts=False, pay=lambda count: 1.0, raw=False):
         self.num_envs, self.time_limit, self.limit, self.pay, self.raw = 3, time_limit, time_limit, pay, raw
         self.reset_takes_a_step, self.random_starts = reset_takes_a_step, random_starts
-        self.memory = np.zeros((3, 2), np.float32)  # used again and again
+        self.memory = np.zeros((3, 2), np.float32)  # memory that is used for every observation
         self.episodes = Episodes(3, reset_takes_a_step=reset_takes_a_step)
 
     def reset(self, seed):
@@ -632,7 +633,7 @@ class Host:
         return self.episodes.step(self.show(), reward, terminated, truncated)
 
     def own(self, reward, terminated, truncated):
-        """The back end's own words, with accounts that count every step."""
+        """Make a step without `qlax.Episodes`; the returns and lengths count every step, resets included."""
         self.total, self.length = self.total + reward, self.length + 1
         metrics = {"episode_return": self.total, "episode_length": self.length}
         metrics = {name: np.where(self.over, value, np.nan).astype(np.float32) for name, value in metrics.items()}
@@ -754,7 +755,7 @@ def raw_reward_too(step):
 
 
 def lives(step):
-    """Each second step of a game is a life's last."""
+    """Mark every second step as terminated, as if a life was lost there."""
     return step._replace(terminated=step.terminated | (~step.truncated & ~ended(step) & (step.obs[:, 1] == 2)))
 
 
@@ -772,7 +773,7 @@ GOOD_ON_THE_HOST = {
 def test_a_good_host_env_passes_without_a_word(env):
     with no_warning_but_of_clocks():
         check_env(env)
-        check_host_env(env)  # as every training does
+        check_host_env(env)  # as at the beginning of every training
 
 
 def test_advice_for_a_host_env():
@@ -784,7 +785,7 @@ def test_advice_for_a_host_env():
 
 
 class Clock(Counting):
-    """A number that is drawn anew in every step, and the time since the episode began as `shown` tells it."""
+    """Observation of a random number, and of the time since the episode began, converted by `shown`."""
 
     def __init__(self, shown, time_limit=4):
         super().__init__(time_limit=time_limit)
@@ -805,12 +806,12 @@ class Clock(Counting):
     [
         (Clock(lambda count: count), True),
         (Clock(lambda count: jnp.arange(5) == count), True),
-        (Clock(lambda count: count % 2), False),  # the end looks like the beginning, which is trained
+        (Clock(lambda count: count % 2), False),  # the end is observed like the beginning, which is trained
         (Clock(lambda count: count == 2), False),
-        (Clock(lambda count: count, time_limit=40), False),  # too few episodes to tell
+        (Clock(lambda count: count, time_limit=40), False),  # too few episodes for a verdict
         (Host(), True),
         (Host(time_limit=2), True),
-        (Host(time_limit=2, reset_takes_a_step=False), False),  # its final observations are not seen
+        (Host(time_limit=2, reset_takes_a_step=False), False),  # its final observations are never returned
     ],
 )
 def test_a_clock_that_is_unique_at_the_time_limit_is_advised_against(env, is_clock):

@@ -1,4 +1,4 @@
-"""Every environment that comes by name keeps its contract: a few of each suite in CI, all of them if slow tests run."""
+"""Every environment of a suite keeps its contract: CI tests a few of each suite, and the slow tests all of them."""
 
 import re
 import tomllib
@@ -60,11 +60,11 @@ def test_shapes_and_dtypes_are_those_of_the_contract_and_types_are_strong(env_id
     action = jax.ShapeDtypeStruct((2, *axes) if axes else (2, 1), dtype)
     after = jax.eval_shape(vec.step, KEY, state, action)
     assert _specified((state, step)) == _specified(after)
-    default_encoder(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs))  # one takes it
+    default_encoder(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs))  # some encoder suits
 
 
 def _specified(tree):
-    leaves, structure = jax.tree.flatten(tree)  # nodes may have an equality of their own
+    leaves, structure = jax.tree.flatten(tree)  # compares leaves, because nodes may define their own equality
     return structure, [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves]
 
 
@@ -78,7 +78,7 @@ def test_random_play_keeps_the_contract(env_id):
 def test_random_play_on_the_host_keeps_the_contract(env_id):
     try:
         env = envs.make(env_id, num_envs=2)
-    except envs.UserError as error:  # Gymnasium lists what it has, continuous actions and MuJoCo's too
+    except envs.UserError as error:  # PQN cannot use all of Gymnasium's, or a package is missing
         assert env_id.startswith("gymnasium/")
         pytest.skip(str(error))
     try:
@@ -89,7 +89,7 @@ def test_random_play_on_the_host_keeps_the_contract(env_id):
 
 @pytest.mark.parametrize("suite", environments.SUITES)
 def test_the_recorded_names_are_those_of_the_suite(suite):
-    """If not, `python tests/envs/names.py` writes them anew."""
+    """If this test fails, `python tests/envs/names.py` records the names again."""
     recorded = environments.recorded(suite)
     try:
         installed = environments.installed_version(suite)
@@ -98,7 +98,7 @@ def test_the_recorded_names_are_those_of_the_suite(suite):
     if installed != recorded.version:
         pytest.skip(f"{suite} {installed} is installed, and the names are those of {recorded.version}")
     names = [name for name in ALL if name.startswith(f"{suite}/")]
-    if suite == "gymnasium":  # other packages register theirs there too
+    if suite == "gymnasium":  # other packages add their environments to Gymnasium's registry
         assert {f"{suite}/{name}" for name in recorded.names} <= {*names}
     else:
         assert [f"{suite}/{name}" for name in recorded.names] == names

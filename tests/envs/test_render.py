@@ -1,4 +1,4 @@
-"""Environments draw themselves: one of each suite, and what is around them."""
+"""Pictures of environments: one environment of each suite, and wrappers around one."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ IN_JAX = [
     *("gymnax/CartPole-v1", "gymnax/Breakout-MinAtar", "pgx/minatar-breakout", "pgx/tic_tac_toe", "jumanji/Maze-v0"),
     *("navix/Navix-Empty-5x5-v0", "xminigrid/MiniGrid-Empty-5x5"),
     *(
-        pytest.param(name, marks=pytest.mark.slow)  # import or compile for long
+        pytest.param(name, marks=pytest.mark.slow)  # these take long to import or to compile
         for name in (
             *("jaxmarl/overcooked/cramped_room", "jaxmarl/mpe/simple_spread", "jaxmarl/hanabi", "jaxmarl/smax/3m"),
             *("craftax/Craftax-Classic-Symbolic-v1", "craftax/Craftax-Symbolic-v1"),
@@ -30,7 +30,7 @@ def is_picture(picture, *axes):
 
 
 def played(env, steps):
-    """The states of an episode of legal actions, on the host."""
+    """Play random legal actions, and return the states as NumPy arrays."""
     shared = (env.shared,) if hasattr(env, "shared") else ()
     reset, advance = jax.jit(env.reset), jax.jit(env.step)
     state, step = reset(jax.random.key(0))
@@ -103,7 +103,7 @@ def test_minatar_shows_what_moves_before_its_trail():
     from qlax.envs.suites import drawing
 
     obs = np.zeros((10, 10, 4), bool)
-    obs[4, 5, [1, 2]] = True  # the ball where it came from
+    obs[4, 5, [1, 2]] = True  # the ball's last position
     obs[2, 2, 2] = True
     picture = drawing.minatar("breakout", obs)
     middle = drawing.CELL // 2

@@ -13,7 +13,7 @@ KEYS = jax.random.split(jax.random.key(0), 100)
 
 
 def play(vec, actions):
-    """The first step and those after each of `actions [T, N]`, taken by every member: fields `[T + 1, ...]`, NumPy."""
+    """Take `actions [T, N]`, the same for all members; return all steps, with fields `[T + 1, ...]` in NumPy."""
     state, first = jax.jit(vec.reset)(KEYS[-1])
     actions = jnp.repeat(jnp.asarray(actions, jnp.int32)[..., None], vec.num_agents, -1)
     step = lambda state, inputs: vec.step(inputs[0], state, inputs[1])  # noqa: E731
@@ -22,11 +22,11 @@ def play(vec, actions):
 
 
 def kinds(tree):
-    """Shape, dtype and weakness of every array."""
+    """Return shape, dtype and weak type of every array."""
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-# What one copy shows after its reset and after the actions 1, 0, 1, 1, 0:
+# Steps of one copy after its reset and after the actions 1, 0, 1, 1, 0:
 #   count of the observation, reward, terminated, truncated, episode_return, episode_length, the environment's metric
 TERMINATES = (
     {"lengths": (2,)},
@@ -110,14 +110,14 @@ def test_fresh_episodes_are_dealt_to_the_copies_that_ended(reset_ratio, num_fres
         staying = np.setdiff1d(np.arange(6), ending)
         np.testing.assert_array_equal(after[staying], before[staying])
         assert not set(after[ending]) & set(before)
-        assert len(set(after[ending])) == min(len(ending), num_fresh)  # unique where few ended, shared where more
+        assert len(set(after[ending])) == min(len(ending), num_fresh)  # shared if many ended
         if ending and reset_ratio > 1:
             shares = np.unique(after[ending], return_counts=True)[1]
-            assert max(shares) == -(-len(ending) // num_fresh)  # and evenly
+            assert max(shares) == -(-len(ending) // num_fresh)  # shared evenly
 
 
 class Resets(Counting):
-    """Counts, on the host, how often it made a new episode."""
+    """Counts, by a callback to the host, how often a new episode is made."""
 
     reset_ratio = 4
 
@@ -150,7 +150,7 @@ def test_fresh_episodes_are_made_only_where_one_ended_also_side_by_side():
 
 
 class Shaped(Counting):
-    """The reward learned from is ten times what is reported."""
+    """Environment whose reward for learning is ten times the reported one."""
 
     def reset(self, key):
         state, step = super().reset(key)
@@ -163,7 +163,7 @@ class Shaped(Counting):
 
 def test_returns_are_of_raw_rewards_which_go_no_further():
     steps = play(Vec(Shaped(time_limit=2), 1), np.ones((5, 1)))
-    np.testing.assert_array_equal(steps.reward[:, 0], [0, 10, 10, 0, 10, 10])  # infinite where the action is ignored
+    np.testing.assert_array_equal(steps.reward[:, 0], [0, 10, 10, 0, 10, 10])  # not the inf of ignored actions
     np.testing.assert_array_equal(steps.metrics["episode_return"][:, 0], [nan, nan, 2, nan, nan, 2])
     assert set(steps.metrics) == {"episode_return", "episode_length"}
 
@@ -185,7 +185,7 @@ def test_numbers_of_copies_that_cannot_be(num_envs, reset_ratio, message):
 
 
 class Weak(Counting):
-    """Python's numbers everywhere, as un-jitted environments return them: weakly typed, and an int reward."""
+    """Environment that returns Python's numbers, which have weak types in JAX, and an int reward."""
 
     def reset(self, key):
         del key
@@ -200,7 +200,7 @@ class Weak(Counting):
 
 
 class Keyed(Counting):
-    """Keeps a random key in its state, drawn anew at every step."""
+    """Environment with a random key in its state, which changes at every step."""
 
     def reset(self, key):
         state, step = super().reset(key)
@@ -212,7 +212,7 @@ class Keyed(Counting):
 
 
 class Team(Counting):
-    """Two members, each shown the shared bonus beside the count; the reward is the sum of their actions times it."""
+    """Team of two who observe the count and the shared bonus; the reward is the bonus times the sum of actions."""
 
     num_agents = 2
     shared = jnp.float32(10)
@@ -233,7 +233,7 @@ class Team(Counting):
 
 
 class Masked(Counting):
-    """Action 0 is not legal on the first step."""
+    """Environment in which action 0 is illegal in the first step."""
 
     def _show(self, state, *rest):
         legal = jnp.array([True, True, True]).at[0].set(state["count"] > 0)
@@ -292,7 +292,7 @@ def test_a_team_acts_together_and_gets_what_is_shared():
     np.testing.assert_array_equal(step.metrics["episode_return"], [0, 1010, 3030])
     np.testing.assert_array_equal(step.obs["count"], [[0, 100]] * 3)
     np.testing.assert_array_equal(step.legal, [[[1, 0, 1], [0, 1, 0]]] * 3)
-    np.testing.assert_array_equal(state.shared, [1000])  # no reset wipes it
+    np.testing.assert_array_equal(state.shared, [1000])  # resets keep what copies share
 
 
 def test_single_agents_get_the_axis_of_members():

@@ -35,7 +35,7 @@ def strict():
 
 
 class Pair(Counting):
-    """A team of two that counts together."""
+    """Team of two who share one count."""
 
     num_agents = 2
     shared = jnp.float32(5)
@@ -50,9 +50,9 @@ class Pair(Counting):
 
 
 class Sights:
-    """Shows arrays of every kind, in which all numbers are new at every step, to one agent or to a team of two.
+    """Environment for one agent or a team of two, whose observed arrays of all kinds have new numbers in each step.
 
-    An episode is cut after `time_limit` steps, or terminates before, when its start says so.
+    An episode is cut after `time_limit` steps, or terminates earlier, as drawn at its start.
     """
 
     num_actions = 3
@@ -99,7 +99,7 @@ class Sights:
 
 
 def rollout(env, num_steps=12, num_envs=3):
-    """Steps `[1 + num_steps, N, ...]` under `Vec`, of random actions."""
+    """Take random actions in `Vec`, and return the steps `[1 + num_steps, N, ...]`."""
     vec = Vec(env, num_envs, reset_ratio=1)
     state, step = jax.jit(vec.reset)(KEY)
     steps, advance = [step], jax.jit(vec.step)
@@ -114,7 +114,7 @@ def rollout(env, num_steps=12, num_envs=3):
 
 
 def counts(env, actions):
-    """Of `Counting` under `Vec`: what is shown, whether it terminated and was reset, and how long an episode was."""
+    """Step `Counting` in `Vec`; return the observation, terminated, truncated and the episode's length of each step."""
     vec = Vec(env, 1)
     state, step = vec.reset(KEY)
     advance, shown = jax.jit(vec.step), []
@@ -130,11 +130,11 @@ def test_an_episode_is_cut_at_the_limit_and_its_final_observation_shown():
     expected = [
         [1, 0, 0, nan],
         [2, 0, 0, nan],
-        [3, 0, 0, 3],  # cut: the final observation
-        [0, 0, 1, nan],  # the step that resets, whose action is ignored
+        [3, 0, 0, 3],  # the episode is cut: this is its final observation
+        [0, 0, 1, nan],  # the step of the reset, whose action is ignored
         [1, 0, 0, nan],
         [2, 0, 0, nan],
-        [0, 1, 0, 3],  # terminated at the limit: that wins
+        [0, 1, 0, 3],  # terminated at the limit, which counts as terminated
         [1, 0, 0, nan],
     ]
     np.testing.assert_array_equal(shown, expected)
@@ -145,14 +145,14 @@ def test_the_smaller_limit_holds():
     outer = TimeLimit(Counting(time_limit=3, random_starts=False), 2)
     assert (inner.time_limit, outer.time_limit, TimeLimit(Pair(), 7).time_limit) == (2, 2, 7)
     unlimited = ConstantReward()
-    unlimited.time_limit = None  # as the contract allows
+    unlimited.time_limit = None  # the contract allows None
     assert TimeLimit(unlimited, 7).time_limit == 7
     np.testing.assert_array_equal(counts(inner, [0, 0, 0]), counts(outer, [0, 0, 0]))
     assert counts(inner, [0, 0, 0])[:, 0].tolist() == [1, 2, 0]
 
 
 class Accountant(Counting):
-    """Reports the length of its episodes itself."""
+    """Environment that reports the length of its episodes itself."""
 
     def reset(self, key):
         state, step = super().reset(key)
@@ -171,7 +171,7 @@ def test_frames_are_those_of_the_episode_oldest_first(num_agents):
     assert single.truncated.any()
     begins[0] = True
 
-    def expected(path, x):  # [T, N, M, ...], stacked by the definition
+    def expected(path, x):  # [T, N, M, ...], stacked frame by frame in a loop
         x = x[..., None] if jax.tree_util.keystr(path) in ("['number']", "['nested'][1]") else x
         result = np.empty((*x.shape[:-1], frames * x.shape[-1]), x.dtype)
         for t, n in np.ndindex(*x.shape[:2]):
@@ -192,7 +192,7 @@ def test_frames_are_those_of_the_episode_oldest_first(num_agents):
 
 
 class Wages:
-    """Pays what its action says; a team the sum. An episode is three steps."""
+    """Environment of three steps whose reward is looked up by the action; a team gets the sum."""
 
     num_actions = 4
     wages = (0.0, 0.5, 3.0, -7.0)
@@ -218,7 +218,7 @@ class Wages:
 
 
 def earned(env, actions):
-    """Rewards learned from, and the episode's return."""
+    """Return the rewards for learning, and the reported return of the episode."""
     vec = Vec(env, 1)
     state, step = vec.reset(KEY)
     advance, rewards = jax.jit(vec.step), [step.reward[0]]
@@ -239,7 +239,7 @@ def earned(env, actions):
         (SymlogReward(Wages(2)), [[0, 1], [1, 1], [3, 2]], [0, np.log(1.5), np.log(2), -np.log(5)]),
         (ClipReward(SymlogReward(Wages()), 2), [1, 2, 3], [0, np.log(1.5), np.log(4), -2]),
         (ClipReward(Wages(shaped=True), 60), [1, 2, 3], [0, 50, 60, -60]),
-        (TransformReward(Wages(), lambda reward: reward - 1), [1, 2, 3], [0, -0.5, 2, -8]),  # nothing for a reset
+        (TransformReward(Wages(), lambda reward: reward - 1), [1, 2, 3], [0, -0.5, 2, -8]),  # 0 for a reset
     ],
 )
 def test_rewards_are_changed_and_returns_are_raw(env, actions, rewards):
@@ -252,7 +252,7 @@ def test_rewards_are_changed_and_returns_are_raw(env, actions, rewards):
 
 
 class Still:
-    """Always shows the same."""
+    """Environment whose observation never changes."""
 
     num_actions = 2
 
@@ -271,7 +271,7 @@ class Still:
 
 
 def looks(env):
-    """What is shown after a reset, which a step shows as well."""
+    """Return the observation after a reset, and check that a step returns the same one."""
     state, first = env.reset(KEY)
     _, second = env.step(KEY, state, jnp.zeros(getattr(env, "num_agents", ()), jnp.int32))
     jax.tree.map(np.testing.assert_array_equal, first.obs, second.obs)
@@ -284,7 +284,7 @@ def test_categories_become_one_hot_and_what_is_none_nothing():
     np.testing.assert_array_equal(vector, [0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(looks(OneHot(Still(np.int32(1)), 3)), [0, 1, 0])
     np.testing.assert_array_equal(looks(OneHot(Still(np.array([1, 0], np.uint8), num_agents=2), 2)), [[0, 1], [1, 0]])
-    assert looks(OneHot(Still(np.int8(5)), 300)).sum() == 1  # more categories than int8 counts
+    assert looks(OneHot(Still(np.int8(5)), 300)).sum() == 1  # more categories than int8 can count
 
 
 @pytest.mark.parametrize("num_agents", [None, 2])
@@ -373,7 +373,7 @@ def test_an_environment_s_own_dict_stays_whole():
 def test_nothing_is_there_that_the_environment_lacks():
     env = wrap(Counting(), ["last_action"])
     assert not hasattr(env, "num_agents")
-    assert not hasattr(Wrapper.__new__(Wrapper), "num_actions")  # as while it is copied
+    assert not hasattr(Wrapper.__new__(Wrapper), "num_actions")  # as on an instance that is being copied
 
 
 ALL = ["time_limit=2", "frame_stack=2", "clip_reward=0.5", "symlog_reward", "last_action", "last_reward", "flatten"]

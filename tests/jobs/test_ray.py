@@ -1,4 +1,4 @@
-"""Jobs on Ray: where they are placed; and on a local cluster killed, their workers killed, and stopped."""
+"""Jobs on Ray: where they run, and on a local cluster what happens when they are killed or stopped."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ SECONDS = 300
 
 
 class Cluster:
-    """What stands in for Ray: tasks are run when they are called."""
+    """Stand-in for Ray, which runs a task at once when it is called."""
 
     exceptions = SimpleNamespace(RayError=OSError)
 
@@ -56,8 +56,8 @@ class Cluster:
     ("machines", "place", "occupied", "at_once"),
     [
         ([{"CPU": 8.0}, {"CPU": 8.0}], {"jobs": 4}, (4, 0), 4),
-        ([{"CPU": 8.0}, {"CPU": 8.0}], {"jobs": 1}, (8, 0), 1),  # of one machine at most
-        ([{"CPU": 8.0}, {"CPU": 8.0}], {}, (1, 0), 16),  # 10 jobs share 16
+        ([{"CPU": 8.0}, {"CPU": 8.0}], {"jobs": 1}, (8, 0), 1),  # a job uses the CPUs of one machine at most
+        ([{"CPU": 8.0}, {"CPU": 8.0}], {}, (1, 0), 16),  # 10 jobs share 16 CPUs
         ([{"CPU": 2.0}], {}, (1, 0), 2),
         ([{"CPU": 8.0}], {"cpus": 3}, (3, 0), 2),
         ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {}, (1, 1), 2),
@@ -86,7 +86,7 @@ def test_what_has_no_room_is_refused(monkeypatch):
             Place(on="ray").runner(1)
 
 
-@pytest.mark.filterwarnings("ignore:os.fork")  # a worker of Ray has no JAX that could mind
+@pytest.mark.filterwarnings("ignore:os.fork")  # a worker of Ray runs no JAX, which forking could harm
 def test_an_attempt_is_the_same_process_as_here(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", Cluster({"CPU": 4.0, "GPU": 1.0}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -103,7 +103,7 @@ def test_an_attempt_is_the_same_process_as_here(monkeypatch, tmp_path):
 
 @pytest.fixture
 def begin(tmp_path):
-    """Begins the command in an empty directory; what it says goes to a file there."""
+    """Return a function that starts the command in an empty directory and writes its output to a file there."""
     pytest.importorskip("ray")
     begun = []
 
@@ -121,14 +121,14 @@ def begin(tmp_path):
 
 
 def training(directory):
-    """The process that trains in a directory, once it has a checkpoint."""
+    """Wait for a checkpoint in a directory, and return the process that trains there."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         if list(directory.glob("checkpoints/*.safetensors")):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     words = path.read_bytes().decode().split("\0")
-                except OSError:  # it is gone by now
+                except OSError:  # the process has ended meanwhile
                     continue
                 if str(directory) in words and "qlax" in words:
                     return int(path.parent.name)
@@ -146,7 +146,7 @@ def test_what_is_killed_on_a_cluster_goes_on_and_the_table_is_complete(begin, tm
     killed = tmp_path / "all" / "0-num_envs=2-norm=layer"
     os.kill(training(killed), signal.SIGKILL)
     lost = tmp_path / "all" / "1-num_envs=2-norm=none"
-    os.kill(parent(training(lost)), signal.SIGKILL)  # its worker
+    os.kill(parent(training(lost)), signal.SIGKILL)  # kill its worker
     assert command.wait(SECONDS) == 0, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
     assert "Ray: machines 1" in said

@@ -1,4 +1,4 @@
-"""What runs jobs, shown by sweeps over the games of MinAtar: the simplest jobs."""
+"""The runner of jobs, tested by sweeps over the games of MinAtar."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ from qlax.errors import UserError
 from qlax.jobs import sweep
 from qlax.jobs.runner import Job, Outcome, here, run_jobs, share_of_gpu
 
-# What stands in for training: it leaves what a run leaves, and does as the game's name says.
+# Stand-in for training: it writes the files of a run, and behaves as the name of the game says.
 JOB = """
 import json, os, pathlib, signal, sys, time
 
@@ -56,7 +56,7 @@ summary = {
 """
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # the command has no JAX that could mind
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # the command runs no JAX, which forking could harm
 GAMES = ["asterix", "breakout", "freeway", "seaquest", "space-invaders"]
 
 
@@ -67,7 +67,7 @@ def in_an_empty_directory(monkeypatch, tmp_path):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Jobs that run `JOB` with these further words."""
+    """Return a function that lets jobs run `JOB`, with further words."""
 
     def use(*words):
         stand_in_for_training(monkeypatch, JOB, *words)
@@ -76,7 +76,7 @@ def stand_in(monkeypatch):
 
 
 def directories(games):
-    """Of a sweep over these games, in this order."""
+    """Return the directories of the jobs of a sweep over these games."""
     return [f"{number}-minatar-{game}" for number, game in enumerate(games)]
 
 
@@ -102,14 +102,14 @@ def test_what_fails_is_tried_again_and_reported_and_the_others_go_on(capsys, sta
     assert list(results["targets"]) == ["minatar/asterix", "minatar/freeway", "minatar/space-invaders"]
     assert results["failed"].keys() == {"minatar/breakout", "minatar/seaquest"}
     assert said.out == (tmp_path / "all" / "table.md").read_text()
-    assert main(words) == 1  # only what failed is tried again
+    assert main(words) == 1  # only the failed job is tried again
     attempts = [len((tmp_path / "all" / name / "attempts").read_text()) for name in directories(GAMES)]
     assert attempts == [1, 6, 2, 2, 1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_request_to_stop_is_passed_on_and_nothing_begins_after(number, code, capsys, monkeypatch, stand_in, tmp_path):
-    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
+    before = signal.getsignal(signal.SIGINT)  # background jobs of a shell ignore the signal
     games = ["space-invaders", "asterix", "freeway", "seaquest"]
     words = ["sweep", *[f"minatar/{game}" for game in games], "--jobs", "2", "--out", "all"]
     with monkeypatch.context() as patched:
@@ -152,7 +152,7 @@ def test_a_job_that_another_process_trains_is_left_alone(stand_in, tmp_path):
     assert failed.keys() == {"asterix"}
     assert not (jobs[0].directory / "attempts").exists()
     assert jobs[1].complete
-    assert run_jobs(jobs, here(1)).failed == {}  # once the other is gone
+    assert run_jobs(jobs, here(1)).failed == {}  # the second runner waits until the first has ended
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_jobs_of_a_killed_command_save_and_end(tmp_path):
 
 
 def wait_for(path):
-    """Until there is such a file."""
+    """Wait until the file exists."""
     deadline = time.monotonic() + 40
     while not path.exists():
         assert time.monotonic() < deadline, f"there is no {path}"

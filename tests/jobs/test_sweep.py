@@ -17,9 +17,9 @@ from qlax.jobs import sweep
 from qlax.jobs.runner import Outcome
 from qlax.storage.formats import config_of_file, to_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # the command has no JAX that could mind
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # the command runs no JAX, which forking could harm
 
-# What stands in for training: a greedy return that is the better, the more environments and the larger lam.
+# Stand-in for training: its greedy return grows with the number of environments and with lam.
 JOB = """
 import json, pathlib, sys
 
@@ -49,7 +49,7 @@ def in_an_empty_directory(monkeypatch, tmp_path):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Jobs that run `JOB`, in which those with so many environments fail."""
+    """Return a function that lets jobs run `JOB`; jobs with `failing` environments fail."""
 
     def use(failing=0):
         stand_in_for_training(monkeypatch, JOB, str(failing))
@@ -63,7 +63,7 @@ def table(path):
 
 
 def asked_for(command):
-    """The configuration that a command asks for."""
+    """Return the configuration of a command."""
     program, *words = shlex.split(command)
     assert program == "qlax"
     options = main.parser().parse_args(words)
@@ -172,7 +172,7 @@ def test_jobs_of_a_sweep_make_one_table_and_go_on(capsys, stand_in, tmp_path):
     assert "best of 8 settings: num_envs 32, hidden 8, lam 0.5: 37.50, mean of 2 seeds" in said.out
     best = asked_for(said_command(said.out))
     assert (best.preset, best.num_envs, best.hidden, best.lam, best.seeds) == ("cartpole", 32, (8,), 0.5, 2)
-    assert main.main([*words, "--out", str(out)]) == 0  # nothing is left to do
+    assert main.main([*words, "--out", str(out)]) == 0  # all jobs are complete
     assert said_command(capsys.readouterr().out) == said_command(said.out)
 
 
@@ -291,7 +291,7 @@ def test_two_targets_are_trained_to_the_table_and_never_twice(capsys, monkeypatc
     assert results["targets"]["cartpole"].items() <= summary.items()
     assert (results["failed"], results["incomplete"], results["aggregates"]) == ({}, [], None)
 
-    (cartpole / "summary.json").unlink()  # as if it had been interrupted before its end
+    (cartpole / "summary.json").unlink()  # as if the job had been interrupted
     words += ["--out", str(out.relative_to(tmp_path))]
     assert main.main(words) == 0
     again = capsys.readouterr()
@@ -375,7 +375,7 @@ def test_targets_in_another_case_name_jobs_in_their_own_spelling(monkeypatch, tm
 
 
 def test_jobs_are_told_what_the_sweep_was_told(monkeypatch):
-    """Every kind of flag, among them values that look like flags."""
+    """Flags of every kind reach the jobs, and so do values that look like flags."""
     seen = []
     monkeypatch.setattr(sweep, "run_jobs", lambda jobs, runner: seen.extend(jobs) or Outcome({}, None))
     words = "--seeds 3 --hidden 8,4 --lam 0.5 --reward-scale -1e-1 --dueling --no-time-limit-is-terminal"

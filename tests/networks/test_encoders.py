@@ -1,4 +1,4 @@
-"""Encoders against plain Flax, written from their papers; what `QNetwork` does with them is in test_qnetwork.py."""
+"""Encoders against plain Flax, written from their papers; test_qnetwork.py tests `QNetwork` around them."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def strict():
 
 
 def shapes(encoder, *image):
-    """Of the parameters of a network with six actions, by the path to them."""
+    """Return the shapes of the parameters of a network with six actions, by their paths."""
     network, obs = QNetwork(6, encoder, ENCODERS[encoder].hidden), jax.ShapeDtypeStruct((1, 2, *image), jnp.uint8)
     init = lambda obs: network.init(KEY, (), obs, jnp.zeros((1, 2), bool), True)  # noqa: E731
     return {"/".join(path): x.shape for path, x in flat(jax.eval_shape(init, obs)["params"]).items()}
@@ -76,7 +76,7 @@ class Product(nn.Module):
 
 
 def head(x, activation):
-    """Of 16 features and six actions."""
+    """Apply a dense layer of 16 features, and the linear layer of six actions."""
     planes = jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
     x = activation(nn.LayerNorm()(nn.Dense(16)(planes)))
     return nn.Dense(6)(x)
@@ -97,7 +97,7 @@ def test_an_encoder_is_what_its_paper_says(encoder, reference, image):
     variables = jax.jit(network.init, static_argnums=4)(KEY, (), obs, first, True)
     q, _ = jax.jit(network.apply, static_argnums=4)(variables, (), obs, first, False)
     params = {name.replace("Convolution", "Conv"): values for name, values in variables["params"].items()}
-    with jax.numpy_rank_promotion("allow"):  # Flax's own
+    with jax.numpy_rank_promotion("allow"):  # Flax's layers promote ranks
         expected = jax.jit(reference().apply)({"params": params}, obs[0] / np.float32(255))
     np.testing.assert_allclose(q[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -126,7 +126,7 @@ def test_parameters_for_the_screens_of_atari(encoder, convolutions, dense):
 
 
 class Convolved(nn.Module):
-    """What an encoder's convolutions make of an image, whatever its size."""
+    """Convolutions of an encoder, without the layers behind them that fix the size of the image."""
 
     encoder: str
 
@@ -171,6 +171,6 @@ def test_every_encoder_has_a_name():
 
 
 def test_names_need_no_jax():
-    """Neither settings nor agents in NumPy are to wait for it."""
+    """Importing the settings, or agents in NumPy, must not import JAX."""
     code = "import sys, qlax.config.settings, qlax.networks.plain; assert not {'jax', 'flax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

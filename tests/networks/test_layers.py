@@ -9,7 +9,7 @@ from probes import strict_and_quick
 from qlax.networks import layers
 from qlax.networks.layers import Convolution, Dense, LayerNorm, max_pool
 
-LAYERS = {  # ours, theirs, the shape of what they are applied to
+LAYERS = {  # our layer, Flax's layer, shape of the input
     "dense": (Dense(7), nn.Dense(7), (6, 5)),
     "wide dense": (Dense(300), nn.Dense(300), (3, 130)),
     "layer norm": (LayerNorm(), nn.LayerNorm(), (6, 5)),
@@ -31,7 +31,7 @@ def strict():
 
 @pytest.fixture(params=["chosen", "cpu", "cpu, as if large", "default"])
 def branch(request, monkeypatch):
-    """The branch that is run, whatever the machine and however small the image."""
+    """Run one branch of the layers, whatever the device is, and also for small images."""
     platform, _, large = request.param.partition(",")
     if large:
         monkeypatch.setattr(layers, "SMALL", 0)
@@ -53,7 +53,7 @@ def close(x, y):
 
 
 def close_to_theirs(ours, theirs, variables, x):
-    """Values, and gradients by everything, of some function of the values."""
+    """Check that the values of two layers and all gradients of a function of them are equal."""
     weight = noise(jax.eval_shape(theirs.apply, variables, x).shape, 3)
 
     def loss(module, variables, x):
@@ -67,7 +67,7 @@ def close_to_theirs(ours, theirs, variables, x):
 @pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS.values(), ids=LAYERS)
 def test_a_layer_equals_that_of_flax(ours, theirs, shape):
     x = noise(shape, 0) * 3 + 1
-    with jax.numpy_rank_promotion("allow"):  # Flax's own
+    with jax.numpy_rank_promotion("allow"):  # Flax's layers promote ranks
         variables = theirs.init(KEY, x)
         assert jax.tree.map(np.shape, ours.init(KEY, x)) == jax.tree.map(np.shape, variables)
         variables = jax.tree.map(lambda value: value + noise(value.shape, 1), variables)
@@ -93,7 +93,7 @@ def test_in_bfloat16_products_are_rounded_and_the_rest_is_not(ours, theirs, shap
     assert 1e-4 < np.abs(gradients["kernel"] - expected["kernel"]).max() < 0.2
     text = str(jax.make_jaxpr(jax.grad(loss, 1), static_argnums=0)(ours, variables))
     products = [line for line in text.splitlines() if "dot_general[" in line or "conv_general_dilated[" in line]
-    assert len(products) >= 2  # backwards too
+    assert len(products) >= 2  # in the backward pass as well
     assert all(":bf16[" in line for line in products)
 
 

@@ -1,4 +1,4 @@
-"""Memories against loops in NumPy, and what all of them have in common."""
+"""Memories against loops in NumPy, and properties that all memories share."""
 
 import functools
 import re
@@ -24,7 +24,7 @@ def strict_and_quick():
 
 @pytest.fixture(params=["cpu", "default"])
 def branch(request, monkeypatch):
-    """The branch that is run, whatever the machine."""
+    """Run one branch of the memories, whatever the device is."""
     choose_branch(monkeypatch, request.param)
 
 
@@ -39,7 +39,7 @@ def noise(*shape, seed=0, dtype=np.float32):
 
 
 def resets(length, seed=0):
-    """Episodes that begin here and there, in the first and in the last step too."""
+    """Return `first [L, B]`: random beginnings of episodes, one of them in the first step and one in the last."""
     first = np.random.default_rng(seed).random((length, B)) < 0.3
     first[0, 0] = first[-1, 1] = True
     return first
@@ -50,14 +50,14 @@ def close(x, y):
 
 
 def disturbed(variables):
-    """Parameters none of which is 0."""
+    """Add noise to all parameters, so that none is 0."""
     leaves, structure = jax.tree.flatten(variables)
     leaves = [leaf + 0.1 * noise(*leaf.shape, seed=seed) for seed, leaf in enumerate(leaves)]
     return jax.tree.unflatten(structure, leaves)
 
 
 def initial(module, width=H):
-    """Variables for `x [L, B, width]`."""
+    """Return variables with noise for inputs `[L, B, width]`."""
     arguments = module.initial(B), jnp.zeros((L, B, width)), jnp.zeros((L, B), bool)
     return disturbed(jax.jit(module.init)(jax.random.key(0), *arguments))
 
@@ -106,7 +106,7 @@ def test_its_gradients_equal_those_of_a_loop(dtype):
 
 
 class CellOfFlax(nn.Module):
-    """A cell of Flax, scanned over time, with JAX's own gradients."""
+    """Cell of Flax, scanned over time, with gradients computed by JAX."""
 
     kind: Any
 
@@ -127,9 +127,9 @@ class CellOfFlax(nn.Module):
 def test_a_stepped_memory_equals_the_cell_of_flax_and_so_do_its_gradients(name, kind):
     ours, theirs = CELLS[name](H), CellOfFlax(kind)
     x, first, memory = noise(L, B, 3), resets(L), jax.tree.map(lambda m: noise(*m.shape, seed=5), ours.initial(B))
-    with jax.numpy_rank_promotion("allow"):  # Flax's own
+    with jax.numpy_rank_promotion("allow"):  # Flax's cells promote ranks
         variables, expected = (jax.jit(module.init)(jax.random.key(0), memory, x, first) for module in (ours, theirs))
-        jax.tree.map(np.testing.assert_array_equal, variables, expected)  # the same random numbers too
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)  # the initial parameters are the same, too
 
         def loss(module, *arguments):
             y, after = module.apply(*arguments, first)
@@ -224,7 +224,7 @@ def test_acting_needs_no_loop(name):
 
 @pytest.fixture(scope="module", params=[*CELLS, "mingru at once", "lru at once"])
 def remembering(request):
-    """A function of memory, x and first; its initial memory, another, and x of six steps."""
+    """Return a function of memory, x and first, its initial memory, another memory, and six steps of inputs."""
     name, *at_once = request.param.split(maxsplit=1)
     module, x = CELLS[name](H), noise(L, B, H)
     variables, fresh = initial(module), module.initial(B)
@@ -272,7 +272,7 @@ def test_a_reset_in_the_middle_makes_two_sequences_of_one(remembering):
     close(y[:, 0], np.concatenate([whole[:3], after[:3]])[:, 0])
     close(y[:, 1], whole[:, 1])
     close(jax.tree.map(lambda m: m[1], memory), jax.tree.map(lambda m: m[1], memory_whole))
-    assert np.abs(whole[3:, 0] - y[3:, 0]).max() > 1e-3  # the memory matters
+    assert np.abs(whole[3:, 0] - y[3:, 0]).max() > 1e-3  # the memory changes the result
 
 
 def test_nothing_before_a_reset_has_a_gradient_after_it_nor_has_another_row(remembering):
@@ -280,7 +280,7 @@ def test_nothing_before_a_reset_has_a_gradient_after_it_nor_has_another_row(reme
     first = np.zeros((L, B), bool)
     first[3, 0] = True
 
-    def later(old, x):  # of row 0, from the reset on
+    def later(old, x):  # outputs of row 0 from the reset on
         y, memory = run(old, x, first)
         return y[3:, 0].sum() + sum(m[0].sum() for m in jax.tree.leaves(memory))
 
@@ -293,7 +293,7 @@ def test_nothing_before_a_reset_has_a_gradient_after_it_nor_has_another_row(reme
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_memories_of_runs_side_by_side_are_initialised_one_by_one(name):
-    """A batched factorisation hangs jaxlib 0.10 on two threads."""
+    """A batched QR factorisation can block two threads of jaxlib 0.10 forever."""
     module = CELLS[name](4)
     inputs = module.initial(1), jnp.zeros((1, 1, 3)), jnp.ones((1, 1), bool)
     keys = jax.random.split(jax.random.key(0), 5)

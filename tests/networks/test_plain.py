@@ -1,4 +1,4 @@
-"""NumPy, ONNX and StableHLO against Flax: random weights and statistics, episodes that end within a sequence."""
+"""Agents in NumPy, ONNX and StableHLO against Flax, with random weights, over sequences with ends of episodes."""
 
 import inspect
 
@@ -47,7 +47,7 @@ def agent(request):
 
 
 def sequence(agent, rows=ROWS):
-    """Observations and where episodes begin, of some steps."""
+    """Yield random observations and beginnings of episodes, step by step."""
     random = np.random.default_rng(1)
     for _ in range(STEPS):
         obs = [
@@ -85,7 +85,7 @@ def test_every_form_acts_as_the_agent(agent):
         same(np.asarray(q), expected)
         q, *other = onnx.run(None, leaves)
         same(q, expected)
-        assert np.ptp(expected, axis=0).max() > 0.01  # an agent to which all looks the same could not differ
+        assert np.ptp(expected, axis=0).max() > 0.01  # otherwise all outputs are equal, and the test proves nothing
 
 
 def test_what_the_networks_are_is_known_to_both():

@@ -36,13 +36,13 @@ def close(x, y):
 
 
 def initial(network, obs):
-    """Variables for `obs [L, B, ...]`."""
+    """Return variables for observations `[L, B, ...]`."""
     arguments = network.initial_memory(obs.shape[1]), obs, np.zeros(obs.shape[:2], bool), True
     return jax.jit(network.init, static_argnums=4)(KEY, *arguments)
 
 
 def act(network, variables, obs):
-    """Q of `obs [L, B, ...]`, by a network without memory, not in training."""
+    """Return the Q-values of observations `[L, B, ...]` from a network without memory, outside of training."""
     first = np.ones(jax.tree.leaves(obs)[0].shape[:2], bool)
     return jax.jit(network.apply, static_argnums=4)(variables, (), obs, first, False)[0]
 
@@ -53,13 +53,13 @@ LIMITS = {0: (1, 0), 999: (1, 0), 1_000: (3, 5), 90_000: (3, 5)}  # gradient ste
 
 
 def batch_with_extremes(seed=0):
-    """Twelve rows whose six features are too wide, too narrow, too high, too low, and twice ordinary."""
+    """Return twelve rows of six features: too wide, too narrow, too high, too low, and two ordinary ones."""
     scales, offsets = np.array([20, 0.01, 1, 1, 1, 1.3]), np.array([0, 0, 9, -9, 0.2, -0.5])
     return (noise(12, 6, seed=seed) * scales + offsets).astype(np.float32)
 
 
 def corrections(x, stats):
-    """Mean and deviation of the batch, and r and d of Ioffe's algorithm 1."""
+    """Return mean and deviation of the batch, and r and d of algorithm 1 in Ioffe's paper on batch renormalisation."""
     mean, deviation = x.mean(0), np.sqrt(x.var(0) + 1e-3)
     r_max, d_max = LIMITS[int(stats["steps"])]
     running_deviation = np.sqrt(stats["var"] + 1e-3)
@@ -87,10 +87,10 @@ def test_batch_renorm_is_algorithm_1_of_the_paper(steps):
         close(y, ((x - mean) / deviation * r + d) * PARAMS["scale"] + PARAMS["bias"])
         expected = {"mean": 0.999 * stats["mean"] + 0.001 * mean, "var": 0.999 * stats["var"] + 0.001 * x.var(0)}
         close(changed["batch_stats"], expected | {"steps": steps + 1})
-        stats = expected | {"steps": np.int32(steps)}  # its limits are in the table, those one step later are not
+        stats = expected | {"steps": np.int32(steps)}  # only the limits of this number of steps are in the table
     if steps >= 1_000:
         assert {*np.sign(r - 1), *np.sign(d)} == {-1, 1}
-        assert (r.max(), r.min(), d.max(), d.min()) == (3, pytest.approx(1 / 3), 5, -5)  # every bound is met
+        assert (r.max(), r.min(), d.max(), d.min()) == (3, pytest.approx(1 / 3), 5, -5)  # the batch reaches every limit
         assert np.sum((r > 0.34) & (r < 2.9)) >= 2
         assert np.sum(np.abs(d) < 4.9) >= 3
 
@@ -179,7 +179,7 @@ def test_the_initial_memory_is_zeros(memory, arrays):
 
 
 def layers(params, norm):
-    """Parameters of hidden layers and head as `reference.mlp` wants them."""
+    """Return the parameters of hidden layers and head in the form of `reference.mlp`."""
     denses = [params[f"Dense_{i}"] for i in range(3)]
     norms = [params[f"LayerNorm_{i + norm}"] for i in range(2)]
     hidden = [dense | {"scale": x["scale"], "shift": x["bias"]} for dense, x in zip(denses, norms, strict=False)]
@@ -211,7 +211,7 @@ def test_without_norm_there_is_none():
 
 
 def test_images_are_divided_by_255_and_bools_used_as_they_are():
-    network = QNetwork(A, "cnn", hidden=(6,), norm="none")  # a norm would hide the scale
+    network = QNetwork(A, "cnn", hidden=(6,), norm="none")  # a norm would remove the scale of the weights
     obs = np.random.default_rng(0).integers(0, 256, (L, B, 5, 4, 2)).astype(np.uint8)
     variables = initial(network, obs)
     close(act(network, variables, obs), act(network, variables, obs.astype(np.float32) / 255))
@@ -246,7 +246,7 @@ class Sight(NamedTuple):
 
 
 def made_up(network, obs):
-    """Variables for arrays of `[L, B, ...]` that no initialiser made, which would have to be compiled."""
+    """Return random variables for arrays `[L, B, ...]`, without an initialiser, which takes long to compile."""
     first = np.zeros((L, B), bool)
     shapes = jax.eval_shape(lambda obs: network.init(KEY, network.initial_memory(B), obs, first, True), obs)
     leaves, structure = jax.tree.flatten(shapes)
@@ -254,7 +254,7 @@ def made_up(network, obs):
 
 
 class Frozen(nn.Module):
-    """The network for a single array as it was before it took trees: agents are saved by these names."""
+    """Network for a single array as it was before trees of arrays: saved agents have its parameter names."""
 
     @nn.compact
     def __call__(self, memory, obs, first):
@@ -282,7 +282,7 @@ def test_a_single_array_is_seen_bit_for_bit_as_by_agents_saved_before():
         return variables, network.apply(variables, memory, obs, first, False)
 
     def program(function, obs):
-        """What is computed, operation by operation, and the names of what comes out."""
+        """Return the operations of a function, and the structure of its results."""
         computed, shapes = jax.make_jaxpr(function, return_shape=True)(obs)
         return re.sub(r"0x[0-9a-f]+", "", str(computed)), jax.tree.structure(shapes)
 
@@ -292,7 +292,7 @@ def test_a_single_array_is_seen_bit_for_bit_as_by_agents_saved_before():
 def test_of_a_tree_the_features_of_each_array_lie_side_by_side():
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (L, B, 5, 4, 2)).astype(np.uint8)
-    narrow = random.integers(0, 256, (L, B, 5, 2, 1)).astype(np.uint8)  # too small to be convolved
+    narrow = random.integers(0, 256, (L, B, 5, 2, 1)).astype(np.uint8)  # too small for convolutions
     obs = Sight(image, {"b": narrow, "c": noise(L, B), "a": noise(L, B, 3, 3, 1, seed=1) > 0})
     network = QNetwork(A, "cnn", hidden=(8, 6))
     variables = made_up(network, obs)
@@ -367,7 +367,7 @@ def test_the_memory_lies_between_encoder_and_head():
 
 
 def train(network, variables, obs):
-    """Q, and the variables that changed."""
+    """Apply the network in training; return the Q-values and the changed variables."""
     first = jnp.ones(obs.shape[:2], bool)
     (q, _), changed = network.apply(variables, (), obs, first, True, mutable=["batch_stats"])
     return q, changed
@@ -383,7 +383,7 @@ def test_batch_statistics_change_only_in_training(norm):
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed)
     assert len(before) == {"batch": 4, "batch_renorm": 6}[norm]
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
-    assert np.abs(q_in_training - q).max() > 1e-3  # by the batch; else by the running statistics
+    assert np.abs(q_in_training - q).max() > 1e-3  # batch against running statistics
 
 
 @pytest.mark.parametrize("norm", ["batch", "batch_renorm"])
@@ -465,7 +465,7 @@ def test_an_encoder_refuses_what_it_would_leave_nothing_of(encoder, shape, side)
 
 
 class Partial:
-    """Stands for a network of one's own that is not finished."""
+    """Network of the user's own that lacks some members."""
 
     recurrent = False
 

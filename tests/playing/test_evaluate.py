@@ -19,7 +19,7 @@ from qlax.util.statistics import of_episodes
 
 
 class Pays:
-    """An episode lasts 1 to 6 steps, drawn when it begins, or for ever; pays the action, of which 0 is not legal."""
+    """Environment whose reward is the action; action 0 is illegal. Episodes last 1 to 6 steps, or never end."""
 
     num_actions = 3
 
@@ -78,7 +78,7 @@ def test_random_actions_are_legal_ones(paid):
     played = qlax.evaluate(paid, index=0, episodes=64, epsilon=0.5, env_options={"endless": True}, max_steps=20)
     np.testing.assert_array_equal(played.lengths, 20)
     assert played.cut.all()
-    # Half of the actions are random, half of these are 2 in place of 1; an action 0 would pay nothing.
+    # Half of the actions are random, and half of the random ones are 2 instead of 1; action 0 would pay nothing.
     assert played.returns.mean() == pytest.approx(20 * 1.25, abs=4 * np.sqrt(20 * 0.1875 / 64))
     assert played.returns.min() >= 20
 
@@ -107,7 +107,7 @@ def test_on_the_host_random_actions_are_drawn_by_the_seed(tmp_path):
 
 
 class Fades:
-    """One step; it pays what all copies share, which is 3 in the end; learned from are other rewards."""
+    """One-step task whose reported reward is shared by all copies and rises to 3; the reward for learning is -1."""
 
     num_actions = 2
     shared = jnp.float32(0)
@@ -125,7 +125,7 @@ class Fades:
 
 
 class Mirror(Fades):
-    """Evaluated in another environment, once it knows the network."""
+    """Environment that names another one for evaluation, once it was given the network."""
 
     def with_network(self, network):
         assert isinstance(network, Wants)
@@ -184,7 +184,7 @@ def test_intervals_are_as_wide_as_theory_has_them():
 
 def test_a_single_episode_does_not_tell():
     assert of_episodes(np.array([[3.0]])) == ([None], None)
-    assert of_episodes(np.array([[1.0], [3.0]])) == ([None, None], (1.0, 3.0))  # but those of two agents do
+    assert of_episodes(np.array([[1.0], [3.0]])) == ([None, None], (1.0, 3.0))  # two agents have an interval
 
 
 def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):

@@ -15,7 +15,7 @@ from qlax.playing import evaluation, host
 
 
 class Lengths:
-    """An episode lasts as long as its start says, 1 to 6 steps or, if endless, 1 to 5 and for ever; action 1 pays 1."""
+    """Environment in which action 1 pays 1. Episodes last 1 to 6 steps; with `endless`, 6 stands for endless ones."""
 
     num_actions = 2
 
@@ -36,7 +36,7 @@ class Lengths:
 
 
 class Fixed:
-    """A network that wants action 1, whatever it sees."""
+    """Network that prefers action 1 for every observation."""
 
     recurrent = False
 
@@ -55,7 +55,7 @@ class Fixed:
 
 
 def evaluated(network, endless=False, envs=16, max_steps=9, **hyper):
-    """Records `[E]`, and the lengths of the first episodes, from a run whose training would explore always."""
+    """Evaluate an agent that explores always in training; return the records `[E]` and the true lengths of episodes."""
     vec = Vec(Lengths(endless), 4)
     algorithm = pqn.make(vec, network, pqn.Shape(4, 2, 1, 1, 10))
     env_state, step = vec.reset(jax.random.key(0))
@@ -86,7 +86,7 @@ def test_what_was_promised_is_compared_with_what_came(gamma):
 
 
 class Constant(Fixed):
-    """The exact Q of a reward of 1 that never ends, 1 / (1 - gamma)."""
+    """Network with the exact Q-value of an endless reward of 1, which is 1 / (1 - gamma)."""
 
     def __init__(self, gamma):
         self.value = 1 / (1 - gamma)
@@ -110,7 +110,7 @@ def test_an_exact_q_overestimates_nothing_at_a_time_limit(gamma, max_steps):
 
 
 class Rewarded:
-    """Reward 1 at every step, without an end."""
+    """Endless environment with reward 1 at every step."""
 
     num_actions = 2
 
@@ -131,7 +131,7 @@ def test_small_rewards_after_a_large_one_count():
 
 
 class RewardedOnHost:
-    """The same N times on the host, cut after 20 steps by a back end that resets in that step or takes one more."""
+    """N copies of `Rewarded` on the host, cut after 20 steps, by a back end that resets in that step or the next."""
 
     num_actions = 2
 
@@ -182,7 +182,7 @@ def test_what_the_environments_share_is_as_it_is_in_training():
 
 
 class Endless:
-    """Pays 3, of which 1 is to be reported."""
+    """Endless environment whose reward is 3, of which 1 is reported."""
 
     num_actions = 2
 
@@ -196,7 +196,7 @@ class Endless:
 
 
 class Replies:
-    """Three steps; the reward is what the start says, 0, 1 or 2, in the last one. An agent sees the start if shown."""
+    """Environment of three steps whose last reward is 0, 1 or 2, as drawn at the start; `shown` makes it observable."""
 
     num_actions = 3
 
@@ -216,7 +216,7 @@ class Replies:
 
 
 class Copies(Fixed):
-    """A network that wants the action that it sees."""
+    """Network whose Q-values are the observation."""
 
     def apply(self, variables, memory, obs, first, train, mutable=()):
         return (obs, memory), {}

@@ -20,18 +20,18 @@ from qlax.config.configure import configure
 from qlax.playing import painter
 from qlax.storage.formats import to_json
 
-SIDE = 60  # pixels of a cell: the picture is as large as they are in a film
+SIDE = 60  # pixels of a cell; a film keeps pictures of this size as they are
 
 
 def picture(cell):
-    """The cell where the walker is is white."""
+    """Draw a row of black cells, with the walker's cell in white."""
     row = np.zeros((SIDE, (LENGTH + 1) * SIDE, 3), np.uint8)
     row[:, int(cell) * SIDE : (int(cell) + 1) * SIDE] = 255
     return row
 
 
 class Seen(Walk):
-    """A walk that is to be seen."""
+    """Walk that can be rendered."""
 
     fps = 10
 
@@ -40,7 +40,7 @@ class Seen(Walk):
 
 
 class HostSeen(HostWalk):
-    """The same on the host; it shows the end of an episode, as a reset takes a step."""
+    """Rendered walk on the host, whose picture shows the end of an episode, because a reset takes a step."""
 
     def step(self, action):
         before = self.cell
@@ -58,7 +58,7 @@ class HostSeen(HostWalk):
 
 
 class Several(Walk):
-    """Four steps of a team of two, whose slower member counts; 25 of 30 actions are legal."""
+    """Walk of a team of two that is as fast as its slower member; 25 of 30 actions are legal."""
 
     num_agents = 2
     num_actions = 30
@@ -102,14 +102,14 @@ class Still(Seen):
 
 
 class HostFrozen(HostSeen):
-    """Never answers again once it is to be drawn."""
+    """Environment that hangs when it is rendered."""
 
     def render(self):
         time.sleep(60)
 
 
 class HostThrifty(HostSeen):
-    """Draws into the same memory again and again."""
+    """Environment that renders every picture into the same memory."""
 
     def render(self):
         self.memory = getattr(self, "memory", super().render())
@@ -118,14 +118,14 @@ class HostThrifty(HostSeen):
 
 
 class HostAlone(HostSeen):
-    """Draws one of it only."""
+    """Environment that renders only the first of its copies."""
 
     def render(self):
         return super().render()[0]
 
 
 class HostFailing(HostSeen):
-    """Breaks while it is filmed, and remembers which of it were closed."""
+    """Environment that fails when it is rendered, and records which instances were closed."""
 
     closed: ClassVar[list[int]] = []
 
@@ -137,7 +137,7 @@ class HostFailing(HostSeen):
 
 
 def pictures(path):
-    """Of a film `[frames, height, width, 3]`."""
+    """Return the pictures of a film, `[frames, height, width, 3]`."""
     if path.suffix == ".mp4":
         with av.open(str(path)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -150,7 +150,7 @@ def pictures(path):
 
 
 def cells(frames):
-    """Where the walker is in each."""
+    """Return the walker's cell in each picture."""
     return [int(frame[SIDE // 2, SIDE // 2 :: SIDE].mean(-1).argmax()) for frame in frames]
 
 
@@ -161,7 +161,7 @@ def test_a_film_has_every_step_and_the_end(env, tmp_path):
     assert path == run / "video.mp4"
     frames = pictures(path)
     assert frames.shape[1:] == (SIDE, (LENGTH + 1) * SIDE, 3)
-    assert cells(frames) == [0, 1, 2, 3, 4] + [4] * 10  # the last one for a second
+    assert cells(frames) == [0, 1, 2, 3, 4] + [4] * 10  # the last picture stays for a second
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -174,7 +174,7 @@ def test_an_episode_that_is_cut_is_told(tmp_path, capsys):
     assert main(["render", str(run), "--out", str(tmp_path / "a.gif"), "--max-steps", "3"]) == 0
     said = capsys.readouterr().out
     assert "episode 0: return -0.3, 3 steps (cut; see --max-steps)" in said
-    assert "10 per second" in said  # what the environment asks for
+    assert "10 per second" in said  # the environment's own `fps`
     assert main(["render", str(run), "--out", str(tmp_path / "b.gif"), "--index", "1"]) == 0
     assert "episode 0: return 1.7, 4 steps\n" in capsys.readouterr().out
     assert cells(pictures(tmp_path / "b.gif"))[:5] == [0, 1, 2, 3, 4]
@@ -185,11 +185,11 @@ def test_episodes_side_by_side_wait_dimmed_for_the_others(tmp_path):
     made = qlax.render(run, tmp_path / "a.mp4", episodes=4, epsilon=0.7, seed=3)
     assert len(set(made.lengths)) > 1
     assert made.returns == pytest.approx([2.1 - 0.1 * n if n < LIMIT else -0.1 * n for n in made.lengths], abs=1e-5)
-    assert not any(made.cut)  # a time limit is an end
+    assert not any(made.cut)  # a time limit of the environment does not count as a cut
     frames = pictures(made.path)
     assert made.frames == len(frames) == max(made.lengths) + 1 + 10
     assert (made.height, made.width) == frames.shape[1:3]
-    rows = [number * (SIDE + 4) + SIDE // 2 for number in range(4)]  # wide pictures are one above the other
+    rows = [number * (SIDE + 4) + SIDE // 2 for number in range(4)]  # wide pictures are stacked vertically
     for row, length in zip(rows, made.lengths, strict=True):
         darkest = frames[:, row].min(axis=(1, 2))
         assert darkest[: min(length, max(made.lengths) - 1)].max() < 20
@@ -209,11 +209,11 @@ def test_values_and_choices_are_drawn_beside_the_picture(epsilon, tmp_path):
         return (np.abs(frames - np.array(color)).max(-1) < 12).sum(axis=(1, 2))
 
     greedy, at_random = count(painter.CHOSEN) > 100, count(painter.AT_RANDOM) > 0
-    ended = np.arange(len(frames)) == len(frames) - 1  # GIF shows equal pictures as one, for longer
+    ended = np.arange(len(frames)) == len(frames) - 1  # a GIF merges equal pictures to one that lasts longer
     assert not (greedy & at_random).any()
     assert greedy[~ended].all() == (epsilon == 0)
     assert at_random.any() == (epsilon == 1)
-    assert not greedy[ended].any()  # nothing is chosen any more
+    assert not greedy[ended].any()  # after the end no action is chosen
 
 
 def test_of_many_actions_and_members_some_are_drawn(tmp_path):
@@ -242,7 +242,7 @@ def test_an_environment_that_hangs_while_it_is_filmed_is_named_in_time(tmp_path)
     (run / "config.json").write_text(to_json(configure("test_film:HostFrozen", **SMALL | {"host_timeout": 0.5})))
     with pytest.raises(qlax.HostError, match=r"test_film:HostFrozen did not answer within 0\.5 seconds"):
         qlax.render(run)
-    assert qlax.render(run, tmp_path / "a.gif", env="test_film:Seen").lengths == [4]  # which nobody has to wait for
+    assert qlax.render(run, tmp_path / "a.gif", env="test_film:Seen").lengths == [4]  # a JAX environment has no timeout
 
 
 def test_an_environment_may_draw_into_the_same_memory_again(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Environments on the host: the loop computes what the page computes, and what fails ends in a clear error."""
+"""Environments on the host: the loop computes the same as `pqn.py`, and failures end in clear errors."""
 
 import functools
 import signal
@@ -57,7 +57,7 @@ def quick():
     ("num_envs", "memory"), [(4, "none"), pytest.param(3, "none", marks=pytest.mark.slow), (4, "gru")]
 )
 def test_an_update_is_the_page_s(num_envs, memory):
-    """Greedy, in one minibatch, there is no chance in an update; the world in JAX and the one in NumPy are the same."""
+    """Acting greedily, in one minibatch, nothing is random: walks in JAX and in NumPy give the same update."""
     num_steps = 10
     shape = pqn.Shape(num_envs=num_envs, num_steps=num_steps, num_minibatches=1, num_epochs=1, num_updates=10)
     network = qlax.QNetwork(num_actions=2, hidden=(16,), memory=memory)
@@ -100,12 +100,12 @@ def test_parts_and_learning_have_keys_of_their_own():
         key, parts = jax.jit(host.begin)(state)
         for k in (key, *(part.key for part in parts)):
             seen += [tuple(jax.random.key_data(x).tolist()) for x in (k, *jax.random.split(k))]
-        state = state._replace(key=jax.random.split(key)[0])  # as `learn` does
+        state = state._replace(key=jax.random.split(key)[0])  # as `learn` splits it
     assert len(seen) == len(set(seen))
 
 
 def test_arrays_may_be_used_again_by_the_environment():
-    for _ in range(10):  # it depends on where the memory lies
+    for _ in range(10):  # whether JAX copies depends on the address of the memory
         (worker,) = workers_of(functools.partial(HostWalk, memory_is_used_again=True), 1)
         worker.reset(0)
         first, _ = worker.result()
@@ -128,7 +128,7 @@ def test_a_time_limit_may_be_terminal():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Two seeds, undisturbed."""
+    """Train two seeds without an interruption."""
     sys.path.insert(0, str(TESTS))
     return qlax.train(WALK, out=tmp_path_factory.mktemp("run") / "whole", seed=3, seeds=2, **TINY)
 
@@ -149,7 +149,7 @@ def test_a_run_leaves_everything_behind(whole):
 
 
 def test_greedy_episodes_are_whole_and_first(whole):
-    """Walking right ends after LENGTH steps, anything else at the limit or later, and both are counted in full."""
+    """Greedy episodes are counted in full, whether the walk reaches the goal or the time limit."""
     for length, greedy in zip(whole.curves["eval_length"][-1], whole.curves["eval_return"][-1], strict=True):
         assert length in (LENGTH, LIMIT)
         assert greedy == pytest.approx(-0.1 * (LENGTH - 1) + 2 if length == LENGTH else -0.1 * LIMIT)
@@ -168,7 +168,7 @@ def test_a_run_is_the_same_among_others_and_in_chunks_of_any_length(whole, tmp_p
 
 
 def test_overlapping_acts_with_parameters_of_one_update_ago(tmp_path):
-    """The second rollout is that of an agent that never learned, and the third is not."""
+    """The second rollout still acts with the initial parameters, and the third one does not."""
     settings = TINY | {
         "total_steps": 3 * 32,
         "log_interval": 1,
@@ -229,7 +229,7 @@ def test_what_fails_ends_in_an_error_and_a_checkpoint(env, options, message, tmp
 
 
 def test_what_fails_in_an_evaluation_is_evaluated_again(tmp_path, monkeypatch):
-    """The state saved is that before the chunk, of which nothing was written yet."""
+    """The checkpoint has the state before the chunk, whose line is not written yet."""
     settings = TINY | {"eval_interval": 8}
     with pytest.raises(qlax.HostError, match="crashed"):
         qlax.train("hosts:CrashingInEvaluation", out=tmp_path / "run", env_options={"steps": 3}, **settings)

@@ -1,4 +1,4 @@
-"""Agents at play: what a terminal, a notebook and a pipe show."""
+"""`qlax play` and `qlax.play` on a terminal, in a notebook and in a pipe."""
 
 import io
 import re
@@ -18,7 +18,7 @@ CELLS = re.compile(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m(▀+)"
 
 @pytest.fixture
 def screen(monkeypatch):
-    """What a terminal of 24-bit colours receives."""
+    """Pretend to have a terminal with 24-bit colours, and return what it receives."""
     received = io.StringIO()
 
     def console():
@@ -29,7 +29,7 @@ def screen(monkeypatch):
 
 
 def pixels(text):
-    """Read the picture back from half blocks: the upper pixel is the foreground, the lower the background."""
+    """Read a picture of half blocks: the foreground is the upper pixel, and the background the lower one."""
     rows = []
     for line in text.splitlines():
         cells = [(list(map(int, numbers)), len(blocks)) for *numbers, blocks in CELLS.findall(line)]
@@ -71,7 +71,7 @@ def test_a_terminal_shows_the_pictures_with_q_values(screen, tmp_path, capsys):
     first, last = (pixels(text)[:, ::14] for text in (frames[0], frames[4]))
     white = [np.flatnonzero((row == 255).all(axis=-1)).tolist() for row in (first[0], last[0])]
     assert white[0] < white[1]  # the walker has moved to the right
-    assert re.search(r">\s+1 █{12}\s+1\b", screen.getvalue())  # it prefers 1, whose Q is 1
+    assert re.search(r">\s+1 █{12}\s+1\b", screen.getvalue())  # the agent prefers action 1, whose Q-value is 1
     assert re.search(r"  0 █ +0\b", screen.getvalue())
     assert (played.lengths, played.cut) == ([4], [False])
     assert played.returns == pytest.approx([2 - 0.3])
@@ -95,7 +95,7 @@ def test_a_pipe_gets_the_return_and_length_of_every_episode(env, tmp_path, capsy
     assert main(["play", str(saved(tmp_path / "run", env, WALK, actions=(1, 0))), "--episodes", "2"]) == 0
     assert capsys.readouterr().out == "episode 0: return 1.7, 4 steps\nepisode 1: return 1.7, 4 steps\n"
     assert main(["play", str(tmp_path / "run"), "--index", "1"]) == 0
-    assert capsys.readouterr().out == "episode 0: return -0.7, 7 steps\n"  # it walks left until the time is up
+    assert capsys.readouterr().out == "episode 0: return -0.7, 7 steps\n"  # the agent walks left until the time limit
     assert main(["play", str(tmp_path / "run"), "--max-steps", "3"]) == 0
     assert capsys.readouterr().out == "episode 0: return -0.3, 3 steps (cut; see --max-steps)\n"
 

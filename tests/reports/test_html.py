@@ -25,7 +25,7 @@ RETURNS = [10.0, 20.0, 31.25, 400.0]
 
 
 class Page(HTMLParser):
-    """What a page holds: elements in order, each with its attributes and text; refuses tags that do not fit."""
+    """Elements of a page in order, with their attributes and texts; fails for tags that are not closed correctly."""
 
     def __init__(self, path):
         super().__init__()
@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 
 def written(directory, target="cartpole", *, returns=RETURNS, lines=3, finished=True, diverged=None, **settings):
-    """A directory as runs leave it that came to these returns; of those that diverged, None."""
+    """Write a run directory with these final returns, None for agents that diverged."""
     config = configure(target, **{"seeds": len(returns), "total_steps": 40_960, **settings})
     config = config.derive(log_interval=4, eval_interval=4, checkpoint_interval=4, eval_max_steps=500)
     directory.mkdir(parents=True)
@@ -107,7 +107,7 @@ def page(tmp_path, *runs, **options):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A page with pictures, of two directories; names of one would be formulas, but for what is wrong in them."""
+    """Make a page with pictures of two directories, one of which has names that look like invalid formulas."""
     folder = tmp_path_factory.mktemp("drawn")
     finished = written(folder / "run", lam=(0.0, 0.9), returns=[1.0, 2.0], seeds=1)
     other = written(folder / "other", "my_game:$\\frac$", lines=1, finished=False, returns=[3.0])
@@ -118,13 +118,13 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    """They take most of the time."""
+    """Leave out the pictures, which take most of the time."""
     for name in ("curve", "comparison"):
         monkeypatch.setattr(f"qlax.reports.html.{name}", lambda *_: None)
 
 
 def rows(found, caption):
-    """Of the table with this caption, as lists of texts."""
+    """Return the rows of the table with this caption, as lists of texts."""
     table = found.source.partition(f"<caption>{caption}")[2].partition("</table>")[0]
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr")[1:]]
     return [[" ".join(re.sub("<[^>]*>", "", cell).split()) for cell in row] for row in cells]
@@ -236,7 +236,7 @@ def test_runs_that_are_trained_beside_one_that_diverged(tmp_path):
 
 @pytest.mark.usefixtures("without_pictures")
 def test_several_directories_are_ranked_by_setting(tmp_path):
-    """Seeds of a setting count together wherever they were trained."""
+    """Seeds with the same settings are one group, whichever run trained them."""
     low = written(tmp_path / "low", lam=0.5, returns=[1.0, 3.0])
     more = written(tmp_path / "more", lam=0.5, returns=[5.0], seed=2)
     high = written(tmp_path / "high", lam=0.9, returns=[7.0])
@@ -354,7 +354,7 @@ addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory):
-    """A page with everything, of a run that was trained."""
+    """Make a page with all sections for a trained run."""
     pytest.importorskip("av", reason="films are written by PyAV")
     folder = tmp_path_factory.mktemp("filmed")
     qlax.train(configure(CARTPOLE, **SMALL), out=folder / "run", progress=False)

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn of directories as training leaves them."""
+"""Figures of runs, drawn from run directories."""
 
 import json
 import math
@@ -22,7 +22,7 @@ LAM = (0.0, 0.5)
 
 
 def run(path, returns, *, every=1, preset="cartpole", **settings):
-    """A directory with the returns `[lines, R]`, evaluated in each `every`-th line of a hundred steps and a minute."""
+    """Write a run with returns `[lines, R]`, one for every `every` lines; a line is a hundred steps and a minute."""
     path.mkdir(parents=True)
     config = configure(preset, **settings)
     assert config.num_members == returns.shape[1]
@@ -34,13 +34,13 @@ def run(path, returns, *, every=1, preset="cartpole", **settings):
 
 
 def ramps(*ends, lines=10):
-    """Returns that rise from nearly zero to these."""
+    """Return curves that rise linearly from nearly zero to these ends."""
     return np.linspace(0, 1, lines + 1)[1:, None] * np.array(ends)
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Two settings of four seeds, with ends 10, 12, 14, 40 and 20, 22, 24, 26."""
+    """Write a run of two settings with four seeds, whose final returns are 10, 12, 14, 40 and 20, 22, 24, 26."""
     run(tmp_path / "sweep", ramps(10, 12, 14, 40, 20, 22, 24, 26), lam=LAM, seeds=4)
     return tmp_path / "sweep"
 
@@ -57,20 +57,20 @@ def test_a_line_is_the_interquartile_mean_of_a_group(sweep):
     figure = plot.curve_figure(read_all([sweep]))
     assert legend(figure) == ["lam 0", "lam 0.5"]
     lines = lines_of(figure)
-    np.testing.assert_allclose(lines["C0"], [[100 * i, 1.3 * i] for i in range(1, 11)])  # of 12 and 14
+    np.testing.assert_allclose(lines["C0"], [[100 * i, 1.3 * i] for i in range(1, 11)])  # the mean of 12 and 14
     np.testing.assert_allclose(lines["C1"][-1], [1000, 23])
     low, high = (edge(figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]) for edge in (np.min, np.max))
-    assert (low, high) == (1.0, 40.0)  # the shade of four runs reaches from the least to the most
+    assert (low, high) == (1.0, 40.0)  # the interval of four runs reaches from the smallest to the largest
     assert figure.axes[0].get_ylabel() == "greedy return (IQM)"
     by_time = lines_of(plot.curve_figure(read_all([sweep]), x="seconds", y="episode_return"))
-    np.testing.assert_allclose(by_time["C0"][-1], [10, 12])  # minutes; exploring returned 1 less
+    np.testing.assert_allclose(by_time["C0"][-1], [10, 12])  # 10 minutes; exploring returns are 1 lower
 
 
 def test_runs_with_other_lines_are_interpolated_as_far_as_all_came(tmp_path):
     run(tmp_path / "a", ramps(10.0), seed=0)
     run(tmp_path / "b", ramps(20.0, lines=8) * 0.8, seed=1, every=2)
     figure = plot.curve_figure(read_all([tmp_path / "a", tmp_path / "b"]))
-    assert legend(figure) == []  # one group: seeds make none
+    assert legend(figure) == []  # one group, as seeds do not form groups
     np.testing.assert_allclose(lines_of(figure)["C0"], [[100 * i, 1.5 * i] for i in range(2, 9)])
     assert figure.axes[0].get_ylabel() == "greedy return (mean)"
 
@@ -78,7 +78,7 @@ def test_runs_with_other_lines_are_interpolated_as_far_as_all_came(tmp_path):
 def test_a_run_that_diverged_keeps_its_last_value_and_is_counted(tmp_path):
     returns = ramps(10.0, 20.0, 30.0)
     returns[5:, 0] = math.nan
-    returns[:, 1] = math.nan  # never had one: as low as any of the environment
+    returns[:, 1] = math.nan  # without a value, it counts as the lowest of the environment
     run(tmp_path / "run", returns, seeds=3)
     _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg")
     assert "2 of 3 agents diverged, and count with their last value" in said
@@ -95,7 +95,7 @@ def test_a_run_that_never_had_a_value_takes_nothing_from_the_others(tmp_path):
 
 
 def test_metrics_share_a_figure_in_line_styles_of_their_own(tmp_path):
-    """As in the curve.png of a run: greedy solid, exploring dotted."""
+    """As in the `curve.png` of a run, greedy returns are solid and exploring ones dotted."""
     run(tmp_path / "run", ramps(10.0, 12.0, 20.0, 22.0), every=2, lam=LAM, seeds=2)
     both = "eval_return,episode_return"
     figure = plot.curve_figure(read_all([tmp_path / "run"]), y=both, title="a title of our own")
@@ -103,7 +103,7 @@ def test_metrics_share_a_figure_in_line_styles_of_their_own(tmp_path):
     assert (figure.axes[0].get_ylabel(), figure.axes[0].get_title()) == ("return (mean)", "a title of our own")
     lines = [(line.get_color(), line.get_linestyle(), len(line.get_xdata())) for line in figure.axes[0].get_lines()]
     assert lines == [("C0", "-", 5), ("C0", ":", 10), ("C1", "-", 5), ("C1", ":", 10)]
-    assert len(figure.axes[0].collections) == 2  # shades, of greedy returns alone
+    assert len(figure.axes[0].collections) == 2  # intervals are drawn for greedy returns only
     _, said = plot.plot(tmp_path / "run", tmp_path / "figure.svg", y=both)
     caption = said.splitlines()[-1]
     assert caption.startswith("Greedy return, exploring return, mean of 2 agents each")
@@ -111,7 +111,7 @@ def test_metrics_share_a_figure_in_line_styles_of_their_own(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").unlink()
     line = {"updates": 1, "steps": 100, "seconds": 1.0, "loss": np.ones(4), "episode_return": np.full(4, math.nan)}
     MetricsFile(tmp_path / "run" / "metrics.jsonl").append(line | {"eval_return": np.array([1.0, math.nan, 3.0, 3.0])})
-    figure = plot.curve_figure(read_all([tmp_path / "run"]), y=both)  # no episode has ended yet, and there is a point
+    figure = plot.curve_figure(read_all([tmp_path / "run"]), y=both)  # before any episode has ended, there is one point
     assert legend(figure) == ["lam 0", "lam 0.5"]
     assert [line.get_color() for line in figure.axes[0].get_lines() if line.get_marker() == "o"] == ["C0", "C1"]
 
@@ -142,13 +142,13 @@ def test_groups_are_what_differs_within_an_environment(tmp_path):
     assert [axes.get_title() for axes in figure.axes] == ["Asterix-MinAtar", "Breakout-MinAtar"]
     assert figure.get_suptitle() == "ours"
     joint = plot.curve_figure(read_all([tmp_path / "a", tmp_path / "b"]), by="env")
-    assert legend(joint) == []  # the environment is the panel
+    assert legend(joint) == []  # environments have panels of their own
     suites = plot.curve_figure(read_all([tmp_path / "a", tmp_path / "b"]), by="directory")
     assert legend(suites) == ["a", "b"]
     many = {"num_envs": 32, "num_steps": 16, "gamma": 0.9, "norm": "batch"}
     run(tmp_path / "c", ramps(1.0), preset="minatar/breakout", **many)
     several = plot.curve_figure(read_all([tmp_path / "a" / "breakout", tmp_path / "c"]))
-    assert legend(several) == ["breakout", "c"]  # their directories, as more differs than a name can hold
+    assert legend(several) == ["breakout", "c"]  # named by their directories, because too many settings differ
     by = plot.curve_figure(read_all([tmp_path / "a" / "breakout", tmp_path / "c"]), by=["norm", "seed"])
     assert legend(by) == ["norm layer, seed 0", "norm layer, seed 1", "norm batch, seed 0"]
 
@@ -165,8 +165,8 @@ def test_names_are_no_mathematics_and_fit(kind, tmp_path):
     assert "name-$&lt;é</text>" in drawn
     assert long not in drawn
     assert long in said
-    assert len(re.findall(r">[$ and]+</text>", drawn)) > 1  # lines of the title
-    assert max(map(len, said.splitlines()[2].split("|")[3:])) < 30  # digits of a number
+    assert len(re.findall(r">[$ and]+</text>", drawn)) > 1  # the title has several lines
+    assert max(map(len, said.splitlines()[2].split("|")[3:])) < 30  # numbers are short
 
 
 def test_the_members_of_a_population_are_one_group(tmp_path):
@@ -189,7 +189,7 @@ def test_of_many_groups_the_best_are_in_colour(tmp_path):
 
 
 def suites(folder, scores=None):
-    """Two groups, each of two games; one game's returns are a thousand times the other's."""
+    """Write runs of two groups in two games, one of which has a thousand times the returns of the other."""
     for name, norm, factor in (("a", "layer", 1.0), ("b", "none", 2.0)):
         for game, size in (("breakout", 1.0), ("asterix", 1000.0)):
             directory = folder / name / game
@@ -228,13 +228,13 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "figure.png").write_text("mine")
     assert main(["plot", "sweep"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "figure-2.png"  # of a name nobody asked for, another is taken
+    assert capsys.readouterr().out.splitlines()[-1] == "figure-2.png"  # without --out, a free name is chosen
     assert main(["plot", "sweep", "--kind", "improvement", "--by", "lam", "--out", "figure.pdf", "--title", "T"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[2].split("|")[1:5] == [" lam 0   ", "      4 ", "                       13 ", "      10 to 40 "]
     content = (tmp_path / "figure.pdf").read_bytes()
     assert content.startswith(b"%PDF")
-    assert b"/Type3" not in content  # letters stay letters
+    assert b"/Type3" not in content  # text stays text in the PDF
     assert qlax.plot(sweep, "other.svg").path.read_text() == qlax.plot([sweep], "another.svg").path.read_text()
 
 

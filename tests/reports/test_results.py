@@ -1,4 +1,4 @@
-"""Settings compared: which is best, the table of all, and its picture."""
+"""Comparison of settings: the best one, the table of all, and its figure."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Scores over targets: their statistics, and the table."""
+"""Scores over several targets: statistics and the table."""
 
 import itertools
 
@@ -11,10 +11,10 @@ from qlax.reports.scores import aggregates, collect, result, table
 
 def test_statistics_are_those_worked_out_by_hand():
     found = aggregates([[0.0, 10.0], [20.0, 40.0], [100.0, 300.0]])
-    assert found["median"]["value"] == 30  # of 5, 30 and 200
+    assert found["median"]["value"] == 30  # median of the games' means 5, 30 and 200
     assert found["mean"]["value"] == pytest.approx(235 / 3)
-    assert found["iqm"]["value"] == (10 + 20 + 40 + 100) / 4  # of six values, one is left out at either end
-    uneven = aggregates([[1.0], [2.0, 6.0], [9.0]])  # games with fewer seeds count as much
+    assert found["iqm"]["value"] == (10 + 20 + 40 + 100) / 4  # without the smallest and the largest of the six values
+    uneven = aggregates([[1.0], [2.0, 6.0], [9.0]])  # games with fewer seeds have the same weight
     assert (uneven["mean"]["value"], uneven["median"]["value"], uneven["iqm"]["value"]) == (14 / 3, 4, 4)
 
 
@@ -27,10 +27,10 @@ def test_interquartile_mean_is_scipys():
 
 
 def test_intervals_are_of_runs_within_games():
-    # Games are not drawn: without a spread within them there is none.
+    # Only runs are resampled, not games: if the runs of each game are equal, the interval has no width.
     assert aggregates([[1.0, 1.0], [5.0, 5.0]])["mean"] == {"value": 3.0, "interval": [3.0, 3.0]}
-    # Two runs of one game: 0, 0.5 and 1 in a quarter, a half and a quarter of the cases. With a second game of the
-    # same kind 0 and 1 have a chance of 1/16 each; with four of 1/256, and 1/8 and 7/8 of 8/256, so 2.5 % is at 1/8.
+    # Resampling two runs of one game gives 0, 0.5 or 1 with chances 1/4, 1/2 and 1/4. With a second game of the
+    # same kind, 0 and 1 have a chance of 1/16; with four games 1/256, and 1/8 has 8/256, so the 2.5 % quantile is 1/8.
     for games, low in ((1, 0.0), (2, 0.0), (4, 0.125)):
         assert aggregates([[0.0, 1.0]] * games)["mean"]["interval"] == [low, 1 - low]
     assert aggregates([[1.0], [3.0], [8.0]])["iqm"]["interval"] is None
@@ -49,7 +49,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
 
 
 def summary(env, per_run, scores=(), cut=0.0):
-    """That of a complete run."""
+    """Return the summary of a complete run."""
 
     def measured(values):
         return {"mean": sum(values) / len(values), "per_run": values}

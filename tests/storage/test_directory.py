@@ -1,4 +1,4 @@
-"""The writer of a run's directory: weights beside training, and what a killed process left."""
+"""Files of a run directory: weights written during training, and remains of a killed process."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def test_all_agents_of_an_evaluation_are_one_piece_of_work_with_one_sync_of_the_
     monkeypatch.setattr(directory, "sync_folder", synced.append)
     monkeypatch.setattr("qlax.util.files.sync_folder", synced.append)
     run._writer.submit(let_go.wait, 60)  # the writer is busy
-    run.save_agents("best", AGENTS)  # and holds nobody up
+    run.save_agents("best", AGENTS)  # returns at once
     assert not (run.path / "best").exists()
     let_go.set()
     run.wait()

@@ -1,4 +1,4 @@
-"""A run that an older version left: resumed, extended, read and played with."""
+"""Runs of an older version can be resumed, extended, read and evaluated."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from qlax.training import loop
 
 ENV = "gymnax/CartPole-v1"
 OLD = Path(__file__).parent.parent / "data" / "format-0"
-TOLERANCE = 1e-4  # newer code and other machines add in another order
+TOLERANCE = 1e-4  # newer code and other machines sum in another order
 
 
 def copy_of(name, tmp_path):
@@ -38,7 +38,7 @@ def assert_same(found, expected):
 
 
 def assert_same_run(run, other):
-    """Weights and measurements are those of the other run."""
+    """Check that weights and measurements are equal to those of the other run."""
     for folder in ("agents", "best"):
         files = sorted(path.name for path in (other / folder).glob("*.safetensors"))
         assert len(files) == 4
@@ -57,7 +57,7 @@ def assert_same_run(run, other):
 
 def test_an_interrupted_run_of_an_older_format_resumes_to_its_end(tmp_path):
     run = copy_of("interrupted", tmp_path)
-    # In a process of its own, as only there every core is a device.
+    # A process of its own, because only there every core is a device.
     subprocess.run([sys.executable, "-m", "qlax", "resume", str(run)], check=True)
     assert_same_run(run, OLD / "finished")
     config = history.config_of(run)
@@ -90,10 +90,10 @@ def test_a_run_of_an_older_format_is_extended_and_then_of_todays(tmp_path):
     [
         ({"runs": 12, "lam": "uniform:0:1", "gamma": [0.9, 0.99], "seeds": 3}, 2),
         ({"runs": 4, "lam": "uniform:0:1"}, 4),
-        ({"runs": 4, "lam": [0, 0.5], "seeds": 2}, None),  # all of them, and nothing drawn
+        ({"runs": 4, "lam": [0, 0.5], "seeds": 2}, None),  # all combinations, and nothing drawn
         ({"runs": None}, None),
         ({"format": 1, "draws": 5, "lam": "uniform:0:1"}, 5),
-        ({"draws": 5, "lam": "uniform:0:1"}, 5),  # by hand
+        ({"draws": 5, "lam": "uniform:0:1"}, 5),  # written by hand, without a format number
     ],
 )
 def test_runs_of_format_0_become_draws(settings, draws, tmp_path):
@@ -129,7 +129,7 @@ def test_a_setting_renamed_twice_has_its_newest_name(monkeypatch):
 
 class Hyper(NamedTuple):
     lam: np.ndarray
-    momentum: np.ndarray  # invented
+    momentum: np.ndarray  # field that no version had
 
 
 class State(NamedTuple):
@@ -151,11 +151,11 @@ def test_a_checkpoint_may_lack_a_hyperparameter_that_came_later(monkeypatch, tmp
     np.testing.assert_array_equal(saved.state.hyper.lam, lam)
     np.testing.assert_array_equal(saved.state.hyper.momentum, np.array([0.5, 0.5], np.float32))
     assert saved.state.hyper.momentum.dtype == np.float32
-    assert not [name for name in formats.absent({"format": 1}, "file") if "hyper" in name]  # it has them all
+    assert not [name for name in formats.absent({"format": 1}, "file") if "hyper" in name]  # format 1 has all of them
 
 
 def test_a_checkpoint_may_lack_the_sums_of_a_measurement_that_came_later(tmp_path):
-    """So a new measurement does not keep runs from being resumed that were begun before there was one."""
+    """A run that was begun before a measurement was introduced can still be resumed."""
     path, weight = tmp_path / "0.safetensors", np.array([3.0, 4.0], np.float32)
     loss, td_error = {"total": 2 * weight, "weight": weight}, {"total": weight, "weight": weight}
     checkpoint.save(path, {"record": {"sums": {"loss": loss}}}, {"format": 1})
@@ -163,13 +163,13 @@ def test_a_checkpoint_may_lack_the_sums_of_a_measurement_that_came_later(tmp_pat
     _, saved = checkpoint.restore(path, like, formats.absent(checkpoint.about(path), "file"))
     np.testing.assert_array_equal(saved["record"]["sums"]["loss"]["total"], 2 * weight)
     np.testing.assert_array_equal(saved["record"]["sums"]["td_error"]["total"], [0, 0])
-    own = {"record": {"sums": {"loss": loss, "fish": td_error}}}  # the environment's: it is another environment
+    own = {"record": {"sums": {"loss": loss, "fish": td_error}}}  # a metric of another environment
     with pytest.raises(UserError, match="it lacks record/sums/fish/total"):
         checkpoint.restore(path, own, formats.absent(checkpoint.about(path), "file"))
 
 
 def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(tmp_path):
-    """So a new setting does not keep runs from being resumed that were begun before there was one."""
+    """A run that was begun before a setting was introduced can still be resumed."""
     from qlax.storage.directory import RunDirectory
     from qlax.training.plan import make
 

@@ -1,4 +1,4 @@
-"""The list of runs below a folder, whatever state they are in."""
+"""The list of runs below a folder, in every state that a run can be in."""
 
 import json
 import os
@@ -19,7 +19,7 @@ LINE = {"updates": 4, "steps": 400, "eval_return": [1.0, 2.0]}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Runs of every kind, some of them within folders; the number at the end of the name is the age in hours."""
+    """Make runs in all states, some in subfolders; the number at the end of a name is the run's age in hours."""
     shutil.copytree(OLD / "finished", tmp_path / "complete-6")
     shutil.copytree(OLD / "interrupted", tmp_path / "sweep" / "job" / "interrupted-5")
     shutil.copytree(OLD / "finished", tmp_path / "failed-4")

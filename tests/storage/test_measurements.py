@@ -1,4 +1,4 @@
-"""The one table of measurements, against what a run writes and what the guard watches."""
+"""The table of measurements has everything that a run writes, and everything that the guard measures."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_all_that_a_run_writes_is_in_the_table():
     history = read(RUN)
     assert history.summary is not None
     assert not [name for name in history.curves if is_own(name)]
-    assert set(evaluated().values()) - {"eval_distinct"} <= history.curves.keys()  # which the run is too old for
+    assert set(evaluated().values()) - {"eval_distinct"} <= history.curves.keys()  # newer than this run
     per_run = {name for name, value in history.summary.items() if isinstance(value, dict) and "per_run" in value}
     assert per_run == {key for key, each in MEASUREMENTS.items() if each.is_result} - {"eval_score"}
 

@@ -36,7 +36,7 @@ def test_a_line_cut_short_is_left_out(metrics):
 @pytest.mark.parametrize(
     "damage",
     [
-        '"loss": [1.0, 2.0, 3.0]',  # of another number of runs
+        '"loss": [1.0, 2.0, 3.0]',  # a line for another number of agents
         '"loss": 1.0',
         '"loss": null',
         '"seconds": [1.0, 2.0]',

@@ -1,4 +1,4 @@
-"""Trackers show what metrics.jsonl holds, and whatever they do, training goes on."""
+"""Trackers receive what metrics.jsonl holds, and no failure of theirs stops training."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ NAMES = ["seed=3", "seed=4"]
 
 
 class Failing:
-    """Takes one line."""
+    """Tracker that fails at its second line."""
 
     def __init__(self, tracked):
         self.lines = 0
@@ -42,7 +42,7 @@ class Failing:
 
 
 class Remembering:
-    """Made without arguments but for the runs; keeps what it is told."""
+    """Tracker that keeps everything it receives; `last` is the newest instance."""
 
     def __init__(self, tracked):
         self.tracked, self.lines, self.end = tracked, [], None
@@ -56,7 +56,7 @@ class Remembering:
 
 
 def events(path):
-    """What an event file holds: TFRecords, each with its length before it and checksums around."""
+    """Read an event file of TensorBoard: TFRecords, each between its length and checksums."""
     data, at = path.read_bytes(), 0
     while at < len(data):
         (length,) = struct.unpack_from("<Q", data, at)
@@ -65,7 +65,7 @@ def events(path):
 
 
 def records(path):
-    """What a file of W&B holds: a log as LevelDB writes it, in blocks of 32 KiB, after 7 bytes of its own."""
+    """Read a file of W&B: a log in LevelDB's format, in blocks of 32 KiB, after a header of 7 bytes."""
     data, at, whole = path.read_bytes(), 7, b""
     while at + 7 < len(data):
         if (left := 2**15 - at % 2**15) < 7:
@@ -74,18 +74,18 @@ def records(path):
         length, kind = struct.unpack_from("<HB", data, at + 4)
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole one, or the last part of one
+        if kind in (1, 4):  # a whole record, or its last part
             yield Record.FromString(whole)
             whole = b""
 
 
 def values(items):
-    """What a record of W&B holds under each name."""
+    """Return the values of a record of W&B, by name."""
     return {item.key or "/".join(item.nested_key): item.value_json for item in items}
 
 
 def curves_of(directory, index):
-    """The points of a run that metrics.jsonl has: its steps, and the numbers there are."""
+    """Yield the steps and the numbers of one agent from every line of metrics.jsonl."""
     for line in MetricsFile(directory / "metrics.jsonl").read(len(NAMES)):
         own = {name: value[index] if isinstance(value, list) else value for name, value in line.items()}
         yield line["steps"], {name: x for name, x in own.items() if x is not None and name not in ("updates", "steps")}
@@ -93,7 +93,7 @@ def curves_of(directory, index):
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_account(tmp_path_factory):
-    """Nobody is logged in to W&B, and what it keeps of its own goes elsewhere."""
+    """Log out of W&B, and redirect its own files to a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
@@ -106,7 +106,7 @@ def _no_account(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory):
-    """Runs that went on from a checkpoint after which there were lines already; with all that was said."""
+    """Resume a run from a checkpoint that is older than its last lines; return the result and all messages."""
     directory, said = tmp_path_factory.mktemp("run") / "tracked", []
     film = directory.with_name("film.gif")
     frames = [Image.new("P", (6, 4), color) for color in (1, 2)]
@@ -148,10 +148,10 @@ def test_tensorboard_shows_the_metrics_of_each_run_once(gone_on, index):
             found[event.step] = scalars
             times.append(event.wall_time)
     expected = dict(curves_of(gone_on.directory, index))
-    assert set(gone_on.steps) > set(list(expected)[:2])  # some were there, and came again
+    assert set(gone_on.steps) > set(list(expected)[:2])  # some lines were sent twice
     assert found.keys() == expected.keys()
     for steps, own in expected.items():
-        assert found[steps] == pytest.approx(own, rel=1e-7)  # TensorBoard has float32
+        assert found[steps] == pytest.approx(own, rel=1e-7)  # TensorBoard stores float32
     assert times == sorted(times)
 
 
@@ -172,7 +172,7 @@ def test_tensorboard_shows_settings_and_film(gone_on):
 
 
 def test_wandb_has_the_metrics_of_each_run_once(gone_on):
-    assert len(gone_on.files) == 2  # of the first part
+    assert len(gone_on.files) == 2  # files from before the interruption
     files = sorted(gone_on.directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stem)
     assert [path.name for path in files] == sorted(path.name for path in gone_on.files)
     for index, path in enumerate(files):
@@ -197,9 +197,9 @@ def test_wandb_has_the_metrics_of_each_run_once(gone_on):
 
 def test_each_tracker_that_has_something_to_say_says_it_once_a_time(gone_on):
     about = [text for text in gone_on.said if "tracker " in text or "wandb" in text]
-    about = [text for text in about if not text.startswith("qlax: waiting for")]  # on a busy machine
+    about = [text for text in about if not text.startswith("qlax: waiting for")]  # said on a busy machine
     failed = "qlax: the tracker test_tracking:Failing failed and receives no more lines: OSError: [Errno 28] No space"
-    assert sum(text.startswith(failed) for text in about) == 2  # it was resumed
+    assert sum(text.startswith(failed) for text in about) == 2  # once in each part of the run
     offline = [text for text in about if "wandb sync" in text]
     assert len(offline) == 2
     assert "no API key" in offline[0]
@@ -207,7 +207,7 @@ def test_each_tracker_that_has_something_to_say_says_it_once_a_time(gone_on):
 
 
 def told(tmp_path, makers, lines=3, earlier=(), **options):
-    """A tracking of some lines, and all that it said."""
+    """Send some lines to trackers, and return all messages."""
     said = []
     config = configure(CARTPOLE, **SETTINGS)
     runs = [{"seed": 3, "lam": 0.0}, {"seed": 3, "lam": 0.65}]
@@ -253,7 +253,7 @@ def test_a_tracker_that_hangs_is_named_once_and_holds_nothing_up(where, tmp_path
 
     begun = time.monotonic()
     said = told(tmp_path, {"hanging": type("Hanging", (Remembering,), {where: hang}), "own": Remembering})
-    assert time.monotonic() - begun < 30  # not the minute that it hangs
+    assert time.monotonic() - begun < 30  # less than the minute for which the tracker hangs
     assert said == ["qlax: the tracker hanging did not finish within 0 seconds; no longer waiting"]
     let_go.set()
     for thread in threading.enumerate():
@@ -298,7 +298,7 @@ def test_a_tracker_that_is_told_many_earlier_lines_does_not_hang(tmp_path, monke
         def log(self, line):
             super().log(line)
             now[0] += trackers.HANGING_SECONDS / 2
-            if len(self.lines) == 3:  # a new line comes while the earlier ones are told
+            if len(self.lines) == 3:  # a new line arrives while the tracker receives earlier ones
                 tracking.log(line)
 
     said, lines = [], [{"updates": number} for number in range(5)]

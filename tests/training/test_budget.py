@@ -1,4 +1,4 @@
-"""Which evaluations a run plays by default: at least twenty where they take little, and fewer where they take much."""
+"""Which evaluations a run plays by default: at least twenty if they are cheap, and fewer if they are expensive."""
 
 import itertools
 
@@ -14,14 +14,14 @@ from qlax.config.intervals import evaluation_steps, with_intervals
 from qlax.training import loop
 from qlax.training.budget import Budget
 
-# 60 updates of 4 x 8 steps and 2 gradient steps: 8 + 3 x 2 = 14 operations one after the other.
+# 60 updates of 4 x 8 steps and 2 gradient steps: 8 + 3 x 2 = 14 sequential operations per update.
 DEFAULT = {name: value for name, value in SMALL.items() if not name.endswith(("_interval", "_max_steps"))}
 DEFAULT |= {"total_steps": 60 * 32, "checkpoint_interval": 5}
 PER_UPDATE = 14
 
 
 class Endless:
-    """Episodes end after `length` steps whatever happens."""
+    """Environment whose episodes always last `length` steps."""
 
     num_actions = 2
 
@@ -38,7 +38,7 @@ class Endless:
 
 
 def evaluated(result):
-    """Updates after which a run has evaluated."""
+    """Return the updates after which a run was evaluated."""
     return result.curves["updates"][np.isfinite(result.curves["eval_return"]).all(axis=1)].tolist()
 
 
@@ -58,7 +58,7 @@ def test_the_evaluations_before_the_last_take_a_tenth_of_the_work_and_no_more_th
     *before, last = evaluated(result)
     assert last == 60
     assert sum(steps[:-1]) <= 0.1 * PER_UPDATE * 60 + max(steps)
-    assert len(before) >= min(19, 0.1 * PER_UPDATE * 60 // max(steps) - 1)  # and they are not left out needlessly
+    assert len(before) >= min(19, 0.1 * PER_UPDATE * 60 // max(steps) - 1)  # none is left out needlessly
 
 
 def test_an_interval_that_is_asked_for_is_kept(tmp_path):
@@ -79,7 +79,7 @@ def test_a_resumed_run_decides_alike(tmp_path, monkeypatch):
             train(12, tmp_path / "run")
     resumed = qlax.resume(tmp_path / "run")
     assert lines_of(resumed.directory) == lines_of(whole.directory)
-    assert 2 < len(evaluated(whole)) < 20  # or the test would show nothing
+    assert 2 < len(evaluated(whole)) < 20  # some evaluations are left out, but not all
 
 
 def test_the_length_of_chunks_decides_nothing(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from qlax.training import callbacks, loop
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Two seeds, trained to the planned length."""
+    """Train two seeds to the planned length."""
     return qlax.train(CARTPOLE, out=tmp_path_factory.mktemp("run") / "whole", seeds=2, **SMALL)
 
 
@@ -135,7 +135,7 @@ def test_a_population_that_a_callback_ended_is_described_as_it_is(tmp_path):
     assert result.summary["updates"] == 8
     final = result.summary["final_settings"]["learning_rate"]
     assert [agent.info["learning_rate"] for agent in result.agents] == final
-    resumed = qlax.resume(tmp_path / "run")  # the line of its next evaluation has what the members trained with
+    resumed = qlax.resume(tmp_path / "run")  # its next evaluation records the settings
     assert resumed.curves["learning_rate"][5] == pytest.approx(final, rel=1e-5)
 
 

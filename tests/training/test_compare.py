@@ -1,4 +1,4 @@
-"""What the last bits of a run depend on."""
+"""Versions, devices and options on which the last bits of a run depend."""
 
 from importlib import metadata
 from types import SimpleNamespace

@@ -33,7 +33,7 @@ def test_progress_is_shown_on_a_terminal_alone(terminal, monkeypatch):
 
 
 def lit(text):
-    """Dots of a chart of Braille, as bool [rows, columns], from the numbering of the dots in the Unicode standard."""
+    """Return the dots of a Braille chart as bool `[rows, columns]`; dots are numbered as in the Unicode standard."""
     order = ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (3, 0), (3, 1))  # row and column of dots 1 to 8
     lines = [line.partition("│")[2] for line in text.splitlines() if "│" in line]
     dots = np.zeros((4 * len(lines), 2 * len(lines[0])), bool)
@@ -59,7 +59,7 @@ def test_a_rising_line_is_a_diagonal_of_dots():
     rows, columns = np.nonzero(dots)
     wanted = (height - 1) * (1 - columns / (width - 1))
     assert np.abs(rows - wanted).max() <= 1
-    assert dots.any(axis=0).all()  # without a gap
+    assert dots.any(axis=0).all()  # the curve has no gap
 
 
 def test_the_axis_reaches_to_the_planned_steps_from_the_beginning():
@@ -116,7 +116,7 @@ def test_a_notebook_has_one_output_that_is_renewed(monkeypatch):
     assert "run directory <a&b>" in page.find("pre").text
     (line,) = [x.attrib["points"] for x in page.iter() if x.tag.endswith("polyline") and " " in x.attrib["points"]]
     points = [tuple(map(float, point.split(","))) for point in line.split()]
-    assert points == [(160, 180), (320, 0)]  # from a quarter to half of 640 pixels, and from 1 at 180 up to 3
+    assert points == [(160, 180), (320, 0)]  # x: a quarter and half of 640; y: values 1 and 3
 
 
 def test_what_is_no_way_to_show_progress_is_refused():

@@ -1,4 +1,4 @@
-"""What is measured beside the page, against slow loops and networks whose dead units are known."""
+"""Measurements outside of `pqn.py`, against slow loops and networks with known dead units."""
 
 import math
 from collections.abc import Callable
@@ -27,13 +27,13 @@ def strict():
 
 
 class Silent:
-    """A network that is no Flax module, and knows of no collection."""
+    """Network that is not a Flax module, and has no intermediate values."""
 
     recurrent = False
 
 
 def rollout_of(reward, terminated, truncated, value, obs=None, first=None, memory=(), legal=None):
-    """`[T, N]` each, value `[T, N, G]`."""
+    """Make a rollout of arrays `[T, N]`, with values `[T, N, G]`."""
     reward, terminated, truncated = np.asarray(reward, np.float32), np.asarray(terminated), np.asarray(truncated)
     obs = np.zeros((*reward.shape, 1, 2), np.float32) if obs is None else obs
     action = np.zeros(jax.tree.leaves(obs)[0].shape[:3], np.int32)
@@ -44,14 +44,14 @@ def rollout_of(reward, terminated, truncated, value, obs=None, first=None, memor
 
 
 def quiet(obs, first=None, memory=()):
-    """A rollout of these observations `[T, N, M, ...]`, in which nothing else happens."""
+    """Make a rollout with observations `[T, N, M, ...]` in which everything else is zero."""
     T, N = jax.tree.leaves(obs)[0].shape[:2]
     nothing = np.zeros((T, N), bool)
     return rollout_of(nothing, nothing, nothing, np.zeros((T, N, 1)), obs, first, memory)
 
 
 def state_of(variables=None, **hyper):
-    """A state, of which only what is measured is there."""
+    """Make a `TrainState` with only the fields that are measured."""
     params, stats = (), {}
     if variables is not None:
         stats = dict(variables)
@@ -61,7 +61,7 @@ def state_of(variables=None, **hyper):
 
 
 def measured(network, state, rollout):
-    """Total and weight of every measure, as floats."""
+    """Return total and weight of every measurement, as floats."""
     found = jax.jit(lambda state, rollout: guard.measures(network, state, rollout))(state, rollout)
     return {name: (float(mean.total), float(mean.weight)) for name, mean in found.items()}
 
@@ -70,14 +70,14 @@ def measured(network, state, rollout):
 
 
 def dead(layer, units):
-    """The parameters of a layer of which these units are always below zero."""
+    """Set the biases of a layer so that these units are always negative, and all others positive."""
     bias = np.full(layer["bias"].shape, 100, np.float32)
     bias[units] = -100
     return layer | {"bias": bias}
 
 
 def variables_of(network, obs):
-    """For observations `[T, N, M, ...]`."""
+    """Return variables of the network for observations `[T, N, M, ...]`."""
     rows = jax.tree.map(lambda x: x[:1].reshape(1, -1, *x.shape[3:]), obs)
     B = jax.tree.leaves(rows)[0].shape[1]
     arguments = network.initial_memory(B), rows, np.ones((1, B), bool)
@@ -110,7 +110,7 @@ def test_a_feature_map_is_one_unit(encoder):
     network = QNetwork(A, encoder, hidden=(6,), norm="none")
     obs = np.random.default_rng(0).integers(0, 256, (2, 2, 1, 4, 5, 2)).astype(np.uint8)
     variables = variables_of(network, obs)
-    params = jax.tree.map(lambda x: x / 1e6, variables["params"])  # biases alone decide
+    params = jax.tree.map(lambda x: x / 1e6, variables["params"])  # so small that only biases matter
     layers = [name for name in params if name.startswith("Convolution")]
     units = sum(len(params[name]["bias"]) for name in layers) + 6
     params |= {name: dead(params[name], []) for name in layers} | {"Dense_0": dead(params["Dense_0"], [2])}
@@ -126,7 +126,7 @@ def test_a_feature_that_is_positive_in_one_place_is_alive():
     params["Convolution_0"] = {"kernel": np.ones((3, 3, 1, 16)), "bias": np.r_[-8.5 * np.ones(4), -9.5 * np.ones(12)]}
     params = jax.tree.map(np.float32, params)
     assert math.isclose(share_of_dead(network, {"params": params}, quiet(obs)), 1)
-    obs[1, 1, 0, 1:4, 2:5] = True  # the nine pixels of the last place of one observation
+    obs[1, 1, 0, 1:4, 2:5] = True  # the nine pixels under the last position of the filter
     assert math.isclose(share_of_dead(network, {"params": params}, quiet(obs)), 13 / 17, rel_tol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_dead_units_of_trees_of_observations():
 
 
 def one_hot_network(units):
-    """An MLP whose units are the numbers observed, with the parameters for it."""
+    """Return an MLP whose hidden units equal the observed numbers, and its parameters."""
     network = QNetwork(A, hidden=(units,), norm="none")
     params = {
         "Dense_0": {"kernel": np.eye(units, dtype=np.float32), "bias": np.zeros(units, np.float32)},
@@ -157,7 +157,7 @@ def one_hot_network(units):
 def test_the_sample_is_all_steps_of_the_first_environments(T, N, M, envs):
     network, variables = one_hot_network(N)
     obs = np.zeros((T, N, M, N), np.float32)
-    for n in range(N):  # a unit for every environment, seen by one member at its last step alone
+    for n in range(N):  # one unit per environment, active only for one member in the last step
         obs[-1, n, -1, n] = 1
     assert math.isclose(share_of_dead(network, variables, quiet(obs)), 1 - envs / N, rel_tol=1e-5, abs_tol=1e-6)
     obs[:, envs:] = 0
@@ -165,7 +165,7 @@ def test_the_sample_is_all_steps_of_the_first_environments(T, N, M, envs):
 
 
 class Counter(nn.Module):
-    """Recurrent: its memory is the number of steps since an episode began, its unit k is alive where that is k."""
+    """Recurrent network that counts the steps of an episode; unit k is active while the count is k."""
 
     num_actions: int
     recurrent = True
@@ -189,13 +189,13 @@ class Counter(nn.Module):
 
 def test_a_recurrent_network_goes_on_from_the_memory_of_the_rollout(monkeypatch):
     T, N, M = 3, 3, 2
-    monkeypatch.setattr(guard, "SAMPLE", 2 * T * M)  # the last environment is none of it
+    monkeypatch.setattr(guard, "SAMPLE", 2 * T * M)  # the sample leaves out the last environment
     memory = np.array([[[2], [2]], [[4], [5]], [[-1], [-1]]], np.float32)  # [N, M, 1]
     first = np.array([[False, False, False], [True, False, False], [False, False, False]])
     network = Counter(A)
     variables = {"params": {"bias": np.zeros(A, np.float32)}}
     found = share_of_dead(network, variables, quiet(noise(T, N, M, 4), first, memory))
-    alive = {3, 1, 2} | {5, 6, 7} | {6, 7, 8}  # of 0 to 7
+    alive = {3, 1, 2} | {5, 6, 7} | {6, 7, 8}  # among units 0 to 7
     assert math.isclose(found, 1 - len(alive & set(range(8))) / 8)
 
 
@@ -210,7 +210,7 @@ def test_a_network_of_ours_with_memory():
 def test_batch_statistics_are_used_as_they_are():
     network, obs = QNetwork(A, hidden=(4,), norm="batch"), noise(2, 3, 1, 4)
     variables = variables_of(network, obs)
-    norm = {"mean": np.array([9e9, 0, 0, 0], np.float32), "var": np.ones(4, np.float32)}  # far above what is seen
+    norm = {"mean": np.array([9e9, 0, 0, 0], np.float32), "var": np.ones(4, np.float32)}  # a mean far above all sums
     variables = {**variables, "batch_stats": {"BatchNorm_0": norm}}
     variables["params"] = variables["params"] | {"Dense_0": dead(variables["params"]["Dense_0"], [])}
     assert math.isclose(share_of_dead(network, variables, quiet(obs)), 1 / 4, rel_tol=1e-5)
@@ -226,7 +226,7 @@ def test_runs_side_by_side_have_dead_units_of_their_own():
 
 
 class Own(nn.Module):
-    """A network of a user's own, which sows what it is given, by name."""
+    """Network of the user's own that sows the values that it is given, by name."""
 
     given: Callable[[], tuple]
     recurrent = False
@@ -246,7 +246,7 @@ class Own(nn.Module):
     ("sown", "share"),
     [
         ((), None),
-        ((("attention", -np.ones((6, 4), np.float32)),), None),  # not named as an activation
+        ((("attention", -np.ones((6, 4), np.float32)),), None),  # not sown as "activation"
         ((("activation", np.ones((6, 4), np.int32)), ("activation", np.float32(3))), None),
         ((("activation", np.ones(6, np.float32)), ("activation", np.ones((5, 4), np.float32))), None),
         ((("activation", np.ones((6, 4), np.float32)), ("activation", np.ones((6, 4), np.int32))), 0),
@@ -256,7 +256,7 @@ class Own(nn.Module):
 )
 def test_of_what_users_sow_float_activations_of_every_row_count(sown, share):
     network, obs = Own(lambda: sown), noise(2, 3, 1, 4)
-    with jax.numpy_rank_promotion("allow"):  # Flax's own layers
+    with jax.numpy_rank_promotion("allow"):  # Flax's layers promote ranks
         variables = {"params": {"Dense_0": {"kernel": np.ones((4, A), np.float32), "bias": np.ones(A, np.float32)}}}
         found = measured(network, state_of(variables), quiet(obs))
     assert ("dead_units" in found) == (share is not None)
@@ -268,7 +268,7 @@ def test_a_network_without_flax_has_no_dead_units():
     assert "dead_units" not in measured(Silent(), state_of(), quiet(noise(2, 3, 1, 4)))
 
 
-# What is finite
+# Values that are not finite
 
 LARGEST = np.finfo(np.float32).max
 
@@ -313,7 +313,7 @@ def test_the_reward_of_a_cut_step_need_not_be_finite(terminated, truncated, expe
         assert guard.finite_rewards(rollout_of(reward, *ends, np.ones((3, 2, 1)))) == expected
 
 
-# Nothing else changes
+# Everything else is unchanged
 
 
 @pytest.mark.parametrize(

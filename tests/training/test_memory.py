@@ -16,10 +16,10 @@ from qlax.training.memory import Needs, Part, fit, machine_memory, nbytes
 from qlax.training.placement import Placement, use_cores
 
 GIB = 2**30
-# A layer of 4 x 8 with its bias, a norm, a head of 8 x 2 with its bias; two moments of each, and two counters.
+# Numbers: a layer 4 x 8 with bias, a norm, a head 8 x 2 with bias; then two moments of each, and two counters.
 PARAMETERS = 4 * 8 + 8 + 8 + 8 + 8 * 2 + 2
 WEIGHTS = 4 * (3 * PARAMETERS + 2)
-# 4 environments: what was seen of the last step, 4 numbers, reward, two flags, two metrics.
+# Bytes of a step in 4 environments: observation of 4 numbers, reward, two flags and two metrics.
 STEP = 4 * (4 * 4 + 4 + 2 + 2 * 4)
 
 
@@ -79,7 +79,7 @@ def test_on_the_host_a_rollout_lies_beside_the_program_and_another_where_both_ov
     runs = compiled("hosts:HostWalk", overlap=overlap, seeds=2)
     found, state = parts(runs.needs()), planned("hosts:HostWalk", overlap=overlap, seeds=2).shapes
     features = nbytes(state.step.obs) // (2 * 4)
-    seen = 8 * 4 * (features + 3 + 3 * 4 + 2 * 4)  # three flags; action, value and reward; return and length
+    seen = 8 * 4 * (features + 3 + 3 * 4 + 2 * 4)  # three flags; action, value, reward; two metrics
     # The parts that took turns and the record are arguments of learning as well.
     assert (1 + overlap) * seen <= found["rollouts"] < (1 + overlap) * (seen + 1000)
     weights = nbytes((state.params, state.stats, state.opt_state)) + nbytes((state.params, state.stats)) / 3
@@ -94,7 +94,7 @@ def test_what_xla_says_of_a_program_counts():
 
 def test_a_gpu_with_little_memory_computes_fewer_agents_at_once(monkeypatch):
     runs = DeviceRuns(planned(seeds=6, devices=1, num_envs=16), ())
-    runs._placement = runs._placement.taking_turns(6)  # as on a GPU, where agents are computed side by side
+    runs._placement = runs._placement.taking_turns(6)  # as on a GPU, which computes agents side by side
     runs.compile()
     together, compilations = runs.needs(), []
     monkeypatch.setattr(memory, "device", lambda: Device({"bytes_limit": int(0.8 * together.bytes)}))
@@ -143,11 +143,11 @@ def test_what_helps_is_what_has_to_be_halved_least():
     )
     assert needs.bytes == 1040
     assert needs.halved("num_envs", 1) == 100 + 20 + 450
-    assert needs.halved("num_steps", 1) == 1040  # as rollouts then are what most is held by
+    assert needs.halved("num_steps", 1) == 1040  # the program for rollouts then needs the most
     config = configure(CARTPOLE, **SMALL)
     assert memory._remedy(config, needs, 570) == "halve num_envs, to 2"
     assert memory._remedy(config, needs, 400) == "divide num_envs by 4, to 1"
-    # One environment is the least there can be, and one seed.
+    # Neither environments nor seeds can be fewer than one.
     assert memory._remedy(config, needs, 50) == "reducing one setting is not enough; halving num_envs saves most"
     config = configure(config, num_envs=1000, num_steps=1, num_minibatches=8)
     assert memory._remedy(config, needs, 150) == "divide num_envs by 32, to 24"  # as 8 does not divide 31
@@ -202,9 +202,9 @@ V2, V1 = "0::/jobs/mine\n", "5:devices:/\n4:memory:/mine\n0::/\n"
     ("files", "kilobytes"),
     [
         ({}, 20_000),
-        ({"proc/self/cgroup": V2}, 20_000),  # of another machine's tree: nothing there
+        ({"proc/self/cgroup": V2}, 20_000),  # the group's files do not exist
         ({"proc/self/cgroup": V2, "sys/fs/cgroup/jobs/mine/memory.max": "max\n"}, 20_000),
-        # 9,000 may be taken and 5,000 are, of which 1,000 hold what was read from files.
+        # The limit is 9,000 and 5,000 are in use, 1,000 of them for cached files.
         (
             {
                 "proc/self/cgroup": V2,
@@ -214,7 +214,7 @@ V2, V1 = "0::/jobs/mine\n", "5:devices:/\n4:memory:/mine\n0::/\n"
             },
             5_000,
         ),
-        # The group it is part of has less left.
+        # The parent group has less left.
         (
             {
                 "proc/self/cgroup": V2,

@@ -27,7 +27,7 @@ PARTS = {
 
 
 class Pair(Team):
-    """Team of two for `env`."""
+    """Team of two, which tests name as `module:Name`."""
 
     def __init__(self):
         super().__init__(ActionReward(), 2)
@@ -50,7 +50,7 @@ def test_runs_with_parts_are_resumed_bit_for_bit_and_loaded(name, monkeypatch, t
         ladder = same * 4.0 ** (np.array([-3, -1, 1, 3]) / 4)
         assert spread == pytest.approx(ladder.mean(), rel=1e-5)
     obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    if name == "hl_gauss":  # in bfloat16, NumPy is more precise
+    if name == "hl_gauss":  # with bfloat16, NumPy's products are more precise
         q = qlax.load(tmp_path / "cut").q_values(obs)
         np.testing.assert_allclose(qlax.load(tmp_path / "cut", numpy_only=True).q_values(obs), q, rtol=1e-4)
         assert q.shape == (5, 2)

@@ -1,4 +1,4 @@
-"""Paths that users give may begin with their home directory."""
+"""Paths that users give may begin with `~`, their home directory."""
 
 import re
 

@@ -45,7 +45,7 @@ def test_agents_take_turns_in_groups_of_one_size(at_once, expected):
 
 @pytest.fixture
 def optimised():
-    """Compiled as users do, not as tests."""
+    """Compile with the optimisations that users have, which other tests lack."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     compiler_options.cache_clear()
@@ -104,7 +104,7 @@ print(json.dumps([trained(name, **settings) for name, settings in json.loads(sys
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Runs of five updates on so many devices: number used, weights of every run, evaluations."""
+    """Return a function that trains on some devices, and gives the number used, all weights and evaluations."""
 
     def train(devices, optimised=True, **settings):
         folder = tmp_path_factory.mktemp("runs")
@@ -121,10 +121,10 @@ def test_a_run_learns_the_same_alone_among_others_and_on_any_number_of_devices(t
     spread, split, again = trained(devices, optimised, spread=seeds, split=whole, again=whole)
     assert [used for used, *_ in (alone, together, spread, split)] == [1, 1, devices, devices]
     assert len(alone[1]) == 1
-    np.testing.assert_array_equal(alone[1][0], together[1][-1])  # in turns on a CPU
-    np.testing.assert_allclose(together[1], spread[1], atol=1e-5)  # XLA fuses otherwise for several devices
+    np.testing.assert_array_equal(alone[1][0], together[1][-1])  # agents take turns on a CPU
+    np.testing.assert_allclose(together[1], spread[1], atol=1e-5)  # XLA fuses differently for several devices
     assert np.abs(np.subtract(spread[1][0], spread[1][1])).max() > 1e-2
-    # One run whose environments are split acts with other keys: it learns something else, but the same every time.
+    # An agent whose environments are split acts with other random keys: other results, but the same every time.
     assert np.isfinite(split[1]).all()
     assert np.abs(np.subtract(split[1][0], spread[1][0])).max() > 1e-3
     np.testing.assert_array_equal(split[1], again[1])
@@ -194,9 +194,9 @@ def test_what_devices_learn_together_from_their_parts_is_what_one_learns_from_th
     parts, moved, differing, (together, alone), halves_differ = python(SPLIT, json.dumps(norms))
     assert parts == 2
     assert moved > 1e-5 > 1e-6 > differing
-    for name in alone:  # of dead units each device has a sample of its own
+    for name in alone:  # each device has its own sample for dead units
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, atol=0.2 if name == "dead_units" else 1e-6)
-    assert halves_differ == [True, True]  # worlds and exploration
+    assert halves_differ == [True, True]  # environments and exploration differ between devices
 
 
 EMPTY = """

@@ -34,7 +34,7 @@ def exchange_of(of):
 
 
 def begun(of, updates=4):
-    """States before an exchange, each leaf of a run's weights being the number of the run."""
+    """Make states before an exchange, in which all weights of an agent equal its number."""
     state = functions(of).start(of.seeds, of.hyper, ())
     runs = len(of.seeds)
 
@@ -49,7 +49,7 @@ def begun(of, updates=4):
 
 
 def numbers(tree):
-    """Of which run every leaf of each run is."""
+    """Return the number that all weights of each agent hold, and check that they hold a single one."""
     leaves = [np.asarray(x, float).reshape(len(x), -1) for x in jax.tree.leaves(tree)]
     found = np.concatenate(leaves, axis=1)
     assert (found == found[:, :1]).all()
@@ -60,10 +60,10 @@ def test_the_worst_fifth_of_every_population_goes_on_as_one_of_its_best_fifth():
     of = plan()
     state, record = begun(of)
     scores = np.random.default_rng(0).permutation(20).astype(np.float32)
-    returns = jnp.asarray(np.stack([scores - 1, scores + 1], axis=1))  # means over episodes count
+    returns = jnp.asarray(np.stack([scores - 1, scores + 1], axis=1))  # agents are ranked by means over episodes
     after, after_record, exchange = exchange_of(of)(state, record, returns, False)
     parent = np.asarray(exchange["parent"])
-    for seed in range(2):  # runs are ordered by setting, then seed
+    for seed in range(2):  # agents are ordered by setting, then seed
         members = np.arange(seed, 20, 2)
         ranked = members[np.argsort(scores[members])]
         assert set(members[parent[members] != members]) == set(ranked[:2])
@@ -148,7 +148,7 @@ def test_those_that_are_equally_good_stay():
 
 @pytest.mark.slow
 def test_without_its_lines_a_population_has_no_lineage(tmp_path):
-    """They may be lost after the end, and the end be written again."""
+    """`metrics.jsonl` may be lost after the run has ended, and the summary is then written without it."""
     settings = SETTINGS | {"draws": 2, "total_steps": 8 * 32}
     run = qlax.train(CARTPOLE, out=tmp_path / "run", **settings).directory
     for name in ("metrics.jsonl", "summary.json"):
@@ -169,7 +169,7 @@ def test_what_was_remembered_by_another_network_is_forgotten():
 
 
 class Expectant(QNetwork):
-    """What it remembers at the beginning is no zero."""
+    """Network whose initial memory is not zero."""
 
     def initial_memory(self, batch):
         return jax.tree.map(lambda x: x + 0.5, super().initial_memory(batch))
@@ -240,7 +240,7 @@ def test_what_cannot_be_a_population(target, settings, said):
 
 @pytest.mark.slow
 def test_bad_learning_rates_recover(tmp_path):
-    """Those drawn are a hundredth of the preset's or less, with which alone it learns next to nothing."""
+    """Drawn rates are a hundredth of the preset's or less, with which agents learn next to nothing on their own."""
     words = ["cartpole-fast", "--learning-rate", "log-uniform:1e-6:3e-5", "--draws", "16", "--population", "pbt"]
     often = ["--log-interval", "4", "--eval-interval", "4", "--eval-episodes", "16"]
     assert main(["train", *words, *often, "--out", str(tmp_path / "run")]) == 0

@@ -36,7 +36,7 @@ def free_port():
 
 @contextlib.contextmanager
 def started(number, words, cache, *own):
-    """So many processes of the command, with words of their own; those still there in the end are killed."""
+    """Start `number` processes of the command, each with further words, and kill those that are left at the end."""
     several = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(number), "--process-id"]
     environment = os.environ | ON_ONE_CORE | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     each = [
@@ -59,7 +59,7 @@ def started(number, words, cache, *own):
 
 
 def ended(each, timeout=300):
-    """Exit code, standard output and standard error of each."""
+    """Wait for the processes; return exit code, standard output and standard error of each."""
     texts = [process.communicate(timeout=timeout) for process in each]
     return [(process.returncode, *text) for process, text in zip(each, texts, strict=True)]
 
@@ -87,7 +87,7 @@ def test_two_processes_learn_what_two_devices_of_one_learn_and_one_writes(tmp_pa
     assert qlax.load(tmp_path / "two", best=True)
 
 
-@pytest.mark.slow  # callbacks are tested in one process, and what processes agree on below
+@pytest.mark.slow  # other tests have callbacks in one process, and agreement of several
 def test_two_processes_end_after_the_same_update_when_the_first_one_s_callback_asks_for_it(tmp_path, cache):
     words = ["train", CARTPOLE, *flags(SMALL), "--until", "0", "--out", str(tmp_path / "run")]
     with started(2, words, cache) as each:
@@ -234,7 +234,7 @@ def test_what_is_missing_or_does_not_fit_is_said_before_anybody_is_waited_for(to
 
 @pytest.fixture
 def joined(monkeypatch):
-    """What JAX was asked for."""
+    """Record the arguments of `jax.distributed.initialize`, outside of any launcher."""
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *told, **_: asked.append(told))
     for names in processes.LAUNCHERS.values():
@@ -247,7 +247,7 @@ def test_a_launcher_says_how_many_and_which(joined, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
     processes.join()
-    processes.join("node1:1", 7, 0)  # the first call holds
+    processes.join("node1:1", 7, 0)  # only the first call has an effect
     assert joined == [(None, 4, 3)]
 
 

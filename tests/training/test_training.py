@@ -35,7 +35,7 @@ from qlax.util.files import write_whole
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Two seeds of two settings, undisturbed."""
+    """Train two seeds of two settings without an interruption."""
     return qlax.train(CARTPOLE, out=tmp_path_factory.mktemp("run") / "whole", seed=7, seeds=2, lam=[0.0, 0.9], **SMALL)
 
 
@@ -85,7 +85,7 @@ def test_the_length_of_a_chunk_changes_no_bit(whole, tmp_path):
 def test_a_run_alone_equals_itself_among_others(whole, tmp_path):
     alone = qlax.train(CARTPOLE, out=tmp_path / "alone", seed=8, lam=0.9, **SMALL)
     for name in ("loss", "value", "grad_norm"):
-        first_five = slice(None, 2)  # lines of two updates
+        first_five = slice(None, 2)  # the first two lines, of two updates each
         np.testing.assert_allclose(alone.curves[name][first_five, 0], whole.curves[name][first_five, 3], rtol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_resuming_changes_no_bit(settings, number, monkeypatch, tmp_path):
 
 
 def test_after_a_crash_the_last_checkpoint_counts(whole, monkeypatch, tmp_path):
-    """Lines written after it are written again, once; the intervals of the run still hold."""
+    """Lines after the checkpoint are written again, once, and the intervals of the run are kept."""
 
     def crash(display, done, *rest):
         if done >= 4 * 6 * 32:
@@ -141,7 +141,7 @@ def test_without_a_checkpoint_it_begins_anew(whole, tmp_path):
 
 
 def test_an_interruption_within_a_line_changes_no_bit(whole, monkeypatch, tmp_path):
-    """Work is handed out in pieces, whose number depends on the clock; what was measured of a line is saved."""
+    """The clock decides the length of chunks, so a checkpoint also has the sums of the line in progress."""
     settings = SMALL | {"log_interval": 12, "eval_interval": 12, "checkpoint_interval": 12}
     undisturbed = qlax.train(CARTPOLE, out=tmp_path / "undisturbed", **settings)
     settle = Loop._settle
@@ -293,7 +293,7 @@ def test_nothing_leads_out_of_a_run(whole, tmp_path):
 def test_an_extended_run_that_was_cut_off_is_resumed(whole, tmp_path, monkeypatch):
     shutil.copytree(whole.directory, tmp_path / "run")
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 4 * 14, signal.SIGTERM)  # of four agents
+        interrupt_at(patch, 4 * 14, signal.SIGTERM)  # updates of four agents
         with pytest.raises(Stopped):
             qlax.extend(tmp_path / "run", 24 * 32)
     with pytest.raises(UserError, match=r"planned for 768 steps; expected more; to finish these: qlax resume .*run$"):
@@ -357,7 +357,7 @@ def test_sizes_that_disagree_are_named():
 def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
     caplog.set_level(logging.DEBUG, logger="jax")
     with jax.log_compiles():
-        result = qlax.train(CARTPOLE, out=tmp_path / "run", **{**SMALL, "total_steps": 11 * 32})  # the last is shorter
+        result = qlax.train(CARTPOLE, out=tmp_path / "run", **{**SMALL, "total_steps": 11 * 32})  # short last line
     compiled = [record for record in caplog.records if "XLA compilation of jit(chunk)" in record.getMessage()]
     assert len(compiled) == 1
     plan = make(result.config, {})
@@ -367,7 +367,7 @@ def test_a_chunk_is_compiled_once_and_calls_no_host(caplog, tmp_path):
 
 
 class Exploding(Blank):
-    """The reward is infinite from some step of an episode on."""
+    """Environment whose reward is infinite from step 60 of an episode on."""
 
     def step(self, key, state, action):
         del key, action
@@ -380,12 +380,12 @@ def test_divergence_stops_the_run_and_says_where(tmp_path):
     with pytest.raises(DivergedError, match=rf"{where}.*last finite weights are in .*agents"):
         qlax.train("test_training:Exploding", out=run, seed=3, seeds=2, **SMALL)
     assert [line["updates"] for line in lines_of(run)] == [2, 4, 6, 8]
-    assert np.isfinite(lines_of(run)[-1]["loss"]).all()  # of the update before
+    assert np.isfinite(lines_of(run)[-1]["loss"]).all()  # loss of the update before
     summary = json.loads((run / "summary.json").read_text())
     assert [each["steps"] for each in summary["diverged"]] == [224, 224]
     assert 8 <= summary["updates"] < 12
     good = [qlax.load(run, index) for index in range(2)]
-    with pytest.raises(DivergedError, match=where):  # it stays so
+    with pytest.raises(DivergedError, match=where):  # resuming reports the same
         qlax.resume(run)
     again = qlax.train(
         "test_training:Overflowing", out=tmp_path / "again", init=run, seeds=2, **SMALL | {"total_steps": 32}
@@ -414,7 +414,7 @@ def test_a_run_that_diverges_is_frozen_and_the_others_are_as_without_it(tmp_path
 
 
 class Overflowing(Blank):
-    """Rewards of 1, which end after eight steps."""
+    """Environment with reward 10 in each of eight steps."""
 
     def step(self, key, state, action):
         del key, action
@@ -439,7 +439,7 @@ def test_a_directory_is_claimed_when_nothing_can_be_refused_any_more(whole, monk
     compiled, run = [], tmp_path / "run"
     monkeypatch.setattr(DeviceRuns, "compile", lambda _: compiled.append("compiled"))
     monkeypatch.setattr("qlax.training.memory.fit", refuse)
-    with pytest.raises(UserError, match="already holds a run"):  # before it is compiled
+    with pytest.raises(UserError, match="already holds a run"):  # refused before compilation
         qlax.train(CARTPOLE, out=whole.directory, **SMALL)
     assert not compiled
     with pytest.raises(UserError, match="memory"):
@@ -477,7 +477,7 @@ def test_score_of_the_suite_is_reported(tmp_path):
 
 
 class Scored:
-    """Three steps of reward 1, of 12 possible."""
+    """Environment of three steps with reward 1, and a score that counts 12 as perfect."""
 
     num_actions = 2
     time_limit = 3
@@ -502,12 +502,12 @@ def test_what_is_shared_follows_the_progress_of_training_whatever_the_chunk(tmp_
     ]
     returns = results[0].curves["episode_return"][:, 0]
     np.testing.assert_allclose(returns, 1 - np.arange(12) / 12, rtol=1e-5)
-    assert results[0].summary["eval_return"]["per_run"] == pytest.approx([1 / 12], rel=1e-5)  # as in the last update
+    assert results[0].summary["eval_return"]["per_run"] == pytest.approx([1 / 12], rel=1e-5)  # the last update's
     assert same_weights(*results)
 
 
 class Fading(Paid):
-    """Its reward fades."""
+    """Environment whose reward falls during training."""
 
     def shared_at(self, progress):
         return 1 - progress
@@ -520,11 +520,11 @@ def test_own_metrics_and_wrappers_are_in_the_summary_and_the_description_of_agen
     info = qlax.load(result.directory).info
     assert info["wrappers"] == ["last_action", "test_training:Doubled"]
     assert info["obs"] == [["float32", [10]]]
-    assert config_of_file(result.directory / "config.json").reset_ratio == 2  # Doubled asks for 6, of which 2 divides 4
+    assert config_of_file(result.directory / "config.json").reset_ratio == 2  # gcd(6, 4)
 
 
 class Doubled(Wrapper):
-    """The observation, twice."""
+    """Wrapper that repeats the observation."""
 
     reset_ratio = 6
 

@@ -32,7 +32,7 @@ adamw.elementwise = True
 
 
 def layer_by_layer(hyper, num_gradient_steps):
-    """Every layer's step is as long as its weights, so layers must not be joined."""
+    """Make LAMB, whose steps depend on the norms of single layers, so that layers must not be joined."""
     del num_gradient_steps
     return optax.lamb(hyper.learning_rate)
 
@@ -43,7 +43,7 @@ def test_two_updates_are_those_with_trees(optimizer):
     vec, network = Vec(ConstantReward(), 4), qlax.QNetwork(num_actions=2, hidden=(8, 4))
     algorithm = pqn.make(vec, network, shape, optimizer=optimizer)
     env, step = jax.jit(vec.reset)(jax.random.key(0))
-    hyper = pqn.Hyper(learning_rate=0.1, max_grad_norm=0.01)  # small enough for gradients to be clipped
+    hyper = pqn.Hyper(learning_rate=0.1, max_grad_norm=0.01)  # small enough to clip gradients
     state = jax.jit(algorithm.init)(jax.random.key(1), hyper, step, env)
     form = vector.chosen("gpu", optimizer, state.params, state.opt_state)
     assert form.enter(state).params.ndim == 1
@@ -64,7 +64,7 @@ def test_two_updates_are_those_with_trees(optimizer):
 
 
 def counting(hyper, num_gradient_steps):
-    """Gradient descent, whose state has a vector as long as all parameters that is no moment."""
+    """Make an optimiser whose state has a vector as long as all parameters that is not a moment."""
     del num_gradient_steps
 
     def init(params):
@@ -130,4 +130,4 @@ def test_only_optimizers_that_permit_it_get_a_vector_and_on_a_gpu_only(optimizer
     monkeypatch.setattr(Placement, "platform", property(lambda self: "gpu", lambda self, platform: None), raising=False)
     made = plan.make(config, {"optimizer": watched})
     assert set(seen) == {joined}
-    assert isinstance(made.shapes.params, dict)  # what is saved has its usual form
+    assert isinstance(made.shapes.params, dict)  # saved states have their usual form

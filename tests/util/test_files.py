@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and results that replace nothing."""
+"""Files are written whole or not at all, and results never replace existing files."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ def _links(request, monkeypatch):
 
 @pytest.mark.usefixtures("_links")
 def test_of_results_written_at_once_none_is_lost(tmp_path):
-    path = free_name(tmp_path / "report.html")  # all find the same name free
+    path = free_name(tmp_path / "report.html")  # all threads find the same free name
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(lambda number: write_result(path, str(number).encode(), is_named=False), range(8)))
     assert [file.read_text() for file in written] == list(map(str, range(8)))

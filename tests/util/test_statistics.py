@@ -10,7 +10,7 @@ from qlax.util.statistics import (
     stratified_interval,
 )
 
-# Of each of three tasks the scores of five, and of four runs.
+# Scores on three tasks, of five runs each, and of four runs each.
 A = [np.array(x) for x in ([0.2, 0.4, 0.1, 0.4, 0.3], [0.9, 0.9, 0.7, 1.2, 0.8], [1.5, 1.1, 2.0, 1.6, 1.9])]
 B = [np.array(x) for x in ([0.3, 0.2, 0.4, 0.1], [0.9, 0.5, 0.6, 0.9], [1.2, 1.0, 1.4, 1.6])]
 THRESHOLDS = np.array([0, 0.3, 0.5, 0.9, 1.5, 2.0])
@@ -27,7 +27,7 @@ def test_estimates_are_rliables():
 
 
 def test_intervals_are_rliables_up_to_what_is_drawn():
-    # Of 50,000 and 20,000 resamples. Scores that few runs can have lie apart, so an end may be the next of them.
+    # rliable drew 50,000 and 20,000 resamples. Few runs have few possible scores, so an end may be the next score.
     for tasks, expected in ((A, (0.77777778, 1.01111111)), (B, (0.6, 0.85))):
         np.testing.assert_allclose(stratified_interval(interquartile_mean, tasks), expected, atol=0.012)
 
@@ -57,7 +57,7 @@ def test_a_task_of_one_run_stays_and_runs_alone_have_no_interval():
 
 
 def test_a_curve_is_resampled_by_runs():
-    """Both points have the same runs drawn: with all of a run's values shifted, so is the interval, to the bit."""
+    """Every resample draws whole runs: if the second point has all scores shifted, its interval is shifted exactly."""
     curve = np.array([[0.0, 1.0, 4.0, 9.0, 7.0], [100.0, 101.0, 104.0, 109.0, 107.0]])
     low, high = stratified_interval(interquartile_mean, [curve], 500)
     assert (low[1] - low[0], high[1] - high[0]) == (100, 100)

@@ -9,7 +9,7 @@ from qlax.util.imports import import_object, imported_when_used
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
-    """A working directory with modules of a user's own, one of which is called as one that is installed."""
+    """Work in a directory with the user's own modules, one of which has the name of an installed module."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     (tmp_path / "own_world.py").write_text("def later():\n    import own_neighbour\n    return own_neighbour.NAME\n")

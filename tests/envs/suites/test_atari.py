@@ -1,4 +1,4 @@
-"""Atari: what the learner sees of lives, ends, time limits and rewards, scripted and on both back ends."""
+"""Atari: how lives, ends of games, time limits and rewards reach the learner, with a script and with both emulators."""
 
 import importlib.util
 
@@ -29,7 +29,7 @@ BACK_ENDS = [
 
 
 class Scripted:
-    """A back end that shows what it is told to: lists of (reward, game over, truncated, lives), one game."""
+    """Emulator of one game that plays back a list of (reward, game over, truncated, lives)."""
 
     num_actions = 3
 
@@ -51,7 +51,7 @@ class Scripted:
 
 
 def seen(script, lives=3, **options):
-    """What the learner sees of every step: (reward, terminated, truncated, return or nan)."""
+    """Return what the learner gets of every step: (reward, terminated, truncated, return or nan)."""
     env = atari.Atari("Pong", Scripted(script, lives), 1, atari.settings("ale/Pong", options))
     env.reset(0)
     steps = [env.step(np.zeros(1, np.int32)) for _ in script]
@@ -85,7 +85,7 @@ def test_a_time_limit_is_no_end():
 
 
 def test_no_life_left_is_not_yet_the_end():
-    """Qbert shows no life for some frames before it is over: one end, not two."""
+    """Qbert shows zero lives for some frames before the game is over, which must count as one end, not as two."""
     script = [(0, False, False, 0), (25, False, False, 0), (0, True, False, 0)]
     assert [terminated for _, terminated, _, _ in seen(script, lives=1)] == [False, False, True]
 
@@ -95,7 +95,7 @@ def test_a_life_won_is_no_end():
 
 
 def played(suite, suffix, game, action, until, num_envs=1, **options):
-    """Steps of real games under one action, until so many are over."""
+    """Play a real game by repeating one action until `until` games are over, and return the steps."""
     env = qlax.make(f"{suite}/{game}{suffix}", num_envs=num_envs, **options)
     env.reset(0)
     steps, over = [], 0
@@ -110,7 +110,7 @@ def played(suite, suffix, game, action, until, num_envs=1, **options):
 
 @pytest.mark.parametrize(("suite", "suffix"), BACK_ENDS)
 def test_both_back_ends_mean_the_same_by_lives_and_the_end(suite, suffix):
-    """In Breakout who only serves loses five lives, and then the game."""
+    """In Breakout a player who only serves loses five lives, and then the game."""
     env, steps = played(suite, suffix, "Breakout", FIRE, until=1)
     assert (env.num_actions, env.time_limit) == (4, 27_000)
     obs = np.stack([step.obs[0] for step in steps])
@@ -136,7 +136,7 @@ def test_both_back_ends_mean_the_same_by_a_time_limit(suite, suffix):
     lengths = np.array([step.metrics["episode_length"] for step in steps])
     first = [np.flatnonzero(~np.isnan(column))[0] for column in lengths.T]
     for column, end in enumerate(first):
-        assert 200 / 4 - 30 / 4 - 5 <= lengths[end, column] <= 200 / 4  # frames before the first step may count
+        assert 200 / 4 - 30 / 4 - 5 <= lengths[end, column] <= 200 / 4  # resets may take frames too
         assert not steps[end].terminated[column]
         assert not steps[end].truncated[column]
         if end + 1 < len(steps):
@@ -187,7 +187,7 @@ def test_steps_without_an_end_in_between_are_summed():
     episodes.step(None, np.array([1.0, 2.0]), no, no)
     step = episodes.step(None, np.array([1.0, 2.0]), yes, no)
     np.testing.assert_array_equal(step.metrics["episode_return"], [2, np.nan])
-    episodes.step(None, np.array([50.0, 2.0]), no, no)  # the first is reset
+    episodes.step(None, np.array([50.0, 2.0]), no, no)  # the first environment is reset
     step = episodes.step(None, np.array([1.0, 2.0]), yes, ~yes)
     np.testing.assert_array_equal(step.metrics["episode_return"], [1, 8])
     np.testing.assert_array_equal(step.metrics["episode_length"], [1, 4])

@@ -1,4 +1,4 @@
-"""Compiling Craftax takes long on a CPU: what can be is traced alone, and one compiled step serves the rest."""
+"""Craftax, which takes long to compile on a CPU: most tests only trace it, and the others share one compiled step."""
 
 import functools
 import sys
@@ -18,17 +18,17 @@ from qlax.errors import UserError
 
 CLASSIC = "craftax/Craftax-Classic-Symbolic-v1"
 SYMBOLIC = [name for name in suite.NAMES if "Pixels" not in name]
-PIXELS = [name for name in suite.NAMES if "Pixels" in name]  # the first use draws textures for minutes
+PIXELS = [name for name in suite.NAMES if "Pixels" in name]  # the first use computes textures for minutes
 KEY = jax.random.key(0)
 LIMIT = 4
-NOTHING = jnp.zeros(2, jnp.int32)  # the action of both copies
+NOTHING = jnp.zeros(2, jnp.int32)  # action "do nothing" in both copies
 
 
 @functools.cache
 def short():
-    """Classic with a time limit of 4 steps, 2 copies: state, what a reset shows, and a compiled step.
+    """Return the state and first step of 2 copies of Classic with a time limit of 4 steps, and a compiled step.
 
-    The step gives the state after it, what our environment shows and what Craftax's own returns.
+    The compiled step returns the next state, our environment's step, and what Craftax's own environment returns.
     """
     env = make(CLASSIC, max_timesteps=LIMIT)
     theirs = craftax_env.make_craftax_env_from_name("Craftax-Classic-Symbolic-v1", auto_reset=False)
@@ -63,7 +63,7 @@ def test_sizes_and_scores(name):
     assert step.obs.dtype == (jnp.uint8 if "Pixels" in name else jnp.float32)
 
 
-@pytest.mark.slow  # it compiles the world again
+@pytest.mark.slow  # the test compiles the world's generation again
 def test_a_time_limit_truncates_and_death_terminates():
     state, first, step = short()
     assert np.isnan(list(first.metrics.values())).all()
@@ -83,7 +83,7 @@ def test_achievements_are_reported_where_an_episode_ended():
     state, _, step = short()
     state = state.replace(achievements=state.achievements.at[0, 3].set(True), player_health=jnp.array([0, 9]))
     _, shown, _ = step(state, NOTHING)
-    assert shown.metrics["achievement/collect_sapling"][0] == 1  # the fourth of the enumeration
+    assert shown.metrics["achievement/collect_sapling"][0] == 1  # fourth achievement of Craftax's enumeration
     assert sum(float(value[0]) for value in shown.metrics.values()) == 1
     assert np.isnan([value[1] for value in shown.metrics.values()]).all()
 

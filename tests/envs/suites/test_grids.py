@@ -1,4 +1,4 @@
-"""Navix and XLand-MiniGrid: their own transitions, decoded, and which of the two ends an end is."""
+"""Navix and XLand-MiniGrid: transitions equal the suite's own, and termination and truncation are told apart."""
 
 import functools
 
@@ -23,16 +23,16 @@ from qlax.types import strong
 
 KEY = jax.random.key(0)
 SUITES = {"navix": navix_suite, "xminigrid": xminigrid_suite}
-ACTIONS = {  # numbers of what both suites have
+ACTIONS = {  # numbers of the actions that both suites have
     "navix": {"right": 1, "forward": 2, "pick up": 3, "toggle": 5},
     "xminigrid": {"forward": 0, "right": 1, "pick up": 3, "toggle": 5},
 }
 EMPTY = {"navix": "navix/Navix-Empty-5x5-v0", "xminigrid": "xminigrid/MiniGrid-Empty-5x5"}
-TO_THE_GOAL = ("forward", "forward", "right", "forward", "forward")  # from one corner to the other
+TO_THE_GOAL = ("forward", "forward", "right", "forward", "forward")  # path from one corner of the room to the other
 
 
 def decoded(obs, categories):
-    """Categories `[..., len(categories)]` of a one-hot grid, each of which has to have exactly one."""
+    """Decode a one-hot grid to categories `[..., len(categories)]`, and check that each cell has one of every kind."""
     parts = np.split(np.asarray(obs), np.cumsum(categories)[:-1], axis=-1)
     assert [part.shape[-1] for part in parts] == list(categories)
     assert all((part.sum(-1) == 1).all() for part in parts)
@@ -41,13 +41,13 @@ def decoded(obs, categories):
 
 @functools.cache
 def compiled(env_id, **options):
-    """An environment with its reset and step compiled."""
+    """Return an environment with its compiled reset and step."""
     env = make(env_id, **options)
     return env, jax.jit(env.reset), jax.jit(env.step)
 
 
 def of_suite(suite, name, max_steps):
-    """The suite's own reset and step, and what says of a timestep whether it terminates and whether it truncates."""
+    """Return the suite's own reset and step, and a function from a timestep to (terminated, truncated)."""
     if suite == "navix":
         env = navix_suite.registry()[name](max_steps=max_steps)
         return env.reset, env._step, lambda timestep: (timestep.step_type == 2, timestep.step_type == 1)
@@ -73,7 +73,7 @@ def of_suite(suite, name, max_steps):
     ],
 )
 def test_transitions_are_those_of_the_suite(suite, name, max_steps):
-    """Many random episodes at once, each compared up to its end."""
+    """Many random episodes are played at once, and each is compared up to its end."""
     env = make(f"{suite}/{name}", max_steps=max_steps)
     their_reset, their_step, their_ends = of_suite(suite, name, max_steps)
 
@@ -95,7 +95,7 @@ def test_transitions_are_those_of_the_suite(suite, name, max_steps):
     categories = SUITES[suite].CATEGORIES
     np.testing.assert_array_equal(decoded(first[0], categories), first[1])
     ended = np.maximum.accumulate(theirs[2] | theirs[3], axis=1)
-    going = ~np.pad(ended, ((0, 0), (1, 0)))[:, :-1]  # up to the last step of the first episode
+    going = ~np.pad(ended, ((0, 0), (1, 0)))[:, :-1]  # True up to the last step of the first episode
     np.testing.assert_array_equal(decoded(ours[0][going], categories), theirs[0][going])
     for one, other in zip(ours[1:], theirs[1:], strict=True):
         np.testing.assert_array_equal(one[going], other[going])
@@ -108,7 +108,7 @@ def test_transitions_are_those_of_the_suite(suite, name, max_steps):
 def test_the_goal_terminates_also_on_the_last_step_and_time_alone_truncates(suite):
     env, reset, advance = compiled(EMPTY[suite], max_steps=len(TO_THE_GOAL))
     assert env.time_limit == len(TO_THE_GOAL)
-    prize = {"navix": 1, "xminigrid": 0.1}[suite]  # XLand-MiniGrid takes off up to 0.9 for the time
+    prize = {"navix": 1, "xminigrid": 0.1}[suite]  # XLand-MiniGrid subtracts up to 0.9 for the time taken
     for words, ends in ((TO_THE_GOAL, (True, False, prize)), (["right"] * 5, (False, True, 0))):
         state, _ = reset(KEY)
         shown = []
@@ -121,7 +121,7 @@ def test_the_goal_terminates_also_on_the_last_step_and_time_alone_truncates(suit
 def test_navix_shows_the_whole_grid():
     _, reset, _ = compiled(EMPTY["navix"], max_steps=len(TO_THE_GOAL))
     obs = decoded(reset(KEY)[1].obs, navix_suite.CATEGORIES)
-    floor, wall, goal, player = (1, 0, 0), (2, 5, 0), (8, 1, 0), (10, 0, 0)  # as MiniGrid numbers them
+    floor, wall, goal, player = (1, 0, 0), (2, 5, 0), (8, 1, 0), (10, 0, 0)  # numbers of MiniGrid
     expected = np.full((5, 5, 3), wall)
     expected[1:4, 1:4] = floor
     expected[1, 1], expected[3, 3] = player, goal
@@ -129,7 +129,7 @@ def test_navix_shows_the_whole_grid():
 
 
 def test_xminigrid_shows_what_lies_before_the_agent():
-    """The agent looks right from the upper left corner: so right is up in its view, and down is right."""
+    """The agent faces right in the upper left corner: in its own view, right is up and down is right."""
     _, reset, _ = compiled(EMPTY["xminigrid"], max_steps=len(TO_THE_GOAL))
     obs = decoded(reset(KEY)[1].obs, xminigrid_suite.CATEGORIES)
     grid = np.full((5, 5, 2), (Tiles.WALL, Colors.GREY))
@@ -171,7 +171,7 @@ def test_rules_of_ones_own_can_be_wrapped():
 
 
 def test_only_environments_without_a_goal_are_left_out():
-    """Navix 0.7 has a ball in its place. Of XLand-MiniGrid those of the memory have no goal either, but an end."""
+    """In Navix 0.7 these have a ball in place of the goal; XLand-MiniGrid's memory tasks have no goal, but do end."""
     left_out = set(navix_suite.registry()) - set(navix_suite.names())
     assert left_out
     for name in left_out:

@@ -22,7 +22,7 @@ from qlax.errors import UserError
 from qlax.networks.spaces import action, observation
 
 CARTPOLE = "gymnasium/CartPole-v1"
-FAST = {  # cartpole-fast's, but fewer steps
+FAST = {  # settings of cartpole-fast, but with fewer steps
     "num_envs": 32,
     "num_steps": 32,
     "num_minibatches": 8,
@@ -41,12 +41,12 @@ FAST = {  # cartpole-fast's, but fewer steps
 @pytest.fixture(autouse=True)
 def tests_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(TESTS)
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for processes of environments
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for the environments' processes
 
 
 @pytest.mark.parametrize("autoreset", ["next_step", pytest.param("same_step", marks=pytest.mark.slow)])
 def test_cartpole_is_learned(autoreset, tmp_path):
-    # One evaluation of six has to show it: in so few steps, one seed of six is not there at the end.
+    # One good evaluation of six is enough: after so few steps, one seed of six is bad at the end.
     result = qlax.train(CARTPOLE, out=tmp_path / "run", env_options={"autoreset": autoreset}, **FAST)
     assert result.summary["best_eval_return"]["mean"] >= 450
 
@@ -87,7 +87,7 @@ def test_a_reset_in_the_same_step_takes_none():
 
 @pytest.mark.parametrize(("autoreset", "shown"), [("next_step", 5), ("same_step", 4)])
 def test_a_time_limit_is_no_end(autoreset, shown):
-    """The last step is learned from only where its observation is shown; the step after a reset never is."""
+    """The last step is learned from only if its observation is available; the step after a reset never is."""
     env = qlax.make(CARTPOLE, num_envs=1, autoreset=autoreset, max_episode_steps=5)
     assert env.time_limit == 5
     steps = steps_of(env, 0, 6)
@@ -123,7 +123,7 @@ def test_processes_and_turns_show_the_same():
 def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
     wrapper, timeout, message, tmp_path, monkeypatch, pytestconfig
 ):
-    """In a process of its own, to see that it ends, and with it those of the environments."""
+    """The training runs in a process of its own, to check that it ends together with its environments' processes."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
     settings = SMALL | {"num_envs": 2, "eval_episodes": 1, "eval_max_steps": 1, "out": tmp_path / "run"}
     settings |= {"log_interval": 1, "eval_interval": 24, "checkpoint_interval": 24}
@@ -140,7 +140,7 @@ def test_a_process_that_fails_ends_in_an_error_and_a_checkpoint(
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_semaphores_and_no_files(tmp_path, monkeypatch, pytestconfig):
-    """The second Ctrl-C, as a terminal sends it: to the processes of the environments too, in the midst of a chunk."""
+    """A second Ctrl-C arrives in the middle of a chunk, and a terminal sends it to the environments' processes too."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(pytestconfig.cache.mkdir("jax")))
     temporary, run = tmp_path / "temporary", tmp_path / "run"
     temporary.mkdir()
@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_no_semaphores_and_no_files(tmp_path, monkeypatch, pytestc
     for _ in range(2):  # a chunk takes 1.6 seconds
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.5)
-    _, said = process.communicate(timeout=60)  # until the processes of environments and the resource tracker end
+    _, said = process.communicate(timeout=60)  # until all its child processes have ended
     assert (process.returncode, said) == (130, "qlax: stopped at once\n")
     assert not list(temporary.iterdir())
 
@@ -173,7 +173,7 @@ def test_ctrl_c_leaves_no_semaphores_and_no_files(tmp_path, monkeypatch, pytestc
     [
         ("FrameStackObservation=3", (3, 4)),
         ('FrameStackObservation={"stack_size": 2, "padding_type": "zero"}', (2, 4)),
-        ("ReshapeObservation=[2,2]", (2, 2)),  # expects a tuple
+        ("ReshapeObservation=[2,2]", (2, 2)),  # this wrapper expects a tuple
         ("TimeAwareObservation", (5,)),
     ],
 )
@@ -187,7 +187,7 @@ def test_wrappers_take_arguments(wrapper, shape):
 
 @pytest.mark.slow
 def test_wrappers_with_arguments_and_options_of_any_kind_are_those_of_the_whole_run(tmp_path):
-    """From the command line into the file of settings, to the environments, and back in another command."""
+    """They pass from the command line to `config.json` and the environments, and back when another command plays."""
     run, options = tmp_path / "run", ['desc=["SFH","FFH","HFG"]', "map_name=null", "is_slippery=false"]
     wrappers = 'gymnasium.wrappers:TimeLimit=5,gymnasium.wrappers:FrameStackObservation={"stack_size":2}'
     settings = SMALL | {"total_steps": 64, "eval_episodes": 2, "eval_max_steps": 100}
@@ -287,7 +287,7 @@ class Unbounded(gymnasium.Wrapper):
 
 
 class Several(gymnasium.Env):
-    """Environment of more choices than there are joint actions; the reward is the number of those that are right."""
+    """Environment with too many combined choices for joint actions; the reward is the number of right choices."""
 
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -366,7 +366,7 @@ def test_observations_become_what_networks_take(space, dtype, shape):
     batch = gymnasium.vector.utils.concatenate(space, samples, gymnasium.vector.utils.create_empty_array(space, 4))
     x = converted(space, batch)
     assert (x.dtype, x.shape) == (dtype, (4, *shape))
-    if not isinstance(space, spaces.Box):  # Gymnasium's own flattening is the same
+    if not isinstance(space, spaces.Box):  # compare with Gymnasium's own flattening
         flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
         np.testing.assert_array_equal(x.reshape(4, -1).astype(np.float32), flat)
 
@@ -396,7 +396,7 @@ def test_a_space_without_meaning_is_refused():
 
 
 def test_the_two_cartpoles_are_one():
-    """Gymnax's in `Vec` and Gymnasium's, from the same state and under the same actions."""
+    """Gymnax's CartPole in `Vec` equals Gymnasium's, from the same state and under the same actions."""
     import jax
 
     vec, env = Vec(qlax.make("gymnax/CartPole-v1"), 1), qlax.make(CARTPOLE, num_envs=1)

@@ -81,7 +81,7 @@ def test_time_limits(name, limit):
 
 
 def ends(env, actions):
-    """Whether each step of one episode, played on past its end, shows terminated and truncated."""
+    """Return (terminated, truncated) of every step of an episode, which is continued beyond its end."""
     step = jax.jit(env.step)
     state, _ = env.reset(KEYS[0])
     shown = []
@@ -113,7 +113,7 @@ def test_transitions_are_those_of_gymnax(name):
     for key in KEYS:
         action = jax.random.randint(key, (), 0, env.num_actions)
         _, _, reward, terminated, truncated, info = theirs.step(key, state, action, params)
-        state, ours = step(jax.random.split(key)[0], state, action)  # theirs uses the other key to reset
+        state, ours = step(jax.random.split(key)[0], state, action)  # Gymnax uses the other half of the key for resets
         np.testing.assert_allclose(ours.obs, info["final_observation"], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(ours.reward, reward, rtol=1e-5)
         assert (ours.terminated, ours.truncated) == (terminated, truncated)
@@ -181,7 +181,7 @@ def test_a_suite_that_does_not_work_with_this_jax_says_so_in_one_line(monkeypatc
 
 @pytest.fixture
 def worlds(tmp_path, monkeypatch):
-    """The working directory holds `worlds.py`."""
+    """Write `worlds.py` to the working directory."""
     (tmp_path / "worlds.py").write_text("from counting import Counting\nclass Broken(Counting):\n    num_actions = 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])

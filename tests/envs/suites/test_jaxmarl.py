@@ -13,7 +13,7 @@ from qlax.errors import UserError
 from qlax.types import strong
 
 KEYS = jax.random.split(jax.random.key(0), 40)
-OPTIONS = {"hanabi": {}, "smax/3m": {"max_steps": 3}}  # of the tests that play; elsewhere an episode has 6 steps
+OPTIONS = {"hanabi": {}, "smax/3m": {"max_steps": 3}}  # if not listed: episodes of 6 steps
 
 
 def in_ci(cheap, dear):
@@ -39,7 +39,7 @@ def test_sizes(name, obs, actions, limit):
 
 @functools.cache
 def beside_theirs(name):
-    """Our environment; its compiled reset and step, beside those of what JaxMARL's own Q-learning baselines use.
+    """Return our environment, and compiled functions that reset and step it beside that of JaxMARL's own baselines.
 
     reset: key -> (state, Step), their state, their observations, their legal actions (None where they have none)
     step: key, state, their state, action -> the same, their reward and whether they are done
@@ -90,7 +90,7 @@ def test_transitions_are_those_of_the_suites_own_baselines(name):
         raw_reward = shown.metrics.get("raw_reward", shown.reward)
         np.testing.assert_allclose(raw_reward, reward, rtol=1e-6)
         assert bool(shown.terminated | shown.truncated) == bool(done)
-        if done:  # theirs shows the next episode already
+        if done:  # JaxMARL already shows the first observation of the next episode
             num_ends += 1
             (state, shown), their_state, obs, legal = reset(key)
         np.testing.assert_allclose(shown.obs, obs, rtol=1e-6)
@@ -127,7 +127,7 @@ def test_smax_tells_victory_defeat_and_time_apart():
 
     assert ends(45, 0) == (True, False, 1, True)
     assert ends(0, 45) == (True, False, 0, True)
-    assert ends(45, 45, steps=4) == (False, True, 0, True)  # max_steps=3 is compared before it is counted
+    assert ends(45, 45, steps=4) == (False, True, 0, True)  # the suite compares before it counts
 
 
 def test_a_dead_unit_of_smax_sees_only_zeros_as_in_the_suites_own_baselines():
@@ -148,7 +148,7 @@ def test_overcooked_rewards_what_helps_at_first_and_reports_deliveries():
     assert [float(sparse.shared), float(sparse.shared_at(0.0))] == [0, 0]
     step = jax.jit(functools.partial(env.step, KEYS[0]))
     (inner, deliveries), _ = env.reset(KEYS[1])
-    # The first agent stands before a pot, an onion in its hands; the second before the counter, with a soup.
+    # The first agent stands before a pot with an onion; the second one stands before the counter with a soup.
     up, down, interact = 0, 1, 5
     inner = inner.replace(agent_inv=jnp.array([3, 0]), agent_pos=jnp.array([[2, 1], [3, 2]], jnp.uint32))
     state = (inner, deliveries)
@@ -157,7 +157,7 @@ def test_overcooked_rewards_what_helps_at_first_and_reports_deliveries():
         after, _ = step(state, jnp.array([up, down]), jnp.float32(factor))
         _, shown = step(after, jnp.array([interact, down]), jnp.float32(factor))
         rewards.append((float(shown.reward), float(shown.metrics["raw_reward"])))
-    assert rewards == [(3, 0), (0.75, 0), (0, 0)]  # 3 for an onion in a pot
+    assert rewards == [(3, 0), (0.75, 0), (0, 0)]  # the shaped reward for an onion in a pot is 3
     inner = inner.replace(agent_inv=jnp.array([9, 0]), agent_pos=jnp.array([[3, 2], [1, 1]], jnp.uint32))
     state, _ = step((inner, deliveries), jnp.array([down, up]), jnp.float32(1))
     state, shown = step(state, jnp.array([interact, up]), jnp.float32(1))

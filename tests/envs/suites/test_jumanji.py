@@ -1,4 +1,4 @@
-"""Jumanji compiles slowly on a CPU: few of its environments are stepped in CI, and states are made by hand."""
+"""Jumanji, which compiles slowly on a CPU: few environments are stepped in CI, and many states are made by hand."""
 
 import functools
 import itertools
@@ -28,7 +28,7 @@ def slow(*arguments):
 
 @functools.cache
 def started(name, **options):
-    """An environment, its state, what its reset shows, and a compiled step."""
+    """Return an environment, its initial state and step, and its compiled `step`."""
     env = make(f"jumanji/{name}", **options)
     state, first = jax.jit(env.reset)(KEY)
     action = jnp.zeros(getattr(env, "num_agents", ()), jnp.int32)
@@ -94,14 +94,14 @@ def test_a_joint_action_is_the_choices_it_stands_for(name, choices):
 
 
 def test_members_rewards_are_added_up():
-    """Both stand at a food of level 3 and load, one of level 2 and one of level 1: it is half of all food."""
+    """Agents of levels 2 and 1 load a food of level 3 together, which is half of all food."""
     state, first, step = started("LevelBasedForaging-v0")
     assert first.legal.shape == (2, 6)
     food = state.food_items.replace(position=jnp.array([[4, 4], [1, 1]]), level=jnp.array([3, 3]))
     agents = state.agents.replace(position=jnp.array([[4, 3], [4, 6]]), level=jnp.array([2, 1]))
-    state, shown = step(state.replace(food_items=food, agents=agents), [0, 3])  # wait, and move left
+    state, shown = step(state.replace(food_items=food, agents=agents), [0, 3])  # the first waits, the second moves left
     assert shown.reward == 0
-    places = [[4, 4, 3, 1, 1, 3, 4, 3, 2, 4, 5, 1], [4, 4, 3, 1, 1, 3, 4, 5, 1, 4, 3, 2]]  # food, then the own one
+    places = [[4, 4, 3, 1, 1, 3, 4, 3, 2, 4, 5, 1], [4, 4, 3, 1, 1, 3, 4, 5, 1, 4, 3, 2]]  # food, observer, other
     np.testing.assert_array_equal(shown.obs, np.array(places) / 8)
     np.testing.assert_array_equal(shown.legal[:, 3:], [[True, False, True], [False, True, True]])
     state, shown = step(state, [5, 5])
@@ -132,7 +132,7 @@ def one_slide_away(state):
 
 
 def one_turn_away(state):
-    """The rows under the upper face, of the four sides, are turned anticlockwise (seen from above)."""
+    """Return a solved cube whose upper layer is turned anticlockwise by a quarter, seen from above."""
     cube = np.array(make_solved_cube(3))
     cube[1, 0], cube[2, 0], cube[3, 0], cube[4, 0] = 4, 1, 2, 3
     return state.replace(cube=jnp.array(cube))
@@ -155,7 +155,7 @@ def no_pellets(state):
 
 
 def collision(state):
-    return state.replace(grid=state.grid.at[1].set(0))  # no robot is where it should be
+    return state.replace(grid=state.grid.at[1].set(0))  # no robot is on its shelf any more
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def test_where_nothing_is_legal_everything_is():
 
 
 def observed(kind, env=None, **fields):
-    """What a network gets of an observation with these fields, from an environment with these attributes."""
+    """Convert an observation with these fields, from an environment with these attributes, as for a network."""
     lists = {name: jnp.array(value) for name, value in fields.items() if isinstance(value, list | np.ndarray)}
     obs = SimpleNamespace(**(fields | lists))
     return jax.jit(lambda: suite.OBSERVATIONS[kind](SimpleNamespace(**(env or {})), obs))()
 
 
 def marked(text):
-    """A map as bool `[H, W, C]`, with the letters that follow it for planes."""
+    """Convert a map to bool `[H, W, C]`, with one plane for each of the letters behind `|`."""
     cells, letters = text.split("|")
     rows = np.array([list(row) for row in cells.split()])
     return rows[..., None] == np.array(list(letters))
@@ -251,7 +251,7 @@ def test_a_maze_shows_walls_the_agent_and_its_target():
 def test_cleaners_see_themselves_and_the_others():
     obs = observed(
         "Cleaner", {"num_agents": 3}, grid=[[0, 1], [2, 1]], agents_locations=[[0, 1], [0, 1], [1, 1]]
-    )  # two of them in one place
+    )  # two of them are in the same place
     assert obs.shape == (3, 2, 2, 4)
     np.testing.assert_array_equal(obs[..., :2], np.stack([marked("d. w.|dw")] * 3))
     np.testing.assert_array_equal(
@@ -269,7 +269,7 @@ def test_connectors_tell_their_own_path_head_and_target_from_others():
 
 
 def test_in_mmst_each_member_sees_the_graph_from_its_side():
-    """The example in Jumanji's own documentation of its observation."""
+    """Use the example of Jumanji's own documentation of the observation."""
     seen = [[1, 0, -1, 2, -1, 3, 1, -1, 3, 1, -1, -1], [3, 2, -1, 0, -1, 1, 3, -1, 1, 3, -1, -1]]
     adjacent = np.arange(144).reshape(12, 12) % 5 == 0
     obs = observed(
@@ -325,14 +325,14 @@ def test_pac_man_sees_what_is_left_to_eat_and_each_ghost():
     obs = observed(
         "PacMan",
         grid=[[0, 1, 1], [1, 1, 1]],
-        player_locations=SimpleNamespace(x=1, y=2),  # row and column; all others are column and row
+        player_locations=SimpleNamespace(x=1, y=2),  # (row, column), while all others are (column, row)
         ghost_locations=[[0, 1], [1, 1], [1, 1], [2, 0]],
-        pellet_locations=[[0, 0], [1, 0]],  # the first was eaten
+        pellet_locations=[[0, 0], [1, 0]],  # the first pellet was eaten
         power_up_locations=[[0, 1], [0, 0]],
         frightened_state_time=np.array(15),
     )
     maps = ("x.. ...", "... ..x", "... x..", "... .x.", "... .x.", "..x ...", ".x. ...", "... x..")
-    expected = [marked(f"{each}|x") for each in maps]  # walls, player, four ghosts, pellets, power-ups
+    expected = [marked(f"{each}|x") for each in maps]  # planes: walls, player, four ghosts, pellets, power-ups
     np.testing.assert_array_equal(obs["grid"], np.concatenate(expected, axis=-1))
     np.testing.assert_array_equal(obs["frightened_state_time"], [0.5])
     ended = observed(

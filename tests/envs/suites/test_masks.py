@@ -1,4 +1,4 @@
-"""Action masks of Gymnasium's environments, wherever they are; nothing else in `info` matters."""
+"""Action masks of Gymnasium's environments, wherever an environment has them; the rest of `info` is ignored."""
 
 import os
 
@@ -18,11 +18,11 @@ VECTOR = {"vectorization": "vector_entry_point"}
 
 @pytest.fixture(autouse=True)
 def tests_are_importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for processes of environments
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for the environments' processes
 
 
 def played(count, num_envs=3, **options):
-    """Steps with random legal actions, the first one included."""
+    """Return the steps of random legal actions, the first step included."""
     env, draws = qlax.make(MASKED, num_envs=num_envs, **options), np.random.default_rng(0)
     try:
         steps = [env.reset(0)]
@@ -36,7 +36,7 @@ def played(count, num_envs=3, **options):
 
 
 def check(steps, autoreset):
-    """The legal actions are those that the observation shows, and all where an episode ended, at least once."""
+    """Check that `legal` is the mask in the observation, or all True where an episode ended; one has to have ended."""
     ends = 0
     for step in steps:
         assert step.legal.dtype == bool
@@ -88,7 +88,7 @@ def test_training_and_evaluation_take_legal_actions_only(options, tmp_path):
     ("vectorization", "autoreset"), [("sync", "next_step"), ("sync", "same_step"), ("async", "same_step")]
 )
 def test_nothing_else_in_info_matters(vectorization, autoreset):
-    """Not even a function, which is not sent between processes."""
+    """Even a function in `info` does no harm, although it cannot be sent between processes."""
     check(played(40, mess=True, vectorization=vectorization, autoreset=autoreset), autoreset)
 
 
@@ -123,5 +123,5 @@ def test_masks_that_do_not_fit_are_refused_in_one_line(options, message, tmp_pat
         qlax.train(MASKED, out=tmp_path / "run", env_options=options, **SMALL)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(HostError, match=message):  # which saves a checkpoint, if it comes later
+    with pytest.raises(HostError, match=message):  # in training, a checkpoint would be saved first
         played(1, **options)

@@ -1,4 +1,4 @@
-"""Games of OctaX: their contract, and what they show and pay beside the game stepped by hand."""
+"""Games of OctaX: they keep the contract, and observations and rewards equal those of the suite's own step."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from qlax.envs.vec import Vec
 from qlax.errors import UserError
 
 pytest.importorskip("octax", reason="OctaX is an extra")
-pytestmark = pytest.mark.slow  # emulators compile for seconds
+pytestmark = pytest.mark.slow  # an emulator takes seconds to compile
 KEY = jax.random.key(0)
 
 

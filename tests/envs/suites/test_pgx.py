@@ -25,7 +25,7 @@ def last_legal(key, obs, legal):
 
 
 def favourite(action):
-    """A network of one parameter that the Q of this action is."""
+    """Make a network whose only parameter is the Q-value of this action; all other Q-values are 0."""
 
     def apply(variables, memory, obs, first, train, **options):
         q = jnp.zeros((*first.shape, 9)).at[..., action].set(variables["params"])
@@ -35,7 +35,7 @@ def favourite(action):
 
 
 def played(env, policy, key=KEYS[0], most=400):
-    """Steps of one game or episode, the first without an action: `(action, state, step)`."""
+    """Play one game; return `(action, state, step)` of every step, with None as the first action."""
     advance = jax.jit(env.step)
     state, step = jax.jit(env.reset)(key)
     shown = [(None, state, step)]
@@ -74,11 +74,11 @@ def test_what_follows_an_action_is_the_learners_next_turn(name, key):
 
 
 def test_a_win_a_loss_and_who_begins():
-    """The opponent takes the first free square of tic-tac-toe, so 0, 1, 2 unless it is stopped."""
+    """The opponent takes the first free square of tic-tac-toe: 0, 1 and 2, unless one is taken."""
     env = make("pgx/tic_tac_toe", opponent=f"{__name__}:first_legal")
     outcomes = {}
     for key in KEYS[:8]:
-        shown = played(env, last_legal, key)  # 8, 7, 6: whoever begins has three in a row first
+        shown = played(env, last_legal, key)  # the learner takes 8, 7, 6, so the first to move wins
         begins = not shown[0][2].obs.any()
         reward, metrics = float(shown[-1][2].reward), shown[-1][2].metrics
         outcomes[begins] = (len(shown) - 1, reward, float(metrics["won"]), float(metrics["drawn"]))
@@ -102,7 +102,7 @@ def test_an_opponent_may_move_several_times_in_turn():
 
 
 def test_random_opponents_begin_half_of_the_games_anywhere():
-    """Of 64 opponents in Connect Four about half begin, and every column is chosen by some."""
+    """In 64 games of Connect Four about half of the opponents move first, and all columns occur."""
     env = make("pgx/connect_four")
     _, step = jax.jit(jax.vmap(env.reset))(KEYS)
     columns = np.asarray(step.obs.any((1, 3)))
@@ -147,7 +147,7 @@ def test_an_illegal_action_does_not_happen_but_2048_has_them():
 
 
 def test_the_opponent_is_what_the_learner_was():
-    """A network that likes square 4 plays it, one that likes square 2 plays that."""
+    """The opponent moves to the square with the largest Q-value of the network that it was given."""
     env = make("pgx/tic_tac_toe", opponent="self", opponent_epsilon=0, generations=4)
     for square in (4, 2):
         bound = env.with_network(favourite(square))
@@ -155,7 +155,7 @@ def test_the_opponent_is_what_the_learner_was():
         opponent = bound.shared._replace(variables={"params": jnp.float32(1)})
         mine = int(step.legal.argmax())
         _, after = bound.step(KEYS[1], state, mine, opponent)
-        assert after.obs[..., 1].reshape(-1)[square]  # of the opponent
+        assert after.obs[..., 1].reshape(-1)[square]  # the opponent's stone
         assert after.obs[..., 0].reshape(-1)[mine]
         assert not step.obs[..., 1].reshape(-1)[square]
 
@@ -171,7 +171,7 @@ def test_the_opponent_is_replaced_so_many_times():
 
 @pytest.mark.slow
 def test_training_against_itself_and_an_agent_as_the_opponent(tmp_path, monkeypatch):
-    """The opponent of the last update is what the learner was when the last generation began."""
+    """In the last update the opponent has the parameters that the learner had when the last generation began."""
     settings = {"num_envs": 4, "num_steps": 4, "num_minibatches": 1, "num_epochs": 1, "hidden": (8,), "encoder": "mlp"}
     options = {"opponent": "self", "generations": 2}
     result = qlax.train("pgx/tic_tac_toe", total_steps=64, env_options=options, out=tmp_path / "run", **settings)

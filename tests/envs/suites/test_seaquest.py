@@ -1,4 +1,4 @@
-"""The faster Seaquest is Gymnax's, whatever happens in it."""
+"""The faster Seaquest computes the same games as Gymnax's, in all situations."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from qlax.envs.suites import seaquest
 
 THEIRS, OURS = gymnax_seaquest.MinSeaquest(), seaquest.MinSeaquest()
 PARAMS = THEIRS.default_params
-LISTS = {  # of Gymnax's state: the count, and the fields of the columns
+LISTS = {  # fields of Gymnax's state: the number of objects, and the field of each column
     "f_bullets": ("f_bullet_count", ("x", "y", "right")),
     "e_bullets": ("e_bullet_count", ("x", "y", "right")),
     "e_fish": ("e_fish_count", ("x", "y", "right", "timer")),
@@ -30,7 +30,7 @@ def begun(env, keys):
 
 @partial(jax.jit, static_argnums=0)
 def stepped(env, state, actions, keys):
-    """A step of all copies, and the states to go on from: new ones after an end, or after 1,000 steps."""
+    """Step all copies; return the results and the next states, which are reset after an end or 1,000 steps."""
     obs, after, reward, done, _ = jax.vmap(env.step_env, (0, 0, 0, None))(keys, state, actions, PARAMS)
     over, fresh = done | (after.time >= 1000), jax.vmap(env.reset_env, (0, None))(keys, PARAMS)[1]
     following = jax.tree.map(
@@ -40,7 +40,7 @@ def stepped(env, state, actions, keys):
 
 
 def objects(state, name, copy):
-    """The objects of one list as rows, in the order of Gymnax's list; bullets of enemies have none in ours."""
+    """Return the objects of one list as rows, in Gymnax's order where ours has one: enemies' bullets have none."""
     found, columns = getattr(state, name), LISTS[name][1]
     if isinstance(found, seaquest.Objects):
         fields = {**found._asdict(), "shot_timer": state.e_subs_shot_timer}
@@ -62,7 +62,7 @@ def assert_same_state(ours, theirs, copies):
 
 
 def compare(num_envs, num_steps, act, every=1):
-    """Play both with the same actions and keys, and count what happened."""
+    """Play both versions with the same actions and keys, compare them, and count the events."""
     key = jax.random.key(0)
     states = [begun(env, jax.random.split(key, num_envs)) for env in (OURS, THEIRS)]
     seen = SimpleNamespace(drowned=0, surfaced=0, ramp=0, reward=0.0, ends=0)
@@ -111,12 +111,12 @@ def test_a_million_steps_are_those_of_gymnax():
 def test_the_games_of_a_trained_agent_are_those_of_gymnax(tmp_path):
     agent = qlax.train("minatar/seaquest", total_steps=2_000_000, seeds=2, out=tmp_path / "run").agents[0]
     seen = compare(128, 1000, lambda key, obs: jnp.asarray(agent.act(obs)), every=10)
-    assert seen.drowned > 100  # it shoots well, but has not learned to surface; random agents do so above
+    assert seen.drowned > 100  # this agent never surfaces; the random ones above do
     assert seen.reward > 1_000
 
 
 def test_the_most_crowded_games_are_those_of_gymnax():
-    """An enemy every step, which no game in reach has, and a submarine that goes on after every hit."""
+    """Games with an enemy in every step, which tests cannot reach, and a submarine that survives every hit."""
     crowded = {"e_spawn_speed": jnp.ones(8, jnp.int32), "move_speed": jnp.full(8, 2), "oxygen": jnp.full(8, 200)}
     crowded |= {"sub_y": jnp.zeros(8, jnp.int32), "surface": jnp.ones(8, bool), "terminal": jnp.zeros(8, bool)}
     key, most, states = (
