@@ -302,8 +302,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare PQN with DQN and PPO.")
     parser.add_argument("what", nargs="*", metavar="TASK", help=f"{', '.join(TASKS)} or figures (default all)")
     parser.add_argument("--only", nargs="+", metavar="ALGORITHM", help="algorithms, such as ppo (default all)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="maximum number of seeds per algorithm")
-    parser.add_argument("--total-steps", type=int, metavar="STEPS", help="steps of every run, to try the script out")
+    parser.add_argument("--seeds", type=int, metavar="N", help="maximum number of seeds per algorithm (default all)")
+    parser.add_argument(
+        "--total-steps", type=int, metavar="STEPS", help="steps of every run, to try the script out (default whole)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="folder of the records")
     options = parser.parse_args()
     if unknown := set(options.what) - {*TASKS, "figures"}:

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def counts(memory: str, dimensions: int | None) -> dict[str, float]:
-    """Count one case: operations of a forward pass of one row, those of an update, and bytes of a rollout."""
+    """Return the operations of a forward pass of one row, the operations of an update, and the bytes of a rollout."""
     env = Still(dimensions)
     network = qlax.QNetwork(BINS, memory=memory, dimensions=dimensions)
     vec = qlax.Vec(env, SHAPE.num_envs)

@@ -1,8 +1,8 @@
 """Measure how many evaluations runs play by default, and how much time they take: `python benchmarks/evaluations.py`.
 
-For every run, `share` is the time of its evaluations over that of training, and `share_of_20` the same for twenty of
-its evaluations: where it is below 0.1, a run is to have at least twenty. `in_steps` is the share that
-`qlax.training.budget` reckons from steps alone.
+For every run, `share` is the time of its evaluations divided by that of training, and `share_of_20` is the same for
+twenty of them: if it is below 0.1, the run should have at least twenty. `in_steps` is the share that
+`qlax.training.budget` estimates from steps alone.
 """
 
 import json

@@ -5,8 +5,8 @@ in a process of its own; whole runs until a score; and whether `--cuda-graph` tr
 keeps the record `benchmarks/results/gpu.json`, and fails if an expectation in `claims` does not hold. These are about
 GPUs: elsewhere they are not checked.
 
-Beside the time of an update stands the number of operations that the compiler's list has (`gpu_compile.py`), where it
-is known. Time divided by operations is what one launch costs, as long as launches are what limits training.
+The tables also show the number of operations of an update, as counted by `gpu_compile.py`, where it is known. If
+training is limited by launches, the time of an update divided by this number is the cost of one launch.
 
 `--small` reduces all sizes, to try the script out on any machine.
 """

@@ -1,4 +1,4 @@
-"""Count what a GPU would be told to do, on a machine without one: `python benchmarks/gpu_compile.py`.
+"""Count the operations of programs for a GPU, on a machine without one: `python benchmarks/gpu_compile.py`.
 
 XLA compiles a program for a device that is only described, in `benchmarks/devices/`. From its list of what the device
 and the host will do, this script counts operations: kernels, and copies within the device's memory. For one agent, and
@@ -48,10 +48,10 @@ CASES = (
 )
 DEVICES = Path(__file__).parent / "devices"
 COMPILER = ("jax-cuda13-plugin", "nvidia-cuda-nvcc", "nvidia-nvvm")
-GROUPS = ("kCommandBuffer", "kSequential", "kConditional", "kAsyncStart")  # in XLA's list: hold other operations
+GROUPS = ("kCommandBuffer", "kSequential", "kConditional", "kAsyncStart")  # in XLA's list: these contain others
 WAITS = re.compile("Host|Infeed|Outfeed|Send|Recv")  # kinds of operations between device and host
-WRITTEN = ("gpu_after_optimizations", "thunk_sequence_after_thunk_passes", "thunk_metadata")  # files of XLA
-NOWHERE = ("elsewhere", "")  # origin of instructions that XLA added
+WRITTEN = ("gpu_after_optimizations", "thunk_sequence_after_thunk_passes", "thunk_metadata")  # files that XLA writes
+NOWHERE = ("elsewhere", "")  # origin of instructions that XLA has added
 COUNTS = ("step", "minibatch", "update", "host_launches", "host_waits", "grouped_convolutions")
 
 

@@ -62,8 +62,10 @@ def main() -> None:
         "--repeats", type=int, default=3, metavar="N", help="repetitions of every pair of runs (default 3)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", metavar="FILE", help="record to write")
-    parser.add_argument("--only", choices=REQUIREMENTS, help="peer to measure; results of the other one are kept")
-    parser.add_argument("--total-steps", type=int, metavar="STEPS", help="steps of every run, to try the script out")
+    parser.add_argument("--only", choices=REQUIREMENTS, help="peer to measure; others are kept (default all)")
+    parser.add_argument(
+        "--total-steps", type=int, metavar="STEPS", help="steps of every run, to try the script out (default whole)"
+    )
     options = parser.parse_args()
     parts = {"rejax": compare_speed, "sb3": compare_time_to_solve}
     record = json.loads(options.out.read_text()) if options.out.exists() else {}

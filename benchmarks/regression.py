@@ -1,4 +1,4 @@
-"""A guard against changes after which qlax learns worse, though nothing fails.
+"""Detect changes after which qlax learns worse although no test fails.
 
 `python benchmarks/scores.py --check` trains four presets for a few minutes, and fails if the mean greedy return of one
 is lower than chance explains. `python benchmarks/regression.py` makes the records it compares with, in

@@ -1,4 +1,4 @@
-"""Rows of the score sheet: what is trained (`rows.toml`), and what came of it (`results/`)."""
+"""Rows of the score sheet: the commands that train (`rows.toml`), and their results (`results/`)."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""Measure how fast qlax trains, and how near it comes to the limits of the device: `python benchmarks/speed.py`.
+"""Measure how fast qlax trains, and how close that is to the limits of the device: `python benchmarks/speed.py`.
 
 **Throughput**: environment steps per second of training alone, of one agent and of several, with the settings of a
 preset. Every number comes from a process of its own, which measures its ceiling at its beginning and at its end: a

@@ -1,4 +1,4 @@
-"""Account for every second of a short training: `python benchmarks/startup.py`.
+"""Measure how long each part of a short training takes: `python benchmarks/startup.py`.
 
 The command `qlax train cartpole-fast --seeds 4` runs in processes of its own, first with an empty compilation cache and
 then with the filled one, some times each. The record holds the seconds of every part, as medians over the repetitions.
@@ -142,7 +142,7 @@ def child(words: list[str]) -> None:
             ended = time.monotonic()
             spent["report"] = 0.0
             rest = ended - begun - sum(spent.values())
-            spent["report"] = rest  # everything that no other part has
+            spent["report"] = rest  # the time that belongs to no other part
             Path(words[0]).write_text(json.dumps({"seconds": spent, "ended": ended}))
 
     cli.main = timed_main  # type: ignore[assignment]

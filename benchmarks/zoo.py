@@ -4,9 +4,9 @@ Every preset with a finished row in the score sheet gets an agent: of the row's 
 return (of an even number, the lower of the two in the middle). A row with other settings than its preset does not
 count, except for fewer steps, which the agent's note then says. `--out` receives all agents with their model cards and
 the index: it is the folder that QLAX_ZOO may name, as it is or uploaded. The index, the cards and the smallest agents
-go to `src/qlax/agents/pretrained/` too, which the wheel includes. An agent that is there with the same weights is not
-evaluated again. An agent of an earlier index whose row has no state any more stays, if `--out` or the package has its
-weights.
+go to `src/qlax/agents/pretrained/` too, which the wheel includes. An agent whose weights are already in
+the package is not evaluated again. An agent of an earlier index whose row has no state any more is kept, if `--out` or
+the package has its weights.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def built(source: Source, out: Path, package: Path) -> dict[str, Any]:
     record, config = source.record, config_of(source.run)
     agent = median(record["eval_return"]["per_run"])
     weights = qlax.load(source.run, agent)
-    # What the files of a run would say to those who evaluate the agent.
+    # Settings that evaluations otherwise read from the files of a run.
     weights.info |= {"preset": source.preset, "eval_max_steps": config.eval_max_steps}
     file = out / f"{source.preset}{SUFFIX}"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -516,7 +516,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="time after which no further directory is examined"
     )
-    parser.add_argument("--out", type=Path, help="record to write")
+    parser.add_argument("--out", type=Path, help="record to write (default none)")
     options = parser.parse_args()
     begun, outcomes = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:

@@ -633,7 +633,7 @@ def main() -> None:
     parser.add_argument("--environments", type=int, default=20, help="number of environments (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the examples (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own share and seed (default 1)")
-    parser.add_argument("--out", type=Path, help="record to write")
+    parser.add_argument("--out", type=Path, help="record to write (default none)")
     options = parser.parse_args()
     record: dict[str, Any] = {}
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:

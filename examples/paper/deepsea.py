@@ -1,4 +1,4 @@
-"""Compare how deep PQN finds the treasure of DeepSea by epsilon-greedy alone and with a bonus for new states.
+"""Compare up to which depth PQN finds the treasure of DeepSea, by epsilon-greedy alone and with a bonus for new states.
 
 The paper explores by epsilon-greedy alone, and considers this the reason why PQN stays below humans in some Atari
 games. Too few settings of its own experiment on DeepSea are known to repeat it, so this experiment is our own.
