@@ -36,9 +36,10 @@ def test_help_has_every_argument_and_what_it_says(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_says_the_default_of_every_flag_that_has_a_value(command):
-    shared = {"--num-processes", "--process-id", "--config"}  # the first of a group says it, or TARGET is the default
+    # The first flag of "several processes" gives the default of all three, and that of --config is TARGET.
+    shared = {"--coordinator", "--num-processes", "--process-id", "--config"}
     for argument in command.arguments:
         has_value = argument.flags and argument.options.get("action") not in ("store_true", "store_const")
         if has_value and not argument.options.get("required") and not shared & {*argument.flags}:
-            assert "(default " in argument.options["help"], argument.names
+            assert "(default: " in argument.options["help"], argument.names
             assert argument.options["help"].endswith(")"), argument.names

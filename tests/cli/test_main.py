@@ -92,7 +92,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(words, message, capsys, mo
     said = capsys.readouterr()
     assert stopped.value.code == 2
     assert message in said.err
-    lines = [line for line in said.err.splitlines() if "presets for" not in line]
+    lines = [line for line in said.err.splitlines() if not line.startswith("qlax: presets for")]
     assert len(lines) == 1
     assert said.out == ""
     assert sorted(tmp_path.rglob("*")) == before

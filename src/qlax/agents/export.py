@@ -39,8 +39,8 @@ def export(
     A description of the agent, with the names, dtypes and shapes of all inputs and outputs, is written as JSON: for
     StableHLO to a second file, whose name has `.json` appended; for ONNX to the metadata, under the key `qlax`. If the
     agent keeps the spaces of its environment, the function takes observations that are converted already, and the
-    description says how to convert, and to which action every entry of `q` belongs: `spaces` for programs, `conversion` in
-    words.
+    description says how to convert, and to which action every entry of `q` belongs: `spaces` for programs, `conversion`
+    in words.
 
     Args:
       run: Directory of a run, one file of its `agents/` or `best/`, or "zoo:" and the name of a trained agent.

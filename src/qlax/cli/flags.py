@@ -135,7 +135,8 @@ def target(help: str, nargs: str) -> list[Argument]:
     config = argument(
         "--config",
         metavar="FILE",
-        help="settings to start from: config.json of a run, or your own preset (.toml); other flags override them",
+        help="settings to start from instead of a TARGET: config.json of a run or your own preset (.toml); other flags "
+        "override them",
     )
     return [argument("target", nargs=nargs, metavar="TARGET", help=help), config]
 
@@ -152,7 +153,7 @@ PROCESSES = [
         "--coordinator",
         group="several processes",
         metavar="HOST:PORT",
-        help="address on which the first process listens; not needed under Slurm, Open MPI or Kubernetes",
+        help="address on which the first process listens (default of all three: from Slurm, Open MPI or Kubernetes)",
     ),
     argument(
         "--num-processes",
@@ -179,7 +180,7 @@ PLACE = [
     argument(
         "--on",
         choices=("ray",),
-        help="run the jobs on a Ray cluster: one that is running, or else a new one on this machine",
+        help="run the jobs on a Ray cluster: one that is running, or else a new one on this machine (default: no Ray)",
     ),
     argument(
         "--cpus-per-job",
@@ -214,6 +215,7 @@ def setting(name: str, several: bool = False) -> list[Argument]:
         default = str(field.default).lower() if several else setting_in_words(field.default)
     is_shown = isinstance(default, str) and default != "default"
     help = field.metadata["help"] + (f" (default: {default})" if is_shown else "")
+    help += "" if "(default: " in help else " (default: none)"
     if not isinstance(field.default, bool):
         nargs = "+" if several or field.type == Sweep or name == "env_options" else None
         metavar = "|".join(kind.choices) if kind.choices else VALUES.get(name, name.split("_")[-1].upper())

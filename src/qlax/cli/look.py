@@ -89,14 +89,18 @@ BEST = argument("--best", action="store_true", help="use the weights of the best
 PLAY = [
     argument("--epsilon", metavar="EPSILON", default="0", help="probability of a random action (default: 0, greedy)"),
     argument("--seed", metavar="SEED", default="0", help="random seed of the episodes (default: 0)"),
-    argument("--env", metavar="ENV", help="play in another environment with the same observations and actions"),
+    argument(
+        "--env",
+        metavar="ENV",
+        help="play in another environment with the same observations and actions (default: the run's)",
+    ),
     argument(
         "--env-options",
         nargs="+",
         metavar="NAME=VALUE",
-        help="options of the environment, which add to those of the run or replace them",
+        help="options of the environment, which add to those of the run or replace them (default: none)",
     ),
-    argument("--wrappers", metavar="NAMES", help="wrappers around the environment, instead of those of the run"),
+    argument("--wrappers", metavar="NAMES", help="wrappers around the environment (default: those of the run)"),
     argument(
         "--max-steps",
         metavar="STEPS",
@@ -114,7 +118,11 @@ COMMANDS = (
             BEST,
             *PLAY,
             argument("--episodes", metavar="NUMBER", default="64", help="number of episodes per agent (default: 64)"),
-            argument("--json", metavar="FILE", help="also write the return and length of every episode to this file"),
+            argument(
+                "--json",
+                metavar="FILE",
+                help="also write the return and length of every episode to this file (default: none)",
+            ),
         ],
     ),
     Command(
@@ -175,7 +183,7 @@ COMMANDS = (
                 metavar="FIELDS",
                 help="settings that form groups, as in lam,norm, or directory (default: the settings that differ)",
             ),
-            argument("--title", metavar="TITLE", help="title above the figure"),
+            argument("--title", metavar="TITLE", help="title above the figure (default: none)"),
         ],
     ),
     Command(

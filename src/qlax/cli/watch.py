@@ -86,7 +86,9 @@ COMMANDS = (
             look.INDEX,
             look.BEST,
             *look.PLAY,
-            argument("--video", metavar="FILE", help="write a video to this new file instead, .mp4 or .gif"),
+            argument(
+                "--video", metavar="FILE", help="write a video to this new file instead, .mp4 or .gif (default: none)"
+            ),
             argument("--episodes", metavar="NUMBER", default="1", help="number of episodes (default: 1)"),
             argument(
                 "--speed",

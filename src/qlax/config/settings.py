@@ -91,7 +91,7 @@ class Config:
         None,
         number(low=1e-3, high=1e9),
         "run",
-        "end training after this many minutes of training, before interruptions too; compilation does not count",
+        "end training after this many minutes, before interruptions too; neither compilation nor evaluation counts",
         changeable=True,
         compared=False,
     )
@@ -184,7 +184,8 @@ class Config:
         None,
         text(),
         "network",
-        "import path of your own network, which is called with the number of actions; see qlax.Network",
+        "import path of your own network, which is called with the number of actions; see qlax.Network "
+        "(default: qlax.QNetwork)",
     )
     encoder: str | None = setting(
         None,
@@ -317,13 +318,14 @@ class Config:
         None,
         text(longest=LONGEST_PATH),
         "run",
-        "run directory, or file in its agents/ or best/, with the weights to start from",
+        "run directory, file in its agents/ or best/, or zoo:NAME, with the weights to start from (default: random)",
     )
     devices: int | None = setting(
         None,
         whole(),
         "machine",
-        "maximum number of devices per process; on a CPU, it lets several cores share the environments of one agent",
+        "maximum number of devices per process; on a CPU, it lets several cores share the environments of one agent "
+        "(default: all)",
     )
     deterministic: bool = setting(
         False, truth(), "machine", "use only GPU operations that give the same bits every time, which are slower"
@@ -335,7 +337,7 @@ class Config:
         "default",
         text(("default", "tensorfloat32", "float32")),
         "machine",
-        "precision of float32 matrix products on GPUs; default is tensorfloat32 on Ampere and later; float32 is slower",
+        "precision of float32 matrix products on GPUs; float32 is slower (default: tensorfloat32 on Ampere and later)",
         compared=True,
     )
 
