@@ -12,11 +12,13 @@ from qlax.cli import flags, main, train
 from qlax.config.configure import configure
 from qlax.training.plan import make
 
-IN_PYTHON = ("README.md", "docs/index.md", "docs/agents.md", "docs/own-network.md", "docs/running.md")
+IN_PYTHON = (
+    *("README.md", "docs/index.md", "docs/agents.md", "docs/continuous-actions.md", "docs/own-network.md"),
+    "docs/running.md",
+)
 ALL_PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 TYPED = [page for page in ALL_PAGES if any(block.language == "python" for block in blocks(page))]
-PAGES = (*IN_PYTHON, "docs/environments.md", "docs/scaling.md", "docs/looking-at-runs.md")
-COMMANDS = dict.fromkeys(tuple(words) for page in PAGES for block in blocks(page) for words in block.commands)
+COMMANDS = dict.fromkeys(tuple(words) for page in ALL_PAGES for block in blocks(page) for words in block.commands)
 
 
 @pytest.mark.parametrize("page", IN_PYTHON)

@@ -10,7 +10,7 @@ from qlax.envs.check.common import dimensions_of, team_of
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import UserError
 from qlax.networks.spaces import Space
-from qlax.types import Env, PyTree, Step
+from qlax.types import PyTree, Step
 
 HINT = "bins=3 divides each dimension into three values, as the command line does by --bins 3"
 
@@ -57,7 +57,7 @@ class Bins(_Binned):
       ```
     """
 
-    def __init__(self, env: Env, bins: int):
+    def __init__(self, env: Any, bins: int):  # `Env` has `num_actions`, which continuous actions lack
         super().__init__(env, bins)
 
     def reset(self, key: jax.Array) -> tuple[PyTree, Step]:
