@@ -98,7 +98,7 @@ def test_an_installed_agent_needs_no_place(own):
 
 
 def test_the_other_agents_come_from_the_folder_that_a_variable_names(own, monkeypatch):
-    with pytest.raises(qlax.UserError, match=r"a/far is not among .* \(a/near\): set QLAX_ZOO to the folder or URL"):
+    with pytest.raises(qlax.UserError, match=r"a/far is not installed .*a/near are: set QLAX_ZOO to the folder or URL"):
         qlax.load("zoo:a/far")
     monkeypatch.setenv("QLAX_ZOO", str(own))
     assert acts_as("a/far", 1)

@@ -302,7 +302,7 @@ BREAKS_THE_CONTRACT = {
     "no end of actions": ({"num_actions": 10**30}, "num_actions is 1000000000000000000000000000000; expected a whole"),
     "too many actions": (
         {"num_actions": 2**26, "num_agents": 2},
-        "num_envs x num_agents x num_actions is 134,217,728; expected at most 67,108,864",
+        "num_envs x num_agents x action_dimensions x num_actions is 134,217,728; expected at most 67,108,864",
     ),
     "too long a limit": ({"time_limit": 2**31}, "time_limit is 2147483648; expected a whole number of steps"),
     "score of two": ({"score": lambda x, y: x}, "score(0.0) is not a number: TypeError: "),

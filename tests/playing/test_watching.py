@@ -111,7 +111,7 @@ def test_the_next_episode_has_the_next_seed(tmp_path):
 def test_a_video_is_written_instead(tmp_path, capsys):
     folder = saved(tmp_path / "run", "test_film:Seen", WALK)
     assert main(["play", str(folder), "--video", str(tmp_path / "a.gif"), "--speed", "2"]) == 0
-    assert "a.gif: 25 pictures" in capsys.readouterr().out  # 5 moments, and one second of the last at 2 x 10 a second
+    assert "a.gif: 25 frames" in capsys.readouterr().out  # 5 moments, and one second of the last at 2 x 10 a second
     is_refused_in_one_line(["play", str(folder), "--video", str(tmp_path / "a.gif")], "a.gif", capsys, tmp_path)
 
 

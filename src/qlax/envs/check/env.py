@@ -198,7 +198,7 @@ def _advice(env: Any, num_steps: int, seed: int) -> list[str]:
     draws, key = np.random.default_rng(seed), jax.random.key(seed)
     resets = _compiled_twice(env.reset, key)
     begun = _SelfResets(lambda key: vector(resets[0](key)[0]), key)
-    steps = _compiled_twice(env.step, key, resets[0](key)[0], random_action(env, None, draws), *shared)
+    steps = _compiled_twice(env.step, key, resets[0](key)[0], np.zeros(*action_form(env)), *shared)
     state: Any = None
     step: Any = None
     ends, clock, index, length = Ends(env, expect), Clock(), 0, 0
