@@ -67,7 +67,7 @@ class Env(Protocol):
 
     Example:
       ```python
-      class Corridor:  # walk right to the end of ten cells within 100 steps
+      class Corridor:  # walk right to the end of a corridor of ten cells within 100 steps
           num_actions = 2
           time_limit = 100
 
@@ -80,8 +80,10 @@ class Env(Protocol):
               return state, self.show(*state)
 
           def show(self, position, time):
-              end, late = position == 9, time >= self.time_limit
-              return qlax.Step(jax.nn.one_hot(position, 10), None, jnp.float32(end), end, late, {})
+              obs, at_end, late = jax.nn.one_hot(position, 10), position == 9, time >= self.time_limit
+              return qlax.Step(
+                  obs=obs, legal=None, reward=jnp.float32(at_end), terminated=at_end, truncated=late, metrics={}
+              )
 
       qlax.check_env(Corridor())
       ```

@@ -3,11 +3,12 @@
 import ast
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
-from pages import blocks
 
+import qlax
 from qlax.cli.main import main
 from qlax.cli.new import TARGETS, TEMPLATES
 
@@ -46,7 +47,7 @@ def test_a_new_project_passes_its_tests_and_trains(kind, tmp_path, capsys):
         assert "hidden 64,64" in said
 
 
-def test_the_readme_has_the_corridor_that_is_written():
+def test_the_reference_of_env_has_the_corridor_that_is_written():
     def code(text):
         """Return the code of the class without its name, docstrings and comments."""
         (found,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
@@ -56,8 +57,8 @@ def test_the_readme_has_the_corridor_that_is_written():
         found.name = "Corridor"
         return ast.unparse(found)
 
-    (shown,) = (block.text for block in blocks("README.md") if "class Corridor" in block.text)
-    assert code(shown) == code((TEMPLATES / "jax" / "__init__.py").read_text())
+    example = qlax.Env.__doc__.partition("```python\n")[2].partition("```")[0]
+    assert code(textwrap.dedent(example)) == code((TEMPLATES / "jax" / "__init__.py").read_text())
 
 
 @pytest.mark.parametrize(
