@@ -14,7 +14,7 @@ from qlax.types import PyTree
 def sum_of_rows(x: jax.Array) -> jax.Array:
     """Sum `x [n, F]` over its rows: `[F]`.
 
-    On a CPU, XLA sums all numbers of an array one at a time. Therefore the sum is a product there.
+    On a CPU, XLA adds the numbers of an array one after the other. A product with a vector of ones is faster there.
     """
     total: jax.Array = jax.lax.platform_dependent(
         x, cpu=lambda x: jnp.ones(len(x), x.dtype) @ x, default=lambda x: x.sum(0)

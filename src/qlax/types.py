@@ -49,9 +49,9 @@ class Env(Protocol):
     - `num_agents`: Size of the team, M.
     - `action_dimensions`: Number of dimensions of an action, D, each of which is one of A values; `step` then takes
       int32 `[D]` (`[M, D]` in a team), and `legal` is `[D, A]` (`[M, D, A]`).
-    - `action_bounds`: Lowest and highest action, each float32 `[D]` of NumPy, in an environment of continuous actions.
-      It has no `num_actions`, its `legal` is None, and its `step` takes float32 `[D]` (`[M, D]`). The setting `bins`
-      divides each dimension into A values.
+    - `action_bounds`: Pair `(low, high)` of the lowest and the highest action, each float32 `[D]` of NumPy, in an
+      environment of continuous actions. It has no `num_actions`, its `legal` is None, and its `step` takes float32
+      `[D]` (`[M, D]`) within the bounds. The setting `bins` divides each dimension into A values.
     - `time_limit`: Largest number of steps in an episode.
     - `score(return)`: The suite's normalised score for an episode's return.
     - `reset_ratio`: See `Vec`; for environments whose reset is expensive.
@@ -157,8 +157,8 @@ class Network(Protocol):
     """Network from observations to Q-values, such as a module of `flax.linen`.
 
     The setting `network="my_module:Name"` calls `Name(num_actions)`; modules in the working directory are found. The
-    settings of qlax's own network, such as `encoder` and `hidden`, then have no effect and are refused. A network with
-    another encoder is a network of one's own.
+    settings of qlax's own network, such as `encoder` and `hidden`, then have no effect: those of a preset are left out,
+    and others are refused. A network with another encoder is a network of one's own.
 
     A module of `flax.linen` has to define `recurrent`, `initial_memory` and `__call__(memory, obs, first, train)`,
     which returns `(q, memory)`; Flax adds `init` and `apply`. The arguments are `obs [L, B, ...]`, in the dtype of the

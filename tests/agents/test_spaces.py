@@ -130,7 +130,7 @@ def test_an_agent_answers_with_actions_of_the_environment(space, actions):
         (PARTS["kind"], 3, "observation is int; expected a tuple of 0, 1"),
         (PARTS["kind"], (9, [0, 5]), r"observation\[0\] holds 9"),
         (PARTS["kind"], ([0, 1], [0, 5]), "the leading axes of observation are .*; expected the same"),
-        (BYTES, [[1], [1, 2]], "observation is no array"),
+        (BYTES, [[1], [1, 2]], "observation is not an array"),
         (BYTES, np.zeros((0, 4), np.uint8), "obs holds no observation"),
     ],
 )

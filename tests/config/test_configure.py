@@ -117,3 +117,10 @@ def test_a_mistake_in_a_toml_file_is_named(text, message, tmp_path):
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         config_of_file(file)
+
+
+def test_a_network_of_ones_own_leaves_out_what_a_preset_sets_for_qlaxs_own():
+    config = configure("cartpole-fast", network="mine:Network")
+    assert config.hidden is None
+    assert config.learning_rate == configure("cartpole-fast").learning_rate
+    assert configure("cartpole-fast", network="mine:Network", hidden=(8,)).hidden == (8,)  # refused later

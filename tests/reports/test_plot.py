@@ -258,7 +258,7 @@ def test_the_command_draws_and_tells(capsys, monkeypatch, sweep, tmp_path):
         ("sweep sweep", "sweep is given twice"),
         ("sweep ./sweep", "sweep is given twice"),
         ("other damaged", "metrics.jsonl of damaged is damaged, or of another version of qlax"),
-        ("nothing", "nothing holds no run: there is no config.json"),
+        ("nothing", "nothing holds no run: there is no such directory"),
         ("begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
         ("sweep begun", "begun has no value of eval_return yet; leave it out, or wait for the first"),
         (

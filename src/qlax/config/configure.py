@@ -108,6 +108,10 @@ def configure(target: str | Config | None = None, **overrides: Unpack[Overrides]
         checked(FIELDS["env"], target)
         if preset := presets.spelled(target):
             settings = {**presets.settings(preset), "preset": preset}
+            if overrides.get("network") is not None:  # the preset's settings are those of qlax's own network
+                settings = {
+                    name: value for name, value in settings.items() if FIELDS[name].metadata["group"] != "network"
+                }
         elif ":" in target or ("/" in target and not presets.is_almost(target)):
             settings = {"env": target}
         else:

@@ -295,15 +295,15 @@ class Config:
         None,
         whole(high=LARGEST_WHOLE),
         "evaluation",
-        "number of updates between evaluations, a multiple of log_interval (default: 20 or more evaluations, fewer if "
-        "they are slow)",
+        "number of updates between evaluations, a multiple of log_interval (default: for at "
+        "least 20 evaluations, or fewer if these would take more than a tenth of the time)",
         compared=False,
     )
     checkpoint_interval: int | None = setting(
         None,
         whole(high=LARGEST_WHOLE),
         "output",
-        "number of updates between checkpoints, a multiple of log_interval (default: at most a minute on a laptop)",
+        "number of updates between checkpoints, a multiple of log_interval (default: about a minute apart on a laptop)",
     )
     keep: int = setting(2, whole(), "output", "number of newest checkpoints to keep", changeable=True)
     trackers: tuple[str, ...] = setting(

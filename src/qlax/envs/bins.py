@@ -12,7 +12,7 @@ from qlax.errors import UserError
 from qlax.networks.spaces import Space
 from qlax.types import PyTree, Step
 
-HINT = "bins=3 divides each dimension into three values, as the command line does by --bins 3"
+HINT = "bins=3 divides each dimension into three values (--bins 3 on the command line)"
 
 
 class _Binned(Wrapper):

@@ -315,7 +315,7 @@ def _checked(x: Any, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.n
     try:
         x = np.asarray(x)
     except ValueError as error:  # raised for rows of different lengths
-        raise UserError(f"{what} is no array: {shown(str(error))}; expected {dtype}{list(shape)}") from None
+        raise UserError(f"{what} is not an array: {shown(str(error))}; expected {dtype}{list(shape)}") from None
     if x.shape[max(x.ndim - len(shape), 0) :] != shape:
         raise UserError(f"{what} has shape {x.shape}; expected {shape}, after any leading axes")
     return cast(x, dtype, what)

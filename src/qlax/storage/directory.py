@@ -429,5 +429,5 @@ def existing(path: Path | str) -> RunDirectory:
     """
     path = given_path(path)
     if not (path / "config.json").exists():
-        raise UserError(f"{path} holds no run: there is no config.json")
+        raise UserError(f"{path} holds no run: there is no {'config.json' if path.is_dir() else 'such directory'}")
     return RunDirectory(path)

@@ -55,7 +55,9 @@ def config_of(directory: Path) -> Config:
       UserError: The directory holds no run, or its configuration is damaged.
     """
     if not (directory / "config.json").exists():
-        raise UserError(f"{directory} holds no run: there is no config.json")
+        raise UserError(
+            f"{directory} holds no run: there is no {'config.json' if directory.is_dir() else 'such directory'}"
+        )
     return config_of_file(directory / "config.json")
 
 

@@ -125,7 +125,7 @@ def alone() -> type[gymnasium.Wrapper]:
     """Return a wrapper of single environments whose `info` has the action mask and nothing else.
 
     Gymnasium stacks what environments have in `info`, and fails if it differs in kind or shape. The class is made
-    here, as processes of environments get it by value then; to import it from this module, they would import JAX.
+    in this function so that it is sent to other processes by value: importing it from this module would import JAX.
     """
 
     class Alone(gymnasium.Wrapper):
