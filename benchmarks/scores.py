@@ -143,14 +143,16 @@ def recorded(state: State) -> dict[str, Any]:
     lines = list(map(json.loads, (state.run / "metrics.jsonl").read_text().splitlines()))
     lines = [line for line in lines if any(x is not None for x in line["eval_return"])]
     others = [attempt["others"] for attempt in state.attempted()]
-    played = qlax.evaluate(state.run, episodes=summary["eval_episodes"], epsilon=EPSILON)
+    at_random = {}
+    if not qlax.load(state.run).is_continuous:  # an actor takes no action at random
+        played = qlax.evaluate(state.run, episodes=summary["eval_episodes"], epsilon=EPSILON)
+        at_random = {"epsilon": EPSILON, "epsilon_return": {"per_run": [estimate.mean for estimate in played.each]}}
     return {
         **circumstances(state.row.command),
         "cores_used_by_others": None if None in others else max(others),
         **summary,
         "evaluations": {key: [line[key] for line in lines] for key in EVALUATED if key in lines[-1]},
-        "epsilon": EPSILON,
-        "epsilon_return": {"per_run": [estimate.mean for estimate in played.each]},
+        **at_random,
     }
 
 

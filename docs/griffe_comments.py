@@ -7,6 +7,8 @@ import griffe
 
 from qlax.config.settings import FIELDS
 
+SETTINGS = ("qlax.config.settings.Config", "qlax.config.algorithm.AlgorithmSettings")
+
 
 class Comments(griffe.Extension):
     """Describe attributes without a docstring: settings by their help, others by the comment on their line."""
@@ -14,7 +16,7 @@ class Comments(griffe.Extension):
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """See `griffe.Extension`."""
         text = attr.source.rpartition("  # ")[2] if "  # " in attr.source else ""
-        if attr.parent is not None and attr.parent.path == "qlax.config.settings.Config" and attr.name in FIELDS:
+        if attr.parent is not None and attr.parent.path in SETTINGS and attr.name in FIELDS:
             field = FIELDS[attr.name]
             kind = field.metadata["kind"]
             text = f"{field.metadata['help']}. Expected: {kind.expected}"

@@ -26,8 +26,16 @@ REFERENCE = {  # task of a user: public names for it
         *("Wrapper", "TimeLimit", "FrameStack", "OneHot", "Flatten", "LastAction", "LastReward"),
         *("TransformReward", "ClipReward", "SymlogReward", "Bins"),
     ),
-    "Bring a network": ("Network", "QNetwork", "Head", "heads"),
-    "Change the algorithm, or write a loop": ("pqn", "q_lambda", "Mixing", "VDN", "MEAN", "INDEPENDENT"),
+    "Bring a network": ("Network", "QNetwork", "ActorCritic", "Head", "heads"),
+    "Change the algorithm, or write a loop": (
+        "pqn",
+        "pqn_continuous",
+        "q_lambda",
+        "Mixing",
+        "VDN",
+        "MEAN",
+        "INDEPENDENT",
+    ),
     "Track runs": ("Tracker", "Tracked"),
     "Handle errors": ("UserError", "RunError", "HostError", "DivergedError", "Stopped"),
 }
@@ -139,6 +147,8 @@ def reference() -> str:
         parts.append(f"## {title}")
         for name in names:
             options = [f"heading: qlax.{name}", f"toc_label: {name}"]
+            if name == "Config":
+                options.append("inherited_members: true")
             if paths[name] == f"qlax.{name}":  # a module, whose members are public under its path
                 options.append("show_object_full_path: true")
             parts.append("\n".join([f"::: {paths[name]}", "    options:", *(f"      {each}" for each in options)]))

@@ -84,7 +84,8 @@ def test_a_public_name_is_documented(name, path):
     members = [member for member in each.members.values() if not member.name.startswith("_")]
     assert not [member.name for member in members if not member.docstring and member.name not in named(found)]
     if "__init__" in each.members and not name.endswith(("Error", "Stopped")):
-        fields = {member.name for member in members if member.is_attribute and member.docstring}
+        inherited = each.inherited_members.values()
+        fields = {member.name for member in [*members, *inherited] if member.is_attribute and member.docstring}
         assert not parameters(each.members["__init__"]) - named(found) - fields, "parameters that are not described"
         assert "raise UserError" not in each.members["__init__"].source or "raises" in found
     for member in members:

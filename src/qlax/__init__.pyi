@@ -2,6 +2,7 @@
 
 from . import heads as heads
 from . import pqn as pqn
+from . import pqn_continuous as pqn_continuous
 from ._version import __version__ as __version__
 from .agents.agent import Agent as Agent
 from .agents.agent import load as load
@@ -33,6 +34,7 @@ from .mixing import INDEPENDENT as INDEPENDENT
 from .mixing import MEAN as MEAN
 from .mixing import VDN as VDN
 from .mixing import Mixing as Mixing
+from .networks.actor_critic import ActorCritic as ActorCritic
 from .networks.qnetwork import QNetwork as QNetwork
 from .playing.evaluate import Estimate as Estimate
 from .playing.evaluate import EvaluationResult as EvaluationResult

@@ -16,16 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
-from jax.lax import axis_index, axis_size
 
-from qlax.errors import UserError
 from qlax.gradients import norm, radam
 from qlax.heads import half_squared, head_of
 from qlax.mixing import VDN, Mixing, only_legal
 from qlax.returns import q_lambda
 from qlax.switches import usual_switches
-from qlax.types import Network, PyTree, Step, strong
+from qlax.types import Network, PyTree, Step
+from qlax.updates import acting_keys, begun, check_sizes, passes, roll, scheduled, spread, total
 
 
 class Hyper(NamedTuple):
@@ -101,7 +99,7 @@ class TrainState(NamedTuple):
     env: PyTree  # state of the environments; () if they are on the host
     step: Step  # latest step of the environments
     memory: PyTree  # memory of the network, [N, M, ...]; () without memory
-    hyper: Hyper  # float32 scalars
+    hyper: Any  # the `Hyper` of the algorithm, float32 scalars
     key: jax.Array  # random key
     updates: jax.Array  # int32, updates so far; environment steps, updates * T * N, are counted in Python
 
@@ -126,6 +124,25 @@ def epsilon_greedy(key: jax.Array, q: jax.Array, legal: jax.Array | None, epsilo
     else:
         uniform = jax.random.categorical(key_action, only_legal(jnp.zeros_like(q), legal)).astype(jnp.int32)
     return jnp.where(jax.random.bernoulli(key_explore, epsilon, greedy.shape), uniform, greedy)
+
+
+def observe(state: TrainState, decision: Decision, env: PyTree, step: Step) -> tuple[TrainState, Transition]:
+    """Store what followed a decision; return the new state and the transition, see `PQN`.
+
+    Args:
+      state: State in which the decision was made.
+      decision: The decision.
+      env: New state of the environments.
+      step: The step that followed.
+    """
+    seen = Transition(decision.first, state.step.obs, state.step.legal, decision.action, decision.value, *step[2:])
+    return state._replace(env=env, step=step), seen
+
+
+def averaged(metrics: dict[str, jax.Array], names: tuple[str, ...], measured: jax.Array) -> dict[str, Mean]:
+    """Return means of the `metrics` of episodes, `[T, N]` each, and, by `names`, of sums and weights `measured`."""
+    found = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in metrics.items()}
+    return found | {k: Mean(*x) for k, x in zip(names, measured.sum((0, 1)), strict=True)}
 
 
 def make(
@@ -163,20 +180,10 @@ def make(
       ```
     """
     T, N, S, head = shape.num_steps, shape.num_envs, shape.num_minibatches, head_of(network)
-    if getattr(env, "num_envs", N) != N:
-        raise UserError(f"num_envs is {N} in the shape, but env has {env.num_envs} environments; expected the same")
     L, segments = (T, N) if network.recurrent else (1, T * N)
-    if segments % S:
-        raise UserError(f"num_minibatches={S} does not divide the {segments} segments of {T} steps x {N} environments")
+    check_sizes(env, N, T, S, segments)
     num_gradient_steps = shape.num_updates * shape.num_epochs * S
     mixing = head.mixed(mixing)
-
-    def total(tree: PyTree) -> PyTree:
-        """Sum over the devices, in one array, as every sum over devices has to wait for all of them."""
-        if axis_name is None:
-            return tree
-        flat, unravel = ravel_pytree(tree)
-        return unravel(jax.lax.psum(flat, axis_name))
 
     def apply(params: PyTree, stats: PyTree, memory: PyTree, obs: PyTree, first: jax.Array, train: bool = False) -> Any:
         """Apply the network; members are rows: `obs [L, B, M, ...]` -> `[L, B, M * D, K * A]`, memory, stats."""
@@ -195,55 +202,34 @@ def make(
         outputs, memory, _ = apply(state.params, state.stats, state.memory, obs, first[None])
         return outputs[0], memory, first
 
-    def scheduled(state: TrainState, start: Any, end: Any, fraction: Any) -> Any:
-        done = jnp.where(fraction > 0, state.updates / jnp.maximum(fraction * shape.num_updates, 1e-6), 1.0)
-        return start + jnp.minimum(done, 1.0) * (end - start)
-
     def epsilons(state: TrainState, begin: int | jax.Array = 0) -> jax.Array:
         """Return epsilon of every environment, `[n, 1]`, of which the first on this device has the number `begin`."""
-        h, (part, parts) = state.hyper, (0, 1) if axis_name is None else (axis_index(axis_name), axis_size(axis_name))
-        place = (begin + part * N + jnp.arange(len(state.step.reward)) + 0.5) / (N * parts)
-        spread = h.epsilon_spread ** (2 * place - 1)[:, None]  # its geometric mean is 1
-        return jnp.minimum(scheduled(state, h.epsilon_start, h.epsilon_end, h.epsilon_fraction) * spread, 1.0)
+        h, done = state.hyper, state.updates
+        factor = spread(h.epsilon_spread, begin, len(state.step.reward), N, axis_name)[:, None]
+        mean = scheduled(done, shape.num_updates, h.epsilon_start, h.epsilon_end, h.epsilon_fraction)
+        return jnp.minimum(mean * factor, 1.0)
 
     def init(key: jax.Array, hyper: Hyper, step: Step, env: PyTree = (), variables: PyTree | None = None) -> TrainState:
-        n, m = jax.tree.leaves(step.obs)[0].shape[:2]
-        obs = jax.tree.map(lambda x: x.reshape(1, n * m, *x.shape[2:]), step.obs)
-        memory = network.initial_memory(n * m)
-        key, key_network = jax.random.split(key)
-        stats = dict(variables or network.init(key_network, memory, obs, jnp.ones((1, n * m), bool), False))
-        params = stats.pop("params")
-        hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper)
-        opt_state = optimizer(hyper, num_gradient_steps).init(params)
-        step = step._replace(terminated=jnp.ones(n, bool))  # so that an episode begins, and the memory is reset
-        memory = jax.tree.map(lambda x: x.reshape(n, m, *x.shape[1:]), memory)
-        return TrainState(*strong((params, stats, opt_state, env, step, memory, hyper, key, jnp.int32(0))))
+        def first(hyper: Hyper, params: PyTree) -> PyTree:
+            return optimizer(hyper, num_gradient_steps).init(params)
+
+        return TrainState(*begun(network, first, key, hyper, step, env, variables))
 
     def act(state: TrainState, begin: int | jax.Array = 0) -> tuple[TrainState, Decision]:
-        key, key_now = jax.random.split(state.key)
-        key_now = key_now if axis_name is None else jax.random.fold_in(key_now, axis_index(axis_name))
-        key_explore, key_env = jax.random.split(key_now)
+        key, key_explore, key_env = acting_keys(state.key, axis_name)
         outputs, memory, first = look(state)
         action = explore(key_explore, head.q(outputs), state.step.legal, epsilons(state, begin))
         decision = Decision(key_env, action, first, mixing.value(outputs, state.step.legal))
         return state._replace(memory=memory, key=key), decision
 
-    def observe(state: TrainState, decision: Decision, env: PyTree, step: Step) -> tuple[TrainState, Transition]:
-        seen = Transition(decision.first, state.step.obs, state.step.legal, decision.action, decision.value, *step[2:])
-        return state._replace(env=env, step=step), seen
-
     def rollout(state: TrainState) -> tuple[TrainState, Rollout]:
-        def one(state: TrainState, _: None) -> tuple[TrainState, Transition]:
-            state, decision = act(state)
-            return observe(state, decision, *env.step(decision.key, state.env, decision.action))
-
-        memory = state.memory
-        state, transitions = jax.lax.scan(one, state, length=T)
-        return state, Rollout(memory, transitions)
+        after, transitions = roll(act, observe, env, T, state)
+        return after, Rollout(state.memory, transitions)
 
     def learn(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Mean]]:
         h, steps = state.hyper, rollout.transitions
-        lam = scheduled(state, h.lam, jnp.where(h.lam_fraction > 0, h.lam_end, h.lam), h.lam_fraction)
+        lam_end = jnp.where(h.lam_fraction > 0, h.lam_end, h.lam)
+        lam = scheduled(state.updates, shape.num_updates, h.lam, lam_end, h.lam_fraction)
         reward = h.reward_scale * steps.reward[..., None]  # [T, N, 1]: the same for all G
         terminated, truncated = steps.terminated[..., None], steps.truncated[..., None]
         value = jnp.concatenate([steps.value, mixing.value(look(state)[0], state.step.legal)[None]])
@@ -262,7 +248,7 @@ def make(
             params, stats, opt_state = carry
             obs, first, legal, action, reward, terminated, truncated, weight = jax.tree.map(lambda x: x[:, index], data)
             memory, end = jax.tree.map(lambda x: x[index], (rollout.memory, tail))
-            total_weight = jnp.maximum(total(weight.sum()), 1.0)
+            total_weight = jnp.maximum(total(weight.sum(), axis_name), 1.0)
 
             def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
                 outputs, _, new_stats = apply(params, stats, memory, obs, first, train=True)
@@ -274,24 +260,20 @@ def make(
                 return cost / total_weight, (new_stats, cost, jnp.abs(error).mean(-1).sum())
 
             grads, (stats, cost, error) = jax.grad(objective, has_aux=True)(params)
-            grads = total(grads)  # for which `shard_map` needs `check_vma=False`
+            grads = total(grads, axis_name)  # for which `shard_map` needs `check_vma=False`
             updates, opt_state = tx.update(grads, opt_state, params)
             measured = jnp.array([[cost, weight.sum()], [error, weight.sum()], [norm(grads), 1.0]])
             return (optax.apply_updates(params, updates), stats, opt_state), measured
 
-        def epoch(carry: PyTree, key: jax.Array) -> PyTree:
-            return jax.lax.scan(minibatch, carry, jax.random.permutation(key, segments).reshape(S, -1))
-
         key, key_now = jax.random.split(state.key)
-        (params, stats, opt), measured = jax.lax.scan(epoch, state[:3], jax.random.split(key_now, shape.num_epochs))
-        metrics = {k: Mean(jnp.nansum(x), (~jnp.isnan(x)).sum(dtype=jnp.float32)) for k, x in steps.metrics.items()}
-        metrics |= {k: Mean(*x) for k, x in zip(("loss", "td_error", "grad_norm"), measured.sum((0, 1)), strict=True)}
+        (params, stats, opt), measured = passes(minibatch, state[:3], key_now, shape.num_epochs, segments, S)
+        metrics = averaged(steps.metrics, ("loss", "td_error", "grad_norm"), measured)
         metrics |= {k: Mean(*x) for k, x in head.measures(g[:-1], weight).items()}
         least = (each := epsilons(state))[0, 0]  # subtracted, so that the mean of equal ones is exact
         means = {"value": steps.value.mean(), "epsilon": least + (each - least).mean()}
         metrics |= {k: Mean(x, jnp.float32(1)) for k, x in means.items()}
         state = state._replace(params=params, stats=stats, opt_state=opt, key=key, updates=state.updates + 1)
-        return state, total(metrics)
+        return state, total(metrics, axis_name)
 
     def update(state: TrainState) -> tuple[TrainState, dict[str, Mean]]:
         return learn(*rollout(state))

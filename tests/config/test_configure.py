@@ -96,7 +96,8 @@ def test_with_another_environment_the_preset_is_forgotten(tmp_path):
 def test_type_checkers_know_every_setting_with_the_type_of_its_field():
     hints = get_type_hints(Overrides, None, {"Mixing": Mixing})
     assert hints.keys() == {name for name, field in FIELDS.items() if not field.metadata["origin"]}
-    for name in hints.keys() - {"hidden", "init", "mixing", "optimizer"}:  # these take further types in Python
+    others = {"hidden", "critic_hidden", "init", "mixing", "optimizer"}  # these take further types in Python
+    for name in hints.keys() - others:
         field = FIELDS[name].type
         assert hints[name] == {tuple[str, ...]: Sequence[str], Sweep: Sweepable}.get(field, field), name
 

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from qlax import pqn, pqn_continuous
 from qlax.config.intervals import with_intervals
 from qlax.config.kinds import GROUPS
 from qlax.config.settings import FIELDS, SWEEPABLE, Config, fields_where
@@ -14,7 +15,13 @@ ENV = "gymnax/CartPole-v1"
 
 
 def test_every_traced_hyperparameter_can_be_swept():
-    assert tuple(SWEEPABLE) == Hyper._fields
+    assert set(SWEEPABLE) == {*Hyper._fields, *pqn_continuous.Hyper._fields}
+    assert tuple(name for name in SWEEPABLE if name in Hyper._fields) == Hyper._fields  # the order of agents
+
+
+@pytest.mark.parametrize("page", [pqn, pqn_continuous])
+def test_hyper_parameters_have_the_same_defaults_as_settings(page):
+    assert page.Hyper()._asdict() == {name: FIELDS[name].default for name in page.Hyper._fields}
 
 
 def test_runs_are_ordered_by_setting_then_seed():

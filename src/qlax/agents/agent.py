@@ -1,8 +1,6 @@
 """Trained agent that can be saved, loaded and asked for actions."""
 
 import contextlib
-from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,9 @@ import numpy as np
 
 from qlax.agents.zoo import located
 from qlax.errors import UserError, described
-from qlax.networks.plain import NumPy, PlainNetwork, specs
+from qlax.networks.names import algorithm_of
+from qlax.networks.plain import NumPy, leaves_with_paths, specs
+from qlax.networks.plain_actor import plain
 from qlax.networks.spaces import action, cast, in_words, observation, without
 from qlax.storage import checkpoint
 from qlax.switches import usual_switches
@@ -65,7 +65,10 @@ class Agent:
         if "observation" in self.info.get("spaces", {}):
             shows = in_words(self.info["spaces"]["observation"])
         dimensions = f" in each of {self.dimensions} dimensions" if self.dimensions else ""
-        return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {self.num_actions} actions{dimensions}>"
+        acts = f"{self.num_actions} actions{dimensions}"
+        if self.is_continuous:
+            kind, acts = "actor and critics", f"continuous actions of {len(network['low'])} dimensions"
+        return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {acts}>"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the agent without its compiled network, so that it can be sent to another process."""
@@ -78,13 +81,21 @@ class Agent:
 
     @property
     def num_actions(self) -> int:
-        """Number of actions, A; several simultaneous choices are one joint action, and the last changes fastest."""
+        """Number of actions, A; several simultaneous choices are one joint action, and the last changes fastest.
+
+        It is 0 if an actor chooses continuous actions.
+        """
         return int(self.info["num_actions"])
 
     @property
     def dimensions(self) -> int | None:
         """Number of dimensions of an action, D, each of which is one of A values; None if an action is one number."""
         return self.info.get("action_dimensions")
+
+    @property
+    def is_continuous(self) -> bool:
+        """True if an actor chooses continuous actions, as by algorithm=pqn-continuous; there are no Q-values then."""
+        return algorithm_of(self.info["network"]) == "pqn-continuous"
 
     @property
     def recurrent(self) -> bool:
@@ -110,14 +121,21 @@ class Agent:
           Q-values, float32 `[..., A]`, with the leading axes of `obs`; `[..., D, A]` if an action has D dimensions.
 
         Raises:
-          UserError: `obs` is empty or does not fit the agent, or its leading axes changed while the agent has a memory.
+          UserError: `obs` is empty or does not fit the agent, its leading axes changed while the agent has a memory, or
+            an actor chooses continuous actions.
         """
+        if self.is_continuous:
+            raise UserError("an agent with an actor has no Q-values of a choice of actions; act returns its action")
+        return self._outputs(self._converted(obs), first)
+
+    def _converted(self, obs: Any) -> PyTree:
+        """Return an observation of the environment as the network sees it."""
         if self._mask is not None and isinstance(obs, dict):
             obs = without(self._mask, obs)
-        return self._q_values(obs if self._convert is None else self._convert(obs), first)
+        return obs if self._convert is None else self._convert(obs)
 
-    def _q_values(self, obs: PyTree, first: Any) -> np.ndarray:
-        """Return the Q-values of an observation that is converted already; see `q_values`."""
+    def _outputs(self, obs: PyTree, first: Any) -> np.ndarray:
+        """Return the Q-values, or the actor's action, of an observation that is converted already; see `q_values`."""
         paths = self.info.get("obs_paths")
         is_array = paths == [""] if paths else len(self._obs) == 1
         if is_array and isinstance(obs, list | tuple) and not hasattr(obs, "_fields"):
@@ -154,7 +172,7 @@ class Agent:
         return q.reshape(*leading, *q.shape[1:])
 
     def act(self, obs: Any, legal: Any = None, first: Any = False) -> np.ndarray:
-        """Return the action with the largest Q-value, and update the memory.
+        """Return the action with the largest Q-value, or that of the actor, and update the memory.
 
         Args:
           obs: See `q_values`.
@@ -164,11 +182,17 @@ class Agent:
 
         Returns:
           Actions with the leading axes of `obs`: numbers, int32 `[...]`, or `[..., D]` if an action has D dimensions;
-          or, if the agent keeps the environment's action space, as for continuous actions, actions of that space.
+          or, if the agent keeps the environment's action space, as for continuous actions, actions of that space. An
+          actor's actions are float32 `[..., D]`, or of that space.
 
         Raises:
           UserError: See `q_values`; or `legal` has the wrong shape, or a row without a legal action.
         """
+        if self.is_continuous:
+            if legal is not None:
+                raise UserError("legal is for a choice of actions, but the agent has continuous ones; leave it out")
+            action = self._outputs(self._converted(obs), first)
+            return action if self._action is None else self._action(action)
         before = self._memory, self._leading
         q = self.q_values(obs, first)
         if legal is None and isinstance(obs, dict) and self._mask in obs:
@@ -258,7 +282,7 @@ class _InJax:
           first: Bool `[B]`, True where an episode begins.
 
         Returns:
-          Q-values `[B, A]`, or `[B, D, A]`, and the new memory.
+          Q-values `[B, A]`, or `[B, D, A]`, or the actor's actions `[B, D]`, and the new memory.
         """
         memory = self.network.initial_memory(len(first)) if memory is None else memory
         obs = jax.tree.unflatten(jax.tree.structure(obs), [array[None] for array in arrays])
@@ -298,7 +322,7 @@ class _InNumPy:
     """
 
     def __init__(self, info: dict[str, Any]):
-        self.network = PlainNetwork(info)
+        self.network = plain(info)
         self.recurrent = bool(self.network.memory_shapes)
 
     def placed(self, variables: PyTree) -> PyTree:
@@ -311,7 +335,7 @@ class _InNumPy:
 
     def leaves(self, obs: Any) -> list[tuple[str, Any]]:
         """See `_InJax`."""
-        return list(_leaves(obs))
+        return list(leaves_with_paths(obs))
 
     def look(
         self, variables: PyTree, memory: PyTree | None, obs: Any, arrays: list[np.ndarray], first: np.ndarray
@@ -330,24 +354,6 @@ class _InNumPy:
         except Exception as error:
             return described(error)
         return ""
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of a tree with their paths, as `jax.tree_util` does."""
-    if isinstance(tree, dict):
-        names = tree if isinstance(tree, OrderedDict) else sorted(tree)
-        inner = [(f"[{name!r}]", tree[name]) for name in names]
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        inner = [(f".{name}", leaf) for name, leaf in zip(tree._fields, tree, strict=True)]
-    elif isinstance(tree, list | tuple):
-        inner = [(f"[{index}]", leaf) for index, leaf in enumerate(tree)]
-    elif tree is None:
-        return
-    else:
-        yield path, tree
-        return
-    for step, leaf in inner:
-        yield from _leaves(leaf, path + step)
 
 
 def _mask(legal: Any, shape: tuple[int, ...]) -> np.ndarray:

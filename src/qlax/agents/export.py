@@ -10,7 +10,8 @@ import numpy as np
 from qlax.agents.agent import Agent, load
 from qlax.agents.zoo import home_of
 from qlax.errors import UserError, described, naming, nearest
-from qlax.networks.plain import PlainNetwork, specs
+from qlax.networks.plain import specs
+from qlax.networks.plain_actor import plain
 from qlax.networks.spaces import action, observation
 from qlax.switches import usual_switches
 from qlax.types import PyTree
@@ -32,7 +33,8 @@ def export(
     - with memory, `memory, obs, first -> q, memory`.
 
     `obs` is one array `[B, ...]`; or, if the environment returns several arrays, a dict with names such as
-    `obs/position`. `q` is float32 `[B, A]`; the greedy action is the legal one with the largest value. `first` is bool
+    `obs/position`. `q` is float32 `[B, A]`, or `[B, D, A]` if actions have D dimensions; the greedy action is the legal
+    one with the largest value. An agent with an actor has `action`, float32 `[B, D]`, in place of `q`. `first` is bool
     `[B]`, True where an episode begins, which resets the memory of the row. `memory` is a tuple of arrays, zeros before
     the first step. In ONNX, every array is an input or an output of its own.
 
@@ -157,7 +159,7 @@ def to_onnx(agent: Agent) -> bytes:
         raise UserError("onnx is not installed: pip install 'qlax[onnx]'") from error
     from onnx import helper
 
-    network = PlainNetwork(agent.info)
+    network = plain(agent.info)
     operations = _Onnx(helper)
     description = _description(agent, [(np.dtype(np.float32), shape) for shape in network.memory_shapes])
     inputs = {each["name"]: _Value(operations, each["name"]) for each in description["inputs"]}
@@ -211,9 +213,9 @@ def _description(agent: Agent, memory: list[tuple[np.dtype, tuple[int, ...]]]) -
     before = [array(f"memory/{index}", *spec) for index, spec in enumerate(memory)]
     after = [array(f"next_memory/{index}", *spec) for index, spec in enumerate(memory)]
     first = [array("first", bool, ())] if agent.recurrent else []
-    q = array(
-        "q", np.float32, (agent.num_actions,) if agent.dimensions is None else (agent.dimensions, agent.num_actions)
-    )
+    q = array("q", np.float32, (*filter(None, [agent.dimensions]), agent.num_actions))
+    if agent.is_continuous:
+        q = array("action", np.float32, (len(agent.info["network"]["low"]),))
     spaces, conversion = agent.info.get("spaces", {}), {}
     if "observation" in spaces:
         conversion["observation"] = observation(spaces["observation"], "observation").words

@@ -1,5 +1,6 @@
 """Checks of settings that have to fit each other."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -8,6 +9,11 @@ from qlax.errors import UserError, nearest
 
 MOST_MEMBERS = 2**16
 TRACKERS = ("tensorboard", "wandb")
+OF_ACTOR: dict[str, tuple[Any, ...]] = {  # settings that algorithm=pqn-continuous restricts to these values
+    **{"encoder": (None, "mlp"), "norm": ("layer", "none"), "input_norm": (None, "running", "layer", "none")},
+    **{"memory": ("none",), "head": ("scalar",), "dueling": (False,), "network": (None,), "bins": (None,)},
+    "eval_epsilon": (0.0,),
+}
 Config = Any  # `qlax.Config`, whose module imports this one
 
 
@@ -19,6 +25,7 @@ def check(config: Config) -> None:
     """
     if not config.env:
         raise UserError("env is missing: name a preset, or an environment as suite/name or module:Name")
+    _check_algorithm(config)
     _check_members(config)
     _check_sizes(config)
     _check_trackers(config)
@@ -27,6 +34,24 @@ def check(config: Config) -> None:
         raise UserError(
             f"head_low={config.head_low:g} and head_high={config.head_high:g}: expected the first to be lower"
         )
+
+
+def _check_algorithm(config: Config) -> None:
+    """Check that settings are for the algorithm."""
+    has_actor = config.algorithm == "pqn-continuous"
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), field.name
+        is_other = field.metadata["group"] == ("exploration" if has_actor else "actor")
+        if is_other and value != field.default:
+            fitting = "pqn" if has_actor else "pqn-continuous"
+            raise UserError(f"{name} is for algorithm={fitting}, but algorithm={config.algorithm}; leave one out")
+        if has_actor and value not in OF_ACTOR.get(name, (value,)):
+            allowed = " or ".join("none" if each is None else f"{each}" for each in dict.fromkeys(OF_ACTOR[name]))
+            raise UserError(f"{name}={value} is not for algorithm=pqn-continuous; expected {allowed}")
+    if config.input_norm == "running" and not has_actor:
+        raise UserError("input_norm=running is for algorithm=pqn-continuous; expected layer, batch or none")
+    if has_actor and config.reward_norm and config.overlap:
+        raise UserError("reward_norm and overlap exclude each other, as returns are summed in the order of rollouts")
 
 
 def _check_members(config: Config) -> None:

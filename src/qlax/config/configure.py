@@ -38,6 +38,7 @@ class Overrides(TypedDict, total=False):
     num_steps: int
     num_minibatches: int
     num_epochs: int
+    algorithm: str
     optimizer: str | Optimizer
     learning_rate: Sweepable
     learning_rate_end: Sweepable
@@ -49,6 +50,16 @@ class Overrides(TypedDict, total=False):
     epsilon_end: Sweepable
     epsilon_fraction: Sweepable
     epsilon_spread: Sweepable
+    noise_start: Sweepable
+    noise_end: Sweepable
+    noise_fraction: Sweepable
+    noise_spread: Sweepable
+    drift_penalty: Sweepable
+    drift_threshold: Sweepable
+    greedy_target: bool
+    critics: int
+    critic_hidden: int | Sequence[int] | None
+    reward_norm: bool
     max_grad_norm: Sweepable
     reward_scale: Sweepable
     population: str
@@ -56,7 +67,7 @@ class Overrides(TypedDict, total=False):
     encoder: str | None
     hidden: int | Sequence[int] | None
     norm: str
-    input_norm: str
+    input_norm: str | None
     memory: str
     head: str
     head_low: float

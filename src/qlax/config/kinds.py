@@ -12,7 +12,7 @@ from qlax.config.environments import spelled
 from qlax.util.text import six_digits
 
 Sweep = float | str | tuple[float, ...]  # one value, several, or a distribution such as "uniform:0:1"
-Group = Literal["environment", "run", "learning", "exploration", "network", "evaluation", "output", "machine"]
+Group = Literal["environment", "run", "learning", "exploration", "actor", "network", "evaluation", "output", "machine"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 LARGEST_COUNT = 2**31 - 1  # the device counts in int32
 LARGEST_WHOLE = 2**53  # up to here a float is exact, as is what JSON and the command line hold

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from qlax.config import checks
+from qlax.config.algorithm import AlgorithmSettings
 from qlax.config.kinds import (
     DISTRIBUTIONS,
     LARGEST_WHOLE,
@@ -28,12 +29,12 @@ from qlax.config.kinds import (
     words,
 )
 from qlax.errors import UserError, nearest
-from qlax.networks.names import DTYPES, ENCODERS, HEADS, MEMORIES, NORMS, OPTIMIZERS, TRANSFORMS
+from qlax.networks.names import DTYPES, ENCODERS, HEADS, INPUT_NORMS, MEMORIES, NORMS, TRANSFORMS
 from qlax.util.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(AlgorithmSettings):
     """All settings of a training run; the defaults are those of the paper for MinAtar.
 
     A field of type `Sweep` may hold several values, or a distribution from which values are drawn: every combination
@@ -120,12 +121,6 @@ class Config:
         2, whole(), "learning", "number of passes over each rollout; more passes learn faster, but may overfit to it"
     )
 
-    optimizer: str = setting(
-        "radam",
-        text(OPTIMIZERS),
-        "learning",
-        "optimiser of the network, applied to clipped gradients; radam is the choice of the PQN paper",
-    )
     learning_rate: Sweep = setting(5e-4, sweep(low=0), "learning", "initial learning rate of the optimiser")
     learning_rate_end: Sweep = setting(
         0.0,
@@ -198,7 +193,9 @@ class Config:
         None, widths(), "network", "widths of the dense layers, as in 256,256 (default: the encoder's own)", remedy=5
     )
     norm: str = setting("layer", text(NORMS), "network", "normalisation before every activation function")
-    input_norm: str = setting("none", text(NORMS), "network", "normalisation of the observation")
+    input_norm: str | None = setting(
+        None, text(INPUT_NORMS), "network", "normalisation of the observation (default: none; running with an actor)"
+    )
     memory: str = setting("none", text((*MEMORIES,)), "network", "recurrent memory, for partially observed tasks")
     head: str = setting(
         "scalar",

@@ -12,7 +12,10 @@ from qlax.errors import UserError
 from qlax.networks.spaces import Space
 from qlax.types import PyTree, Step
 
-HINT = "bins=3 divides each dimension into three values (--bins 3 on the command line)"
+HINT = (
+    "bins=3 divides each dimension into three values (--bins 3 on the command line); "
+    "algorithm=pqn-continuous learns an actor (--algorithm pqn-continuous)"
+)
 
 
 class _Binned(Wrapper):
@@ -79,22 +82,26 @@ class _HostBins(_Binned):
         return self._env.step(self._low + action * self._width)
 
 
-def with_bins(env: Any, bins: int | None, env_id: str) -> Any:
-    """Make the actions of an environment discrete.
+def with_bins(env: Any, bins: int | None, env_id: str, algorithm: str = "pqn") -> Any:
+    """Make the actions of an environment discrete, unless the algorithm is for continuous ones.
 
     Args:
       env: An `Env` or `HostEnv`.
       bins: Number of values of each dimension of continuous actions; None if the actions are discrete.
       env_id: Name of the environment, for messages.
+      algorithm: Setting `algorithm`.
 
     Raises:
-      UserError: The actions are continuous and `bins` is None, or the other way round.
+      UserError: The actions are not such as `bins` and the algorithm are for.
     """
     if getattr(env, "action_bounds", None) is None:
-        if bins is None:
+        if bins is None and algorithm == "pqn":
             return env
         count = f"{env.num_actions} actions" if not team_of(env) else f"{env.num_actions} actions of each member"
-        raise UserError(f"bins={bins} is for continuous actions, but {env_id} has {count}; leave bins out")
+        name, value = ("algorithm", algorithm) if bins is None else ("bins", bins)
+        raise UserError(f"{name}={value} is for continuous actions, but {env_id} has {count}; leave {name} out")
+    if algorithm != "pqn":
+        return env
     if bins is None:
         dimensions = f"{dimensions_of(env)} dimension{'s' if dimensions_of(env) > 1 else ''}"
         raise UserError(f"{env_id} has continuous actions of {dimensions}; {HINT}")

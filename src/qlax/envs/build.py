@@ -88,7 +88,8 @@ def build(config: Config) -> Built:
             raise UserError(f"{name} is for environments {field.metadata['world']}; {config.env} runs {here}")
     if on_host:
         return _build_on_host(config, make)
-    env = envs.wrap(with_bins(make(**copy.deepcopy(config.env_options)), config.bins, config.env), config.wrappers)
+    own = make(**copy.deepcopy(config.env_options))
+    env = envs.wrap(with_bins(own, config.bins, config.env, config.algorithm), config.wrappers)
     if is_own(config.env):
         return _build_in_jax(config, env)
     with envs.reported(f"{config.env} cannot be reset"):
@@ -115,7 +116,7 @@ def _build_on_host(config: Config, make: Callable[..., HostEnv]) -> Built:
 
     def make_envs(num_envs: int) -> HostEnv:
         env = make(num_envs=num_envs, **copy.deepcopy(options))  # an environment may change its lists
-        return with_bins(env, config.bins, config.env)
+        return with_bins(env, config.bins, config.env, config.algorithm)
 
     worker = Worker(config.env, make_envs, 2, device=jax.devices()[0], timeout=config.host_timeout)
     try:

@@ -4,12 +4,16 @@ from typing import Any, Literal, NamedTuple, get_args
 
 Head = Literal["scalar", "hl_gauss", "ensemble"]
 Transform = Literal["none", "symlog"]
+Algorithm = Literal["pqn", "pqn-continuous"]
 Optimizer = Literal["radam", "adam", "adamw", "muon"]
 Encoder = Literal["mlp", "cnn", "product", "nature", "impala", "hadamax"]
 Memory = Literal["none", "lstm", "gru", "mingru", "lru"]
 Norm = Literal["layer", "batch", "batch_renorm", "none"]
+InputNorm = Literal["layer", "batch", "batch_renorm", "none", "running"]
 Dtype = Literal["float32", "bfloat16"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+INPUT_NORMS: tuple[InputNorm, ...] = get_args(InputNorm)
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)  # modules of qlax
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)  # functions of `qlax.gradients`
@@ -19,6 +23,8 @@ HEADS: dict[Head, tuple[str, ...]] = {  # names of the arguments of `qlax.heads`
     "ensemble": ("members",),
 }
 REACH = 4  # standard deviations of the head hl_gauss, for which it has bins beyond the ends of its support
+SMALLEST_VARIANCE = 1e-8  # added to running variances of observations and returns
+FARTHEST = 10.0  # standard deviations at which observations are clipped
 EPSILONS: dict[Norm, float] = {"layer": 1e-6, "batch": 1e-5, "batch_renorm": 1e-3}  # added to variances
 
 
@@ -44,6 +50,11 @@ ENCODERS: dict[Encoder, Sizes] = {
     "hadamax": Sizes((512,), 1),
 }
 MEMORIES: dict[Memory, int] = {"none": 0, "lstm": 2, "gru": 1, "mingru": 1, "lru": 2}  # number of arrays `[B, F]`
+
+
+def algorithm_of(description: dict[str, Any]) -> Algorithm:
+    """Return the algorithm whose network an agent's description describes."""
+    return "pqn-continuous" if "critics" in description else "pqn"
 
 
 def is_image(dtype: Any, shape: tuple[int, ...]) -> bool:

@@ -8,13 +8,21 @@ those of a square kernel; I inputs and F features of a layer; A actions, and O o
 """
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from qlax.errors import UserError
-from qlax.networks.names import EPSILONS, MEMORIES, REACH, Norm, is_convolved, is_image
+from qlax.networks.names import (
+    EPSILONS,
+    MEMORIES,
+    REACH,
+    Norm,
+    is_convolved,
+    is_image,
+)
 
 Array = Any  # array of the kind that the operations handle; it has +, -, * and @, also with NumPy's arrays
 Spec = tuple[np.dtype, tuple[int, ...]]  # dtype and shape of one array of an observation, without the axis B
@@ -176,7 +184,7 @@ class PlainNetwork:
         Returns:
           Q-values, float32 `[B, A]`, or `[B, D, A]` if an action has D dimensions, and the memory after the step.
         """
-        layers = _Layers(self.description, variables, operations)
+        layers = Layers(self.description, variables, operations)
         parts = [layers.features(x, *spec, len(obs) == 1) for x, spec in zip(obs, self.obs, strict=True)]
         x = parts[0] if len(parts) == 1 else operations.joined(parts)
         for _ in self.description["hidden"]:
@@ -231,7 +239,25 @@ def specs(info: dict[str, Any]) -> list[Spec]:
     return [(np.dtype(dtype), tuple(shape)) for dtype, shape in info["obs"]]
 
 
-class _Layers:
+def leaves_with_paths(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a tree with their paths, as `jax.tree_util` does."""
+    if isinstance(tree, dict):
+        names = tree if isinstance(tree, OrderedDict) else sorted(tree)
+        inner = [(f"[{name!r}]", tree[name]) for name in names]
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        inner = [(f".{name}", leaf) for name, leaf in zip(tree._fields, tree, strict=True)]
+    elif isinstance(tree, list | tuple):
+        inner = [(f"[{index}]", leaf) for index, leaf in enumerate(tree)]
+    elif tree is None:
+        return
+    else:
+        yield path, tree
+        return
+    for step, leaf in inner:
+        yield from leaves_with_paths(leaf, path + step)
+
+
+class Layers:
     """Layers of a network, whose parameters are found by counting calls, as Flax names layers in the order of calls."""
 
     def __init__(self, description: dict[str, Any], variables: dict[str, Any], operations: Operations):
@@ -246,13 +272,16 @@ class _Layers:
         return self.params[name] | self.statistics.get(name, {})
 
     def dense(self, x: Array) -> Array:
+        """Apply the next dense layer."""
         return _dense(x, self._next("Dense"))
 
     def convolution(self, x: Array, stride: int = 1, padding: str = "SAME") -> Array:
+        """Apply the next convolution."""
         layer = self._next("Convolution")
         return self.operations.convolution(x, layer["kernel"], stride, padding) + layer["bias"]
 
     def activate(self, x: Array) -> Array:
+        """Normalise, then apply the activation function of the encoder."""
         x = self.normalise(self.description["norm"], x)
         return (
             _gelu(x, self.operations)
@@ -261,6 +290,7 @@ class _Layers:
         )
 
     def normalise(self, norm: Norm, x: Array) -> Array:
+        """Apply the next norm of this kind."""
         if norm == "none":
             return x
         if norm == "layer":
@@ -289,9 +319,11 @@ class _Layers:
         return self.operations.planes(getattr(self, encoder)(x)) if convolved else x
 
     def cnn(self, x: Array) -> Array:
+        """Apply the encoder of this name, as the methods below."""
         return self.activate(self.convolution(x, padding="VALID"))
 
     def product(self, x: Array) -> Array:
+        """See `cnn`."""
         halves = _halves(self._next("Convolution"))
         one, other = (
             self.activate(self.operations.convolution(x, half["kernel"], 1, "VALID") + half["bias"]) for half in halves
@@ -299,11 +331,13 @@ class _Layers:
         return self.operations.max_pool(one * other, 2, 2)
 
     def nature(self, x: Array) -> Array:
+        """See `cnn`."""
         for stride in (4, 2, 1):
             x = self.activate(self.convolution(x, stride, "VALID"))
         return x
 
     def impala(self, x: Array) -> Array:
+        """See `cnn`."""
         for _ in range(3):
             x = self.operations.max_pool(self.convolution(x), 3, 2)
             for _ in range(2):
@@ -314,6 +348,7 @@ class _Layers:
         return self.activate(x)
 
     def hadamax(self, x: Array) -> Array:
+        """See `cnn`."""
         for window, stride in ((4, 4), (2, 2), (3, 1)):
             one, other = (self.activate(self.convolution(x)) for _ in range(2))
             x = self.operations.max_pool(one * other, window, stride)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from qlax import heads
 from qlax.errors import UserError, described
 from qlax.heads import Head, scalar
+from qlax.networks.actor_critic import ActorCritic
 from qlax.networks.encoders import LAYERS
 from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last
 from qlax.networks.memories import CELLS
@@ -25,6 +26,7 @@ from qlax.networks.names import (
     Encoder,
     Memory,
     Norm,
+    algorithm_of,
     is_convolved,
     is_image,
     is_screen,
@@ -261,7 +263,8 @@ def build(
     """Make a network from its description.
 
     Args:
-      description: Fields of `QNetwork`, with the name of the head and its arguments as `head_<argument>`; or
+      description: Fields of `QNetwork`, with the name of the head and its arguments as `head_<argument>`; those of
+        `ActorCritic`; or
         `{"network": "module:Name"}` with the import path of a user's own class or function, which is called with the
         number of actions, and with that of their dimensions if there are any.
       num_actions: Number of actions, A.
@@ -271,6 +274,9 @@ def build(
     Raises:
       UserError: A user's own network cannot be imported or made, or lacks a member of `qlax.types.Network`.
     """
+    if algorithm_of(description) == "pqn-continuous":
+        lists = {name: tuple(value) for name, value in description.items() if isinstance(value, list | tuple)}
+        return ActorCritic(**description | lists, axis_name=axis_name)
     if "network" not in description:
         fields = {name: value for name, value in description.items() if not name.startswith("head")}
         name = description.get("head", "scalar")

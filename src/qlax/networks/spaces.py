@@ -97,7 +97,7 @@ def action(space: Space) -> Action:
       space: Description of a Discrete, MultiDiscrete or MultiBinary space, or of a Box with `bins`.
     """
     if space["type"] == "Box":
-        return _Bins(space)
+        return _Bins(space) if "bins" in space else _Numbers(space)
     sizes, _ = _choices(space)
     return _Joint(space) if not sizes.shape or math.prod(sizes.ravel().tolist()) <= MAX_JOINT_ACTIONS else _Each(space)
 
@@ -156,6 +156,20 @@ class _Bins:
     def __call__(self, choice: np.ndarray) -> np.ndarray:
         values = self._low + np.asarray(choice) * self._width
         values = np.rint(values) if self._dtype.kind in "iu" else values
+        return values.astype(self._dtype).reshape(*values.shape[:-1], *self._shape)
+
+
+class _Numbers:
+    """Numbers of a Box, chosen by an actor between its bounds."""
+
+    num_actions, dimensions, exists = 0, None, None
+
+    def __init__(self, space: Space):
+        self._shape, self._dtype = tuple(space["shape"]), np.dtype(space["dtype"])
+        self.words = f"the action, flattened, of shape {self._shape}"
+
+    def __call__(self, choice: np.ndarray) -> np.ndarray:
+        values = np.rint(choice) if self._dtype.kind in "iu" else np.asarray(choice)
         return values.astype(self._dtype).reshape(*values.shape[:-1], *self._shape)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import envs, pqn
+from qlax import envs, pqn, pqn_continuous
 from qlax.agents.agent import Agent, load
 from qlax.agents.zoo import located
 from qlax.config import kinds
@@ -21,10 +21,12 @@ from qlax.envs.vec import Vec
 from qlax.envs.worker import Worker
 from qlax.errors import UserError, described, naming, nearest
 from qlax.networks import qnetwork
+from qlax.networks.names import algorithm_of
 from qlax.playing import evaluation, host
+from qlax.playing.interface import check_epsilon, check_interface
 from qlax.storage import checkpoint, history
 from qlax.switches import usual_switches
-from qlax.types import HostEnv, Network, PyTree
+from qlax.types import HostEnv, Network
 from qlax.util.statistics import of_episodes
 from qlax.util.text import ends_in_words, four_digits, markdown, repetition_in_words, shown
 
@@ -202,6 +204,7 @@ def evaluate(
         checked(name, value) for name, value in (("episodes", episodes), ("epsilon", epsilon), ("seed", seed))
     )
     stage = prepared(run, index, best=best, env=env, env_options=env_options, wrappers=wrappers, max_steps=max_steps)
+    check_epsilon(stage.agents[0], epsilon)
     play = _played_in_jax if stage.make_envs is None else _played_on_host
     with stage.contract():
         records = play(stage, episodes, epsilon, seed)
@@ -285,11 +288,12 @@ def prepared(
         env_options={**drawing, **({} if is_another else info["env_options"]), **(env_options or {})},
         wrappers=tuple(info["wrappers"] if wrappers is None else wrappers),
         bins=info.get("spaces", {}).get("action", {}).get("bins"),
+        algorithm=algorithm_of(info["network"]),
         host_timeout=(Config(env=env_id) if is_another else trained).host_timeout,
     )
     network = qnetwork.build(info["network"], info["num_actions"], info.get("action_dimensions"))
     built = build.build(config).against_itself(network).evaluated
-    _check_interface(info, config, built.env, built.step.obs)
+    check_interface(info, config, built.env, built.step.obs)
     limits = [getattr(built.env, "time_limit", None), trained.eval_max_steps or info.get("eval_max_steps")]
     known = [limit for limit in (limits if is_another else reversed(limits)) if limit]
     return Stage(indices, agents, network, config, built.env, built.make_envs, max_steps or next(iter(known), LONGEST))
@@ -322,36 +326,6 @@ def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[
     return indices, [load(path, each, best=best) for each in indices]
 
 
-def _check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree) -> None:
-    """Check that agents fit an environment.
-
-    Args:
-      info: Description of the agents.
-      config: Settings with the environment's name.
-      env: The environment.
-      obs: Observations of the environment, or their shapes, `[N, M, ...]`.
-
-    Raises:
-      UserError: The environment's observations or actions are not those of the agents.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(obs)
-    paths = [jax.tree_util.keystr(path) for path, _ in leaves]
-    found = [[str(leaf.dtype), list(leaf.shape[2:])] for _, leaf in leaves]
-    wanted_paths = info.get("obs_paths", paths)
-    actions = int(env.num_actions), getattr(env, "action_dimensions", None)
-    wanted = info["num_actions"], info.get("action_dimensions")
-    if (found, paths, actions) == (info["obs"], wanted_paths, wanted):
-        return
-    here, there = _interface(paths, found, *actions), _interface(wanted_paths, info["obs"], *wanted)
-    raise UserError(f"{config.env} has {here}; expected what the agents trained with in {info['env']}: {there}")
-
-
-def _interface(paths: list[str], obs: list[list[Any]], num_actions: int, dimensions: int | None) -> str:
-    arrays = [f"{path} {dtype}{shape}".lstrip() for path, (dtype, shape) in zip(paths, obs, strict=True)]
-    each = "" if dimensions is None else f" in each of {dimensions} dimensions"
-    return f"observations {', '.join(arrays)} and {num_actions} actions{each}"
-
-
 def _config_of(path: Path, env: str) -> Config:
     """Return the configuration of the agents' run; the defaults if it cannot be read."""
     try:
@@ -370,14 +344,16 @@ def _described(stage: Stage) -> list[dict[str, Any]]:
     ]
 
 
-def _algorithm(stage: Stage, episodes: int) -> pqn.PQN:
-    """Return the algorithm for acting in `episodes` environments; its `rollout` and `learn` are not used."""
-    return pqn.make(None, stage.network, pqn.Shape(episodes, num_steps=1, num_minibatches=1, num_epochs=1))
+def _algorithm(stage: Stage, episodes: int) -> tuple[pqn.PQN, Any]:
+    """Return the algorithm and its `Hyper`, to act in `episodes` environments; `rollout` and `learn` are not used."""
+    page: Any = pqn_continuous if stage.agents[0].is_continuous else pqn
+    shape = pqn.Shape(episodes, num_steps=1, num_minibatches=1, num_epochs=1)
+    return page.make(None, stage.network, shape), page.Hyper()
 
 
 def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
     """Play in JAX; return the metrics `[R, N]` of `qlax.playing.evaluation.in_jax`."""
-    algorithm = _algorithm(stage, episodes)
+    algorithm, hyper = _algorithm(stage, episodes)
     # Resets are as cheap as possible, as only the first episode of each environment counts.
     vec = Vec(stage.env, episodes, reset_ratio=episodes)
     share = build.shared_at(stage.env, num_updates=1)
@@ -385,7 +361,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
     def play(variables, key, epsilon):
         def one(variables):
             env_state, step = vec.reset(key)
-            state = algorithm.init(key, pqn.Hyper(), step, env_state, variables)
+            state = algorithm.init(key, hyper, step, env_state, variables)
             state = share(state._replace(updates=jnp.int32(1)))  # `shared` as at the end of training
             return evaluation.in_jax(algorithm, vec, stage.max_steps, epsilon)(key, state)
 
@@ -398,7 +374,7 @@ def _played_in_jax(stage: Stage, episodes: int, epsilon: float, seed: int) -> di
 
 def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> dict[str, np.ndarray]:
     """Play on the host, one agent after the other; return the metrics `[R, N]` of `qlax.playing.evaluation.on_host`."""
-    algorithm = _algorithm(stage, episodes)
+    algorithm, hyper = _algorithm(stage, episodes)
     act = jax.jit(functools.partial(host.act, algorithm))
     init = jax.jit(algorithm.init)
     worker, played = stage.worker(episodes), []
@@ -406,7 +382,7 @@ def _played_on_host(stage: Stage, episodes: int, epsilon: float, seed: int) -> d
         worker.reset(seed)
         step, _ = worker.result()
         for agent in stage.agents:
-            state = init(jax.random.key(seed), pqn.Hyper(), step, (), agent.variables)
+            state = init(jax.random.key(seed), hyper, step, (), agent.variables)
             metrics = evaluation.on_host(act, worker, state, seed, stage.max_steps, lambda: False, epsilon)
             assert metrics is not None
             played.append(metrics)

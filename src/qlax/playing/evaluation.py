@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qlax import pqn_continuous
 from qlax.envs.worker import Worker
+from qlax.networks.actor_critic import reward_deviation
 from qlax.playing.host import Part, first_steps, frozen
-from qlax.pqn import PQN, Decision, Hyper, TrainState
+from qlax.pqn import PQN, Decision, TrainState
 from qlax.types import Array, PyTree
 
 
@@ -32,9 +34,11 @@ def fingerprints(before: Array, action: Array, reward: Array) -> Array:
 
     Args:
       before: Fingerprints so far, uint32 `[E]`.
-      action: Actions, int32 `[E, M]`.
+      action: Actions, int32 `[E, M]`, or float32 `[E, M, D]` if they are continuous.
       reward: Rewards, float32 `[E]`.
     """
+    if action.dtype == np.float32:
+        action = action.view(np.uint32).reshape(len(action), -1)
     weights = np.uint32(2654435761) * (2 * np.arange(action.shape[-1], dtype=np.uint32) + 1)
     chosen = ((action.astype(np.uint32) + 1) * weights[None]).sum(-1, dtype=np.uint32)
     for number in (chosen, reward.view(np.uint32)):
@@ -54,8 +58,13 @@ def distinct(fingerprint: np.ndarray) -> np.ndarray:
     return np.array([len(np.unique(of_agent)) for of_agent in fingerprint])
 
 
-def _with_one_epsilon(hyper: Hyper, epsilon: float | jax.Array) -> Hyper:
-    """Return the hyper-parameters with the same epsilon in all environments, and at any time."""
+def _in_evaluation(state: TrainState, epsilon: float | jax.Array) -> Any:
+    """Return hyper-parameters with the same epsilon in all environments, and at any time; or without noise."""
+    hyper: Any = state.hyper
+    if isinstance(hyper, pqn_continuous.Hyper):
+        none = jnp.zeros_like(hyper.noise_start)
+        scale = hyper.reward_scale / reward_deviation(state.stats)  # values are those of divided rewards
+        return hyper._replace(noise_start=none, noise_end=none, reward_scale=scale)
     one = jnp.asarray(epsilon, jnp.float32)
     return hyper._replace(epsilon_start=one, epsilon_end=one, epsilon_spread=jnp.float32(1))
 
@@ -91,7 +100,7 @@ def in_jax(
         if env_state.shared:
             env_state = env_state._replace(shared=state.env.shared)
         envs = step.reward.shape[0]
-        hyper = _with_one_epsilon(state.hyper, epsilon)
+        hyper = _in_evaluation(state, epsilon)
         memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
         step = step._replace(terminated=jnp.ones(envs, bool))  # marks a new episode, which resets the memory
         state = state._replace(env=env_state, step=step, memory=memory, hyper=hyper, key=key_act)
@@ -160,7 +169,7 @@ def on_host(
     worker.reset(seed)
     step, metrics = worker.result()
     envs = len(metrics["raw_reward"])
-    hyper = _with_one_epsilon(state.hyper, epsilon)
+    hyper = _in_evaluation(state, epsilon)
     memory = jax.tree.map(lambda m: jnp.zeros((envs, *m.shape[1:]), m.dtype), state.memory)
     part = Part(jnp.int32(0), jax.random.key(seed), first_steps(step), memory)
     parameters = frozen(state)._replace(hyper=hyper)
@@ -168,7 +177,7 @@ def on_host(
     records = {name: np.full(envs, np.nan, np.float32) for name in metrics if name != "raw_reward"}
     records["overestimation"] = np.full(envs, np.nan, np.float32)
     excess, discount = np.zeros(envs, np.float32), np.ones(envs, np.float32)
-    gamma, reward_scale = np.float32(state.hyper.gamma), np.float32(state.hyper.reward_scale)
+    gamma, reward_scale = np.float32(hyper.gamma), np.float32(hyper.reward_scale)
     so_far = {"episode_return": np.zeros(envs), "episode_length": np.zeros(envs)}  # float64, as in `qlax.Episodes`
     truncated, fingerprint = np.zeros(envs, bool), np.asarray(first_fingerprints(step.obs))
     while (is_going_on := unfinished.any() and steps < max_steps) or truncated.any():

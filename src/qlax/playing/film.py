@@ -118,6 +118,8 @@ def render(
         max_steps=max_steps,
         to_draw=True,
     )
+    if values and stage.agents[0].is_continuous:
+        raise UserError("values draws the Q-values of a choice of actions, but the agent has an actor; leave it out")
     steps = stage.max_steps if max_steps is not None else min(stage.max_steps, MOST_STEPS)
     return filmed(stage, path, out is not None, episodes, epsilon, seed, steps, values, fps or own_fps(stage))
 
@@ -148,7 +150,7 @@ def filmed(
       epsilon: See `render`.
       seed: See `render`.
       steps: Number of steps after which episodes are cut.
-      values: See `render`.
+      values: See `render`; an agent with an actor is filmed without.
       fps: See `render`.
 
     Raises:
@@ -156,6 +158,7 @@ def filmed(
     """
     if episodes > MOST_EPISODES:
         raise UserError(f"episodes={episodes}: expected at most {MOST_EPISODES} side by side")
+    values = values and not stage.agents[0].is_continuous
     painter, last = Painter(values, action_names(stage), deciders(stage)), None
 
     def images(moments: Iterator[Moment]) -> Iterator[Image.Image]:

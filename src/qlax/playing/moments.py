@@ -13,6 +13,7 @@ from qlax.envs import build
 from qlax.envs.check.common import shared_of
 from qlax.errors import UserError, described, remedy
 from qlax.playing.evaluate import Stage
+from qlax.playing.interface import check_epsilon
 from qlax.playing.painter import Moment
 from qlax.pqn import epsilon_greedy
 from qlax.types import Array, PyTree, Step, is_key
@@ -20,7 +21,9 @@ from qlax.util.text import shown
 
 
 def action_names(stage: Stage) -> list[str]:
-    """Return the names of the actions; their numbers if the environment has no names."""
+    """Return the names of the actions; their numbers if the environment has no names, nothing if an actor acts."""
+    if stage.agents[0].is_continuous:
+        return []
     num_actions = stage.env.num_actions
     names = list(map(str, getattr(stage.env, "action_names", range(num_actions))))
     if len(names) != num_actions:
@@ -46,12 +49,13 @@ def player(stage: Stage, episodes: int, epsilon: float, to_draw: bool) -> "Playe
       to_draw: If False, the moments have no pictures, and the environment need not be able to draw.
 
     Raises:
-      UserError: The environment has to draw, and has no method for it.
+      UserError: The environment has to draw, and has no method for it; or an actor acts, and epsilon is not 0.
     """
     if to_draw and not hasattr(stage.env, "render"):
         method = "render(state)" if stage.make_envs is None else "render()"
         contract = "qlax.Env" if stage.make_envs is None else "qlax.HostEnv"
         raise UserError(f"{stage.config.env} cannot be rendered, as it has no method {method}; see {contract}")
+    check_epsilon(stage.agents[0], epsilon)
     kind = PlayerInJax if stage.make_envs is None else PlayerOnHost
     return kind(stage, episodes, epsilon, to_draw)
 
@@ -68,9 +72,14 @@ class _Policy:
         self._key = jax.random.key(seed)
 
     def decide(self, obs: PyTree, legal: Array | None, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return Q-values `[N, M, A]` and actions `[N, M]`, without the axis M if `obs` and `legal` have none."""
+        """Return Q-values `[N, M, A]` and actions `[N, M]`, without the axis M if `obs` and `legal` have none.
+
+        An actor has no Q-values, an array `[N, 0, 0]`, and its actions have an axis D.
+        """
         axes = np.ndim(jax.tree.leaves(obs)[0]) - len(self._agent.info["obs"][0][1])
-        q = self._agent._q_values(obs, first.reshape(-1, *(1,) * (axes - 1)))
+        q = self._agent._outputs(obs, first.reshape(-1, *(1,) * (axes - 1)))
+        if self._agent.is_continuous:
+            return np.empty((len(q), 0, 0)), q
         self._key, key = jax.random.split(self._key)
         return q, np.asarray(self._choose(key, q, legal, self._epsilon))
 
@@ -208,7 +217,8 @@ def _moments(
             if shown[number]:
                 newest[number] = _checked_picture(stage.config.env, picture)
         q, action = policy.decide(step.obs, step.legal, first)
-        q = (q if step.legal is None else np.where(step.legal, q, -np.inf)).reshape(episodes, -1, q.shape[-1])
+        q = q if step.legal is None else np.where(step.legal, q, -np.inf)
+        q = q.reshape(episodes, -1, q.shape[-1]) if q.size else q
         decided = np.where(playing[:, None, None], q, decided) if t else q
         yield Moment(list(newest), playing, returns, lengths, decided, action.reshape(episodes, -1))
         if not playing.any() or t == steps:

@@ -41,7 +41,7 @@ class Painter:
         self._values, self._deciders = values, deciders
         self._names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}." for name in names]
         self._font: Any = ImageFont.load_default(TEXT_SIZE)
-        self._name_width = 18 + math.ceil(max(map(self._font.getlength, self._names)))
+        self._name_width = 18 + math.ceil(max(map(self._font.getlength, self._names), default=0.0))
         self._low, self._high = math.inf, -math.inf  # range of the Q-values so far, so that frames share one scale
 
     def image(self, moment: Moment) -> Image.Image:

@@ -55,7 +55,7 @@ _ALL = (
         cause="the environment gave a reward that is not finite; qlax.check_env may show where",
     ),
     Measurement(
-        *("value", "value", "", "largest Q-value of a state, averaged over visited states", "learning"),
+        *("value", "value", "", "mean over states of the largest Q-value, or of that of the noisy action", "learning"),
         cause="the weights were finite, so an observation was not, or was too large for the network; "
         "try --input-norm layer",
     ),
@@ -64,6 +64,12 @@ _ALL = (
         cause="Q-values have grown too large; try a lower learning_rate, gamma or reward_scale, or norm=layer",
     ),
     Measurement("td_error", "TD error", "", "mean absolute TD error", "learning"),
+    Measurement("actor_loss", "actor loss", "", "mean penalty on the actor's actions, minus their value", "learning"),
+    Measurement(
+        *("drift", "drifting actions", "share"),
+        "share of states in which the actor's action has left that of the rollout by more than the threshold",
+        "learning",
+    ),
     Measurement(
         *("target_outside", "targets outside", "share"),
         "share of targets below head_low or above head_high, which count as these",
@@ -89,6 +95,7 @@ _ALL = (
         "learning",
     ),
     Measurement("epsilon", "epsilon", "share", "share of random actions, the mean over environments", "learning"),
+    Measurement("noise", "noise", "", "deviation of the noise in actions, in halves of their range", "learning"),
     Measurement(
         *("episode_length", "exploring episode length", "steps", "mean length of exploring episodes", "learning"),
     ),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import gradients, pqn
+from qlax import gradients, pqn, pqn_continuous
 from qlax.config.intervals import with_intervals
 from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
@@ -21,7 +21,7 @@ from qlax.mixing import INDEPENDENT, MEAN, VDN
 from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS, HEADS
 from qlax.playing import host
-from qlax.pqn import PQN, Hyper, Rollout, TrainState
+from qlax.pqn import PQN, Rollout, TrainState
 from qlax.returns import q_lambda, q_lambda_at_once
 from qlax.training import contracts, guard, vector
 from qlax.training.guard import Learn, Measure
@@ -30,6 +30,7 @@ from qlax.types import HostEnv, Network, PyTree, Step
 
 NETWORK_FIELDS = [name for name in fields_where(group="network") if name != "network"]  # for qlax's own network
 MIXINGS = {"sum": VDN, "mean": MEAN, "none": INDEPENDENT}
+PAGES: dict[str, Any] = {"pqn": pqn, "pqn-continuous": pqn_continuous}
 PLUGINS = ("optimizer", "explore", "loss", "returns", "mixing")
 
 Act = Callable[[TrainState], tuple[TrainState, Rollout]]
@@ -53,7 +54,7 @@ class Plan:
       rollout: Function of one agent, `state -> state, Rollout [T, n, ...]`. On the host it is only traced.
       learn: Function that learns from a rollout, guarded against divergence and recorded, see `qlax.training.guard`.
       seeds: Random seeds, `[R]` uint32.
-      hyper: Hyper-parameters, float32 arrays `[R]`.
+      hyper: The algorithm's `Hyper`, float32 arrays `[R]`.
       shapes: Shapes of the state of all agents, `[R, ...]`.
       where: Sharding of each part of the state.
       sums: Shapes of the measurements of an update, `[R]` each.
@@ -72,7 +73,7 @@ class Plan:
     rollout: Act
     learn: Learn
     seeds: np.ndarray
-    hyper: Hyper
+    hyper: Any
     shapes: TrainState
     where: TrainState
     sums: dict[str, pqn.Mean]
@@ -88,7 +89,7 @@ class Plan:
             "env_options": self.config.env_options,
             "wrappers": list(self.config.wrappers),
             "network": self.description,
-            "num_actions": int(self.env.num_actions),
+            "num_actions": _sizes(self.env)[0],
             **({} if dimensions is None else {"action_dimensions": int(dimensions)}),
             "obs": [[str(leaf.dtype), list(leaf.shape[3:])] for _, leaf in observation],
             "obs_paths": [jax.tree_util.keystr(path) for path, _ in observation],
@@ -132,8 +133,8 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     """
     sources = _sources(config, plugins)
     built = build.build(config)
-    config, description = _described(built.config, built.step)
-    sizes = built.env.num_actions, getattr(built.env, "action_dimensions", None)
+    config, description = _described(built.config, built.step, built.env)
+    sizes = _sizes(built.env)
     network = qnetwork.build(description, *sizes)
     with contract(config, sources):
         if config.network is not None:
@@ -152,15 +153,18 @@ def make(config: Config, plugins: dict[str, Any]) -> Plan:
     algorithm = _algorithm(config, vec, network, placement, plugins)
     rollout = _rollout(algorithm, vec, config, build.shared_at(built.env, config.num_updates))
     seeds = np.array([agent["seed"] for agent in config.members], np.uint32)
-    hyper = Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in Hyper._fields})
+    page = PAGES[config.algorithm]
+    names = page.Hyper._fields
+    hyper = page.Hyper(**{name: jnp.array([agent[name] for agent in config.members], jnp.float32) for name in names})
     where = _where(placement, built)
     with contract(config, sources):
-        contracts.check_parts(plugins, built.step, *sizes, config.num_steps)
+        # The value of a continuous action is that of a single one.
+        contracts.check_parts(plugins, built.step, *(sizes if page is pqn else (1, None)), config.num_steps)
         shapes = _shapes(algorithm, built, seeds, hyper)
         learned = shapes.params, shapes.opt_state
         of_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), learned)
         optimizer = plugins.get("optimizer", gradients.OPTIMIZERS[config.optimizer])
-        form = vector.chosen(placement.platform, optimizer, *of_one)
+        form = vector.chosen(placement.platform, optimizer, *of_one) if page is pqn else vector.USUAL
         is_usual = form is vector.USUAL
         learner = algorithm if is_usual else _algorithm(config, vec, form.network(network), placement, plugins)
         learn, measure = guard.make(learner, network, placement.axis_name, form)
@@ -198,6 +202,8 @@ def _sources(config: Config, plugins: dict[str, Any]) -> dict[str, str]:
             raise UserError(
                 f"unknown part of the algorithm {name!r}{nearest(name, PLUGINS)}; expected one of {', '.join(PLUGINS)}"
             )
+    if "explore" in plugins and config.algorithm != "pqn":
+        raise UserError(f"explore is for algorithm=pqn, but algorithm={config.algorithm}; leave one out")
     for name, own in (("mixing", "a qlax.Mixing"), ("optimizer", "an optimiser of your own")):
         if name in plugins and getattr(config, name) != FIELDS[name].default:
             raise UserError(f"{name}={getattr(config, name)} and {own} cannot be combined; leave one out")
@@ -212,7 +218,7 @@ def _source(plugin: Any) -> str:
     return f"{plugin.__module__}.{getattr(plugin, '__qualname__', type(plugin).__qualname__)}"
 
 
-def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
+def _described(config: Config, step: Step, env: Any) -> tuple[Config, dict[str, Any]]:
     """Choose encoder and widths that fit the observations of `step`, unless they were given.
 
     Returns:
@@ -223,11 +229,30 @@ def _described(config: Config, step: Step) -> tuple[Config, dict[str, Any]]:
                 raise UserError(f"{name} is for qlax's own network; it has no effect on {config.network!r}")
         return config, {"network": config.network}
     observation = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), step.obs)
+    if config.algorithm != "pqn":
+        qnetwork.default_encoder(observation)
+        return _described_actor(config, env)
+    config = config.derive(input_norm="none")
     config = config.derive(encoder=qnetwork.default_encoder(observation))
     config = config.derive(hidden=ENCODERS[qnetwork.checked_encoder(config.encoder, observation)].hidden)
     others = {f"head_{part}" for head, parts in HEADS.items() if head != config.head for part in parts}
     description = {name: getattr(config, name) for name in NETWORK_FIELDS if name not in others}
     return config, description | {"hidden": list(description["hidden"])}
+
+
+def _described_actor(config: Config, env: Any) -> tuple[Config, dict[str, Any]]:
+    """Return the settings with the widths chosen, and the description of the network, as `_described`."""
+    config = config.derive(encoder="mlp", hidden=ENCODERS["mlp"].hidden, input_norm="running")
+    config = config.derive(critic_hidden=config.hidden)
+    low, high = (bound.tolist() for bound in env.action_bounds)
+    names = ("critics", "norm", "input_norm", "reward_norm", "compute_dtype")
+    widths = {name: list(getattr(config, name)) for name in ("hidden", "critic_hidden")}
+    return config, {"low": low, "high": high, **widths, **{name: getattr(config, name) for name in names}}
+
+
+def _sizes(env: Any) -> tuple[int, int | None]:
+    """Return the number of actions, 0 if they are continuous, and that of their dimensions, if they have some."""
+    return int(getattr(env, "num_actions", None) or 0), getattr(env, "action_dimensions", None)
 
 
 def _placement(config: Config, built: Built, recurrent: bool, has_statistics: bool) -> Placement:
@@ -288,7 +313,8 @@ def _algorithm(config: Config, vec: Vec | None, network: Network, placement: Pla
         "optimizer": gradients.OPTIMIZERS[config.optimizer],
         "returns": q_lambda_at_once if placement.platform == "gpu" else q_lambda,
     }
-    return pqn.make(vec, network, shape, axis_name=placement.axis_name, **parts | plugins)
+    parts |= {"greedy_target": config.greedy_target} if config.algorithm != "pqn" else {}
+    return PAGES[config.algorithm].make(vec, network, shape, axis_name=placement.axis_name, **parts | plugins)
 
 
 def _rollout(algorithm: PQN, vec: Vec | None, config: Config, share: Callable[[TrainState], TrainState]) -> Act:
@@ -316,7 +342,7 @@ def _where(placement: Placement, built: Built) -> TrainState:
     )
 
 
-def _shapes(algorithm: PQN, built: Built, seeds: np.ndarray, hyper: Hyper) -> TrainState:
+def _shapes(algorithm: PQN, built: Built, seeds: np.ndarray, hyper: Any) -> TrainState:
     """Return the shapes of the state of all agents."""
 
     def of_one(seed, hyper, step, world):

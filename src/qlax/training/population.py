@@ -90,7 +90,9 @@ def make(config: Config, network: Network) -> Exchange:
         def reset(x, initial):  # [R, N, M, ...], [N * M, ...]
             return jnp.where(is_new.reshape(-1, *(1,) * (x.ndim - 1)), initial.reshape(x.shape[1:]), x)
 
-        memory = jax.tree.map(reset, state.memory, network.initial_memory(n * m))
+        memory = state.memory  # of the environments, unless the network is recurrent
+        if network.recurrent:
+            memory = jax.tree.map(reset, memory, network.initial_memory(n * m))
         state = state._replace(
             params=params, stats=stats, opt_state=opt_state, memory=memory, hyper=state.hyper._replace(**explored)
         )
