@@ -33,7 +33,7 @@ def test_a_new_project_passes_its_tests_and_trains(kind, tmp_path, capsys):
     assert main(["new", "walk_home", *KINDS[kind]]) == 0
     *written, last = capsys.readouterr().out.splitlines()
     target = TARGETS[kind].replace("my_task:MyTask", "walk_home:WalkHome")
-    assert last == f"train it: qlax train {target}"
+    assert last == f"train it: qlax train --config walk_home/preset.toml, or qlax train {target}"
     names = ["__init__.py", "README.md", "preset.toml", "test_walk_home.py"]
     assert sorted(written) == sorted(str(Path("walk_home", name)) for name in names)
     texts = [(tmp_path / name).read_text() for name in written]

@@ -227,6 +227,7 @@ def test_the_command_shows_a_table_and_writes_all_of_it(paid, tmp_path, capsys):
         (["RUN", "--wrappers", "frame_stak=2"], "did you mean 'frame_stack'?"),
         (["RUN", "--json", "RUN/none/x.json"], "there is no folder"),
         (["."], "holds runs, not agents; name one of them, as RUN"),
+        (["minatar/breakout"], "the zoo has an agent of this name: zoo:minatar/breakout"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(words, message, tmp_path, capsys, monkeypatch):

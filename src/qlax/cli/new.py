@@ -43,7 +43,7 @@ def _new(options: argparse.Namespace) -> None:
     for file in (*sorted((TEMPLATES / kind).glob("*.py")), TEMPLATES / "preset.toml", TEMPLATES / "README.md"):
         text = filled(file.read_text("utf-8"))
         print(write_result(folder / filled(file.name), text.encode(), is_named=True))
-    print(f"train it: qlax train {filled(TARGETS[kind])}")
+    print(f"train it: qlax train --config {name}/preset.toml, or qlax train {filled(TARGETS[kind])}")
 
 
 def checked(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from qlax import envs, pqn, pqn_continuous
 from qlax.agents.agent import Agent, load
-from qlax.agents.zoo import located
+from qlax.agents.zoo import entries, located
 from qlax.config import kinds
 from qlax.config.settings import SWEEPABLE, Config
 from qlax.envs import build
@@ -304,7 +304,8 @@ def _loaded(path: Path, index: int | Sequence[int] | None, best: bool) -> tuple[
     if not path.exists():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         expected = "expected the directory of a run, or a file of its agents/ or best/"
-        raise UserError(f"there is no {path}; {expected}{nearest(path.name, beside)}")
+        of_zoo = f"; the zoo has an agent of this name: zoo:{path}" if str(path) in entries() else ""
+        raise UserError(f"there is no {path}; {expected}{of_zoo or nearest(path.name, beside)}")
     several = isinstance(index, Sequence) and not isinstance(index, str)
     asked: Any = index if several else [] if index is None else [index]
     indices = list(dict.fromkeys(checked("index", each) for each in asked))

@@ -47,8 +47,8 @@ def repetition_in_words(distinct: Iterable[float | None], episodes: int) -> str:
     numbers = f"{min(few)} to {max(few)}" if min(few) < max(few) else f"{few[0]}"
     are = "is" if numbers == "1" else "are"
     return (
-        f"Only {numbers} of the {episodes:,} episodes of an agent {are} distinct, by first observation, actions and "
-        "rewards, so that intervals over episodes say little; an epsilon of 0.05 varies them."
+        f"Only {numbers} of the {episodes:,} episodes of an agent {are} distinct, and the others repeat them, so that "
+        "intervals over episodes say little. An epsilon of 0.05 varies them."
     )
 
 
