@@ -14,7 +14,7 @@ from probes import show, strict_and_quick
 from runs import CARTPOLE, SMALL, random_agent
 
 import qlax
-from qlax.agents.agent import _leaves
+from qlax.networks.plain import leaves_with_paths
 from qlax.networks.spaces import cast
 from qlax.storage import checkpoint
 
@@ -195,7 +195,7 @@ def test_a_tree_has_the_same_names_in_numpy_as_in_jax():
     leaf = np.zeros(1)
     tree = {"b": (leaf, [leaf, None, 2.0]), "a": Seen(leaf, {1: leaf}), "it's": OrderedDict(z=leaf, y=leaf)}
     expected = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    assert [path for path, _ in _leaves(tree)] == expected
+    assert [path for path, _ in leaves_with_paths(tree)] == expected
 
 
 def test_what_cannot_be_loaded_is_named(run, tmp_path):
