@@ -30,7 +30,7 @@ PACKAGE = griffe.load(
 NAMES = hooks.public_names()
 MEMBERS = {  # of public modules
     f"{module.__name__.removeprefix('qlax.')}.{name}": f"{module.__name__}.{name}"
-    for module in (qlax.pqn, qlax.heads)
+    for module in (qlax.pqn, qlax.pqn_continuous, qlax.heads)
     for name, each in vars(module).items()
     if getattr(each, "__module__", "") == module.__name__ and not name.startswith("_")
 }

@@ -91,20 +91,22 @@ def make(
 
     def policy(params: PyTree, stats: PyTree, obs: PyTree) -> jax.Array:
         """Return the actor's actions `[B, M, D]` for observations `[B, M, ...]`."""
-        action = network.apply({"params": params, **stats}, rows(obs), method="policy")
+        action: jax.Array = network.apply({"params": params, **stats}, rows(obs), method="policy")
         return action.reshape(*jax.tree.leaves(obs)[0].shape[:2], -1)
 
     def values(params: PyTree, stats: PyTree, obs: PyTree, action: jax.Array) -> jax.Array:
         """Return the value of actions `[B, M, D]` by every critic, `[C, B, G]`."""
         flat = action.reshape(-1, action.shape[-1])
         q = network.apply({"params": params, **stats}, rows(obs), flat, method="values")
-        return mixing.value(q.reshape(-1, *action.shape[:2], 1), None)  # each member's only action is its best
+        value: jax.Array = mixing.value(q.reshape(-1, *action.shape[:2], 1), None)  # each member has one action
+        return value
 
     def noises(state: TrainState, begin: int | jax.Array = 0) -> jax.Array:
         """Return the deviation of the noise in every environment, `[n, 1, 1]`, see `qlax.pqn`."""
         h = state.hyper
         factor = spread(h.noise_spread, begin, len(state.step.reward), N, axis_name)[:, None, None]
-        return factor * scheduled(state.updates, shape.num_updates, h.noise_start, h.noise_end, h.noise_fraction)
+        now = scheduled(state.updates, shape.num_updates, h.noise_start, h.noise_end, h.noise_fraction)
+        return jnp.multiply(factor, now)
 
     def decide(state: TrainState, key: jax.Array, begin: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
         """Return noisy actions of the latest observations, `[N, M, D]`, and the value that targets bootstrap from."""

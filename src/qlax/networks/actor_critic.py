@@ -29,7 +29,7 @@ class ActorCritic(nn.Module):
         or "none".
       reward_norm: If True, keep the deviation of discounted returns, by which rewards are divided.
       compute_dtype: See `QNetwork`.
-      axis_name: Name of the mapped axis of devices over which statistics are combined; None for none.
+      axis_name: Name of the mapped axis of devices over which statistics are combined; None if there is none.
     """
 
     low: tuple[float, ...]
@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
         return ()
 
     def __call__(self, memory: PyTree, obs: PyTree, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
-        """Return the actions of the actor, float32 `[L, B, D]`, and the memory, for `obs [L, B, ...]`."""
+        """Return the actions `[L, B, D]` of the actor for `obs [L, B, ...]`, and `memory`; `first` and `train` are unused."""
         del train
         length, batch = first.shape
         x = jax.tree.map(lambda leaf: leaf.reshape(length * batch, *leaf.shape[2:]), obs)
@@ -86,13 +86,13 @@ class ActorCritic(nn.Module):
         return squashed * along_last(half, squashed) + along_last(middle, squashed)
 
     def values(self, obs: PyTree, action: jax.Array) -> jax.Array:
-        """Return the value of actions `[B, D]` by every critic, float32 `[C, B]`, for `obs [B, ...]`."""
+        """Return the value of every `action [B, D]` by every critic, float32 `[C, B]`, for `obs [B, ...]`."""
         middle, half = self._range()
         relative = (action - along_last(middle, action)) / along_last(half, action)  # -1 to 1, as of an observation
         return self.critic(self._normalised(obs), relative)[..., 0]
 
     def learn_statistics(self, obs: PyTree, returns: jax.Array) -> None:
-        """Add observations `[B, ...]` and discounted returns to the running statistics."""
+        """Add `obs [B, ...]` and discounted `returns` to the running statistics."""
         if self.seen is not None:
             self.seen(_flat(obs), learn=True)
         if self.returns is not None:
