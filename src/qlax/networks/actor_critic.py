@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
         return ()
 
     def __call__(self, memory: PyTree, obs: PyTree, first: jax.Array, train: bool) -> tuple[jax.Array, PyTree]:
-        """Return the actions `[L, B, D]` of the actor for `obs [L, B, ...]`, and `memory`; `first` and `train` are unused."""
+        """Return the actions `[L, B, D]` of the actor for `obs [L, B, ...]`, and `memory`; `first`, `train`: unused."""
         del train
         length, batch = first.shape
         x = jax.tree.map(lambda leaf: leaf.reshape(length * batch, *leaf.shape[2:]), obs)
