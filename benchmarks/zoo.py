@@ -26,7 +26,7 @@ from qlax.reports.card import card
 from qlax.storage.checkpoint import SUFFIX
 from qlax.storage.history import config_of
 
-IN_WHEEL = 2_000_000  # bytes of all agents in the wheel
+IN_WHEEL = 5_000_000  # bytes of all agents in the wheel
 FIRST = "minatar/breakout"  # goes into the wheel before smaller ones, as the documentation plays it
 
 

@@ -85,6 +85,15 @@ def test_a_run_of_an_older_format_is_extended_and_then_of_todays(tmp_path):
     assert qlax.plot(run, tmp_path / "figure.png").path.exists()
 
 
+@pytest.mark.parametrize(("written", "is_derived"), [({}, True), ({"algorithm": "pqn"}, False)])
+def test_a_norm_of_observations_that_was_the_default_counts_as_derived(written, is_derived, tmp_path):
+    settings = {"env": ENV, "input_norm": "none", **written}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    config = formats.config_of_file(tmp_path / "config.json")
+    assert config.input_norm == "none"
+    assert ("input_norm" in config.derived) is is_derived
+
+
 @pytest.mark.parametrize(
     ("settings", "draws"),
     [

@@ -76,6 +76,9 @@ def upgraded(content: Settings, source: str) -> Settings:
                     settings[new] = convert(value, settings)
                 except (ArithmeticError, TypeError):  # damaged value: later checks refuse it under its new name
                     settings[new] = value
+    # Before there was a choice of algorithms, "none" was the default, which now depends on the algorithm.
+    if settings.get("input_norm") == "none" and "algorithm" not in settings:
+        settings["derived"] = [*settings.get("derived", ()), "input_norm"]
     return settings
 
 
