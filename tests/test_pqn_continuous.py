@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import probes
 import pytest
 import reference
@@ -269,6 +270,34 @@ def test_statistics_of_several_rollouts_are_those_of_all_their_observations():
     np.testing.assert_allclose(running["var"], np.concatenate(seen).var(0), rtol=1e-3)
 
 
+def test_devices_that_share_an_agent_learn_what_one_device_does():
+    shape = SHAPE._replace(num_minibatches=1)  # the order of the transitions does not matter then
+    algorithm, state = begun(World(), shape, HYPER, network_of(World()), greedy_target=True)
+    state, rollout = jax.jit(algorithm.rollout)(state)
+    steps = rollout.transitions
+    nan = steps._replace(reward=jnp.where(steps.truncated & ~steps.terminated, jnp.nan, steps.reward))
+    state, rollout = state._replace(env=()), rollout._replace(transitions=nan)  # such rewards belong to no action
+    whole, metrics = jax.jit(algorithm.learn)(state, rollout)
+    network = network_of(World(), axis_name="devices")
+    shared = pqn_continuous.make(None, network, shape._replace(num_envs=3), greedy_target=True, axis_name="devices")
+
+    def halves(tree, axis):
+        return jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis)), tree)
+
+    parts = state._replace(step=halves(state.step, 0), memory=halves(state.memory, 0))
+    seen = pqn.Rollout(halves(rollout.memory, 0), halves(rollout.transitions, 1))
+    axes = jax.tree.map(lambda _: None, state)._replace(step=0, memory=0)
+    after, found = jax.jit(jax.vmap(shared.learn, (axes, 0), axis_name="devices"))(parts, seen)
+    for part in range(2):
+        expected = jax.tree.map(lambda x, part=part: x[part], (after.params, after.stats))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), expected, (whole.params, whole.stats)
+        )
+    for name in ("loss", "actor_loss", "drift", "value", "noise"):
+        ours, of_both = (each[name] for each in (metrics, found))
+        np.testing.assert_allclose(of_both.total / of_both.weight, ours.total / ours.weight, rtol=1e-3, err_msg=name)
+
+
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5), (6, 6), (4, 1)])
 def test_kernels_begin_orthogonal(shape):
     kernel = np.asarray(orthogonal(jax.random.key(1), shape), np.float64)
@@ -349,7 +378,21 @@ def test_a_run_is_resumed_bit_for_bit_and_keeps_its_statistics(tmp_path):
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     np.testing.assert_allclose(exported.call(obs), action, rtol=1e-5, atol=1e-5)
     described = json.loads((tmp_path / "a.stablehlo.json").read_text())
+    onnx = qlax.export(tmp_path / "whole", tmp_path / "a.onnx", format="onnx")
+    (computed,) = onnxruntime.InferenceSession(onnx).run(None, {"obs": obs})
+    np.testing.assert_allclose(computed, action, rtol=1e-5, atol=1e-5)
     assert described["outputs"] == [{"name": "action", "dtype": "float32", "shape": ["batch", 1]}]
+
+
+@pytest.mark.slow
+def test_environments_on_the_host_get_actions_of_their_space(tmp_path):
+    run = qlax.train("gymnasium/Pendulum-v1", out=tmp_path / "run", **SMALL)
+    assert np.isfinite(run.summary["eval_return"]["mean"])
+    agent = qlax.load(tmp_path / "run")
+    action = agent.act(np.zeros(3, np.float32))
+    assert (action.shape, action.dtype) == ((1,), np.float32)
+    assert "continuous actions of 1 dimensions" in repr(agent)
+    assert qlax.evaluate(tmp_path / "run", episodes=2, max_steps=4).returns.shape == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def make(
                 return jnp.where(ends, 0.0, so_far), so_far
 
             ends = steps.terminated | steps.truncated
-            so_far, seen = jax.lax.scan(one, so_far, (steps.reward[..., None], ends[..., None]))
+            reward = jnp.where(steps.truncated & ~steps.terminated, 0.0, steps.reward)  # there it may be nan
+            so_far, seen = jax.lax.scan(one, so_far, (reward[..., None], ends[..., None]))
         variables, collections = {"params": state.params, **state.stats}, list(state.stats)
         _, stats = network.apply(variables, rows(obs), seen, method="learn_statistics", mutable=collections)
         return stats, so_far

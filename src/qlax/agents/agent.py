@@ -58,9 +58,8 @@ class Agent:
 
     def __repr__(self) -> str:
         network = self.info["network"]
-        kind = network.get("network") or " and ".join(
-            name for name in (network.get("encoder"), network.get("memory", "none")) if name != "none"
-        )
+        parts = [network.get("encoder"), network.get("memory", "none")]
+        kind = network.get("network") or " and ".join(name for name in parts if name not in (None, "none"))
         shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
         if "observation" in self.info.get("spaces", {}):
             shows = in_words(self.info["spaces"]["observation"])

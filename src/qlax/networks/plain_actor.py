@@ -35,7 +35,7 @@ class PlainActor:
             seen, one, far = variables["running"]["seen"], np.float32(1), np.float32(FARTHEST)
             x = (x - seen["mean"]) * (one / np.sqrt(seen["var"] + np.float32(SMALLEST_VARIANCE)))
             x = operations.relu(x + far) - far
-            x = far - operations.relu(x * -one + far)  # clipped
+            x = operations.relu(x * -one + far) * -one + far  # clipped
         else:
             x = layers.normalise(description["input_norm"], x)
         for _ in description["hidden"]:
