@@ -24,7 +24,7 @@ from records import RESULTS, circumstances
 from scipy import stats
 
 import qlax
-from qlax.returns import q_lambda
+from qlax.learning.returns import q_lambda
 from qlax.util.text import markdown
 
 FILE = RESULTS / "regression.json"

@@ -20,12 +20,11 @@ MODULES = {
 
 # docs/architecture.md shows the same list. `__init__` names what is public, each imported when it is first used.
 ORDER = [
-    *("_version", "errors", "types", "switches", "returns", "gradients", "mixing", "heads", "updates"),
-    *("pqn", "pqn_continuous"),
+    *("_version", "errors", "types", "switches", "learning", "pqn", "pqn_continuous"),
     *("util", "networks", "config", "storage", "trackers", "agents", "envs", "playing", "reports", "training", "jobs"),
     *("__init__", "cli", "__main__"),
 ]
-MOST_ENTRIES = 26  # entries of src/qlax; helpers belong into a package
+MOST_ENTRIES = 24  # entries of src/qlax; helpers belong into a package
 ONLY_IN = {  # third-party package: the modules that may import it
     **{name: {f"envs.suites.{name}"} for name in ("craftax", "envpool", "jaxmarl", "jumanji", "navix")},
     "gymnax": {"envs.suites.gymnax", "envs.suites.seaquest"},

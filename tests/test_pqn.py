@@ -14,11 +14,11 @@ from probes import LossyVec, RandomWorld
 
 from qlax import pqn
 from qlax.envs.vec import Vec
-from qlax.gradients import OPTIMIZERS
-from qlax.mixing import INDEPENDENT, member_q
+from qlax.learning.gradients import OPTIMIZERS
+from qlax.learning.mixing import INDEPENDENT, member_q
+from qlax.learning.returns import q_lambda
 from qlax.networks.qnetwork import QNetwork
 from qlax.playing import host
-from qlax.returns import q_lambda
 
 SHAPE = pqn.Shape(num_envs=6, num_steps=8, num_minibatches=2, num_epochs=2, num_updates=8)
 HYPER = pqn.Hyper(

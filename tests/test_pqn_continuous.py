@@ -14,7 +14,7 @@ from probes import show
 import qlax
 from qlax import pqn, pqn_continuous
 from qlax.envs.vec import Vec
-from qlax.mixing import INDEPENDENT
+from qlax.learning.mixing import INDEPENDENT
 from qlax.networks.actor_critic import ActorCritic, orthogonal, reward_deviation
 from qlax.playing import evaluation
 

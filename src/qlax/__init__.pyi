@@ -1,6 +1,5 @@
 """Public names, each imported when it is first used: `lazy_loader` and type checkers read them here."""
 
-from . import heads as heads
 from . import pqn as pqn
 from . import pqn_continuous as pqn_continuous
 from ._version import __version__ as __version__
@@ -29,11 +28,13 @@ from .errors import HostError as HostError
 from .errors import RunError as RunError
 from .errors import Stopped as Stopped
 from .errors import UserError as UserError
-from .heads import Head as Head
-from .mixing import INDEPENDENT as INDEPENDENT
-from .mixing import MEAN as MEAN
-from .mixing import VDN as VDN
-from .mixing import Mixing as Mixing
+from .learning import heads as heads
+from .learning.heads import Head as Head
+from .learning.mixing import INDEPENDENT as INDEPENDENT
+from .learning.mixing import MEAN as MEAN
+from .learning.mixing import VDN as VDN
+from .learning.mixing import Mixing as Mixing
+from .learning.returns import q_lambda as q_lambda
 from .networks.actor_critic import ActorCritic as ActorCritic
 from .networks.qnetwork import QNetwork as QNetwork
 from .playing.evaluate import Estimate as Estimate
@@ -46,7 +47,6 @@ from .playing.show import play as play
 from .reports.html import report as report
 from .reports.plot import PlotResult as PlotResult
 from .reports.plot import plot as plot
-from .returns import q_lambda as q_lambda
 from .storage.history import History as History
 from .storage.history import read as read
 from .trackers.base import Tracked as Tracked

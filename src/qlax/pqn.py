@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qlax.gradients import norm, radam
-from qlax.heads import half_squared, head_of
-from qlax.mixing import VDN, Mixing, only_legal
-from qlax.returns import q_lambda
+from qlax.learning.gradients import norm, radam
+from qlax.learning.heads import half_squared, head_of
+from qlax.learning.mixing import VDN, Mixing, only_legal
+from qlax.learning.returns import q_lambda
+from qlax.learning.updates import acting_keys, begun, check_sizes, passes, roll, scheduled, spread, total
 from qlax.switches import usual_switches
 from qlax.types import Network, PyTree, Step
-from qlax.updates import acting_keys, begun, check_sizes, passes, roll, scheduled, spread, total
 
 
 class Hyper(NamedTuple):

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qlax.gradients import norm, radam
-from qlax.mixing import VDN, Mixing
+from qlax.learning.gradients import norm, radam
+from qlax.learning.mixing import VDN, Mixing
+from qlax.learning.returns import q_lambda
+from qlax.learning.updates import acting_keys, begun, check_sizes, passes, roll, scheduled, spread, total
 from qlax.pqn import PQN, Decision, Mean, Rollout, Shape, TrainState, averaged, observe
-from qlax.returns import q_lambda
 from qlax.switches import usual_switches
 from qlax.types import PyTree, Step
-from qlax.updates import acting_keys, begun, check_sizes, passes, roll, scheduled, spread, total
 
 
 class Hyper(NamedTuple):

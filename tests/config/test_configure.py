@@ -11,7 +11,7 @@ from qlax.config.intervals import with_intervals
 from qlax.config.kinds import Sweep
 from qlax.config.settings import FIELDS
 from qlax.errors import UserError
-from qlax.mixing import Mixing
+from qlax.learning.mixing import Mixing
 from qlax.storage.formats import config_of_file, to_json
 
 ENV = "gymnax/CartPole-v1"

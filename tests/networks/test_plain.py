@@ -9,8 +9,8 @@ import pytest
 from runs import random_agent
 
 import qlax
-from qlax import heads
 from qlax.agents import export
+from qlax.learning import heads
 from qlax.networks import plain as plain_network
 from qlax.networks import qnetwork
 from qlax.networks.names import HEADS

@@ -21,7 +21,7 @@ from qlax.cli.train import report
 from qlax.config.intervals import with_intervals
 from qlax.envs.wrappers import Wrapper
 from qlax.errors import DivergedError, RunError, Stopped, UserError
-from qlax.mixing import VDN
+from qlax.learning.mixing import VDN
 from qlax.pqn import epsilon_greedy
 from qlax.storage.directory import claim
 from qlax.storage.formats import config_of_file

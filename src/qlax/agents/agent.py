@@ -239,7 +239,7 @@ class _InJax:
 
     @usual_switches()
     def __init__(self, info: dict[str, Any]):
-        from qlax import heads
+        from qlax.learning import heads
         from qlax.networks import qnetwork
 
         self.info = info

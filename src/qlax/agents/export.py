@@ -108,7 +108,7 @@ def to_stablehlo(agent: Agent) -> tuple[bytes, dict[str, Any]]:
     """
     import jax
 
-    from qlax import heads
+    from qlax.learning import heads
     from qlax.networks import qnetwork
 
     info, names = agent.info, _names(agent.info)

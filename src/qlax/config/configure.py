@@ -15,7 +15,7 @@ from qlax.types import Optimizer
 from qlax.util.text import shown
 
 if TYPE_CHECKING:
-    from qlax.mixing import Mixing
+    from qlax.learning.mixing import Mixing
 
 Sweepable = float | str | Sequence[float]
 

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax.gradients import sum_of_rows
+from qlax.learning.gradients import sum_of_rows
 from qlax.networks.layers import Dense, Initializer, along_last, dense
 from qlax.networks.names import Memory
 from qlax.types import PyTree

@@ -16,7 +16,7 @@ INPUT_NORMS: tuple[InputNorm, ...] = get_args(InputNorm)
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)  # modules of qlax
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
-OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)  # functions of `qlax.gradients`
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)  # functions of `qlax.learning.gradients`
 HEADS: dict[Head, tuple[str, ...]] = {  # names of the arguments of `qlax.heads`, which are settings `head_<name>`
     "scalar": (),
     "hl_gauss": ("low", "high", "bins", "sigma", "transform"),

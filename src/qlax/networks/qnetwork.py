@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax import heads
 from qlax.errors import UserError, described
-from qlax.heads import Head, scalar
+from qlax.learning import heads
+from qlax.learning.heads import Head, scalar
 from qlax.networks.actor_critic import ActorCritic
 from qlax.networks.encoders import LAYERS
 from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last

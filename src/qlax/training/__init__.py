@@ -15,7 +15,7 @@ from qlax.agents.zoo import located
 from qlax.config.configure import Overrides, configure
 from qlax.config.settings import FIELDS, Config, checked
 from qlax.errors import UserError
-from qlax.mixing import Mixing
+from qlax.learning.mixing import Mixing
 from qlax.storage import checkpoint, directory, paths
 from qlax.switches import usual_switches
 from qlax.trackers import tracking

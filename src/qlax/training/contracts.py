@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from qlax.errors import UserError, described
-from qlax.heads import head_of
+from qlax.learning.heads import head_of
 from qlax.pqn import Hyper
 from qlax.types import Network, PyTree, Step
 

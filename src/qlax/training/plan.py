@@ -10,19 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qlax import gradients, pqn, pqn_continuous
+from qlax import pqn, pqn_continuous
 from qlax.config.intervals import with_intervals
 from qlax.config.settings import FIELDS, Config, fields_where
 from qlax.envs import build
 from qlax.envs.build import Built
 from qlax.envs.vec import Vec, VecState
 from qlax.errors import UserError, naming, nearest
-from qlax.mixing import INDEPENDENT, MEAN, VDN
+from qlax.learning import gradients
+from qlax.learning.mixing import INDEPENDENT, MEAN, VDN
+from qlax.learning.returns import q_lambda, q_lambda_at_once
 from qlax.networks import qnetwork
 from qlax.networks.names import ENCODERS, HEADS
 from qlax.playing import host
 from qlax.pqn import PQN, Rollout, TrainState
-from qlax.returns import q_lambda, q_lambda_at_once
 from qlax.training import contracts, guard, vector
 from qlax.training.guard import Learn, Measure
 from qlax.training.placement import GPU_OPTIONS, Placement

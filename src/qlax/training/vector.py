@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qlax.gradients import ELEMENTWISE
-from qlax.heads import head_of
+from qlax.learning.gradients import ELEMENTWISE
+from qlax.learning.heads import head_of
 from qlax.pqn import TrainState
 from qlax.types import Network, PyTree
 

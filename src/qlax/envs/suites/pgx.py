@@ -20,8 +20,8 @@ from qlax.agents.agent import load
 from qlax.envs.suites import drawing
 from qlax.envs.suites.options import check_name, checked
 from qlax.errors import UserError, described, nearest
-from qlax.heads import q_values
-from qlax.mixing import only_legal
+from qlax.learning.heads import q_values
+from qlax.learning.mixing import only_legal
 from qlax.networks.qnetwork import build
 from qlax.types import Network, PyTree, Step
 from qlax.util.files import given_path

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from probes import ActionReward, DelayedReward, MaskedAction, RandomWorld, Team, strict_and_quick
 
-from qlax import heads, pqn
+from qlax import pqn
 from qlax.envs.vec import Vec
 from qlax.errors import UserError
-from qlax.mixing import INDEPENDENT
+from qlax.learning import heads
+from qlax.learning.mixing import INDEPENDENT
 from qlax.networks.qnetwork import QNetwork
 
 SHAPE = pqn.Shape(num_envs=8, num_steps=8, num_minibatches=2, num_epochs=2, num_updates=150)

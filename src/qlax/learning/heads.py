@@ -2,7 +2,7 @@
 
 Axes: M team members, or M * D for actions of D dimensions; K outputs of each of A actions, in one axis of size K * A
 with all actions of an output side by side; E estimates of Q; G learners, each with a target of its own: those of
-`qlax.mixing` for every estimate.
+`qlax.learning.mixing` for every estimate.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qlax.errors import UserError
-from qlax.mixing import Mixing, member_q
+from qlax.learning.mixing import Mixing, member_q
 
 Loss = Callable[[jax.Array], jax.Array]
 Measures = dict[str, tuple[jax.Array, jax.Array]]  # weighted sums of measurements, and the sums of the weights

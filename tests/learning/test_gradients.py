@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from qlax import gradients
+from qlax.learning import gradients
 
 TREE = {
     "kernel": np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32),

@@ -5,7 +5,7 @@ import pytest
 import reference
 import rlax
 
-from qlax import returns
+from qlax.learning import returns
 
 T, N = 9, 5
 

@@ -1,0 +1,1 @@
+"""What the algorithms are assembled from: returns, gradients, mixing, heads, and what both pages share."""
