@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qlax.networks.layers import Initializer, max_pool
+from qlax.networks.layers import Initializer, in_layout, max_pool
 from qlax.networks.names import Encoder
 
 Function = Callable[[jax.Array], jax.Array]
@@ -84,8 +84,8 @@ def _product(x, convolution, activate):
 
     The two are one convolution of twice the features, which unfolds its input only once.
     """
-    one, other = jnp.split(convolution(32, 3)(x), 2, axis=-1)
-    return max_pool(activate(one) * activate(other), 2, 2)
+    one, other = in_layout(lambda features, x: tuple(jnp.split(x, 2, features)), convolution(32, 3)(x))
+    return max_pool(in_layout(lambda _, x, y: x * y, activate(one), activate(other)), 2, 2)
 
 
 # Sources: "mlp" and "cnn": Gallici et al., 2024, arXiv:2407.04811, for classic control and MinAtar; "product": a block

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from qlax.networks.names import EPSILONS
+from qlax.types import PyTree
 
 Initializer = Callable[..., jax.Array]
 Layer = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # x, kernel, bias -> output
@@ -148,16 +149,38 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     Slices are compared along W and then along H, as XLA's own pooling and its gradient are slower on a CPU.
     The gradient goes to the first of equal entries, as in XLA.
     """
-    if not x.size:  # the image was too small for the layers before
+
+    def pooled(_, x):
+        for axis in (2, 1):
+            x = _fitted(x, axis, size, stride, "SAME", -jnp.inf)
+            end = x.shape[axis] - size + 1
+            best, *others = (jax.lax.slice_in_dim(x, i, end + i, stride, axis) for i in range(size))
+            for other in others:
+                best = jnp.where(best >= other, best, other)
+            x = best
         return x
-    for axis in (2, 1):
-        x = _fitted(x, axis, size, stride, "SAME", -jnp.inf)
-        end = x.shape[axis] - size + 1
-        best, *others = (jax.lax.slice_in_dim(x, i, end + i, stride, axis) for i in range(size))
-        for other in others:
-            best = jnp.where(best >= other, best, other)
-        x = best
-    return x
+
+    return in_layout(pooled, x) if x.size else x  # empty if the image was too small for the layers before
+
+
+def in_layout(function: Callable[..., PyTree], *arrays: jax.Array) -> PyTree:
+    """Call a function of arrays `[B, ..., F]` in the layout in which they lie, so that nothing has to transpose them.
+
+    Otherwise XLA transposes what the gradient of an activation needs, and GELU makes learning four times as slow.
+
+    Args:
+      function: `(axis, *arrays)` to arrays, where `axis` is that of the features: 0 for arrays `[F, ..., B]` on a CPU,
+        else -1.
+      arrays: Rows `[B, F]` or images `[B, H, W, F]`.
+    """
+
+    def features_first(*arrays):
+        swapped = (jnp.swapaxes(x, 0, -1) for x in arrays)
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, -1), function(0, *swapped))
+
+    features_last = partial(function, -1)
+    small = all(x.ndim == 2 or _is_small(x) for x in arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=features_first if small else features_last, default=features_last)
 
 
 def _fitted(x: jax.Array, axis: int, size: int, stride: int, padding: Padding, value: float) -> jax.Array:
