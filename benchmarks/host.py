@@ -5,20 +5,13 @@ alone, under random actions and not split into groups; the learner alone, with e
 whole loop. If the two sides did not overlap at all, as on a CPU all of whose cores both sides need, the whole loop
 would reach 1 / (1 / environments + 1 / learner). Beside a GPU, the slower side is the bound. The record is
 `benchmarks/results/host.json`, on a GPU `host-gpu.json`; results that are not measured anew are kept.
-
-`python benchmarks/host.py pong [atari-fast/Pong] [--minutes 10] [--until 18] [flags of qlax train]` trains with the
-preset until an evaluation returns that much or the time is over, and writes `benchmarks/results/pong.json`, on a GPU
-`pong-gpu.json`.
 """
 
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -64,7 +57,8 @@ class Still:
 
 def speed(targets: list[str]) -> None:
     """Measure the given targets, or all of them; keep the record and print it as a table."""
-    path = _record("host")
+    platform = jax.default_backend()
+    path = RESULTS / ("host.json" if platform == "cpu" else f"host-{platform}.json")
     record = json.loads(path.read_text()) if path.exists() else {}
     for name in targets or TARGETS:
         target, overrides = TARGETS[name]
@@ -128,46 +122,8 @@ def measure(target: str, **overrides) -> dict:
     return {name: round(value, 1) for name, value in best.items()} | {"waits": waits}
 
 
-def pong(target: str, minutes: float, until: float, flags: list[str]) -> None:
-    """Train Pong until a time or a return is reached, and keep the record of its progress."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["train", target, *flags]
-        limits = ["--until", str(until), "--minutes", str(minutes)]
-        subprocess.run([sys.executable, "-m", "qlax", *command, *limits, "--out", f"{folder}/run"], check=True)
-        (reached,) = json.loads(Path(folder, "run", "summary.json").read_text())["reached"]
-        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
-    record = circumstances(" ".join(["python benchmarks/host.py pong", target, f"--minutes {minutes:g}", *flags])) | {
-        "device": str(jax.devices()[0].device_kind),
-        "until": until,
-        "minutes_allowed": minutes,
-        "reached": reached,
-        "steps": lines[-1]["steps"],
-        "seconds": lines[-1]["seconds"],
-        "steps_per_second": lines[-1]["steps"] / lines[-1]["seconds"],
-        "curve": [
-            {name: line[name] for name in ("steps", "seconds", "episode_return", "eval_return")}
-            for line in lines[:: max(1, len(lines) // 100)] + lines[-1:]
-        ],
-    }
-    _record("pong").write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps({name: value for name, value in record.items() if name != "curve"}, indent=2))
-
-
-def _record(name: str) -> Path:
-    platform = jax.default_backend()
-    return RESULTS / (f"{name}.json" if platform == "cpu" else f"{name}-{platform}.json")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("speed").add_argument("targets", nargs="*", help="targets to measure (default all)")
-    of_pong = commands.add_parser("pong")
-    of_pong.add_argument("target", nargs="?", default="atari-fast/Pong", help="preset (default atari-fast/Pong)")
-    of_pong.add_argument("--minutes", type=float, default=10, help="maximum duration (default 10)")
-    of_pong.add_argument("--until", type=float, default=18, help="return at which training stops (default 18)")
-    options, flags = parser.parse_known_args()
-    if options.command == "speed":
-        speed(options.targets)
-    else:
-        pong(options.target, options.minutes, options.until, flags)
+    speed(parser.parse_args().targets)
