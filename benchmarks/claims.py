@@ -23,7 +23,19 @@ from qlax.util.statistics import interquartile_mean, stratified_interval
 CEILINGS = {"breakout": 111.6, "asterix": 75.0, "space-invaders": 166.0, "freeway": 66.0}  # highest known returns
 LAYOUTS = ("cramped-room", "asymm-advantages", "coord-ring", "forced-coord", "counter-circuit")
 MAPS = ("3m", "2s3z")
+ROUTES = {  # task of continuous actions: its rows with bins and with an actor
+    "Pendulum": ("pendulum", "pendulum-actor"),
+    "MountainCarContinuous": ("mountaincar-continuous", "mountaincar-continuous-actor"),
+    "LunarLanderContinuous": ("lunarlander-continuous", "lunarlander-continuous-actor"),
+}
 SHOWN = {  # heading of the page: figures and their captions
+    "Continuous control": """\
+![Greedy return with bins and with an actor, against steps and against seconds of training](figures/claims-routes.png)
+
+The two ways to learn [continuous actions](continuous-actions.md), against steps and against seconds of training all
+seeds beside other programs.
+Lines are means over seeds, bands 95 % bootstrap intervals.
+""",
     "MinAtar": """\
 ![Interquartile mean of normalised greedy returns over games, against steps and minutes](figures/claims-minatar.png)
 
@@ -140,6 +152,30 @@ def draw_lambda(path: Path, _: Path) -> None:
         plt.close(figure)
 
 
+def draw_routes(path: Path, _: Path) -> None:
+    """Draw continuous tasks, learned with bins and with an actor, against steps and against seconds."""
+    every = {task: [curve(rows()[name]) for name in names] for task, names in ROUTES.items()}
+    tasks = {task: [each for each in found if each] for task, found in every.items() if all(found)}
+    with rc_context(STYLE):
+        figure, panels = plt.subplots(
+            2, len(tasks), figsize=(2.8 * len(tasks), 3.9), layout="constrained", sharey="col", squeeze=False
+        )
+        for column, (task, curves) in zip(panels.T, tasks.items(), strict=True):
+            for found, label in zip(curves, ("bins", "actor"), strict=True):
+                ends = stratified_interval(lambda samples: samples[0].mean(-1), [found.values], 2000)
+                for axes, x in zip(column, (found.steps, found.seconds), strict=True):
+                    (line,) = axes.plot(x, found.values.mean(-1), label=label)
+                    axes.fill_between(x, *ends, color=line.get_color(), alpha=0.2, linewidth=0)
+            in_steps(column[0])
+            few_ticks(column[1].xaxis)
+            column[0].set(title=task, xlabel="environment steps")
+            column[1].set(xlabel="seconds of training")
+        figure.supylabel("greedy return", fontsize="medium")
+        legend_below(figure, panels[0, 0].get_lines())
+        save(figure, path)
+        plt.close(figure)
+
+
 def draw_teams(path: Path, _: Path) -> None:
     """Draw every measured layout of Overcooked and map of SMAX against steps."""
     panels = {
@@ -184,5 +220,6 @@ FIGURES: dict[str, Callable[[Path, Path], None]] = {  # name of the file: functi
     "speed": draw_speed,
     "claims-minatar": draw_minatar,
     "claims-lambda": draw_lambda,
+    "claims-routes": draw_routes,
     "claims-teams": draw_teams,
 }

@@ -1,4 +1,4 @@
-"""Measure the cost of the encoders of Atari's images: `python benchmarks/encoders.py`.
+"""Measure the cost of the encoders of Atari's and of MinAtar's images: `python benchmarks/encoders.py`.
 
 The script measures the milliseconds of a gradient step with a minibatch of 128 (within a scan, as in learning, with
 RAdam and clipping) and of a forward pass of 64 observations (as in acting), and the seconds of compilation. Encoders
@@ -25,6 +25,7 @@ STEPS, ROUNDS = 4, 3
 def main() -> None:
     """Measure all encoders, keep the record and print it as a table."""
     names = {"nature": "nature", "nature, own gradients": "nature", "impala": "impala", "hadamax": "hadamax"}
+    names |= {"cnn": "cnn", "product": "product"}
     timed = {name: programs(encoder, own_gradients="own" in name) for name, encoder in names.items()}
     rows = {name: {"compile_seconds": compile_seconds} for name, (_, _, compile_seconds) in timed.items()}
     for _ in range(ROUNDS):
@@ -50,7 +51,10 @@ def programs(encoder: str, own_gradients: bool):
     ours = layers._convolution
     if own_gradients:
         layers._convolution = lambda x, kernel, stride: layers._convolved(x, kernel, (stride, stride))
-    images = jax.random.randint(jax.random.key(0), (1, 128, 84, 84, 4), 0, 256, jnp.uint8)
+    if encoder in ("cnn", "product"):
+        images = jax.random.bernoulli(jax.random.key(0), 0.1, (1, 128, 10, 10, 4))
+    else:
+        images = jax.random.randint(jax.random.key(0), (1, 128, 84, 84, 4), 0, 256, jnp.uint8)
     first = jnp.zeros((1, 128), bool)
     params = jax.jit(lambda key: network.init(key, (), images[:, :1], first[:, :1], False))(jax.random.key(1))
     optimizer = pqn.radam(pqn.Hyper(), 1000)

@@ -51,6 +51,11 @@ def rows() -> dict[str, Row]:
     def row(name: str, command: str, published_by: list[dict[str, Any]], **rest: Any) -> Row:
         return Row(name, command=f"qlax train {command}", published=tuple(published(**x) for x in published_by), **rest)
 
-    return {
-        name: row(name, published_by=fields.pop("published", []), **fields) for name, fields in content["rows"].items()
-    }
+    found = {}
+    for pattern, fields in content["rows"].items():
+        by = fields.pop("published", [])
+        for each in fields.pop("each", [""]):
+            filled = {key: x.replace("<name>", each) if isinstance(x, str) else x for key, x in fields.items()}
+            name = pattern.replace("<name>", each)
+            found[name] = row(name, published_by=by, **filled)
+    return found

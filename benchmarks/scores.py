@@ -11,6 +11,7 @@ evaluated again later.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import shutil
@@ -71,7 +72,8 @@ class State:
 def main(arguments: list[str] | None = None) -> int:
     """Train rows, list them, or check that qlax still learns as it did; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to train, even if they have a result")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to train, even if they have a "
+                        "result; * stands for any part of a name")  # fmt: skip
     parser.add_argument("--state", type=Path, default=Path("runs/scores"), help="folder of the run directories")
     parser.add_argument("--jobs", type=int, default=1, help="rows that are trained at the same time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the state of every row, and train nothing")
@@ -79,11 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
                         "with those recorded in results/regression.json")  # fmt: skip
     options = parser.parse_args(arguments)
     known = rows()
-    if unknown := set(options.names) - set(known):
-        parser.error(f"unknown rows: {', '.join(sorted(unknown))}; --list prints all")
+    if unknown := [name for name in options.names if not fnmatch.filter(known, name)]:
+        parser.error(f"unknown rows: {', '.join(unknown)}; --list prints all")
     if options.check:
         return check()
-    states = [State(known[name], options.state) for name in options.names or known]
+    named = (name for pattern in options.names or "*" for name in fnmatch.filter(known, pattern))
+    states = [State(known[name], options.state) for name in named]
     if options.list:
         print(listed(states))
         return 0

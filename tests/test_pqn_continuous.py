@@ -391,7 +391,7 @@ def test_environments_on_the_host_get_actions_of_their_space(tmp_path):
     agent = qlax.load(tmp_path / "run")
     action = agent.act(np.zeros(3, np.float32))
     assert (action.shape, action.dtype) == ((1,), np.float32)
-    assert "continuous actions of 1 dimensions" in repr(agent)
+    assert "continuous actions of 1 dimension>" in repr(agent)
     assert qlax.evaluate(tmp_path / "run", episodes=2, max_steps=4).returns.shape == (1, 2)
 
 

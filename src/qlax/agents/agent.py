@@ -63,10 +63,13 @@ class Agent:
         shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
         if "observation" in self.info.get("spaces", {}):
             shows = in_words(self.info["spaces"]["observation"])
-        dimensions = f" in each of {self.dimensions} dimensions" if self.dimensions else ""
-        acts = f"{self.num_actions} actions{dimensions}"
+        number = len(network["low"]) if self.is_continuous else self.dimensions
+        dimensions = "1 dimension" if number == 1 else f"{number} dimensions"
+        acts = f"{self.num_actions} actions"
         if self.is_continuous:
-            kind, acts = "actor and critics", f"continuous actions of {len(network['low'])} dimensions"
+            kind, acts = "actor and critics", f"continuous actions of {dimensions}"
+        elif number:
+            acts += f" in {'each of ' if number > 1 else ''}{dimensions}"
         return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {acts}>"
 
     def __getstate__(self) -> dict[str, Any]:
