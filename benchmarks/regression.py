@@ -1,9 +1,9 @@
 """Detect changes after which qlax learns worse although no test fails.
 
 `python benchmarks/scores.py --check` trains four presets for a few minutes, and fails if the mean greedy return of one
-is lower than chance explains. `python benchmarks/regression.py` makes the records it compares with, in
-`results/regression.json`, and shows that the check notices faults that are planted on purpose. Repeat the latter after
-a change that is meant to change returns.
+is lower than chance explains. `python benchmarks/regression.py [PRESET...]` makes the records it compares with, in
+`results/regression.json`, and shows that the check notices faults that are planted on purpose; records of presets that
+are not named are kept. Repeat the latter after a change that is meant to change returns.
 
 A mean of n new seeds is too low if it is below the one-sided 99.5 % prediction bound from the N recorded seeds,
 `mean - t(0.995, N - 1) * sd * sqrt(1 / n + 1 / N)`, for returns that are about normally distributed.
@@ -12,6 +12,7 @@ Source: Hahn and Meeker, 1991, "Statistical Intervals", section 4.8.
 """
 
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ from qlax.util.text import markdown
 FILE = RESULTS / "regression.json"
 CASES: dict[str, dict[str, Any]] = {  # preset: settings that make it short
     "cartpole-fast": {},
-    "mountaincar": {"total_steps": 1_000_000},
+    "mountaincar": {"total_steps": 200_000},
     "memory-chain": {"env_options": {"memory_length": 20}},
     "minatar/breakout": {"total_steps": 300_000},
 }
@@ -83,14 +84,16 @@ def check() -> int:
     return int(any(line[-1] != "as before" for line in lines))
 
 
-def main() -> None:
-    """Record the returns of the presets, then those with each planted fault, and which presets notice it."""
-    record: dict[str, Any] = circumstances("python benchmarks/regression.py")
-    record |= {"settings": CASES, "returns": {preset: returns(preset, 0, RECORDED_SEEDS) for preset in CASES}}
-    record["least"] = {preset: bound(found, CHECKED_SEEDS) for preset, found in record["returns"].items()}
-    record["faults"] = {}
+def main(presets: list[str]) -> None:
+    """Record the returns of the named presets, or of all, without and with each planted fault, and who notices it."""
+    record: dict[str, Any] = json.loads(FILE.read_text()) if presets else {"returns": {}, "least": {}, "faults": {}}
+    record |= circumstances("python benchmarks/regression.py") | {"settings": CASES}
+    for preset in presets or CASES:
+        record["returns"][preset] = returns(preset, 0, RECORDED_SEEDS)
+        record["least"][preset] = bound(record["returns"][preset], CHECKED_SEEDS)
     for name, fault in {"none": {}, **FAULTS}.items():
-        found = {preset: returns(preset, FIRST_CHECKED_SEED, CHECKED_SEEDS, **fault) for preset in CASES}
+        found = record["faults"].get(name, {"returns": {}})["returns"]
+        found |= {preset: returns(preset, FIRST_CHECKED_SEED, CHECKED_SEEDS, **fault) for preset in presets or CASES}
         noticed = [preset for preset in CASES if np.mean(found[preset]) < record["least"][preset]]
         record["faults"][name] = {"returns": found, "noticed_by": noticed}
         print(f"{name}: noticed by {', '.join(noticed) or 'no preset'}", flush=True)
@@ -98,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

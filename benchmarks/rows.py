@@ -33,6 +33,7 @@ class Row(NamedTuple):
     note: str = ""
     best: float | None = None
     published: tuple[Published, ...] = ()
+    each: str = ""
 
     def record(self) -> dict[str, Any] | None:
         """Return the record of the row's result; None if there is none of this command."""
@@ -57,5 +58,5 @@ def rows() -> dict[str, Row]:
         for each in fields.pop("each", [""]):
             filled = {key: x.replace("<name>", each) if isinstance(x, str) else x for key, x in fields.items()}
             name = pattern.replace("<name>", each)
-            found[name] = row(name, published_by=by, **filled)
+            found[name] = row(name, published_by=by, each=each, **filled)
     return found

@@ -110,11 +110,18 @@ def page(sheet: Iterable[Row]) -> str:
             parts.append("\n".join(notes) + "\n")
         for row, record in found:
             machines.setdefault((record["machine"], record["versions"]["jax"]), []).append((row.name, record["date"]))
-    missing = [[str(row.tier), row.name, f"`{row.command}`", f"{row.hours:g}"] for row in sheet if not row.record()]
+    missing = dict.fromkeys(_pattern(row) for row in sheet if not row.record())
     if missing:
-        parts.append("## Not run yet\n\n" + _table(["tier", "row", "command", "hours on two cores"], missing))
+        header = ["tier", "row", "command", "hours on two cores"]
+        parts.append("## Not run yet\n\n" + _table(header, [[*cells] for cells in missing]))
     parts += [NOTES, _where(machines)]
     return "\n".join(parts)
+
+
+def _pattern(row: Row) -> tuple[str, ...]:
+    """Return the cells of a row that has not been run, which are the same for all rows that differ by a name only."""
+    cells = (str(row.tier), f"`{row.name}`", f"`{row.command}`", f"{row.hours:g}")
+    return tuple(cell.replace(row.each, "<name>") for cell in cells) if row.each else cells
 
 
 def with_table(text: str, sheet: Iterable[Row]) -> str:
