@@ -69,6 +69,11 @@ def _impala(x, convolution, activate):
     return activate(x)
 
 
+def _gelu(x):
+    """Apply GELU in the layout of the rows or images; the gradient of ReLU needs nothing that could be transposed."""
+    return in_layout(lambda _, x: nn.gelu(x), x)
+
+
 def _hadamax(x, convolution, activate):
     """Apply three blocks, each the product of two parallel convolutions with norm and activation, and max pooling."""
     for features, size, window, stride in ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1)):
@@ -95,8 +100,8 @@ def _product(x, convolution, activate):
 LAYERS: dict[Encoder, Layers] = {
     "mlp": Layers(kernel_init=nn.initializers.lecun_normal()),
     "cnn": Layers(_stack((16, 3, 1))),
-    "product": Layers(_product, activation=nn.gelu),
+    "product": Layers(_product, activation=_gelu),
     "nature": Layers(_stack((32, 8, 4), (64, 4, 2), (64, 3, 1))),
     "impala": Layers(_impala),
-    "hadamax": Layers(_hadamax, activation=nn.gelu),
+    "hadamax": Layers(_hadamax, activation=_gelu),
 }

@@ -16,7 +16,7 @@ from qlax.learning import heads
 from qlax.learning.heads import Head, scalar
 from qlax.networks.actor_critic import ActorCritic
 from qlax.networks.encoders import LAYERS
-from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last, in_layout
+from qlax.networks.layers import Convolution, Dense, LayerNorm, along_last
 from qlax.networks.memories import CELLS
 from qlax.networks.names import (
     ENCODERS,
@@ -110,7 +110,7 @@ class QNetwork(nn.Module):
         leaves = jax.tree.leaves(obs)
 
         def activate(x):
-            x = in_layout(lambda _, x: encoder.activation(x), self._normalise(self.norm, x, train))
+            x = encoder.activation(self._normalise(self.norm, x, train))
             self.sow("intermediates", "activation", x)  # stored only where `qlax.training.guard` asks for it
             return x
 
