@@ -161,6 +161,10 @@ def test_importing_qlax_imports_nothing_heavy():
     assert not {"jax", "numpy", "flax", "gymnax", "matplotlib"} & set(loaded)
 
 
+def test_a_public_module_resolves_before_anything_else_is_used():
+    assert fresh_python("import qlax; print(qlax.heads.hl_gauss.__name__)").stdout.strip() == "hl_gauss"
+
+
 def test_looking_at_directories_needs_no_jax():
     loaded = fresh_python("import sys, qlax.storage.directory; print(*sys.modules)").stdout.split()
     assert "qlax.storage.directory" in loaded
