@@ -78,7 +78,7 @@ def main() -> None:
         parser.error(f"{options.out} is of {record['asked']}, not of {asked}: give another --out")
     if options.arms != ["table"]:
         for game in options.games:
-            for arm in options.arms or known:
+            for arm in options.arms or ARMS:
                 if arm not in record.get("arms", {}) or game not in record["arms"][arm]:
                     command = command_of(arm, game, options)
                     result = trained(command, options.out.stem)

@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train rows, list them, or check that qlax still learns as it did; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to train, even if they have a "
-                        "result; * stands for any part of a name")  # fmt: skip
+                        "result; with * for any part of a name, only those that have none")  # fmt: skip
     parser.add_argument("--state", type=Path, default=Path("runs/scores"), help="folder of the run directories")
     parser.add_argument("--jobs", type=int, default=1, help="rows that are trained at the same time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the state of every row, and train nothing")
@@ -85,13 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown rows: {', '.join(unknown)}; --list prints all")
     if options.check:
         return check()
-    named = (name for pattern in options.names or "*" for name in fnmatch.filter(known, pattern))
+    named = {name: pattern for pattern in options.names or "*" for name in fnmatch.filter(known, pattern)}
     states = [State(known[name], options.state) for name in named]
     if options.list:
         print(listed(states))
         return 0
+    states = [state for state in states if "*" not in named[state.row.name] or state.row.record() is None]
     if not options.names:
-        states = [state for state in states if state.row.tier in TIERS and state.row.record() is None]
+        states = [state for state in states if state.row.tier in TIERS]
         states.sort(key=lambda state: (state.row.tier, state.row.hours))
     options.state.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -17,6 +17,7 @@ from qlax.switches import usual_switches
 from qlax.types import PyTree
 from qlax.util.files import given_path
 from qlax.util.imports import imported_when_used
+from qlax.util.text import actions_in_words
 
 with imported_when_used("jax"):  # an agent loaded with numpy_only does not need JAX
     import jax
@@ -63,13 +64,11 @@ class Agent:
         shows = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in self._obs)
         if "observation" in self.info.get("spaces", {}):
             shows = in_words(self.info["spaces"]["observation"])
-        number = len(network["low"]) if self.is_continuous else self.dimensions
-        dimensions = "1 dimension" if number == 1 else f"{number} dimensions"
-        acts = f"{self.num_actions} actions"
-        if self.is_continuous:
-            kind, acts = "actor and critics", f"continuous actions of {dimensions}"
-        elif number:
-            acts += f" in {'each of ' if number > 1 else ''}{dimensions}"
+        if not self.is_continuous:
+            acts = actions_in_words(self.num_actions, self.dimensions)
+        else:
+            number = len(network["low"])
+            kind, acts = "actor and critics", f"continuous actions of {number} dimension{'s' if number > 1 else ''}"
         return f"<qlax.Agent of {self.info.get('env')}: {kind}, sees {shows}, {acts}>"
 
     def __getstate__(self) -> dict[str, Any]:

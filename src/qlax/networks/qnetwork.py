@@ -33,6 +33,7 @@ from qlax.networks.names import (
 )
 from qlax.types import PyTree
 from qlax.util.imports import import_object
+from qlax.util.text import actions_in_words
 
 
 class QNetwork(nn.Module):
@@ -290,7 +291,7 @@ def build(
     except UserError:
         raise
     except Exception as error:
-        actions = f"{num_actions} actions{'' if dimensions is None else f' in each of {dimensions} dimensions'}"
+        actions = actions_in_words(num_actions, dimensions)
         raise UserError(f"network {path!r} cannot be made for {actions}: {described(error)}") from error
     for member in ("recurrent", "initial_memory", "init", "apply"):
         if not hasattr(network, member):

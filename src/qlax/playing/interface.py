@@ -9,6 +9,7 @@ from qlax.config.settings import Config
 from qlax.errors import UserError
 from qlax.networks.names import algorithm_of
 from qlax.types import PyTree
+from qlax.util.text import actions_in_words
 
 
 def check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree) -> None:
@@ -28,8 +29,8 @@ def check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree)
     found = [[str(leaf.dtype), list(leaf.shape[2:])] for _, leaf in leaves]
     wanted_paths = info.get("obs_paths", paths)
     if algorithm_of(info["network"]) == "pqn":
-        actions = _choices(int(env.num_actions), getattr(env, "action_dimensions", None))
-        wanted = _choices(info["num_actions"], info.get("action_dimensions"))
+        actions = actions_in_words(int(env.num_actions), getattr(env, "action_dimensions", None))
+        wanted = actions_in_words(info["num_actions"], info.get("action_dimensions"))
     else:
         actions = _in_range(*(bound.tolist() for bound in env.action_bounds))
         wanted = _in_range(info["network"]["low"], info["network"]["high"])
@@ -42,10 +43,6 @@ def check_interface(info: dict[str, Any], config: Config, env: Any, obs: PyTree)
 def _interface(paths: list[str], obs: list[list[Any]], actions: str) -> str:
     arrays = [f"{path} {dtype}{shape}".lstrip() for path, (dtype, shape) in zip(paths, obs, strict=True)]
     return f"observations {', '.join(arrays)} and {actions}"
-
-
-def _choices(num_actions: int, dimensions: int | None) -> str:
-    return f"{num_actions} actions{'' if dimensions is None else f' in each of {dimensions} dimensions'}"
 
 
 def _in_range(low: list[float], high: list[float]) -> str:

@@ -52,6 +52,13 @@ def repetition_in_words(distinct: Iterable[float | None], episodes: int) -> str:
     )
 
 
+def actions_in_words(num_actions: int, dimensions: int | None) -> str:
+    """Return a number of actions, with the number of their dimensions if there are any."""
+    if dimensions is None:
+        return f"{num_actions} actions"
+    return f"{num_actions} actions in {'1 dimension' if dimensions == 1 else f'each of {dimensions} dimensions'}"
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """Format a Markdown table with padded columns, the first aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
